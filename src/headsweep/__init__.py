@@ -1,0 +1,1 @@
+"""Hyperparameter search for heads on frozen features."""

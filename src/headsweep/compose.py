@@ -1,0 +1,77 @@
+"""Config groups and Hydra overrides → a typed config: the one place that calls Hydra's composer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from headsweep.config import Config, leaf_paths, parse_config, unknown_key
+from headsweep.errors import ConfigError
+
+CONFIG_MODULE = "headsweep.configs"
+GROUPS = ("head", "features", "training", "data", "paths", "logging")
+
+
+def compose_config(overrides: Sequence[str], *, where: str) -> Config:
+    """The config that a list of group choices and `key=value` overrides describes.
+
+    Args:
+        overrides: Hydra's override grammar, such as `head=mlp` and `training.batch_size=64`.
+        where: file or command the overrides came from, for the error.
+
+    Raises:
+        ConfigError: an override that Hydra cannot parse, an unknown key, a value that breaks its
+            law, an interpolation, or anything that reaches for Hydra itself.
+    """
+    parsed = [_parse(text, where=where) for text in overrides]
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            choices = [o.input_line for o in parsed if o.key_or_group in GROUPS and o.input_line]
+            known = leaf_paths(_to_config(compose("config", choices), where=where))
+            for override in parsed:
+                if override.key_or_group not in (*GROUPS, *known):
+                    raise ConfigError(f"{where}: {unknown_key(override.key_or_group, known)}")
+            return _to_config(compose("config", list(overrides)), where=where)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{where}: {_first_line(error)}") from None
+
+
+def override_value(text: str, *, where: str) -> tuple[str, Any]:
+    """Key and plain value of one `key=value` override.
+
+    Raises:
+        ConfigError: the text is not a plain assignment.
+    """
+    override = _parse(text, where=where)
+    return override.key_or_group, override.value()
+
+
+def _parse(text: str, *, where: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(
+            f"{where}: an override must read key=value, found {text!r} ({_first_line(error)})"
+        ) from None
+    if override.is_delete() or override.is_add() or override.is_sweep_override():
+        raise ConfigError(f"{where}: an override must set one known key, found {text!r}")
+    if "${" in text or override.key_or_group.partition(".")[0] == "hydra":
+        raise ConfigError(f"{where}: an override must be plain data, found {text!r}")
+    return override
+
+
+def _to_config(composed: Any, *, where: str) -> Config:
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    return parse_config({str(key): value for key, value in plain.items()}, where=where)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,50 @@
+"""Runtime knobs: what changes no leaderboard number, with units and defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_STORAGE_URL = "sqlite:///storage/headsweep.db"
+STORAGE_URL_VARIABLE = "HEADSWEEP_STORAGE"
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a training engine uses its machine.
+
+    `device` is `auto`, `cpu`, `cuda` or `cuda:i`; `slots` is the number of trials trained at
+    once; `threads` is the number of CPU threads of one process (results are equal to the bit only
+    at one thread count).
+    """
+
+    device: str = "auto"
+    slots: int = 32
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker keeps its trials alive and ends.
+
+    A trial whose worker has not renewed its lease for `lease_s` is taken back by another worker,
+    at most `max_retries` times. `grace_s` bounds how long a draining worker may finish its epoch.
+    The study stops when more than `max_failures` trials fail by themselves.
+    """
+
+    lease_s: float = 60.0
+    poll_s: float = 1.0
+    grace_s: float = 30.0
+    max_retries: int = 3
+    max_failures: int = 20
+
+
+def default_storage_url() -> str:
+    """The storage URL used when none is given: `$HEADSWEEP_STORAGE`, or the embedded SQLite."""
+    return os.environ.get(STORAGE_URL_VARIABLE, DEFAULT_STORAGE_URL)
+
+
+def cache_dir() -> Path:
+    """Where packed features are kept: `$HEADSWEEP_CACHE`, or `storage/packed`."""
+    return Path(os.environ.get("HEADSWEEP_CACHE", "storage/packed"))
