@@ -1,18 +1,18 @@
 """Every exception of headsweep, and the exit code each one ends a command with.
 
     HeadsweepError
-    ├── BadInput                 exit 2: the user can mend it; nothing was written
+    ├── InputError                 exit 2: the user can mend it; nothing was written
     │   ├── ConfigError          a config key, value or override
     │   ├── StudyError           a study file, or a study that exists with another definition
     │   ├── ManifestError        a manifest: a missing file or column, a bad row
     │   ├── FeatureError         a feature file: missing, wrong shape, not finite
     │   ├── StorageError         a storage URL that cannot be opened, or holds something else
     │   └── OutputError          a folder that cannot be written
-    └── WorkFailed               exit 1: the work began and did not succeed
-        ├── TrialFailed          one trial diverged or did not fit; its state is FAIL
-        ├── StudyFailed          too many trials failed, or no trial finished
-        ├── WorkerFailed         worker processes died again and again
-        └── VerificationFailed   a leaderboard differs from what training again gives
+    └── WorkError               exit 1: the work began and did not succeed
+        ├── TrialError          one trial diverged or did not fit; its state is FAIL
+        ├── SearchError          too many trials failed, or no trial finished
+        ├── WorkerError         worker processes died again and again
+        └── VerificationError   a leaderboard differs from what training again gives
 
 A message is one line: what must hold, what was found, and where (`file:key`, `file:row`).
 """
@@ -24,51 +24,51 @@ class HeadsweepError(Exception):
     exit_code = 1
 
 
-class BadInput(HeadsweepError):
+class InputError(HeadsweepError):
     """Something the user gave is not acceptable."""
 
     exit_code = 2
 
 
-class ConfigError(BadInput):
+class ConfigError(InputError):
     """A config key or value breaks its law."""
 
 
-class StudyError(BadInput):
+class StudyError(InputError):
     """A study file breaks its schema, or the stored study is another one."""
 
 
-class ManifestError(BadInput):
+class ManifestError(InputError):
     """A manifest cannot be used."""
 
 
-class FeatureError(BadInput):
+class FeatureError(InputError):
     """A feature file cannot be used."""
 
 
-class StorageError(BadInput):
+class StorageError(InputError):
     """The Optuna storage cannot be opened or is not what it should be."""
 
 
-class OutputError(BadInput):
+class OutputError(InputError):
     """Results cannot be written where they were asked for."""
 
 
-class WorkFailed(HeadsweepError):
+class WorkError(HeadsweepError):
     """Work had begun and did not succeed."""
 
 
-class TrialFailed(WorkFailed):
+class TrialError(WorkError):
     """One trial failed by itself."""
 
 
-class StudyFailed(WorkFailed):
+class SearchError(WorkError):
     """A study cannot go on."""
 
 
-class WorkerFailed(WorkFailed):
+class WorkerError(WorkError):
     """Worker processes ended before the study did."""
 
 
-class VerificationFailed(WorkFailed):
+class VerificationError(WorkError):
     """A finished study does not reproduce."""
