@@ -1,0 +1,1 @@
+"""Metrics of multi-label scores, computed for all slots and labels at once."""
