@@ -1,16 +1,15 @@
-"""Time of AUPRC and AUROC over all slots and labels, against a loop over scikit-learn."""
+"""Time of AUPRC and AUROC over all slots and labels, against a loop over scikit-learn.
+
+Both run on one core: neither sorting nor elementwise NumPy uses threads.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score

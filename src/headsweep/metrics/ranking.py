@@ -98,33 +98,33 @@ def descending_keys(scores: Scores, labels: NDArray[np.uint8]) -> NDArray[np.uns
 def _areas(keys: NDArray[np.unsignedinteger]) -> tuple[Metric, Metric]:
     """Average precision and ROC area of each row of sorted keys, (r, n) → (r,), (r,).
 
-    Both are sums over the groups of equal scores. With TP and FP counted down to a group's end,
-    and P, N their totals: AP = Σ ΔTP · TP / (TP + FP) / P, ROC = Σ ΔFP · (TP - ΔTP / 2) / (P N).
+    Row by row in the order of the keys: AP is the mean over positives of TP / rank, the ROC area
+    the mean over negatives of TP / P. Within equal scores the keys put negatives first; there a
+    positive takes TP and rank of the group's end, a negative half of the group's positives.
     """
     r, n = keys.shape
-    true = np.cumsum(keys & keys.dtype.type(1), axis=1, dtype=np.int32)
-    total = true[:, -1:].copy()
-    last = np.ones((r, n), dtype=np.bool_)
-    np.greater(keys[:, 1:] ^ keys[:, :-1], 1, out=last[:, :-1])
-    ends = np.flatnonzero(last)
-    first = np.searchsorted(ends, np.arange(r) * n)
+    label = (keys & keys.dtype.type(1)).astype(np.int32)
+    true = np.cumsum(label, axis=1, dtype=np.int32)
+    positives = true[:, -1].astype(np.float64)
+    precision = (label * true) * (1 / np.arange(1, n + 1))
+    area = true.sum(axis=1, dtype=np.float64) - positives * (positives + 1) / 2
 
-    true_at = true.ravel()[ends].astype(np.float64)
-    called_at = (ends % n + 1).astype(np.float64)
-    gained = _within_rows(true_at, first)
-    gained_false = _within_rows(called_at, first) - gained
+    tied = np.zeros((r, n), dtype=np.bool_)
+    np.less_equal(keys[:, 1:] ^ keys[:, :-1], 1, out=tied[:, :-1])
+    at = np.flatnonzero(tied)
+    if at.size:
+        end = _group_ends(at)
+        at_true, end_true = true.ravel()[at], true.ravel()[end]
+        precision.ravel()[at] = label.ravel()[at] * end_true / (end % n + 1)
+        halves = (1 - label.ravel()[at]) * (end_true - at_true) / 2
+        area += np.bincount(at // n, weights=halves, minlength=r)
+    return precision.sum(axis=1) / positives, area / (positives * (n - positives))
 
-    precision = np.add.reduceat(gained * true_at / called_at, first)
-    area = np.add.reduceat(gained_false * (true_at - gained / 2), first)
-    positives = total[:, 0].astype(np.float64)
-    return precision / positives, area / (positives * (n - positives))
 
-
-def _within_rows(counts: Metric, first: NDArray[np.intp]) -> Metric:
-    """Differences of running counts that start again at each index of `first`."""
-    steps = np.diff(counts, prepend=0.0)
-    steps[first] = counts[first]
-    return steps
+def _group_ends(at: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Last index of the group of equal scores, for each index that is tied with its successor."""
+    closes = np.flatnonzero(np.diff(at, append=at[-1] + 2) > 1)
+    return np.repeat(at[closes] + 1, np.diff(closes, prepend=-1))
 
 
 def _refuse(targets: Targets, scores: Scores) -> None:

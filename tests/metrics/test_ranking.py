@@ -1,0 +1,116 @@
+"""AUPRC and AUROC of all slots and labels equal scikit-learn's, and obey their laws."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from headsweep.metrics.ranking import (
+    auroc,
+    average_precision,
+    average_precision_and_auroc,
+    macro,
+    n_defined,
+)
+
+EXACT = {"rtol": 0, "atol": 1e-9}
+# A small alphabet of scores makes ties, both zeros and neighbouring floats common.
+ALPHABET = np.array(
+    [0.0, -0.0, 0.25, 0.5, 1.0, -1.0, -0.25, 1e-45, -1e-45, 3e38, np.nextafter(0.5, 1)],
+    dtype=np.float32,
+)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    n, c, slots = draw(st.integers(1, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    targets = draw(hnp.arrays(np.uint8, (n, c), elements=st.integers(0, 1)))
+    size = draw(st.integers(1, len(ALPHABET)))
+    picks = draw(hnp.arrays(np.intp, (slots, n, c), elements=st.integers(0, size - 1)))
+    return targets, ALPHABET[picks]
+
+
+def by_sklearn(targets: np.ndarray, scores: np.ndarray, metric: object) -> np.ndarray:
+    values = np.full((len(scores), targets.shape[1]), np.nan)
+    for j in range(targets.shape[1]):
+        if 0 < targets[:, j].sum() < len(targets):
+            values[:, j] = [metric(targets[:, j], slot[:, j]) for slot in scores]
+    return values
+
+
+@given(problems())
+def test_both_metrics_equal_sklearn_with_ties_and_undefined_labels(problem):
+    targets, scores = problem
+    ap, roc = average_precision_and_auroc(targets, scores)
+    np.testing.assert_allclose(ap, by_sklearn(targets, scores, average_precision_score), **EXACT)
+    np.testing.assert_allclose(roc, by_sklearn(targets, scores, roc_auc_score), **EXACT)
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.5], ids=["32-bit keys", "64-bit keys"])
+@pytest.mark.parametrize("decimals", [2, 7], ids=["many ties", "few ties"])
+def test_equal_to_sklearn_over_several_blocks(shift, decimals):
+    rng = np.random.default_rng(0)
+    targets = (rng.random((3039, 18)) < 0.2).astype(np.uint8)
+    scores = np.round(rng.random((3, 3039, 18)) + 0.2 * targets, decimals) + shift
+    scores = scores.astype(np.float32)
+    ap, roc = average_precision_and_auroc(targets, scores)
+    np.testing.assert_allclose(ap, by_sklearn(targets, scores, average_precision_score), **EXACT)
+    np.testing.assert_allclose(roc, by_sklearn(targets, scores, roc_auc_score), **EXACT)
+
+
+@given(problems())
+def test_reversing_the_scores_reflects_the_roc_area(problem):
+    targets, scores = problem
+    both = auroc(targets, scores) + auroc(targets, -scores)
+    np.testing.assert_allclose(both[np.isfinite(both)], 1.0)
+
+
+@given(problems(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_nothing(problem, random):
+    targets, scores = problem
+    order = random.sample(range(len(targets)), len(targets))
+    shuffled = average_precision(targets[order], scores[:, order])
+    np.testing.assert_array_equal(shuffled, average_precision(targets, scores))
+
+
+@given(problems())
+def test_equal_scores_score_the_prevalence(problem):
+    targets, scores = problem
+    prevalence = targets.mean(axis=0)
+    undefined = (prevalence == 0) | (prevalence == 1)
+    ap, roc = average_precision_and_auroc(targets, np.zeros_like(scores))
+    np.testing.assert_allclose(ap[0], np.where(undefined, np.nan, prevalence))
+    np.testing.assert_allclose(roc[0], np.where(undefined, np.nan, 0.5))
+
+
+def test_a_slot_alone_and_among_others_scores_the_same_to_the_bit():
+    rng = np.random.default_rng(1)
+    targets = (rng.random((500, 6)) < 0.3).astype(np.uint8)
+    scores = rng.random((9, 500, 6), dtype=np.float32)
+    together = average_precision(targets, scores)
+    for k in range(len(scores)):
+        np.testing.assert_array_equal(average_precision(targets, scores[k : k + 1])[0], together[k])
+
+
+def test_undefined_labels_are_left_out_of_the_mean_and_counted():
+    per_label = np.array([[0.2, np.nan, 0.6], [np.nan, np.nan, np.nan]])
+    np.testing.assert_array_equal(macro(per_label), [0.4, np.nan])
+    np.testing.assert_array_equal(n_defined(per_label), [2, 0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_non_finite_score_is_refused_and_placed(bad):
+    scores = np.zeros((2, 3, 4), dtype=np.float32)
+    scores[1, 2, 3] = bad
+    with pytest.raises(ValueError, match="slot 1, row 2, label 3"):
+        average_precision(np.zeros((3, 4), dtype=np.uint8), scores)
+
+
+def test_shapes_that_disagree_and_wider_scores_are_refused():
+    targets = np.zeros((3, 4), dtype=np.uint8)
+    with pytest.raises(ValueError, match="must agree"):
+        auroc(targets, np.zeros((2, 4, 3), dtype=np.float32))
+    with pytest.raises(ValueError, match="float32, found float64"):
+        auroc(targets, np.zeros((2, 3, 4)))
