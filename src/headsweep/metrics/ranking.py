@@ -68,13 +68,14 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
 def macro(per_label: Metric) -> Metric:
     """Mean over the defined labels, (K, c) → (K,); NaN where no label is defined."""
     defined = n_defined(per_label)
-    total = np.nansum(per_label, axis=-1)
-    return np.divide(total, defined, out=np.full(total.shape, np.nan), where=defined > 0)
+    mean = np.full(defined.shape, np.nan)
+    np.divide(np.nansum(per_label, axis=-1), defined, out=mean, where=defined > 0)
+    return mean
 
 
 def n_defined(per_label: Metric) -> NDArray[np.int64]:
     """Number of labels whose metric is defined, (K, c) → (K,)."""
-    return np.isfinite(per_label).sum(axis=-1, dtype=np.int64)
+    return np.asarray(np.isfinite(per_label).sum(axis=-1), dtype=np.int64)
 
 
 def descending_keys(scores: Scores, labels: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:

@@ -1,0 +1,57 @@
+"""How well probabilities match frequencies: Brier score, calibration error, reliability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headsweep.metrics.ranking import Metric, Scores, Targets
+from headsweep.metrics.thresholds import ratio
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of equal width over [0, 1]: rows, mean probability and share of positives, (bins,)."""
+
+    rows: NDArray[np.int64]
+    probability: Metric
+    frequency: Metric
+
+
+def brier(targets: Targets, probabilities: Scores) -> Metric:
+    """Mean squared error of the probabilities of each label, (n, c) → (c,) (Brier 1950)."""
+    return np.asarray(((probabilities.astype(np.float64) - targets) ** 2).mean(axis=0))
+
+
+def expected_calibration_error(targets: Targets, probabilities: Scores, bins: int = BINS) -> Metric:
+    """Mean gap of frequency and probability over equal-width bins, weighted by rows, (c,).
+
+    The binary form of Naeini et al. 2015, on the probability of the positive class.
+    """
+    errors = []
+    for j in range(targets.shape[1]):
+        curve = reliability(targets[:, j], probabilities[:, j], bins)
+        gap = np.abs(curve.frequency - curve.probability)
+        errors.append(np.nansum(gap * curve.rows) / len(targets))
+    return np.array(errors)
+
+
+def reliability(
+    targets: NDArray[np.uint8] | NDArray[np.bool_], probabilities: Scores, bins: int = BINS
+) -> Reliability:
+    """The reliability curve of one label, (n,) → bins; NaN where a bin is empty.
+
+    A probability on an edge falls into the upper bin, 1.0 into the last.
+    """
+    exact = probabilities.astype(np.float64)
+    place = np.minimum((exact * bins).astype(np.int64), bins - 1)
+    rows = np.bincount(place, minlength=bins)
+    return Reliability(
+        rows,
+        ratio(np.bincount(place, exact, bins), rows),
+        ratio(np.bincount(place, targets, bins), rows),
+    )

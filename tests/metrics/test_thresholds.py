@@ -1,0 +1,87 @@
+"""Thresholds are the best there are on the split that chose them; ratios equal scikit-learn's."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_curve
+
+from headsweep.metrics.thresholds import (
+    at_thresholds,
+    f1_optimal,
+    sensitivity_at_specificity,
+    youden_optimal,
+)
+
+
+@st.composite
+def labels_with_both_classes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    n = draw(st.integers(2, 15))
+    targets = draw(hnp.arrays(np.uint8, (n, 1), elements=st.integers(0, 1)))
+    targets[0], targets[1] = 0, 1
+    levels = draw(hnp.arrays(np.int64, (n, 1), elements=st.integers(0, 5)))
+    return targets, (levels / 5).astype(np.float32)
+
+
+def exhaustive(targets: np.ndarray, scores: np.ndarray, criterion) -> float:
+    """The best value of a criterion over every threshold there is."""
+    return max(criterion(targets[:, 0], (scores[:, 0] >= t).astype(int)) for t in scores[:, 0])
+
+
+def youden(y: np.ndarray, called: np.ndarray) -> float:
+    return recall_score(y, called) + recall_score(1 - y, 1 - called) - 1
+
+
+@given(labels_with_both_classes())
+def test_no_threshold_has_a_larger_f1(problem):
+    targets, scores = problem
+    chosen = at_thresholds(targets, scores, f1_optimal(targets, scores))
+    assert chosen.f1[0] == pytest.approx(exhaustive(targets, scores, f1_score))
+
+
+@given(labels_with_both_classes())
+def test_no_threshold_has_a_larger_youden_index(problem):
+    targets, scores = problem
+    chosen = at_thresholds(targets, scores, youden_optimal(targets, scores))
+    reached = chosen.sensitivity[0] + chosen.specificity[0] - 1
+    assert reached == pytest.approx(exhaustive(targets, scores, youden))
+
+
+def test_frozen_thresholds_give_sklearns_ratios():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 5)) < 0.3).astype(np.uint8)
+    scores = (0.4 * targets + 0.6 * rng.random((300, 5))).astype(np.float32)
+    thresholds = np.array([0.2, 0.4, 0.5, 0.6, 0.7])
+    point = at_thresholds(targets, scores, thresholds)
+    for j, threshold in enumerate(thresholds):
+        y, called = targets[:, j], scores[:, j] >= threshold
+        assert point.f1[j] == pytest.approx(f1_score(y, called), abs=1e-12)
+        assert point.precision[j] == pytest.approx(precision_score(y, called), abs=1e-12)
+        assert point.sensitivity[j] == pytest.approx(recall_score(y, called), abs=1e-12)
+        assert point.specificity[j] == pytest.approx(recall_score(1 - y, ~called), abs=1e-12)
+
+
+@given(labels_with_both_classes(), st.sampled_from([0.5, 0.9, 1.0]))
+def test_sensitivity_at_specificity_is_read_off_the_roc_curve(problem, asked):
+    targets, scores = problem
+    false_rate, true_rate, _ = roc_curve(targets[:, 0], scores[:, 0], drop_intermediate=False)
+    expected = true_rate[1 - false_rate >= asked].max()
+    assert sensitivity_at_specificity(targets, scores, asked)[0] == pytest.approx(expected)
+
+
+def test_undefined_is_nan_and_not_zero():
+    targets = np.array([[0, 1], [0, 1]], dtype=np.uint8)
+    scores = np.array([[0.2, 0.9], [0.4, 0.8]], dtype=np.float32)
+    assert np.isnan(f1_optimal(targets, scores)[0])
+    assert np.isnan(youden_optimal(targets, scores)).all()
+    assert np.isnan(sensitivity_at_specificity(targets, scores, 0.9)).all()
+    point = at_thresholds(targets, scores, np.array([0.5, np.nan]))
+    assert np.isnan([point.f1[0], point.precision[0], point.f1[1], point.sensitivity[1]]).all()
+    assert point.specificity[0] == 1
+
+
+def test_the_highest_of_equally_good_thresholds_is_taken():
+    targets = np.array([[1], [0], [1]], dtype=np.uint8)
+    scores = np.array([[0.9], [0.5], [0.1]], dtype=np.float32)
+    assert youden_optimal(targets, scores)[0] == np.float32(0.9)
