@@ -1,0 +1,1 @@
+"""Studies: what is searched (spec, space), how (policy), and where it is recorded (store)."""
