@@ -1,4 +1,4 @@
-"""Reading a YAML file as plain data: YAML 1.2 scalars, no aliases, no duplicate keys, bounded size."""
+"""A YAML file as plain data: YAML 1.2 scalars, no aliases, no duplicate keys, bounded size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _SCALARS = {  # YAML 1.2, section 10.3.2
-    "tag:yaml.org,2002:null": (re.compile(r"~|null|Null|NULL|"), "~nN"),
-    "tag:yaml.org,2002:bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), "tTfF"),
-    "tag:yaml.org,2002:int": (_INTEGER, "-+0123456789"),
+    "tag:yaml.org,2002:null": (re.compile(r"~|null|Null|NULL|"), ["", *"~nN"]),
+    "tag:yaml.org,2002:bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), [*"tTfF"]),
+    "tag:yaml.org,2002:int": (_INTEGER, [*"-+0123456789"]),
     "tag:yaml.org,2002:float": (
         re.compile(f"{_NUMBER.pattern}|{_NOT_FINITE.pattern}"),
-        "-+.0123456789",
+        [*"-+.0123456789"],
     ),
 }
 
@@ -32,10 +32,11 @@ class _PlainLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None):
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:  # an alias names its anchor as well
             raise yaml.MarkedYAMLError(
                 problem="a study file must hold plain data, found an anchor or alias",
-                problem_mark=self.peek_event().start_mark,
+                problem_mark=event.start_mark,
             )
         return super().compose_node(parent, index)
 
@@ -54,22 +55,18 @@ def _number(loader: _PlainLoader, node: yaml.ScalarNode) -> float:
 def _mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str) or key in mapping:
             law = "keys must differ" if isinstance(key, str) else "keys must be text"
             raise yaml.MarkedYAMLError(
                 problem=f"{law}, found {key!r}", problem_mark=key_node.start_mark
             )
-        mapping[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+        mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
 
 
 for _tag, (_pattern, _first) in _SCALARS.items():
-    _PlainLoader.add_implicit_resolver(
-        _tag,
-        re.compile(f"^(?:{_pattern.pattern})$"),
-        [*_first, ""] if "null" in _tag else [*_first],
-    )
+    _PlainLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern.pattern})$"), _first)
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 _PlainLoader.add_constructor("tag:yaml.org,2002:float", _number)
 _PlainLoader.add_constructor("tag:yaml.org,2002:map", _mapping)

@@ -176,7 +176,7 @@ def _checked_kwargs(policy: Policy, known: Mapping[str, type], *, where: str) ->
         raise StudyError(f"{where}.name: {unknown_key(policy.name, tuple(known))}")
     accepted = {
         name: parameter
-        for name, parameter in inspect.signature(known[policy.name].__init__).parameters.items()
+        for name, parameter in inspect.signature(known[policy.name]).parameters.items()
         if name not in _NOT_DATA
     }
     for key, value in policy.kwargs.items():
@@ -186,9 +186,9 @@ def _checked_kwargs(policy: Policy, known: Mapping[str, type], *, where: str) ->
             law = f"must be of type {accepted[key].annotation}"
             raise StudyError(f"{where}.{key}: {law}, found {value!r}")
     for key, parameter in accepted.items():
-        if parameter.default is inspect.Parameter.empty and key not in policy.kwargs:
-            if key != "wrapped_pruner":
-                raise StudyError(f"{where}.{key}: {policy.name} must be given this, found none")
+        required = parameter.default is inspect.Parameter.empty and key != "wrapped_pruner"
+        if required and key not in policy.kwargs:
+            raise StudyError(f"{where}.{key}: {policy.name} must be given this, found none")
     return dict(policy.kwargs)
 
 

@@ -111,6 +111,8 @@ def _space(space: Any, config: Config, *, where: str) -> dict[str, Dimension]:
     for written, plain in space.items():
         key = OTHER_NAMES.get(written, written)
         place = f"{where}.{written}"
+        if key in FIXED_KEYS:
+            raise StudyError(f"{place}: a study must keep this key fixed, found it searched")
         if key not in known:
             raise StudyError(f"{place}: {unknown_key(written, known)}")
         if key in dimensions:
@@ -136,7 +138,7 @@ def searchable_keys(config: Config) -> tuple[str, ...]:
 
 def _dimension(plain: Any, *, where: str) -> Dimension:
     kind = plain.get("type") if isinstance(plain, dict) else None
-    if kind not in DIMENSIONS:
+    if not isinstance(kind, str) or kind not in DIMENSIONS:
         raise StudyError(f"{where}.type: must be one of {', '.join(DIMENSIONS)}, found {kind!r}")
     when = plain.get("when", {})
     if isinstance(when, dict):
@@ -164,10 +166,15 @@ S = TypeVar("S", bound=Section)
 
 
 def _section(section: type[S], plain: Any, *, where: str) -> S:
+    if not isinstance(plain, dict):
+        raise StudyError(f"{where}: a section must map keys to values, found {plain!r}")
+    for key in plain:
+        if key not in section.model_fields:
+            raise StudyError(f"{where}.{key}: {unknown_key(key, tuple(section.model_fields))}")
     try:
         return section.model_validate_json(json.dumps(plain))
     except ValidationError as error:
-        fault = explain(error, plain if isinstance(plain, dict) else {})
+        fault = explain(error, plain)
     except (TypeError, ValueError) as error:
         fault = f"must be plain data, found {error}"
     # A fault of the section as a whole names no key below it.
