@@ -1,0 +1,1 @@
+"""Manifests and feature files on disk → splits in memory."""

@@ -1,0 +1,189 @@
+"""Feature files: one vector a file, read without trusting what the file says of itself.
+
+A file may come from anywhere, so no pickle is run, and a size that a header declares is judged
+before anything of that size is read or allocated.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from headsweep.errors import FeatureError
+
+MAX_BYTES = 64 * 2**20
+"""Most bytes that one feature file, or the array in it, may take."""
+
+PREFERRED_KEYS = ("arr", "embeddings")
+"""Keys under which CT-CLIP and other encoders store the vector, most preferred first."""
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
+"""What the readers of damaged files raise; NotImplementedError is a RuntimeError."""
+
+
+def read_feature(path: Path) -> NDArray[np.float32]:
+    """The vector in a `.npz`, `.npy`, `.pt` or `.safetensors` file.
+
+    Returns:
+        Shape (d,), finite. Any float or integer type of either byte order is converted.
+
+    Raises:
+        FeatureError: the file is missing, empty, damaged, too large, or holds anything else than
+            one finite vector of shape (d,) or (1, d).
+    """
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        raise FeatureError(
+            f"{path}: a feature file must end in {', '.join(READERS)}, found {path.suffix!r}"
+        )
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise FeatureError(f"{path}: a feature file must hold a vector, found 0 bytes")
+        _judge_size(path, size)
+        values = reader(path)
+    except FileNotFoundError:
+        raise FeatureError(f"{path}: a feature file must exist, found no file") from None
+    except UNREADABLE as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise FeatureError(f"{path}: a feature file must be whole, found {reason}") from None
+    with np.errstate(over="ignore"):
+        vector = values.reshape(-1).astype(np.float32)
+    if not np.isfinite(vector).all():
+        bad = int(np.flatnonzero(~np.isfinite(vector))[0])
+        raise FeatureError(f"{path}: features must be finite, found {vector[bad]} at index {bad}")
+    return vector
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        return _read_array(path, file)
+
+
+def _read_npz(path: Path) -> NDArray[Any]:
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        with archive.open(names[_choose_key(path, list(names))]) as member:
+            return _read_array(path, member)
+
+
+def _read_array(path: Path, file: IO[bytes]) -> NDArray[Any]:
+    """The array of an npy stream: header first, then exactly as many bytes as it declares."""
+    version = npy_format.read_magic(file)
+    read_header: Mapping[tuple[int, int], Callable[..., Any]] = {
+        (1, 0): npy_format.read_array_header_1_0,
+        (2, 0): npy_format.read_array_header_2_0,
+    }
+    if version not in read_header:
+        raise FeatureError(f"{path}: the npy format must be 1.0 or 2.0, found {version}")
+    shape, _, dtype = read_header[version](file)
+    _judge_array(path, shape, str(dtype), numeric=dtype.kind in "fiu", itemsize=dtype.itemsize)
+    size = math.prod(shape) * dtype.itemsize
+    # One byte more than declared: a longer stream shows, and a zip member's checksum is verified.
+    data = file.read(size + 1)
+    if len(data) != size:
+        found = "more" if len(data) > size else f"{len(data)}"
+        raise FeatureError(f"{path}: the array must have the declared {size} bytes, found {found}")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def _read_safetensors(path: Path) -> NDArray[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    numpy_types = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"}
+    torch_types = {"BF16", "F8_E4M3", "F8_E5M2"}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            key = _choose_key(path, list(file.keys()))
+            declared = file.get_slice(key)
+            dtype, shape = declared.get_dtype(), declared.get_shape()
+            _judge_array(path, shape, dtype, numeric=dtype in numpy_types | torch_types)
+            if dtype in numpy_types:
+                values: NDArray[Any] = file.get_tensor(key)
+                return values
+        with safe_open(path, framework="pt") as file:
+            floats: NDArray[Any] = file.get_tensor(key).float().numpy()
+            return floats
+    except SafetensorError as error:
+        raise FeatureError(f"{path}: a feature file must be whole, found {error}") from None
+
+
+def _read_pt(path: Path) -> NDArray[Any]:
+    from pickle import UnpicklingError
+
+    import torch
+
+    with zipfile.ZipFile(path) as archive:  # torch.save has written zip archives since 1.6
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    _judge_size(path, unpacked)
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise FeatureError(
+            f"{path}: a .pt file must hold one tensor, found objects that only pickle can load"
+        ) from None
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        kind = type(tensor).__name__
+        raise FeatureError(f"{path}: a .pt file must hold one dense tensor, found {kind}")
+    numeric = not (tensor.is_complex() or tensor.is_quantized or tensor.dtype == torch.bool)
+    _judge_array(path, tuple(tensor.shape), str(tensor.dtype), numeric=numeric)
+    if tensor.untyped_storage().nbytes() > unpacked:
+        raise FeatureError(f"{path}: the tensor must lie in the file, found a larger declared size")
+    values: NDArray[Any] = tensor.detach().to(torch.float32).numpy()
+    return values
+
+
+def _choose_key(path: Path, keys: Sequence[str]) -> str:
+    for key in PREFERRED_KEYS:
+        if key in keys:
+            return key
+    if len(keys) != 1:
+        raise FeatureError(
+            f"{path}: the array must be under the key {' or '.join(PREFERRED_KEYS)}, or be the "
+            f"only one, found {len(keys)} keys{''.join(f' {key!r}' for key in keys[:5])}"
+        )
+    return keys[0]
+
+
+def _judge_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise FeatureError(
+            f"{path}: a feature file must declare at most {MAX_BYTES} bytes, found {size}"
+        )
+
+
+def _judge_array(
+    path: Path, shape: Sequence[int], dtype: str, *, numeric: bool, itemsize: int = 4
+) -> None:
+    if not numeric:
+        raise FeatureError(f"{path}: features must be floats or integers, found {dtype}")
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[0] != 1) or shape[-1] < 1:
+        raise FeatureError(f"{path}: a feature must have shape (d,) or (1, d), found {shape}")
+    _judge_size(path, math.prod(shape) * max(itemsize, 4))
+
+
+READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".pt": _read_pt,
+    ".safetensors": _read_safetensors,
+}

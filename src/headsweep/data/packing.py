@@ -1,0 +1,244 @@
+"""Feature files → one memory-mapped matrix a manifest and modality, made again only on a change.
+
+A pack is a folder with `matrix.npy` and `index.json`. The index is written last, so a folder
+without one is no pack; a lock beside it keeps two processes from packing the same thing at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from headsweep.config import Modality
+from headsweep.data.features import read_feature
+from headsweep.data.manifest import Manifest
+from headsweep.data.progress import progress_bar
+from headsweep.errors import FeatureError, ManifestError, OutputError
+
+FORMAT = 1
+"""Version of the pack's format; a pack of another version is made again."""
+
+THREADS = 8
+BLOCK_ROWS = 1024
+"""Rows read before they are written: bounds memory, whatever the number of rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedFeatures:
+    """Features of one manifest and modality.
+
+    `matrix` is a read-only memory map of shape (n, d), float32; row i is the manifest's row i.
+    `fingerprint` is SHA-256 over volumes and values, independent of file times and places.
+    """
+
+    matrix: NDArray[np.float32]
+    fingerprint: str
+
+
+def pack(
+    manifest: Manifest,
+    modality: Modality,
+    data_root: Path,
+    cache_dir: Path,
+    *,
+    progress: bool,
+) -> PackedFeatures:
+    """The features of a manifest's rows, packed under `cache_dir` unless they already are.
+
+    Args:
+        manifest: whose rows to pack.
+        modality: which of its feature columns.
+        data_root: folder that the feature paths are relative to.
+        cache_dir: folder that holds packs; made when absent.
+        progress: draw a progress bar on standard error while packing.
+
+    Raises:
+        ManifestError: the manifest lacks the modality's column, or a row its path.
+        FeatureError: a feature file cannot be used; names it and the manifest's row.
+        OutputError: `cache_dir` cannot be written.
+    """
+    paths = _feature_paths(manifest, modality, data_root)
+    place = f"{manifest.path.resolve()}\n{data_root.resolve()}\n{modality}"
+    key = hashlib.sha256(place.encode()).hexdigest()[:16]
+    folder = cache_dir / f"{manifest.name}-{modality}-{key}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"), ThreadPoolExecutor(THREADS) as pool:
+            files = _states(manifest, modality, paths, pool)
+            index = _current_index(folder, manifest.volumes, files)
+            if index is None:
+                index = _write_pack(folder, manifest, paths, files, pool, progress=progress)
+            return PackedFeatures(
+                matrix=np.load(folder / "matrix.npy", mmap_mode="r", allow_pickle=False),
+                fingerprint=index["fingerprint"],
+            )
+    except OSError as error:
+        raise OutputError(f"{folder}: packed features must be writable, found {error}") from None
+
+
+def content_fingerprint(volumes: Sequence[str], matrix: NDArray[np.float32]) -> str:
+    """SHA-256 over volumes and values of features with shape (n, d)."""
+    digest = _begin_fingerprint(volumes, matrix.shape[1])
+    for start in range(0, len(matrix), BLOCK_ROWS):
+        digest.update(_little_endian(matrix[start : start + BLOCK_ROWS]))
+    return digest.hexdigest()
+
+
+def _begin_fingerprint(volumes: Sequence[str], width: int) -> hashlib._Hash:
+    return hashlib.sha256("\n".join((*volumes, str(width), "")).encode())
+
+
+def _little_endian(block: NDArray[np.float32]) -> bytes:
+    return np.ascontiguousarray(block, dtype="<f4").tobytes()
+
+
+def _feature_paths(manifest: Manifest, modality: Modality, data_root: Path) -> list[Path]:
+    if modality not in manifest.feature_paths:
+        raise ManifestError(
+            f"{manifest.path}: {modality} features need a column of {modality} feature paths, "
+            "found none"
+        )
+    names = manifest.feature_paths[modality]
+    if "" in names:
+        raise ManifestError(
+            f"{manifest.place(names.index(''))}: a row must have a path of {modality} features, "
+            "found an empty cell"
+        )
+    return [data_root / name for name in names]
+
+
+FileState = list[Any]
+"""Relative path, size in bytes and mtime in ns of a feature file, as JSON keeps them."""
+
+
+def _states(
+    manifest: Manifest, modality: Modality, paths: Sequence[Path], pool: ThreadPoolExecutor
+) -> list[FileState]:
+    names = manifest.feature_paths[modality]
+
+    def state(index: int) -> FileState:
+        try:
+            stat = paths[index].stat()
+        except OSError as error:
+            raise FeatureError(
+                f"{paths[index]}: a feature file must exist, found {error.strerror} "
+                f"({manifest.place(index)})"
+            ) from None
+        return [names[index], stat.st_size, stat.st_mtime_ns]
+
+    return list(pool.map(state, range(len(paths))))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that the kernel frees when its holder dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _current_index(
+    folder: Path, volumes: Sequence[str], files: list[FileState]
+) -> dict[str, Any] | None:
+    """The folder's index when it describes these inputs and the matrix is whole, else None."""
+    try:
+        index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        size = (folder / "matrix.npy").stat().st_size
+    except (FileNotFoundError, ValueError):
+        return None
+    wanted = {"format": FORMAT, "volumes": list(volumes), "files": files, "matrix_bytes": size}
+    return index if {key: index.get(key) for key in wanted} == wanted else None
+
+
+def _write_pack(
+    folder: Path,
+    manifest: Manifest,
+    paths: Sequence[Path],
+    files: list[FileState],
+    pool: ThreadPoolExecutor,
+    *,
+    progress: bool,
+) -> dict[str, Any]:
+    # Under the lock, anything temporary was left by a process that died.
+    for leftover in folder.glob("*.partial"):
+        leftover.unlink()
+    # A stale index must not outlive the matrix it describes.
+    (folder / "index.json").unlink(missing_ok=True)
+    with _durable(folder / "matrix.npy") as file:
+        width, fingerprint = _write_matrix(file, manifest, paths, pool, progress=progress)
+        size = file.tell()
+    index = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "rows": len(paths),
+        "width": width,
+        "matrix_bytes": size,
+        "volumes": list(manifest.volumes),
+        "files": files,
+    }
+    with _durable(folder / "index.json") as file:
+        file.write(json.dumps(index).encode())
+    return index
+
+
+def _write_matrix(
+    file: IO[bytes],
+    manifest: Manifest,
+    paths: Sequence[Path],
+    pool: ThreadPoolExecutor,
+    *,
+    progress: bool,
+) -> tuple[int, str]:
+    """Writes all rows block by block; returns the width and the content's fingerprint."""
+    width = len(_read_row(manifest, paths, 0))
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), width)}
+    npy_format.write_array_header_1_0(file, header)
+    digest = _begin_fingerprint(manifest.volumes, width)
+
+    def read(index: int) -> NDArray[np.float32]:
+        row = _read_row(manifest, paths, index)
+        if len(row) != width:
+            raise FeatureError(
+                f"{paths[index]}: all features of a manifest must be {width} wide, as the first "
+                f"is, found {len(row)} ({manifest.place(index)})"
+            )
+        return row
+
+    with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as advance:
+        for start in range(0, len(paths), BLOCK_ROWS):
+            rows = range(start, min(start + BLOCK_ROWS, len(paths)))
+            data = _little_endian(np.stack(list(pool.map(read, rows))))
+            file.write(data)
+            digest.update(data)
+            advance(len(rows))
+    return width, digest.hexdigest()
+
+
+def _read_row(manifest: Manifest, paths: Sequence[Path], index: int) -> NDArray[np.float32]:
+    try:
+        return read_feature(paths[index])
+    except FeatureError as error:
+        raise FeatureError(f"{error} ({manifest.place(index)})") from None
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only once it is whole and on disk."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,117 @@
+"""Splitting rows by group, with the labels' prevalence kept: train and valid, or K folds.
+
+Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of
+multi-label data"), over groups of rows instead of single rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headsweep.errors import ManifestError
+
+
+def split_by_group(
+    groups: Sequence[Hashable], targets: NDArray[np.uint8], fraction: float, seed: int
+) -> NDArray[np.bool_]:
+    """Which rows go to the smaller side of a stratified split.
+
+    Args:
+        groups: the group (patient) of every row; a group is never divided.
+        targets: shape (n, c), 0 or 1.
+        fraction: share of rows that the side should hold.
+        seed: of the order in which equal groups are placed.
+
+    Raises:
+        ManifestError: there are fewer than two groups, so one side would be empty.
+    """
+    in_smaller: NDArray[np.bool_] = (
+        stratified_parts(groups, targets, (1 - fraction, fraction), seed) == 1
+    )
+    return in_smaller
+
+
+def group_folds(
+    groups: Sequence[Hashable], targets: NDArray[np.uint8], folds: int, seed: int
+) -> NDArray[np.int64]:
+    """The fold 0 … folds - 1 of every row; arguments and errors as for `split_by_group`."""
+    return stratified_parts(groups, targets, (1 / folds,) * folds, seed)
+
+
+def stratified_parts(
+    groups: Sequence[Hashable], targets: NDArray[np.uint8], shares: Sequence[float], seed: int
+) -> NDArray[np.int64]:
+    """The part of every row, such that parts hold given shares of the rows and of each label.
+
+    The rarest label goes first: each group that has it goes to the part that misses the label
+    most, then to the one that misses most rows. Groups without labels fill up the parts.
+
+    Raises:
+        ManifestError: there are fewer groups than parts.
+    """
+    group_of_row = _numbered(groups)
+    n_groups, n_parts = int(group_of_row.max(initial=-1)) + 1, len(shares)
+    if n_groups < n_parts:
+        raise ManifestError(
+            f"a split into {n_parts} parts by patient needs as many patients, found {n_groups}"
+        )
+    counts = np.zeros((n_groups, targets.shape[1] + 1), np.int64)
+    np.add.at(counts[:, :-1], group_of_row, targets)
+    counts[:, -1] = np.bincount(group_of_row, minlength=n_groups)  # rows, as one more label
+
+    missing = np.outer(shares, counts.sum(axis=0)).astype(np.float64)
+    part_of_group = np.full(n_groups, -1, np.int64)
+    shuffled = np.random.default_rng(seed).permutation(n_groups)
+    open_groups = np.ones(n_groups, bool)
+    while open_groups.any():
+        left = counts[open_groups, :-1].sum(axis=0)
+        label = int(np.argmin(np.where(left > 0, left, left.max() + 1))) if left.any() else -1
+        chosen = shuffled[open_groups[shuffled] & (counts[shuffled, label] > 0)]
+        # Large groups first: small ones can still even out what large ones unbalance.
+        for group in chosen[np.argsort(-counts[chosen, label], kind="stable")]:
+            part = np.lexsort((missing[:, -1], missing[:, label]))[-1]
+            part_of_group[group] = part
+            missing[part] -= counts[group]
+        open_groups[chosen] = False
+    _fill_empty_parts(part_of_group, counts[:, -1], n_parts)
+    return part_of_group[group_of_row]
+
+
+def linked_groups(groups: Sequence[Hashable], *keys: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Groups joined wherever two of them share a key, as numbers 0, 1, … by first appearance.
+
+    Args:
+        groups: the group (patient) of every row.
+        keys: for each kind of key (report, feature row) the key of every row; None links nothing.
+    """
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(node: Hashable) -> Hashable:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for kind, values in enumerate(keys):
+        for group, value in zip(groups, values, strict=True):
+            if value is not None:
+                parent[root(("key", kind, value))] = root(("group", group))
+    return _numbered([root(("group", group)) for group in groups])
+
+
+def _numbered(groups: Iterable[Hashable]) -> NDArray[np.int64]:
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
+
+
+def _fill_empty_parts(part_of_group: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> None:
+    """Moves the smallest group of the part with most groups into each part that stayed empty."""
+    for part in range(n):
+        if not (part_of_group == part).any():
+            fullest = np.argmax(np.bincount(part_of_group, minlength=n))
+            members = np.flatnonzero(part_of_group == fullest)
+            part_of_group[members[np.argmin(rows[members])]] = part
