@@ -54,7 +54,7 @@ def resampled_ranking(
     Returns:
         Two (K, B, c) arrays; NaN where the resample holds no positive or no negative of the label.
     """
-    slots, n, c = scores.shape
+    slots, _, c = scores.shape
     orders = [[_order(targets[:, j], scores[k, :, j]) for j in range(c)] for k in range(slots)]
     precision = np.empty((slots, len(resamples), c))
     area = np.empty_like(precision)
