@@ -1,0 +1,52 @@
+"""How a failed command ends: one line on stderr, an exit code, and never a password."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+
+from headsweep.errors import HeadsweepError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s'\"]*@")
+_QUERY_PASSWORD = re.compile(r"((?:password|passwd|pwd|passfile)\s*=\s*)[^\s&'\"]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """The text with every password of a URL or of a connection string replaced by `***`."""
+    return _QUERY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code of the command that ended with `error`."""
+    return error.exit_code if isinstance(error, HeadsweepError | click.ClickException) else FAILED
+
+
+def line(error: Exception) -> str:
+    """One line that says what went wrong."""
+    return redact(" ".join(_message(error).split()))
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, HeadsweepError):
+        return str(error)
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "headsweep"
+        return f"{error.format_message()} (see '{command} --help')"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{place}"
+    if _is_database_error(error):
+        return f"the storage failed: {getattr(error, 'orig', None) or error}"
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _is_database_error(error: Exception) -> bool:
+    """Whether SQLAlchemy raised it; a command that never loaded SQLAlchemy is not made to."""
+    exc = sys.modules.get("sqlalchemy.exc")
+    return exc is not None and isinstance(error, exc.SQLAlchemyError)

@@ -1,0 +1,63 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from headsweep.settings import (
+    DEFAULT_STORAGE_URL,
+    STORAGE_URL_VARIABLE,
+    EngineSettings,
+    default_storage_url,
+)
+
+storage = click.option(
+    "--storage",
+    "storage_url",
+    metavar="URL",
+    default=default_storage_url,
+    help="Optuna storage: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE.  "
+    f"[default: ${STORAGE_URL_VARIABLE}, or {DEFAULT_STORAGE_URL}]",
+)
+device = click.option(
+    "--device",
+    default=EngineSettings.device,
+    show_default=True,
+    metavar="auto|cpu|cuda[:i]",
+    callback=lambda ctx, param, value: _device(value),
+    help="Where heads are trained.",
+)
+slots = click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    default=EngineSettings.slots,
+    show_default=True,
+    metavar="K",
+    help="Trials that one worker trains at once.",
+)
+n_trials = click.option(
+    "--n-trials",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Finished trials to reach; may grow an existing study.  [default: the study file's]",
+)
+out = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the leaderboard.  [default: outputs/<study>]",
+)
+overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+study_file = click.argument(
+    "study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path, dir_okay=False)
+)
+study_name = click.argument("study_name", metavar="STUDY_NAME")
+
+
+def _device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if value in {"auto", "cpu", "cuda"} or (kind == "cuda" and index.isdigit()):
+        return value
+    raise click.BadParameter(f"must be auto, cpu, cuda or cuda:i, found {value!r}")

@@ -1,0 +1,62 @@
+"""What can be known to be wrong before the main job writes anything."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from headsweep.config import Config, Modality
+from headsweep.errors import ManifestError, OutputError
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that cannot be written; nothing is left behind.
+
+    Raises:
+        OutputError: it, or the folder that it would be made in, cannot be written.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the output folder must be writable, found {existing}: {error.strerror}"
+        ) from None
+
+
+def check_manifests_exist(config: Config) -> None:
+    """Refuse a config that names a manifest which is not there.
+
+    Raises:
+        ManifestError: names the first missing file.
+    """
+    data = config.data
+    for name in (data.train_manifest, data.val_manifest, *data.test_manifests):
+        if name is not None and not (path := Path(config.paths.manifest_dir) / name).is_file():
+            raise ManifestError(f"{path}: a manifest must exist, found no file")
+
+
+def check_test_headers(
+    config: Config, labels: Sequence[str], modalities: Sequence[Modality]
+) -> None:
+    """Refuse test manifests that lack a column; only their first line is read.
+
+    Raises:
+        ManifestError: names the file and the column.
+    """
+    columns = config.data.columns
+    feature = {"visual": columns.visual_feature, "text": columns.text_feature}
+    wanted = (columns.volume, *(feature[modality] for modality in modalities), *labels)
+    for name in config.data.test_manifests:
+        path = Path(config.paths.manifest_dir) / name
+        with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+            header = next(csv.reader(file), [])
+        for column in wanted:
+            if column not in header:
+                raise ManifestError(
+                    f"{path}:1: a manifest must have the column {column!r}, "
+                    f"found {', '.join(header)}"
+                )

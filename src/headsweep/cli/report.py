@@ -1,0 +1,70 @@
+"""What commands print: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from headsweep.errors import OutputError
+
+PLAIN_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""
+
+
+def console() -> Console:
+    """Standard output; in a pipe, tables are wide rather than folded."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a header; the first column is left-aligned, the others right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def print_leaderboard(folder: Path) -> None:
+    """Print the leaderboard of a finished study.
+
+    Raises:
+        OutputError: the folder holds no leaderboard.
+    """
+    path = folder / "leaderboard.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise OutputError(f"{path}: a finished study must have this file, found none") from None
+    if not rows:
+        raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
+    stems = [name.removesuffix("/auprc_macro") for name in rows[0] if name.endswith("/auprc_macro")]
+    header = ["rank", "trial", "head", "features", "seeds", "val AUPRC"]
+    header += [
+        f"{stem} {metric}" for stem in stems if stem != "val" for metric in ("AUPRC", "AUROC")
+    ]
+    print_table(header, [_leaderboard_row(row, stems) for row in rows])
+
+
+def _leaderboard_row(row: Mapping[str, str], stems: Sequence[str]) -> list[str]:
+    cells = [row[name] for name in ("rank", "trial", "head", "features", "n_seeds")]
+    cells.append(_mean_and_spread(row, "val/auprc_macro"))
+    for stem in stems:
+        if stem != "val":
+            cells += [_mean_and_spread(row, f"{stem}/{m}_macro") for m in ("auprc", "auroc")]
+    return cells
+
+
+def _mean_and_spread(row: Mapping[str, str], name: str) -> str:
+    """`mean ± std` over seeds; `-` where the metric is undefined."""
+    if not row[name]:
+        return "-"
+    spread = row[f"{name}_std"]
+    return f"{float(row[name]):.3f}" + (f" ± {float(spread):.3f}" if spread else "")

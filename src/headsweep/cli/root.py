@@ -1,0 +1,58 @@
+"""The root command, and the one place that turns an error into a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from headsweep.cli import board, data, exits, single, study
+from headsweep.cli.command import Group
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="headsweep", message="%(prog)s %(version)s")
+def root() -> None:
+    """Search hyperparameters for heads on frozen features; end with a leaderboard."""
+
+
+for command in (
+    study.run,
+    study.create,
+    study.worker,
+    study.finalize,
+    study.status,
+    study.export,
+    study.dashboard,
+    board.leaderboard,
+    data.data,
+    single.train,
+    single.evaluate,
+    single.align,
+):
+    root.add_command(command)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 the work failed, 2 bad input, 130 interrupted."""
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        code = root.main(args, prog_name="headsweep", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(exits.BAD_INPUT)
+    except click.Abort:
+        click.echo("interrupted: what is finished is kept; the same command goes on", err=True)
+        sys.exit(exits.INTERRUPTED)
+    except Exception as error:
+        if "--debug" in args:
+            click.echo(exits.redact(traceback.format_exc()), err=True, nl=False)
+        click.echo(f"error: {exits.line(error)}", err=True)
+        sys.exit(exits.exit_code(error))
+    sys.exit(code or exits.DONE)

@@ -1,0 +1,150 @@
+"""Commands on studies: run, create, worker, finalize, status, export, dashboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from headsweep.cli import options
+from headsweep.cli.command import Command
+
+
+@click.command(cls=Command)
+@options.study_file
+@options.overrides
+@options.storage
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Worker processes.  [default: one a GPU; on a CPU two, or one on a single core]",
+)
+@options.device
+@options.slots
+@options.n_trials
+@options.out
+def run(
+    study_file: Path,
+    overrides: tuple[str, ...],
+    storage_url: str,
+    workers: int | None,
+    device: str,
+    slots: int,
+    n_trials: int | None,
+    out: Path | None,
+) -> None:
+    """Search, confirm, open test once, write the leaderboard.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
+    from headsweep.cli.job import run_study
+    from headsweep.settings import EngineSettings
+
+    run_study(
+        study_file,
+        overrides,
+        storage_url=storage_url,
+        engine=EngineSettings(device=device, slots=slots),
+        n_workers=workers,
+        n_trials=n_trials,
+        out=out,
+    )
+
+
+@click.command(cls=Command)
+@options.study_file
+@options.overrides
+@options.storage
+@options.n_trials
+def create(
+    study_file: Path, overrides: tuple[str, ...], storage_url: str, n_trials: int | None
+) -> None:
+    """Create a study, or grow its budget; start no worker."""
+    from headsweep.cli.job import create_study
+
+    create_study(study_file, overrides, storage_url=storage_url, n_trials=n_trials)
+
+
+@click.command(cls=Command)
+@options.study_name
+@options.storage
+@options.device
+@options.slots
+def worker(study_name: str, storage_url: str, device: str, slots: int) -> None:
+    """Pull trials of a study until its budget is spent.
+
+    Start one a GPU, on as many machines as reach the storage.
+    """
+    from headsweep.cli.job import work_on
+    from headsweep.settings import EngineSettings
+
+    work_on(study_name, storage_url=storage_url, engine=EngineSettings(device=device, slots=slots))
+
+
+@click.command(cls=Command)
+@options.study_name
+@options.storage
+@options.out
+def finalize(study_name: str, storage_url: str, out: Path | None) -> None:
+    """Confirm finalists, open test once, write the leaderboard."""
+    from headsweep.cli.job import finalize_study
+    from headsweep.settings import EngineSettings
+
+    finalize_study(study_name, storage_url=storage_url, engine=EngineSettings(), out=out)
+
+
+@click.command(cls=Command)
+@click.argument("study_name", metavar="[STUDY_NAME]", required=False)
+@options.storage
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
+    """Show trials by state, best value, speed, live workers."""
+    from headsweep.cli.report import print_status
+
+    print_status(study_name, storage_url=storage_url, as_json=as_json)
+
+
+@click.command(cls=Command)
+@options.study_name
+@options.storage
+@click.option(
+    "--trial",
+    default="best",
+    show_default=True,
+    metavar="best|N",
+    callback=lambda ctx, param, value: _trial(value),
+    help="Number of the trial.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    metavar="FILE.yaml",
+    help="File to write.",
+)
+def export(study_name: str, storage_url: str, trial: int | None, output: Path) -> None:
+    """Write a trial's config for `headsweep train --config`."""
+    from headsweep.cli.job import export_trial
+
+    export_trial(study_name, storage_url=storage_url, trial=trial, output=output)
+
+
+@click.command(cls=Command)
+@options.storage
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+def dashboard(storage_url: str, port: int) -> None:
+    """Open optuna-dashboard on the storage, at 127.0.0.1 only."""
+    from headsweep.cli.dashboard import serve
+
+    serve(storage_url, port=port)
+
+
+def _trial(value: str) -> int | None:
+    """The number of the trial asked for; None is the best one."""
+    if value == "best":
+        return None
+    if value.isdigit():
+        return int(value)
+    raise click.BadParameter(f"must be best or the number of a trial, found {value!r}")
