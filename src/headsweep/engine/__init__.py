@@ -1,0 +1,1 @@
+"""Fused training of many heads on one device; speaks slots and arrays, never trials."""

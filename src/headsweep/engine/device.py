@@ -1,0 +1,31 @@
+"""Which device trains, and the process-wide state that training's bits depend on."""
+
+from __future__ import annotations
+
+import torch
+
+from headsweep.errors import ConfigError
+from headsweep.settings import EngineSettings
+
+
+def prepare_device(settings: EngineSettings) -> torch.device:
+    """Fix threads and denormals for this process, and name the device to train on.
+
+    Raises:
+        ConfigError: the device does not exist here.
+    """
+    torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(settings.device)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(settings.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, ValueError, AssertionError):
+        raise ConfigError(
+            f"--device must be auto, cpu or a CUDA device of this machine, "
+            f"found {settings.device!r}"
+        ) from None
+    return device

@@ -1,0 +1,106 @@
+"""The engine: admits trials to groups, trains them an epoch at a time, and hands out weights."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from headsweep.config import Config
+from headsweep.data.dataset import Split
+from headsweep.engine.device import prepare_device
+from headsweep.engine.groups import Group, group_key
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.programs.base import GroupKey
+from headsweep.engine.slots import EpochReport
+from headsweep.heads.predictor import Predictor, PredictorSpec
+from headsweep.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Where a trial was placed: its slot's number, never used again, and its tape position."""
+
+    slot: int
+    tape_position: int
+
+
+class Engine:
+    """Trains up to `settings.slots` heads at once on one pair of splits.
+
+    A trial's numbers are a function of its config (with `training.seed` and the tape position at
+    which it entered), the device kind and the thread count; never of its neighbours.
+    """
+
+    def __init__(self, train: Split, valid: Split, settings: EngineSettings) -> None:
+        self.slots = settings.slots
+        self.inputs = Inputs(train, valid, prepare_device(settings))
+        self._groups: list[Group] = []
+        self._group_of: dict[int, Group] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def free(self) -> int:
+        """How many more trials can be admitted."""
+        return self.slots - len(self._group_of)
+
+    def admit(self, config: Config) -> Admission:
+        """Place a trial in its group, wherever the group's tape stands.
+
+        Raises:
+            ConfigError: the head does not fit the features.
+        """
+        key = self._key(config)
+        group = next((g for g in self._groups if g.key == key), None)
+        return self._place(config, group or Group(key, self.inputs, position=0))
+
+    def replay(self, config: Config) -> Admission:
+        """Place a trial where the tape stands at `config.training.tape_position`.
+
+        Raises:
+            ConfigError: the head does not fit the features.
+        """
+        key, position = self._key(config), config.training.tape_position
+        group = next((g for g in self._groups if (g.key, g.position) == (key, position)), None)
+        return self._place(config, group or Group(key, self.inputs, position))
+
+    @torch.no_grad()
+    def run_epoch(self) -> list[EpochReport]:
+        """Train every slot by one epoch and validate it; finished slots stay until evicted."""
+        return [report for group in self._groups for report in group.run_epoch()]
+
+    def evict(self, slot: int) -> None:
+        """Free a slot; a group without slots ends."""
+        group = self._group_of.pop(slot)
+        group.evict(slot)
+        if not group.slots:
+            self._groups.remove(group)
+
+    def history(self, slot: int) -> tuple[EpochReport, ...]:
+        """All reports of a slot so far."""
+        return tuple(self._group_of[slot].slots[slot].history)
+
+    @torch.no_grad()
+    def predictor(self, slot: int) -> Predictor:
+        """The slot's head with the weights of its best epoch, on the CPU, with normalisation."""
+        group = self._group_of[slot]
+        config = group.slots[slot].config
+        shape, normalization = self.inputs.shape(config), config.features.normalization
+        normalizers = {m: self.inputs.normalizer(m, normalization) for m in shape.widths}
+        spec = PredictorSpec(config.head, shape, normalization, self.inputs.labels)
+        return Predictor(spec, normalizers, group.best_head(slot))
+
+    def _key(self, config: Config) -> GroupKey:
+        self.inputs.shape(config)  # refuses a head that does not fit the features
+        return group_key(config, self.inputs.n_train)
+
+    def _place(self, config: Config, group: Group) -> Admission:
+        if self.free == 0:
+            raise RuntimeError(f"at most {self.slots} slots can be in use, found no free one")
+        number = next(self._numbers)
+        group.admit(number, config)
+        if group not in self._groups:
+            self._groups.append(group)
+        self._group_of[number] = group
+        return Admission(number, group.position)

@@ -1,0 +1,99 @@
+"""Features and labels of a study on the device, as one matrix for each way to normalise them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headsweep.config import Config, FeatureInput, Modality, Normalization
+from headsweep.data.dataset import Split, required_modalities
+from headsweep.errors import ConfigError, ManifestError
+from headsweep.heads.base import MODALITIES_OF, HeadShape
+from headsweep.heads.normalization import Normalizer, fit_normalizer
+
+
+class Inputs:
+    """Train and valid splits on one device; normalised matrices are made once and kept.
+
+    Attributes:
+        targets: training labels `(n, c)`, float32.
+        pos_weight: negatives over positives of every label `(c,)`; 1 where there is no positive.
+        valid_targets: validation labels `(n_valid, c)`, on the host.
+    """
+
+    def __init__(self, train: Split, valid: Split, device: torch.device) -> None:
+        self.train, self.valid, self.device = train, valid, device
+        self.labels = train.labels
+        self.targets = torch.tensor(train.targets, dtype=torch.float32, device=device)
+        self.valid_targets: NDArray[np.uint8] = valid.targets
+        positives = self.targets.sum(dim=0)
+        self.pos_weight = torch.where(
+            positives > 0, (len(self.targets) - positives) / positives.clamp_min(1), 1.0
+        )
+        self._normalizers: dict[tuple[Modality, Normalization], Normalizer] = {}
+        self._views: dict[tuple[Modality, Normalization, bool], Tensor] = {}
+        self._joined: dict[tuple[FeatureInput, Normalization, bool], Tensor] = {}
+        count = valid.targets.sum(axis=0)
+        if not ((count > 0) & (count < len(valid.targets))).any():
+            raise ManifestError(
+                f"{valid.name}: at least one label must have positives and negatives, found none "
+                f"in {len(valid.targets)} rows"
+            )
+
+    @property
+    def n_train(self) -> int:
+        """Number of training rows."""
+        return len(self.targets)
+
+    def shape(self, config: Config) -> HeadShape:
+        """What a head of this config must fit.
+
+        Raises:
+            ConfigError: the head reads a modality that the splits do not hold.
+        """
+        widths: dict[Modality, int] = {}
+        for modality in required_modalities(config):
+            if modality not in self.train.features:
+                raise ConfigError(
+                    f"features.input={config.features.input} of a {config.head.kind} head needs "
+                    f"{modality} features, found {', '.join(self.train.features) or 'none'}"
+                )
+            widths[modality] = self.train.features[modality].shape[1]
+        return HeadShape(widths, config.features.input, len(self.labels))
+
+    def normalizer(self, modality: Modality, normalization: Normalization) -> Normalizer:
+        """The normaliser of one modality, fitted on train."""
+        key = (modality, normalization)
+        if key not in self._normalizers:
+            raw = torch.from_numpy(np.array(self.train.features[modality]))
+            self._normalizers[key] = fit_normalizer(normalization, raw)
+        return self._normalizers[key]
+
+    def view(self, modality: Modality, normalization: Normalization, *, valid: bool) -> Tensor:
+        """Normalised features `(n, d)` of one modality."""
+        key = (modality, normalization, valid)
+        if key not in self._views:
+            split = self.valid if valid else self.train
+            raw = torch.from_numpy(np.array(split.features[modality]))
+            with torch.inference_mode():
+                normalised = self.normalizer(modality, normalization)(raw)
+            # A tensor made in inference mode may not enter autograd, which plug-in heads use.
+            self._views[key] = normalised.clone().to(self.device)
+        return self._views[key]
+
+    def matrix(
+        self, feature_input: FeatureInput, normalization: Normalization, *, valid: bool
+    ) -> Tensor:
+        """The `(n, d)` input of label heads: the chosen views side by side."""
+        modalities: Sequence[Modality] = MODALITIES_OF[feature_input]
+        if len(modalities) == 1:
+            return self.view(modalities[0], normalization, valid=valid)
+        key = (feature_input, normalization, valid)
+        if key not in self._joined:
+            views = [self.view(m, normalization, valid=valid) for m in modalities]
+            self._joined[key] = torch.cat(views, dim=1)
+        return self._joined[key]

@@ -1,0 +1,80 @@
+"""Heads without a hand-written program, other people's among them: autograd on the plain module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.losses import loss, loss_settings
+from headsweep.engine.noise import random_bits
+from headsweep.engine.programs.base import GroupKey
+from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
+from headsweep.engine.slots import Slot
+from headsweep.errors import ConfigError
+from headsweep.heads.base import LabelHead
+
+
+@dataclass(frozen=True)
+class AutogradBatch:
+    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the seed of its random layers."""
+
+    x: Tensor
+    targets: Tensor
+    seed: int
+
+
+class AutogradTrainer(SingleTrainer[AutogradBatch]):
+    """One `LabelHead`, trained as its author would train it."""
+
+    def __init__(self, slot: Slot, inputs: Inputs, x_valid: Tensor) -> None:
+        super().__init__(slot, inputs)
+        if not isinstance(self.head, LabelHead):
+            raise ConfigError(
+                f"a head without a program of its own must be a LabelHead, "
+                f"found {type(self.head).__name__}"
+            )
+        self.x_valid = x_valid
+        self.loss = loss_settings(slot.config.training, inputs.pos_weight)
+
+    def compute_gradients(self, batch: AutogradBatch) -> None:
+        """Forward and backward by autograd, random layers seeded by the minibatch."""
+        self.head.train()
+        devices = [self.inputs.device] if self.inputs.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            torch.manual_seed(batch.seed)
+            logits = self.head(batch.x)
+            mean_loss = loss(logits, batch.targets, self.loss).mean()
+            grads = torch.autograd.grad(mean_loss, list(self.head.parameters()))
+        for kept, grad in zip(self.grads, grads, strict=True):
+            kept.copy_(grad)
+
+    def validate(self) -> Tensor:
+        """Probabilities `(n_valid, c)`."""
+        self.head.eval()
+        logits: Tensor = self.head(self.x_valid)
+        return logits.sigmoid()
+
+
+class AutogradProgram(SlotwiseProgram[AutogradBatch, AutogradTrainer]):
+    """Slots of any `LabelHead` on one tape."""
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        super().__init__(key, inputs)
+        self.x = inputs.matrix(key.input, key.normalization, valid=False)
+        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
+
+    def trainer(self, slot: Slot) -> AutogradTrainer:
+        """An autograd trainer on this group's input."""
+        return AutogradTrainer(slot, self.inputs, self.x_valid)
+
+    def prepare_batch(self, rows: Tensor, tape_step: int) -> AutogradBatch:
+        """Gather the rows and derive the seed of this minibatch."""
+        bits = random_bits(self.key.seed, tape_step, 0, 1, torch.device("cpu"))
+        return AutogradBatch(
+            x=self.x.index_select(0, rows),
+            targets=self.inputs.targets.index_select(0, rows),
+            seed=int(bits.item()) & 0x7FFFFFFF,
+        )

@@ -1,0 +1,59 @@
+"""What a group asks of the program that trains its slots."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from headsweep.config import FeatureInput, Normalization
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.slots import Slot
+from headsweep.heads.base import Head
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """What cannot vary among slots that read one tape in one tensor program."""
+
+    program: str
+    input: FeatureInput
+    normalization: Normalization
+    batch_size: int
+    seed: int
+
+
+class Program(ABC):
+    """Trains slots that share minibatches; a slot's numbers never depend on its neighbours."""
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        self.key = key
+        self.inputs = inputs
+
+    @abstractmethod
+    def admit(self, slot: Slot) -> None:
+        """Give the slot freshly initialised weights and moments."""
+
+    @abstractmethod
+    def evict(self, slot: Slot) -> None:
+        """Forget the slot."""
+
+    @abstractmethod
+    def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        """One optimiser step of every slot on training rows `(b,)`.
+
+        `tape_step` counts minibatches since the tape began; dropout noise is keyed by it.
+        """
+
+    @abstractmethod
+    def validate(self) -> tuple[list[Slot], Tensor]:
+        """The slots, and their validation probabilities `(K, c, n_valid)` in the same order."""
+
+    @abstractmethod
+    def keep_best(self, slot: Slot) -> None:
+        """Remember the slot's present weights as its best."""
+
+    @abstractmethod
+    def best_head(self, slot: Slot) -> Head:
+        """A plain module on the CPU with the slot's best weights."""

@@ -1,0 +1,164 @@
+"""Linear heads, fused: one matrix product serves the logits of all slots, one their gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.losses import (
+    LossSettings,
+    gradient,
+    loss_settings,
+    stack_settings,
+)
+from headsweep.engine.optim import Optimizer, make_optimizer
+from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.slots import Slot
+from headsweep.heads.base import Head
+from headsweep.heads.registry import build_head
+
+
+@dataclass
+class _Member:
+    """One slot with its moments, its loss and its best weights."""
+
+    slot: Slot
+    optimizer: Optimizer
+    loss: LossSettings
+    best_weight: Tensor
+    best_bias: Tensor
+
+
+@dataclass(frozen=True)
+class _LossGroup:
+    """Slots of one loss kind: where they stand in the stack, and their settings stacked."""
+
+    index: Tensor
+    settings: LossSettings
+
+
+class LinearProgram(Program):
+    """Weights of all slots are one `(K, c, d)` tensor, dense from slot 0 to K - 1."""
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        super().__init__(key, inputs)
+        self.x = inputs.matrix(key.input, key.normalization, valid=False)
+        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
+        self.n_labels, self.width = inputs.targets.shape[1], self.x.shape[1]
+        self.members: list[_Member] = []
+        self.loss_groups: list[_LossGroup] = []
+        self.weight = self.x.new_zeros(0, self.n_labels, self.width)
+        self.bias = self.x.new_zeros(0, self.n_labels)
+        self.weight_grad = torch.empty_like(self.weight)
+
+    def admit(self, slot: Slot) -> None:
+        """Stack the slot's weights behind the others'."""
+        config = slot.config
+        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
+        weight = head.get_parameter("output.weight").detach().to(self.x.device)
+        bias = head.get_parameter("output.bias").detach().to(self.x.device)
+        place = len(self.members)
+        self._reserve(place + 1)
+        self.weight[place], self.bias[place] = weight, bias
+        optimizer = make_optimizer([self.weight[place], self.bias[place]], config.training)
+        loss = loss_settings(config.training, self.inputs.pos_weight)
+        self.members.append(_Member(slot, optimizer, loss, weight.clone(), bias.clone()))
+        self._group_losses()
+
+    def evict(self, slot: Slot) -> None:
+        """Move the last slot into the hole, so that the stack stays dense."""
+        place = self._place(slot)
+        last = self.members.pop()
+        if last.slot is not slot:
+            self.members[place] = last
+            self.weight[place], self.bias[place] = (
+                self.weight[len(self.members)],
+                self.bias[len(self.members)],
+            )
+            last.optimizer.params = [self.weight[place], self.bias[place]]
+        self._group_losses()
+
+    def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        """One step: gather once, logits and weight gradients of all slots as one product each."""
+        count, n_labels = len(self.members), self.n_labels
+        x = self.x.index_select(0, rows)
+        targets = self.inputs.targets.index_select(0, rows).T
+        weight = self.weight[:count].view(count * n_labels, self.width)
+        logits = torch.addmm(self.bias[:count].view(-1, 1), weight, x.T)
+        error = self._error(logits.view(count, n_labels, -1), targets)
+        # The mean over rows and labels is taken inside the product, where it costs nothing.
+        scale = 1 / (len(rows) * n_labels)
+        flat_error = error.view(count * n_labels, -1)
+        torch.addmm(
+            weight, flat_error, x, beta=0, alpha=scale,
+            out=self.weight_grad[:count].view(count * n_labels, self.width),
+        )  # fmt: skip
+        bias_grad = error.sum(dim=2).mul_(scale)
+        for place, member in enumerate(self.members):
+            member.optimizer.step(
+                [self.weight_grad[place], bias_grad[place]], member.slot.next_learning_rate()
+            )
+
+    def validate(self) -> tuple[list[Slot], Tensor]:
+        """Probabilities of all slots from one product."""
+        count = len(self.members)
+        weight = self.weight[:count].view(count * self.n_labels, self.width)
+        logits = torch.addmm(self.bias[:count].view(-1, 1), weight, self.x_valid.T)
+        scores = logits.sigmoid_().view(count, self.n_labels, -1)
+        return [member.slot for member in self.members], scores
+
+    def keep_best(self, slot: Slot) -> None:
+        """Copy the slot's weights."""
+        place = self._place(slot)
+        self.members[place].best_weight.copy_(self.weight[place])
+        self.members[place].best_bias.copy_(self.bias[place])
+
+    def best_head(self, slot: Slot) -> Head:
+        """A `LinearHead` with the best weights."""
+        member = self.members[self._place(slot)]
+        config = slot.config
+        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
+        head.load_state_dict(
+            {"output.weight": member.best_weight.cpu(), "output.bias": member.best_bias.cpu()}
+        )
+        return head
+
+    def _place(self, slot: Slot) -> int:
+        return next(i for i, member in enumerate(self.members) if member.slot is slot)
+
+    def _error(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Gradient of the summed losses `(K, c, b)`; slots of one loss kind are done together."""
+        if len(self.loss_groups) == 1:
+            return gradient(logits, targets, self.loss_groups[0].settings)
+        error = torch.empty_like(logits)
+        for group in self.loss_groups:
+            error[group.index] = gradient(logits[group.index], targets, group.settings)
+        return error
+
+    def _group_losses(self) -> None:
+        kinds = dict.fromkeys(member.loss.kind for member in self.members)
+        self.loss_groups = [
+            _LossGroup(
+                torch.tensor(
+                    [i for i, m in enumerate(self.members) if m.loss.kind == kind],
+                    device=self.x.device,
+                ),
+                stack_settings([m.loss for m in self.members if m.loss.kind == kind]),
+            )
+            for kind in kinds
+        ]
+
+    def _reserve(self, count: int) -> None:
+        """Grow the stack to hold `count` slots, and let the optimisers follow their weights."""
+        if count <= len(self.weight):
+            return
+        capacity = max(4, 2 * len(self.weight))
+        weight = self.x.new_zeros(capacity, self.n_labels, self.width)
+        bias = self.x.new_zeros(capacity, self.n_labels)
+        weight[: len(self.weight)], bias[: len(self.bias)] = self.weight, self.bias
+        self.weight, self.bias, self.weight_grad = weight, bias, torch.empty_like(weight)
+        for place, member in enumerate(self.members):
+            member.optimizer.params = [self.weight[place], self.bias[place]]

@@ -1,0 +1,162 @@
+"""MLP heads: a hand-written forward and backward pass for each slot at its true widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from headsweep.config import MLPConfig
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.losses import gradient, loss_settings
+from headsweep.engine.noise import dropout_mask, random_bits
+from headsweep.engine.programs.base import GroupKey
+from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
+from headsweep.engine.slots import Slot
+
+LAYER_NORM_EPSILON = 1e-5
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class MLPBatch:
+    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the dropout bits of every layer."""
+
+    x: Tensor
+    targets: Tensor
+    bits: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What one hidden layer's backward pass needs of its forward pass."""
+
+    before: Tensor
+    """Input of the linear map `(b, h_in)`."""
+    normed: tuple[Tensor, Tensor, Tensor] | None
+    """Linear output, mean and reciprocal deviation of layer normalisation."""
+    pre: Tensor
+    """Input of the activation; for relu and tanh its output, which is all they need."""
+    mask: Tensor | None
+
+
+class MLPTrainer(SingleTrainer[MLPBatch]):
+    """One MLP; its gradients are those of autograd, computed without building a graph."""
+
+    def __init__(self, slot: Slot, inputs: Inputs, x_valid: Tensor) -> None:
+        super().__init__(slot, inputs)
+        assert isinstance(slot.config.head, MLPConfig)
+        self.config = slot.config.head
+        self.x_valid = x_valid
+        self.loss = loss_settings(slot.config.training, inputs.pos_weight)
+        self.params_a_layer = 4 if self.config.norm == "layer" else 2
+
+    def compute_gradients(self, batch: MLPBatch) -> None:
+        """Forward, loss gradient, backward."""
+        layers: list[_Layer] = []
+        a = batch.x
+        for depth, width in enumerate(self.config.widths):
+            layer, a = self._forward_layer(depth, width, a, batch)
+            layers.append(layer)
+        weight, bias = self.params[-2:]
+        error = gradient(torch.addmm(bias, a, weight.T), batch.targets, self.loss)
+        error.mul_(1 / error.numel())
+        torch.mm(error.T, a, out=self.grads[-2])
+        torch.sum(error, 0, out=self.grads[-1])
+        error = error @ weight
+        for depth in reversed(range(len(layers))):
+            error = self._backward_layer(depth, layers[depth], error)
+
+    def validate(self) -> Tensor:
+        """Probabilities `(n_valid, c)` by the head's own forward pass."""
+        self.head.eval()
+        logits: Tensor = self.head(self.x_valid)
+        return logits.sigmoid_()
+
+    def _forward_layer(
+        self, depth: int, width: int, before: Tensor, batch: MLPBatch
+    ) -> tuple[_Layer, Tensor]:
+        weight, bias, *norm = self._layer_params(depth)
+        z = torch.addmm(bias, before, weight.T)
+        normed = None
+        if norm:
+            linear = z
+            scale, shift = norm
+            z, mean, rstd = torch.native_layer_norm(
+                linear, (width,), scale, shift, LAYER_NORM_EPSILON
+            )
+            normed = (linear, mean, rstd)
+        match self.config.activation:
+            case "relu":
+                pre = a = z.relu_()
+            case "tanh":
+                pre = a = z.tanh_()
+            case "gelu":
+                pre, a = z, aten.gelu(z)
+            case "silu":
+                pre, a = z, aten.silu(z)
+        mask = None
+        if self.config.dropout > 0:
+            bits = batch.bits[depth][: z.numel()].view_as(z)
+            mask = dropout_mask(bits, self.config.dropout)
+            a = a * mask
+        return _Layer(before, normed, pre, mask), a
+
+    def _backward_layer(self, depth: int, layer: _Layer, error: Tensor) -> Tensor:
+        """Fill the layer's gradients; returns the error `(b, h_in)` of the layer before."""
+        if layer.mask is not None:
+            error.mul_(layer.mask)
+        match self.config.activation:
+            case "relu":
+                error = aten.threshold_backward(error, layer.pre, 0)
+            case "tanh":
+                error = aten.tanh_backward(error, layer.pre)
+            case "gelu":
+                error = aten.gelu_backward(error, layer.pre)
+            case "silu":
+                error = aten.silu_backward(error, layer.pre)
+        weight, _, *norm = self._layer_params(depth)
+        first = depth * self.params_a_layer
+        if layer.normed is not None:
+            linear, mean, rstd = layer.normed
+            error, scale_grad, shift_grad = aten.native_layer_norm_backward(
+                error, linear, linear.shape[1:], mean, rstd, *norm, [True, True, True]
+            )
+            self.grads[first + 2].copy_(scale_grad)
+            self.grads[first + 3].copy_(shift_grad)
+        torch.mm(error.T, layer.before, out=self.grads[first])
+        torch.sum(error, 0, out=self.grads[first + 1])
+        return error @ weight if depth > 0 else error
+
+    def _layer_params(self, depth: int) -> list[Tensor]:
+        first = depth * self.params_a_layer
+        return self.params[first : first + self.params_a_layer]
+
+
+class MLPProgram(SlotwiseProgram[MLPBatch, MLPTrainer]):
+    """Slots of any depth, width, activation and dropout on one tape."""
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        super().__init__(key, inputs)
+        self.x = inputs.matrix(key.input, key.normalization, valid=False)
+        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
+
+    def trainer(self, slot: Slot) -> MLPTrainer:
+        """An MLP trainer on this group's input."""
+        return MLPTrainer(slot, self.inputs, self.x_valid)
+
+    def prepare_batch(self, rows: Tensor, tape_step: int) -> MLPBatch:
+        """Gather the rows, and draw dropout bits for the widest slot of every layer."""
+        dropping = [m.config.widths for m in self.members.values() if m.config.dropout > 0]
+        widest = [max(layer) for layer in zip_longest(*dropping, fillvalue=0)]
+        return MLPBatch(
+            x=self.x.index_select(0, rows),
+            targets=self.inputs.targets.index_select(0, rows),
+            bits=tuple(
+                random_bits(self.key.seed, tape_step, layer, len(rows) * width, self.x.device)
+                for layer, width in enumerate(widest)
+            ),
+        )

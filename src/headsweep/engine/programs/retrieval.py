@@ -1,0 +1,189 @@
+"""Retrieval heads: projections trained by contrastive losses, with a hand-written backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headsweep.config import Modality, RetrievalConfig
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.programs.base import GroupKey
+from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
+from headsweep.engine.slots import Slot
+from headsweep.engine.tape import permutation
+from headsweep.heads.base import MODALITIES_OF, Head
+from headsweep.heads.retrieval import RetrievalHead
+
+SMALLEST_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class RetrievalBatch:
+    """A minibatch of pairs.
+
+    Attributes:
+        views: normalised features `(b, d)` by modality.
+        same: `(b, b)`, whether two different rows show one scan or share one report: such pairs
+            are neither positives nor negatives of the instance loss.
+        affinity: `(b, b)`, Jaccard overlap of the label sets with each row summing to one; the
+            diagonal is zero.
+    """
+
+    views: Mapping[Modality, Tensor]
+    same: Tensor
+    affinity: Tensor
+
+
+class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
+    """One retrieval head: (1 - w) · InfoNCE between the views + w · label loss."""
+
+    def __init__(self, slot: Slot, inputs: Inputs) -> None:
+        super().__init__(slot, inputs)
+        assert isinstance(self.head, RetrievalHead)
+        assert isinstance(slot.config.head, RetrievalConfig)
+        self.retrieval = self.head
+        self.config = slot.config.head
+        self.modalities: tuple[Modality, ...] = tuple(inputs.shape(slot.config).widths)
+        normalization = slot.config.features.normalization
+        self.train_views = {m: inputs.view(m, normalization, valid=False) for m in self.modalities}
+        self.valid_views = {m: inputs.view(m, normalization, valid=True) for m in self.modalities}
+        rows = self.config.gallery_rows
+        self.gallery_rows: Tensor | None = None
+        if rows is not None and rows < inputs.n_train:
+            order = permutation(slot.config.training.seed, 0, inputs.n_train)
+            self.gallery_rows = order[:rows].sort().values.to(inputs.device)
+
+    def compute_gradients(self, batch: RetrievalBatch) -> None:
+        """Gradients of the projections from those of the unit embeddings."""
+        raw = {
+            modality: batch.views[modality] @ weight.T
+            for modality, weight in zip(self.modalities, self.params, strict=True)
+        }
+        norms = {m: z.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM) for m, z in raw.items()}
+        unit = {m: raw[m] / norms[m] for m in self.modalities}
+        unit_grads = {m: torch.zeros_like(z) for m, z in unit.items()}
+        if self.config.label_weight < 1:
+            self._add_instance_gradient(unit, unit_grads, batch)
+        if self.config.label_weight > 0:
+            self._add_label_gradient(unit, unit_grads, batch)
+        for modality, grad in zip(self.modalities, self.grads, strict=True):
+            torch.mm(
+                _through_unit_length(unit_grads[modality], unit[modality], norms[modality]).T,
+                batch.views[modality],
+                out=grad,
+            )
+
+    def validate(self) -> Tensor:
+        """Labels `(n_valid, c)` of the nearest training rows."""
+        self._fill_gallery(self.retrieval)
+        return self.retrieval.probabilities(self.valid_views)
+
+    def keep_best(self) -> None:
+        """Copy the projections; the gallery follows from them."""
+        for name, tensor in self.head.named_parameters():
+            self.best[name].copy_(tensor.detach())
+
+    def best_head(self) -> Head:
+        """A retrieval head with the best projections and the gallery they give."""
+        head = super().best_head()
+        assert isinstance(head, RetrievalHead)
+        head.to(self.inputs.device)
+        self._fill_gallery(head)
+        return head.cpu()
+
+    def _fill_gallery(self, head: RetrievalHead) -> None:
+        rows = self.gallery_rows
+        views = {m: view if rows is None else view[rows] for m, view in self.train_views.items()}
+        targets = self.inputs.targets if rows is None else self.inputs.targets[rows]
+        head.set_gallery(views, targets)
+
+    def _add_instance_gradient(
+        self, unit: Mapping[Modality, Tensor], grads: dict[Modality, Tensor], batch: RetrievalBatch
+    ) -> None:
+        """Symmetric InfoNCE (van den Oord et al. 2018, as in CLIP) between the two views."""
+        first, second = self.modalities
+        similarity = unit[first] @ unit[second].T / self.config.temperature
+        similarity.masked_fill_(batch.same, -torch.inf)
+        error = torch.softmax(similarity, dim=1) + torch.softmax(similarity, dim=0)
+        error.diagonal().sub_(2)
+        error.mul_((1 - self.config.label_weight) / (2 * len(error) * self.config.temperature))
+        grads[first].addmm_(error, unit[second])
+        grads[second].addmm_(error.T, unit[first])
+
+    def _add_label_gradient(
+        self, unit: Mapping[Modality, Tensor], grads: dict[Modality, Tensor], batch: RetrievalBatch
+    ) -> None:
+        """Soft supervised contrast on the embedding by which neighbours are found.
+
+        Supervised contrast (Khosla et al. 2020) with label overlap as the target distribution.
+        """
+        chosen = MODALITIES_OF[self.retrieval.input]
+        # Views of unit length side by side have length sqrt(len(chosen)).
+        scale = len(chosen) ** -0.5
+        embedding = torch.cat([unit[m] for m in chosen], dim=1).mul_(scale)
+        similarity = embedding @ embedding.T / self.config.temperature
+        similarity.fill_diagonal_(-torch.inf)
+        error = torch.softmax(similarity, dim=1).sub_(batch.affinity)
+        error.mul_(self.config.label_weight / (len(error) * self.config.temperature))
+        gradient = (error + error.T) @ embedding
+        for modality, part in zip(chosen, gradient.chunk(len(chosen), dim=1), strict=True):
+            grads[modality].add_(part, alpha=scale)
+
+
+class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
+    """Slots of any width and temperature on one tape."""
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        super().__init__(key, inputs)
+        self.scans = _integer_keys(inputs.train.scans, inputs.device)
+        reports = inputs.train.reports
+        self.reports = None if reports is None else _integer_keys(reports, inputs.device)
+
+    def trainer(self, slot: Slot) -> RetrievalTrainer:
+        """A retrieval trainer."""
+        return RetrievalTrainer(slot, self.inputs)
+
+    def prepare_batch(self, rows: Tensor, tape_step: int) -> RetrievalBatch:
+        """Gather both views, and compare the rows' scans, reports and labels."""
+        member = next(iter(self.members.values()))
+        same = _equal_pairs(self.scans[rows])
+        if self.reports is not None:
+            same |= _equal_pairs(self.reports[rows])
+        same.fill_diagonal_(False)
+        return RetrievalBatch(
+            views={m: view.index_select(0, rows) for m, view in member.train_views.items()},
+            same=same,
+            affinity=label_affinity(self.inputs.targets.index_select(0, rows)),
+        )
+
+
+def label_affinity(targets: Tensor) -> Tensor:
+    """Jaccard overlap `(b, b)` of label sets `(b, c)`, zero on the diagonal, rows summing to one.
+
+    Two rows without any label agree fully; a row that shares no label with any other one is
+    spread evenly.
+    """
+    both = targets @ targets.T
+    count = targets.sum(dim=1)
+    either = count.unsqueeze(0) + count.unsqueeze(1) - both
+    overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0).fill_diagonal_(0)
+    total = overlap.sum(dim=1, keepdim=True)
+    others = torch.ones_like(overlap).fill_diagonal_(0) / max(1, len(targets) - 1)
+    return torch.where(total > 0, overlap / total.clamp_min(SMALLEST_NORM), others)
+
+
+def _through_unit_length(grad: Tensor, unit: Tensor, norm: Tensor) -> Tensor:
+    """Gradient with respect to z of a function of z / |z|."""
+    return (grad - (grad * unit).sum(dim=1, keepdim=True) * unit) / norm
+
+
+def _equal_pairs(keys: Tensor) -> Tensor:
+    return keys.unsqueeze(0) == keys.unsqueeze(1)
+
+
+def _integer_keys(keys: tuple[str, ...], device: torch.device) -> Tensor:
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], device=device)

@@ -1,0 +1,113 @@
+"""Programs that train their slots one after another on the shared minibatch.
+
+On a CPU a stack of wide heads falls out of the cache, so wide heads are trained slot by slot at
+their true shapes: slots of any depth and width share a group, nothing is padded, and a slot's
+numbers are the same alone and among others.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.optim import make_optimizer
+from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.slots import Slot
+from headsweep.heads.base import Head
+from headsweep.heads.registry import build_head
+
+Batch = TypeVar("Batch")
+Trainer = TypeVar("Trainer", bound="SingleTrainer[Any]")
+
+
+class SingleTrainer(ABC, Generic[Batch]):
+    """One slot's weights, moments and best weights; subclasses compute gradients by hand.
+
+    `params` are the head's own parameters, trained in place.
+    """
+
+    def __init__(self, slot: Slot, inputs: Inputs) -> None:
+        config = slot.config
+        self.slot = slot
+        self.inputs = inputs
+        shape = inputs.shape(config)
+        self.head: Head = build_head(config.head, shape, seed=config.training.seed).to(
+            inputs.device
+        )
+        self.params: list[Tensor] = [p.detach() for p in self.head.parameters()]
+        self.grads: list[Tensor] = [torch.empty_like(p) for p in self.params]
+        self.optimizer = make_optimizer(self.params, config.training)
+        self.best = {name: t.clone() for name, t in self.head.state_dict().items()}
+
+    def train_batch(self, batch: Batch) -> None:
+        """One optimiser step."""
+        self.compute_gradients(batch)
+        self.optimizer.step(self.grads, self.slot.next_learning_rate())
+
+    def keep_best(self) -> None:
+        """Copy the present weights."""
+        for name, tensor in self.head.state_dict().items():
+            self.best[name].copy_(tensor)
+
+    def best_head(self) -> Head:
+        """A new head on the CPU with the best weights."""
+        config = self.slot.config
+        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
+        head.load_state_dict({name: tensor.cpu() for name, tensor in self.best.items()})
+        return head
+
+    @abstractmethod
+    def compute_gradients(self, batch: Batch) -> None:
+        """Fill `grads` with the gradient of the mean loss over a minibatch."""
+
+    @abstractmethod
+    def validate(self) -> Tensor:
+        """Validation probabilities `(n_valid, c)` with the present weights."""
+
+
+class SlotwiseProgram(Program, Generic[Batch, Trainer]):
+    """Prepares a minibatch once, and lets every slot train on it in turn."""
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        super().__init__(key, inputs)
+        self.members: dict[int, Trainer] = {}
+
+    @abstractmethod
+    def prepare_batch(self, rows: Tensor, tape_step: int) -> Batch:
+        """What all slots share of a minibatch."""
+
+    @abstractmethod
+    def trainer(self, slot: Slot) -> Trainer:
+        """The trainer of a new slot."""
+
+    def admit(self, slot: Slot) -> None:
+        """Build the slot's head."""
+        self.members[slot.number] = self.trainer(slot)
+
+    def evict(self, slot: Slot) -> None:
+        """Drop the slot's head."""
+        del self.members[slot.number]
+
+    def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        """Every slot in turn on one minibatch."""
+        batch = self.prepare_batch(rows, tape_step)
+        for member in self.members.values():
+            member.train_batch(batch)
+
+    def validate(self) -> tuple[list[Slot], Tensor]:
+        """Every slot in turn."""
+        members = list(self.members.values())
+        scores = torch.stack([member.validate().T for member in members])
+        return [member.slot for member in members], scores
+
+    def keep_best(self, slot: Slot) -> None:
+        """Copy the slot's weights."""
+        self.members[slot.number].keep_best()
+
+    def best_head(self, slot: Slot) -> Head:
+        """The slot's head with its best weights."""
+        return self.members[slot.number].best_head()

@@ -1,0 +1,75 @@
+"""A slot: one trial's place in a group, with its progress and its clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from headsweep.config import Config
+from headsweep.engine.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one slot reached in one epoch, on the validation split.
+
+    `failure` says why the slot cannot go on; the metrics are then NaN. `finished` is set after
+    `max_epochs`, on early stopping and on failure.
+    """
+
+    slot: int
+    epoch: int
+    auprc_macro: float
+    auroc_macro: float
+    loss: float
+    best_auprc_macro: float
+    best_epoch: int
+    finished: bool
+    failure: str | None = None
+
+
+@dataclass
+class Slot:
+    """One trial in training. `number` is unique in its engine and never used again."""
+
+    number: int
+    config: Config
+    steps_per_epoch: int
+    step: int = 0
+    epoch: int = 0
+    best_auprc_macro: float = -math.inf
+    best_epoch: int = 0
+    history: list[EpochReport] = field(default_factory=list)
+
+    def next_learning_rate(self) -> float:
+        """The learning rate of the step about to be taken; advances the slot's clock."""
+        rate = learning_rate(self.config.training, self.step, self.steps_per_epoch)
+        self.step += 1
+        return rate
+
+    def finish_epoch(self, auprc_macro: float, auroc_macro: float, loss: float) -> EpochReport:
+        """Record an epoch's validation metrics; NaN means that the scores were not finite."""
+        self.epoch += 1
+        failure = None
+        if not math.isfinite(auprc_macro):
+            failure = f"scores must be finite, found NaN or infinity in epoch {self.epoch}"
+        elif auprc_macro > self.best_auprc_macro:
+            self.best_auprc_macro, self.best_epoch = auprc_macro, self.epoch
+        training = self.config.training
+        patience = training.early_stopping_patience
+        waited = self.epoch - self.best_epoch
+        report = EpochReport(
+            slot=self.number,
+            epoch=self.epoch,
+            auprc_macro=auprc_macro,
+            auroc_macro=auroc_macro,
+            loss=loss,
+            best_auprc_macro=self.best_auprc_macro,
+            best_epoch=self.best_epoch,
+            finished=failure is not None
+            or self.epoch >= training.max_epochs
+            or (patience is not None and waited >= patience),
+            failure=failure,
+        )
+        self.history.append(report)
+        return report

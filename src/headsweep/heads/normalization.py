@@ -1,0 +1,70 @@
+"""Input normalisation, fitted on training features only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from headsweep.config import Normalization
+
+CONSTANT_STD = 1e-7
+"""A column whose standard deviation is below this share of the largest one counts as constant."""
+
+WHITENING_SHRINKAGE = 1e-3
+"""Share of the mean variance added to each principal component before whitening."""
+
+
+class Normalizer(nn.Module):
+    """An affine map `(x - mean) @ projection`, `(x - mean) * scale`, a unit length, or nothing."""
+
+    mean: Tensor
+    scale: Tensor
+    projection: Tensor
+
+    def __init__(self, kind: Normalization, width: int) -> None:
+        super().__init__()
+        self.kind: Normalization = kind
+        if kind in ("zscore", "whiten"):
+            self.register_buffer("mean", torch.zeros(width))
+        if kind == "zscore":
+            self.register_buffer("scale", torch.ones(width))
+        if kind == "whiten":
+            self.register_buffer("projection", torch.eye(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised features `(n, d)` of raw features `(n, d)`."""
+        match self.kind:
+            case "none":
+                return x
+            case "l2":
+                return functional.normalize(x, dim=1)
+            case "zscore":
+                return (x - self.mean) * self.scale
+            case "whiten":
+                return (x - self.mean) @ self.projection
+
+
+def fit_normalizer(kind: Normalization, train: Tensor) -> Normalizer:
+    """The normaliser of raw training features `(n, d)`; constant columns become zero.
+
+    `whiten` is PCA whitening in the original axes (ZCA; Kessy et al. 2018) with a little
+    shrinkage, so that directions of almost no variance are not blown up.
+    """
+    normalizer = Normalizer(kind, train.shape[1])
+    if kind in ("none", "l2"):
+        return normalizer
+    exact = train.to("cpu", torch.float64)
+    mean = exact.mean(dim=0)
+    normalizer.mean.copy_(mean)
+    if kind == "zscore":
+        std = (exact - mean).square().mean(dim=0).sqrt()
+        varies = std > CONSTANT_STD * std.max().clamp_min(torch.finfo(torch.float32).tiny)
+        normalizer.scale.copy_(torch.where(varies, 1 / std.clamp_min(1e-300), 0.0))
+    else:
+        centred = exact - mean
+        variance, axes = torch.linalg.eigh(centred.T @ centred / len(exact))
+        floor = WHITENING_SHRINKAGE * variance.mean().clamp_min(1e-300)
+        gain = 1 / (variance.clamp_min(0) + floor).sqrt()
+        normalizer.projection.copy_((axes * gain) @ axes.T)
+    return normalizer.to(train.device)

@@ -1,0 +1,36 @@
+"""Heads by name: the built-in ones, and other people's through an entry point group."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+
+from headsweep.config import HEAD_ENTRY_POINTS, HeadConfig
+from headsweep.errors import ConfigError
+from headsweep.heads.base import Head, HeadShape
+from headsweep.heads.linear import LinearHead
+from headsweep.heads.mlp import MLPHead
+from headsweep.heads.retrieval import RetrievalHead
+
+BUILT_IN: dict[str, Any] = {"linear": LinearHead, "mlp": MLPHead, "retrieval": RetrievalHead}
+
+
+def build_head(config: HeadConfig, shape: HeadShape, *, seed: int) -> Head:
+    """A new head on the CPU, its initial weights a function of config, shape and seed alone.
+
+    Raises:
+        ConfigError: no head of that kind is registered.
+    """
+    head_type = BUILT_IN.get(config.kind) or _plugin(config.kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head: Head = head_type(config, shape)
+    return head
+
+
+def _plugin(kind: str) -> Any:
+    for entry in entry_points(group=HEAD_ENTRY_POINTS, name=kind):
+        return entry.load()
+    raise ConfigError(f"head.kind must name a registered head, found {kind!r}")

@@ -1,0 +1,97 @@
+"""The retrieval head: a linear projection for each modality into one space.
+
+Labels are read off the nearest training rows (the gallery), weighted by similarity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from headsweep.config import Modality, RetrievalConfig
+from headsweep.heads.base import Head, HeadShape, join_views
+
+QUERY_ROWS = 1024
+"""Rows compared with the gallery at once: bounds memory at `QUERY_ROWS × gallery` floats."""
+
+
+class RetrievalHead(Head):
+    """Projects views to unit vectors; scores labels by similarity-weighted nearest neighbours.
+
+    `gallery` holds the training rows' embeddings `(m, e)` and `gallery_targets` their labels
+    `(m, c)`; both are empty until `set_gallery`.
+    """
+
+    config_type = RetrievalConfig
+
+    gallery: Tensor
+    gallery_targets: Tensor
+
+    def __init__(self, config: RetrievalConfig, shape: HeadShape) -> None:
+        super().__init__()
+        self.config = config
+        self.input = shape.input
+        self.projections = nn.ModuleDict(
+            {
+                modality: nn.Linear(width, config.dim, bias=False)
+                for modality, width in shape.widths.items()
+            }
+        )
+        embedding_width = config.dim * (2 if shape.input == "both" else 1)
+        self.register_buffer("gallery", torch.zeros(0, embedding_width))
+        self.register_buffer("gallery_targets", torch.zeros(0, shape.n_labels))
+
+    def project(self, views: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Unit vectors `(n, dim)` of every view."""
+        return {
+            modality: functional.normalize(self.projections[modality](view), dim=1)
+            for modality, view in views.items()
+        }
+
+    def embed(self, views: Mapping[Modality, Tensor]) -> Tensor:
+        """The unit vector `(n, e)` by which neighbours are found: the chosen views together."""
+        return functional.normalize(join_views(self.project(views), self.input), dim=1)
+
+    def set_gallery(self, views: Mapping[Modality, Tensor], targets: Tensor) -> None:
+        """Keep the embeddings of training views `(m, d)` and their targets `(m, c)`."""
+        self.gallery = self.embed(views).detach()
+        self.gallery_targets = targets.to(self.gallery)
+
+    def probabilities(self, views: Mapping[Modality, Tensor]) -> Tensor:
+        """Labels `(n, c)` of the nearest gallery rows, weighted by a softmax of similarity."""
+        return neighbour_probabilities(
+            self.embed(views),
+            self.gallery,
+            self.gallery_targets,
+            neighbours=self.config.neighbours,
+            temperature=self.config.neighbour_temperature,
+        )
+
+
+def neighbour_probabilities(
+    queries: Tensor, gallery: Tensor, targets: Tensor, *, neighbours: int, temperature: float
+) -> Tensor:
+    """Similarity-weighted labels of the nearest gallery rows (weighted k-NN of Wu et al. 2018).
+
+    Args:
+        queries: unit vectors `(n, e)`.
+        gallery: unit vectors `(m, e)`.
+        targets: labels `(m, c)` of the gallery.
+        neighbours: how many of the nearest rows vote; at most `m` do.
+        temperature: of the softmax over the neighbours' cosine similarities.
+
+    Returns:
+        Probabilities `(n, c)`.
+    """
+    scores = []
+    for rows in torch.split(queries, QUERY_ROWS):
+        similarity, nearest = (rows @ gallery.T).topk(min(neighbours, len(gallery)), dim=1)
+        # In float64, so that rows whose neighbours all agree tie exactly at 0 or 1 in float32;
+        # otherwise their order, and so their average precision, would be rounding noise.
+        weights = torch.softmax(similarity.double() / temperature, dim=1)
+        votes = torch.bmm(weights.unsqueeze(1), targets[nearest].double()).squeeze(1)
+        scores.append(votes.float())
+    return torch.cat(scores)

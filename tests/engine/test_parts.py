@@ -1,0 +1,123 @@
+"""Tape, noise, schedule and optimisers, each against its law or PyTorch's own."""
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from headsweep.config import TrainingConfig
+from headsweep.engine.noise import dropout_mask, random_bits
+from headsweep.engine.optim import make_optimizer
+from headsweep.engine.schedule import learning_rate
+from headsweep.engine.tape import batches, permutation
+
+CPU = torch.device("cpu")
+
+
+class TestTape:
+    @given(n=st.integers(1, 200), batch_size=st.integers(1, 64), position=st.integers(0, 1000))
+    def test_an_epoch_shows_every_row_once(self, n: int, batch_size: int, position: int) -> None:
+        rows = Counter(
+            row for batch in batches(7, position, n, batch_size) for row in batch.tolist()
+        )
+        left_out = 1 if n > batch_size > 1 and n % batch_size == 1 else 0
+        if n > 1 and batch_size == 1:
+            left_out = 1
+        assert len(rows) == n - left_out
+        assert set(rows.values()) == {1}
+
+    def test_positions_and_seeds_give_different_orders(self) -> None:
+        orders = {
+            tuple(permutation(seed, position, 50).tolist())
+            for seed in (1, 2)
+            for position in (0, 1)
+        }
+        assert len(orders) == 4
+        assert permutation(1, 5, 50).equal(permutation(1, 5, 50))
+
+
+class TestNoise:
+    @given(short=st.integers(0, 500), seed=st.integers(0, 2**40), step=st.integers(0, 10**6))
+    def test_a_shorter_stream_is_a_prefix(self, short: int, seed: int, step: int) -> None:
+        long = random_bits(seed, step, 1, 500, CPU)
+        assert random_bits(seed, step, 1, short, CPU).equal(long[:short])
+
+    @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
+    def test_masks_drop_at_the_rate_and_keep_the_mean(self, dropout: float) -> None:
+        mask = dropout_mask(random_bits(1, 2, 3, 200_000, CPU), dropout)
+        assert (mask == 0).double().mean().item() == pytest.approx(dropout, abs=0.005)
+        assert mask.mean().item() == pytest.approx(1, abs=0.02)
+
+    def test_streams_of_other_steps_layers_and_seeds_are_uncorrelated(self) -> None:
+        places = [(1, 1, 0), (1, 2, 0), (1, 1, 1), (2, 1, 0)]
+        streams = torch.stack([random_bits(*place, 50_000, CPU).double() for place in places])
+        correlation = torch.corrcoef(streams) - torch.eye(len(places))
+        assert correlation.abs().max() < 0.02
+
+
+class TestSchedule:
+    def test_warm_up_rises_to_the_rate_and_cosine_falls_to_zero(self) -> None:
+        training = TrainingConfig(learning_rate=1.0, max_epochs=10, warmup_epochs=2.0)
+        rates = [learning_rate(training, step, 5) for step in range(50)]
+        assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+        assert all(a > b for a, b in pairwise(rates[10:]))
+        assert rates[-1] < 0.01
+
+    def test_the_cosine_is_pytorchs(self) -> None:
+        training = TrainingConfig(learning_rate=0.3, max_epochs=4)
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+        for step in range(40):
+            ours = learning_rate(training, step, 10)
+            assert ours == pytest.approx(scheduler.get_last_lr()[0], abs=1e-9)
+            optimizer.step()
+            scheduler.step()
+
+    def test_constant_stays(self) -> None:
+        training = TrainingConfig(learning_rate=0.3, schedule="constant", max_epochs=4)
+        assert {learning_rate(training, step, 10) for step in range(40)} == {0.3}
+
+
+TorchOptimizer = Callable[[list[Tensor], TrainingConfig], torch.optim.Optimizer]
+
+
+def torch_adamw(params: list[Tensor], t: TrainingConfig) -> torch.optim.Optimizer:
+    betas = (t.beta1, t.beta2)
+    return torch.optim.AdamW(
+        params, lr=t.learning_rate, betas=betas, weight_decay=t.weight_decay, fused=True
+    )
+
+
+def torch_sgd(params: list[Tensor], t: TrainingConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        params, lr=t.learning_rate, momentum=t.momentum, weight_decay=t.weight_decay, fused=True
+    )
+
+
+@pytest.mark.parametrize(("name", "torchs"), [("adamw", torch_adamw), ("sgd", torch_sgd)])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_optimisers_are_pytorchs_to_the_bit(
+    name: str, torchs: TorchOptimizer, clip_norm: float | None
+) -> None:
+    training = TrainingConfig.model_validate(
+        {"optimizer": name, "learning_rate": 0.05, "weight_decay": 0.1, "clip_norm": clip_norm}
+    )
+    ours = [torch.randn(5, 3), torch.randn(7)]
+    theirs = [p.clone().requires_grad_() for p in ours]
+    reference = torchs(list(theirs), training)
+    optimizer = make_optimizer(ours, training)
+    for _ in range(20):
+        grads = [torch.randn_like(p) for p in ours]
+        for p, grad in zip(theirs, grads, strict=True):
+            p.grad = grad.clone()
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(theirs, clip_norm)
+        reference.step()
+        optimizer.step(grads, training.learning_rate)
+    for p, expected in zip(ours, theirs, strict=True):
+        assert p.equal(expected)

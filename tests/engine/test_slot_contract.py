@@ -1,0 +1,157 @@
+"""A trial's numbers depend on its config and tape position, never on who trains beside it."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headsweep.config import Config, with_values
+from headsweep.engine.engine import Engine
+from headsweep.engine.fixed import train_to_end
+from headsweep.engine.slots import EpochReport
+from headsweep.errors import ConfigError, ManifestError
+from headsweep.settings import EngineSettings
+from tests.engine.conftest import config, make_split
+
+SETTINGS = EngineSettings(device="cpu", slots=8)
+WATCHED = [
+    config("training.learning_rate=0.02"),
+    config("head=mlp", "head.width=16", "head.dropout=0.4"),
+    config("head=retrieval", "head.dim=8", "head.neighbours=7"),
+]
+SPLITS = make_split("train", 150, seed=1), make_split("valid", 90, seed=2)
+
+
+def numbers(reports: list[EpochReport]) -> list[tuple[float, float, float]]:
+    return [(r.auprc_macro, r.auroc_macro, r.loss) for r in reports]
+
+
+def run_among(watched: Config, neighbours: list[tuple[int, int, Config]]) -> list[EpochReport]:
+    """Reports of `watched`; each neighbour enters at one epoch and is evicted some epochs later."""
+    engine = Engine(*SPLITS, SETTINGS)
+    slot = engine.admit(watched).slot
+    leaving: list[tuple[int, int]] = []
+    seen: list[EpochReport] = []
+    for epoch in range(watched.training.max_epochs):
+        for enters, stays, neighbour in neighbours:
+            if enters == epoch and engine.free:
+                leaving.append((epoch + stays, engine.admit(neighbour).slot))
+        seen += [report for report in engine.run_epoch() if report.slot == slot]
+        for leaves, number in list(leaving):
+            if leaves <= epoch + 1:
+                engine.evict(number)
+                leaving.remove((leaves, number))
+    return seen
+
+
+rates = st.floats(1e-4, 10.0).map(lambda rate: {"training.learning_rate": rate})
+neighbour_configs = st.builds(
+    lambda base, values, width: with_values(
+        base, values | ({"head.width": width} if base.head.kind == "mlp" else {}), where="test"
+    ),
+    st.sampled_from(WATCHED),
+    rates,
+    st.integers(1, 40),
+)
+
+
+@pytest.mark.parametrize("watched", WATCHED, ids=lambda c: c.head.kind)
+@settings(max_examples=15, deadline=None)
+@given(
+    neighbours=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(1, 4), neighbour_configs), max_size=7
+    )
+)
+def test_neighbours_that_come_and_go_change_no_bit(
+    watched: Config, neighbours: list[tuple[int, int, Config]]
+) -> None:
+    alone = run_among(watched, [])
+    among = run_among(watched, neighbours)
+    assert numbers(among) == numbers(alone)
+
+
+@pytest.mark.parametrize("watched", WATCHED, ids=lambda c: c.head.kind)
+def test_a_refilled_slot_is_replayed_from_its_tape_position(watched: Config) -> None:
+    engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=2))
+    other = with_values(watched, {"training.learning_rate": 0.5}, where="test")
+    engine.admit(with_values(watched, {"training.max_epochs": 20}, where="test"))
+    doomed = engine.admit(other).slot
+    for _ in range(3):
+        engine.run_epoch()
+    engine.evict(doomed)
+    admission = engine.admit(watched)
+    assert admission.tape_position == 3
+    late = [r for _ in range(4) for r in engine.run_epoch() if r.slot == admission.slot]
+    exported = with_values(watched, {"training.tape_position": 3}, where="test")
+    (replayed,) = train_to_end([exported], *SPLITS, SETTINGS)
+    assert numbers(list(replayed.history)) == numbers(late)
+
+
+def test_a_diverging_slot_fails_alone() -> None:
+    healthy = config("training.learning_rate=0.02")
+    broken = config("training.learning_rate=1e30", "training.optimizer=sgd")
+    engine = Engine(*SPLITS, SETTINGS)
+    ok, bad = engine.admit(healthy).slot, engine.admit(broken).slot
+    reports = {report.slot: report for report in engine.run_epoch()}
+    assert reports[bad].failure is not None
+    assert reports[bad].finished
+    assert reports[ok].failure is None
+    assert numbers([reports[ok]]) == numbers(run_among(healthy, []))[:1]
+
+
+def test_early_stopping_waits_for_its_patience() -> None:
+    patient = config(
+        "training.learning_rate=1e-9",
+        "training.early_stopping_patience=3",
+        "training.max_epochs=50",
+    )
+    (trained,) = train_to_end([patient], *SPLITS, SETTINGS)
+    assert len(trained.history) == trained.best_epoch + 3
+
+
+def test_the_best_epochs_weights_are_kept() -> None:
+    overfits = config("head=mlp", "head.width=64", "training.max_epochs=25")
+    (trained,) = train_to_end([overfits], *SPLITS, SETTINGS)
+    assert trained.best_epoch < len(trained.history)
+    shorter = with_values(
+        overfits,
+        {"training.max_epochs": 25, "training.early_stopping_patience": None},
+        where="test",
+    )
+    (again,) = train_to_end([shorter], *SPLITS, SETTINGS)
+    assert again.best_auprc_macro == max(report.auprc_macro for report in again.history)
+
+
+def test_more_configs_than_slots_are_trained_in_turn() -> None:
+    configs = [config(f"training.learning_rate={rate}") for rate in (0.001, 0.01, 0.02, 0.05)]
+    few = train_to_end(configs, *SPLITS, EngineSettings(device="cpu", slots=2))
+    all_at_once = train_to_end(configs, *SPLITS, SETTINGS)
+    assert [t.best_auprc_macro for t in few] == [t.best_auprc_macro for t in all_at_once]
+
+
+def test_a_full_engine_admits_nobody() -> None:
+    engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=1))
+    engine.admit(WATCHED[0])
+    assert engine.free == 0
+    with pytest.raises(RuntimeError, match="at most 1 slots"):
+        engine.admit(WATCHED[0])
+
+
+class TestRefusals:
+    def test_a_missing_modality(self) -> None:
+        train, valid = (
+            replace(split, features={"visual": split.features["visual"]}) for split in SPLITS
+        )
+        engine = Engine(train, valid, SETTINGS)
+        with pytest.raises(ConfigError, match="needs text features, found visual"):
+            engine.admit(config("features=both"))
+
+    def test_a_validation_split_on_which_nothing_can_be_ranked(self) -> None:
+        train, valid = SPLITS
+        with pytest.raises(ManifestError, match="positives and negatives, found none"):
+            Engine(train, replace(valid, targets=valid.targets * 0), SETTINGS)
+
+    def test_an_unknown_device(self) -> None:
+        with pytest.raises(ConfigError, match="--device must be"):
+            Engine(*SPLITS, EngineSettings(device="abacus"))
