@@ -251,6 +251,8 @@ def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
     """
     try:
         return Config.model_validate_json(json.dumps(dict(data)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, data)}") from None
     except (TypeError, ValueError) as error:
@@ -308,34 +310,32 @@ def unknown_key(key: str, known: tuple[str, ...]) -> str:
 def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
     """One line for the first fault of a pydantic error: place, law, value found."""
     first = error.errors()[0]
-    # Positions inside a union or a validator are no keys of the user's file.
     keys = [str(part) for part in first["loc"]]
     place = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        siblings = _siblings(error.title, keys)
-        return f"{place}: {unknown_key(keys[-1], siblings)}"
+        known = _known_keys(error.title, keys[:-1], data)
+        return f"{place}: {unknown_key(keys[-1], known)}"
     law = first["msg"].removeprefix("Value error, ")
     found = "" if first["type"] in {"missing", "value_error"} else f", found {first['input']!r}"
     return f"{place}: {law[:1].lower()}{law[1:]}{found}" if place else f"{law}{found}"
 
 
-def _siblings(title: str, keys: list[str]) -> tuple[str, ...]:
-    """Known keys beside an unknown one; the section is found by walking the model's fields."""
-    model: type[BaseModel] | None = next(
-        (m for m in _all_sections(Section) if m.__name__ == title), None
-    )
-    for key in keys[:-1]:
-        field = model.model_fields.get(key) if model else None
-        annotation = field.annotation if field else None
-        model = (
-            annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
-            else None
-        )
-    return tuple(model.model_fields) if model else ()
+def _known_keys(title: str, sections: list[str], data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of the section in which an unknown key was found, walking from the model `title`."""
+    model = next((m for m in _all_sections(Section) if m.__name__ == title), Section)
+    for name in sections:
+        if name not in model.model_fields:
+            return ()
+        annotation = model.model_fields[name].annotation
+        if annotation is HeadConfig:
+            annotation = head_config_type(data.get("head", {}).get("kind", "linear"))
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            return ()
+        model = annotation
+    return tuple(model.model_fields)
 
 
-def _all_sections(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
+def _all_sections(root: type[Section]) -> Iterator[type[Section]]:
     yield root
     for child in root.__subclasses__():
         yield from _all_sections(child)

@@ -1,0 +1,165 @@
+"""Normalisation, neighbours and the predictor's file, each against an independent computation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from headsweep.config import (
+    HeadConfig,
+    LinearConfig,
+    MLPConfig,
+    Normalization,
+    RetrievalConfig,
+)
+from headsweep.errors import FeatureError
+from headsweep.heads.base import HeadShape
+from headsweep.heads.normalization import fit_normalizer
+from headsweep.heads.predictor import (
+    Predictor,
+    PredictorSpec,
+    load_predictor,
+    save_predictor,
+)
+from headsweep.heads.registry import build_head
+from headsweep.heads.retrieval import RetrievalHead, neighbour_probabilities
+
+SHAPE = HeadShape({"visual": 6, "text": 4}, "both", 3)
+VIEWS: Mapping[str, Tensor] = {"visual": torch.randn(20, 6), "text": torch.randn(20, 4)}
+
+
+class TestNormalization:
+    def raw(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        mixing = torch.randn(8, 8, generator=generator)
+        return torch.randn(4000, 8, generator=generator) @ mixing + 5
+
+    def test_zscore_is_scikit_learns(self) -> None:
+        raw = self.raw()
+        expected = StandardScaler().fit_transform(raw.double().numpy())
+        ours = fit_normalizer("zscore", raw)(raw).numpy()
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+    def test_whitened_features_have_almost_the_identity_as_covariance(self) -> None:
+        raw = self.raw()
+        white = fit_normalizer("whiten", raw)(raw)
+        covariance = np.cov(white.T.numpy())
+        assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.02
+        # Shrinkage keeps the smallest component a little under one.
+        assert np.linalg.eigvalsh(covariance).max() == pytest.approx(1, abs=0.01)
+
+    def test_l2_gives_unit_length(self) -> None:
+        raw = self.raw()
+        torch.testing.assert_close(fit_normalizer("l2", raw)(raw).norm(dim=1), torch.ones(4000))
+
+    def test_none_changes_nothing(self) -> None:
+        raw = self.raw()
+        assert fit_normalizer("none", raw)(raw).equal(raw)
+
+    @pytest.mark.parametrize("kind", ["none", "l2", "zscore", "whiten"])
+    def test_constant_columns_do_no_harm(self, kind: Normalization) -> None:
+        raw = self.raw()
+        raw[:, 2], raw[:, 5] = 0.0, 0.1
+        normalised = fit_normalizer(kind, raw)(raw)
+        assert normalised.isfinite().all()
+        if kind in ("zscore", "whiten"):
+            assert normalised[:, [2, 5]].abs().max() < 1e-3
+
+    def test_nothing_is_fitted_on_the_rows_to_be_predicted(self) -> None:
+        normalizer = fit_normalizer("whiten", self.raw())
+        rows = torch.randn(5, 8)
+        assert normalizer(rows)[:2].allclose(normalizer(rows[:2]))
+
+
+class TestNeighbours:
+    def test_equals_scikit_learns_weighted_neighbours(self) -> None:
+        rng = np.random.default_rng(0)
+        gallery, queries = (torch.tensor(rng.normal(size=(n, 5))).float() for n in (80, 30))
+        gallery, queries = (x / x.norm(dim=1, keepdim=True) for x in (gallery, queries))
+        targets = torch.tensor(rng.random((80, 4)) < 0.4).float()
+        ours = neighbour_probabilities(queries, gallery, targets, neighbours=7, temperature=0.1)
+        # For unit vectors cosine = 1 - distance² / 2.
+        oracle = KNeighborsClassifier(7, weights=lambda d: np.exp((1 - d**2 / 2) / 0.1))
+        for j in range(4):
+            oracle.fit(gallery.numpy(), targets[:, j].numpy())
+            expected = oracle.predict_proba(queries.numpy())[:, 1]
+            np.testing.assert_allclose(ours[:, j], expected, atol=1e-5)
+
+    def test_neighbours_that_all_agree_give_exactly_one(self) -> None:
+        gallery = torch.nn.functional.normalize(torch.randn(200, 16), dim=1)
+        ours = neighbour_probabilities(
+            gallery, gallery, torch.ones(200, 2), neighbours=30, temperature=0.07
+        )
+        assert (ours == 1).all()
+
+    def test_a_gallery_smaller_than_the_neighbours_asked_for_votes_whole(self) -> None:
+        gallery = torch.eye(3)
+        ours = neighbour_probabilities(
+            torch.tensor([[1.0, 0, 0]]), gallery, torch.eye(3), neighbours=30, temperature=1e9
+        )
+        torch.testing.assert_close(ours, torch.full((1, 3), 1 / 3))
+
+
+HEADS: list[HeadConfig] = [
+    LinearConfig(),
+    MLPConfig(width=8, norm="layer", dropout=0.2),
+    MLPConfig(hidden_dims=(5,), norm="batch", activation="gelu"),
+    RetrievalConfig(dim=8, neighbours=4),
+]
+
+
+def predictor_of(head_config: HeadConfig) -> Predictor:
+    head = build_head(head_config, SHAPE, seed=1)
+    if isinstance(head, RetrievalHead):
+        head.set_gallery(VIEWS, (torch.rand(20, 3) < 0.5).float())
+    spec = PredictorSpec(head_config, SHAPE, "whiten", ("a", "b", "c"))
+    return Predictor(spec, {m: fit_normalizer("whiten", x) for m, x in VIEWS.items()}, head)
+
+
+@pytest.mark.parametrize("head_config", HEADS, ids=lambda c: c.kind)
+class TestPredictor:
+    def test_gives_probabilities(self, head_config: HeadConfig) -> None:
+        scores = predictor_of(head_config)(VIEWS)
+        assert scores.shape == (20, 3)
+        assert ((scores >= 0) & (scores <= 1)).all()
+
+    def test_is_the_same_after_a_round_trip_through_its_file(
+        self, head_config: HeadConfig, tmp_path: Path
+    ) -> None:
+        predictor = predictor_of(head_config)
+        save_predictor(predictor, tmp_path / "model.safetensors")
+        loaded = load_predictor(tmp_path / "model.safetensors")
+        assert loaded.spec == predictor.spec
+        assert loaded(VIEWS).equal(predictor(VIEWS))
+
+    def test_refuses_features_of_another_width(self, head_config: HeadConfig) -> None:
+        with pytest.raises(FeatureError, match=r"text features must be 4 wide.*found 5"):
+            predictor_of(head_config)({**VIEWS, "text": torch.randn(20, 5)})
+
+    def test_refuses_a_missing_modality(self, head_config: HeadConfig) -> None:
+        with pytest.raises(FeatureError, match="reads text features, found none"):
+            predictor_of(head_config)({"visual": VIEWS["visual"]})
+
+    def test_starts_from_weights_that_its_seed_decides(self, head_config: HeadConfig) -> None:
+        torch.manual_seed(7)
+        before = torch.random.get_rng_state()
+        one, same, other = (build_head(head_config, SHAPE, seed=s) for s in (1, 1, 2))
+        assert torch.random.get_rng_state().equal(before)
+        assert all(a.equal(b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+        assert any(
+            not a.equal(b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", b"x" * 99])
+def test_a_file_that_is_no_model_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(FeatureError, match="must be a safetensors file written by headsweep") as e:
+        load_predictor(path)
+    assert "\n" not in str(e.value)

@@ -1,0 +1,128 @@
+"""The config: typed, strict, and refused in one line that names place, law and value."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headsweep.compose import GROUPS, compose_config, override_value
+from headsweep.config import (
+    BUILT_IN_HEADS,
+    Config,
+    MLPConfig,
+    leaf_paths,
+    parse_config,
+    to_dict,
+    value_at,
+    with_values,
+)
+from headsweep.errors import ConfigError
+
+
+@pytest.mark.parametrize("head", BUILT_IN_HEADS)
+def test_the_shipped_yaml_is_the_typed_defaults(head: str) -> None:
+    composed = compose_config([f"head={head}"], where="test")
+    assert composed == Config(head=BUILT_IN_HEADS[head]())
+
+
+def test_a_config_survives_yaml() -> None:
+    config = compose_config(["head=mlp", "head.hidden_dims=[512,256]"], where="test")
+    text = yaml.safe_dump(to_dict(config))
+    assert parse_config(yaml.safe_load(text), where="file") == config
+
+
+def test_overrides_set_leaves_and_choose_groups() -> None:
+    config = compose_config(
+        ["features=both", "head=mlp", "training.learning_rate=1e-4", "head.depth=3"], where="test"
+    )
+    assert config.features.input == "both"
+    assert config.training.learning_rate == 1e-4
+    assert isinstance(config.head, MLPConfig)
+    assert config.head.widths == (512, 512, 512)
+
+
+def test_hidden_dims_win_over_depth_and_width() -> None:
+    assert MLPConfig(depth=4, width=7, hidden_dims=(64, 32)).widths == (64, 32)
+
+
+def test_values_set_by_path_are_read_back() -> None:
+    config = with_values(
+        Config(head=MLPConfig()),
+        {"head.hidden_dims": "[8, 4]", "training.batch_size": 16},
+        where="trial",
+    )
+    assert value_at(config, "head.hidden_dims") == [8, 4]
+    assert value_at(config, "training.batch_size") == 16
+
+
+@given(st.floats(1e-6, 1), st.integers(1, 4096))
+def test_the_fingerprint_follows_every_relevant_leaf_and_no_path(rate: float, batch: int) -> None:
+    values = {"training.learning_rate": rate, "training.batch_size": batch}
+    one = with_values(Config(), values, where="test")
+    moved = with_values(one, {"paths.data_root": "/elsewhere"}, where="test")
+    changed = with_values(one, {"training.batch_size": batch + 1}, where="test")
+    assert one.fingerprint() == moved.fingerprint()
+    assert one.fingerprint() != changed.fingerprint()
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"trainin": {}}, "trainin: every key must be known, found 'trainin'; the nearest known key "
+     "is 'training'"),
+    ({"training": {"learning_rat": 1}}, "the nearest known key is 'learning_rate'"),
+    ({"head": {"kind": "mlp", "dept": 1}}, "the nearest known key is 'depth'"),
+    ({"head": {"kind": "forest"}}, "head.kind must be one of linear, mlp, retrieval, found"),
+    ({"training": {"learning_rate": "1e-3"}}, "should be a valid number, found '1e-3'"),
+    ({"training": {"learning_rate": True}}, "should be a valid number, found True"),
+    ({"training": {"batch_size": 1.5}}, "should be a valid integer"),
+    ({"training": {"batch_size": 0}}, "should be greater than 0, found 0"),
+    ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: "),
+    ({"training": {"warmup_epochs": 99.0}}, "at most training.max_epochs (50), found 99"),
+    ({"features": {"input": "audio"}}, "features.input: "),
+    ({"features": "visual"}, "features: "),
+    ({"head": {"kind": "mlp", "hidden_dims": [64, 0]}}, "head.hidden_dims"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "law"), REFUSED, ids=lambda x: json.dumps(x)[:40])
+def test_bad_configs_are_refused_in_one_line(data: dict[str, Any], law: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(data, where="file.yaml")
+    message = str(refused.value)
+    assert message.startswith("file.yaml: ")
+    assert law in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "head=forest",
+        "head.dept=2",
+        "training.batch_size=big",
+        "training.batch_size=1,2",
+        "batch_size",
+        "+extra=1",
+        "~head",
+        "hydra.run.dir=/tmp",
+        "hydra/launcher=basic",
+        "paths.data_root=${oc.env:HOME}",
+        "head={_target_: os.system}",
+        "training.seed=-1",
+    ],
+)
+def test_bad_overrides_are_refused_in_one_line(override: str) -> None:
+    with pytest.raises(ConfigError, match="command line: ") as refused:
+        compose_config([override], where="command line")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_override_is_split_into_key_and_plain_value() -> None:
+    assert override_value("finalists.seeds=[1,2]", where="x") == ("finalists.seeds", [1, 2])
+    assert override_value("study.name=a b", where="x") == ("study.name", "a b")
+
+
+def test_every_section_but_replay_is_a_config_group() -> None:
+    assert {path.split(".")[0] for path in leaf_paths(Config())} == set(GROUPS)
