@@ -1,0 +1,147 @@
+"""Writing what happened to many trials in a few statements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.trial import TrialState
+from sqlalchemy import Connection, Table, bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from headsweep.studies.schema import (
+    HEARTBEATS,
+    PARAMS,
+    REPORTS,
+    SYSTEM_ATTRS,
+    TRIALS,
+    USER_ATTRS,
+    VALUES,
+    stored_report,
+    stored_value,
+    utc_now,
+)
+
+
+@dataclass
+class Changes:
+    """What is to be written of one trial."""
+
+    params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
+    """Optuna's internal representation, and the distribution."""
+    reports: dict[int, float] = field(default_factory=dict)
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+    end: tuple[TrialState, Sequence[float]] | None = None
+
+
+def write_changes(connection: Connection, changes: Mapping[int, Changes]) -> frozenset[int]:
+    """Writes the changes of all trials that are still RUNNING; the ids of the others.
+
+    A trial that another process finished meanwhile keeps what that process wrote.
+    """
+    running = lock_running(connection, changes)
+    kept = {key: change for key, change in changes.items() if key in running}
+    upsert(
+        connection,
+        PARAMS,
+        ("trial_id", "param_name"),
+        [
+            {
+                "trial_id": key,
+                "param_name": name,
+                "param_value": value,
+                "distribution_json": distribution_to_json(distribution),
+            }
+            for key, change in kept.items()
+            for name, (value, distribution) in change.params.items()
+        ],
+    )
+    upsert(
+        connection,
+        REPORTS,
+        ("trial_id", "step"),
+        [
+            {"trial_id": key, "step": step, **stored_report(value)}
+            for key, change in kept.items()
+            for step, value in change.reports.items()
+        ],
+    )
+    write_attrs(connection, USER_ATTRS, {key: c.user_attrs for key, c in kept.items()})
+    write_attrs(connection, SYSTEM_ATTRS, {key: c.system_attrs for key, c in kept.items()})
+    end_trials(connection, {key: c.end for key, c in kept.items() if c.end is not None})
+    return frozenset(changes.keys() - running)
+
+
+def lock_running(connection: Connection, trial_ids: Iterable[int]) -> frozenset[int]:
+    """The ids of those trials that are RUNNING, locked until the transaction ends."""
+    query = (
+        select(TRIALS.c.trial_id)
+        .where(TRIALS.c.trial_id.in_(list(trial_ids)), TRIALS.c.state == TrialState.RUNNING)
+        .order_by(TRIALS.c.trial_id)
+        .with_for_update()  # nothing under SQLite, whose transactions exclude each other
+    )
+    return frozenset(connection.execute(query).scalars())
+
+
+def end_trials(
+    connection: Connection, ends: Mapping[int, tuple[TrialState, Sequence[float]]]
+) -> None:
+    """Gives trials their final states and values."""
+    if not ends:
+        return
+    upsert(
+        connection,
+        VALUES,
+        ("trial_id", "objective"),
+        [
+            {"trial_id": key, "objective": objective, **stored_value(value)}
+            for key, (_, values) in ends.items()
+            for objective, value in enumerate(values)
+        ],
+    )
+    statement = (
+        update(TRIALS)
+        .where(TRIALS.c.trial_id == bindparam("key"))
+        .values(state=bindparam("end"), datetime_complete=bindparam("at"))
+    )
+    now = utc_now()
+    connection.execute(
+        statement, [{"key": key, "end": state, "at": now} for key, (state, _) in ends.items()]
+    )
+
+
+def write_attrs(
+    connection: Connection, table: Table, attrs: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Writes user or system attributes by trial id."""
+    rows = [
+        {"trial_id": key, "key": name, "value_json": json.dumps(value)}
+        for key, values in attrs.items()
+        for name, value in values.items()
+    ]
+    upsert(connection, table, ("trial_id", "key"), rows)
+
+
+def write_heartbeats(connection: Connection, trial_ids: Iterable[int], now: Any) -> None:
+    """Says that these trials are alive at `now`."""
+    rows = [{"trial_id": key, "heartbeat": now} for key in trial_ids]
+    upsert(connection, HEARTBEATS, ("trial_id",), rows)
+
+
+def upsert(
+    connection: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Inserts rows, or overwrites those of the same key."""
+    if not rows:
+        return
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table)
+    overwritten = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=list(key), set_=overwritten),
+        [dict(row) for row in rows],
+    )

@@ -1,0 +1,257 @@
+"""Connections and transactions on the two databases a store may lie in: SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from headsweep.errors import StorageError
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 60
+CONNECT_TIMEOUT_S = 5
+LONGEST_PAUSE_S = 5.0
+# Namespace of our PostgreSQL advisory locks; the second key is the study, 0 the schema.
+LOCK_NAMESPACE = 0x48535750
+NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs")
+DEFERRED = "headsweep_deferred"
+"""Execution option under which SQLite takes no lock before the first write."""
+# Faults of SQLite that waiting does not mend.
+_LASTING = ("disk is full", "readonly", "unable to open", "disk I/O error", "no such table")
+
+
+class Database:
+    """One database, opened: whole transactions, run again after an outage.
+
+    Args:
+        url: a parsed URL; its password goes to the driver only.
+        outage_s: how long a transaction is tried again while the database cannot be reached.
+    """
+
+    def __init__(self, url: URL, *, outage_s: float = 0.0) -> None:
+        self.shown = shown_url(url)
+        self.dialect = url.get_backend_name()
+        self.outage_s = outage_s
+        self._url = url
+        self.engine = _sqlite_engine(url) if self.dialect == "sqlite" else _postgres_engine(url)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` on one consistent snapshot.
+
+        Raises:
+            StorageError: the database cannot be reached, or does not hold what it should.
+        """
+        options: dict[str, Any] = {DEFERRED: True}
+        if self.dialect == "postgresql":
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        return self._run(lambda: self.engine.connect().execution_options(**options), work)
+
+    def write(self, work: Callable[[Connection], T], *, study_id: int) -> T:
+        """Runs `work` in one transaction under the lock of a study.
+
+        `work` may run twice when the connection broke: it must bear that its effects stand already.
+
+        Raises:
+            StorageError: the database cannot be reached, is full, or is read-only.
+        """
+
+        def locked(connection: Connection) -> T:
+            if self.dialect == "postgresql":
+                connection.exec_driver_sql(
+                    f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, {study_id})"
+                )
+            return work(connection)
+
+        return self._run(self.engine.connect, locked)
+
+    def _run(self, connect: Callable[[], Connection], work: Callable[[Connection], T]) -> T:
+        deadline = time.monotonic() + self.outage_s
+        pause = 0.05
+        while True:
+            try:
+                with connect() as connection, connection.begin():
+                    return work(connection)
+            except (DBAPIError, PoolTimeoutError) as error:
+                if not _may_pass(error) or time.monotonic() + pause > deadline:
+                    raise self.explain(error) from None
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def explain(self, error: SQLAlchemyError) -> StorageError:
+        """The one-line error for a fault of the database, without its password."""
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        found = " ".join(str(cause).split()) or type(cause).__name__
+        if self._url.password:
+            found = found.replace(self._url.password, "***")
+        return StorageError(f"{self.shown}: the storage must answer, found: {found}")
+
+    @contextmanager
+    def schema_lock(self) -> Iterator[None]:
+        """Lets one process at a time create the tables."""
+        if self.dialect == "sqlite":
+            with _directory_lock(Path(str(self._url.database)).parent):
+                yield
+            return
+        connection = self.engine.connect()
+        with connection, connection.begin():
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, 0)")
+            yield
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self.engine.dispose()
+
+
+def open_database(url: str, *, create: bool = False, outage_s: float = 0.0) -> Database:
+    """The database at a URL, known to answer.
+
+    Args:
+        url: `sqlite:///FILE`, `postgresql://…` or `postgresql+psycopg://…`.
+        create: whether the folder of a SQLite file may be made.
+        outage_s: see `Database`.
+
+    Raises:
+        StorageError: the URL is of another kind, or the database cannot be reached.
+    """
+    parsed = _parsed_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        _check_file(Path(str(parsed.database)), create=create)
+    try:
+        database = Database(parsed, outage_s=outage_s)
+    except ImportError as error:
+        raise StorageError(
+            f"{shown_url(parsed)}: the extra headsweep[postgres] must be installed, found {error}"
+        ) from None
+    patience, database.outage_s = database.outage_s, 0.0
+    database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+    database.outage_s = patience
+    return database
+
+
+def shown_url(url: URL | str) -> str:
+    """A storage URL as it may be shown: without password or query."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return "the storage URL"
+    return parsed.set(query={}).render_as_string(hide_password=True)
+
+
+def _parsed_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # The text may hold a password, so it is not shown.
+        raise StorageError(
+            "a storage URL must read sqlite:///FILE or postgresql://…, found other text"
+        ) from None
+    if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+        query = dict(parsed.query)
+        given = query.pop("password", parsed.password)
+        password = given if isinstance(given, str) or given is None else given[-1]
+        return parsed.set(drivername="postgresql+psycopg", query=query, password=password)
+    in_a_file = parsed.database not in (None, "", ":memory:")
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite") and in_a_file:
+        return parsed
+    raise StorageError(
+        f"{shown_url(parsed)}: a storage must be sqlite:///FILE or postgresql://…, "
+        f"found {parsed.drivername}"
+    )
+
+
+def _check_file(path: Path, *, create: bool) -> None:
+    shown = f"sqlite:///{path}"
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{shown}: its folder must be writable, found {error.strerror}"
+            ) from None
+    elif not path.is_file():
+        raise StorageError(f"{shown}: the storage must exist, found none")
+    kind = _file_system(path.parent)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StorageError(f"{shown}: SQLite must lie on a local disk, found {kind}")
+
+
+def _file_system(folder: Path) -> str:
+    """Kind of the file system that holds a folder; empty where the kernel does not tell."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    resolved = folder.resolve()
+    kinds = {line.split()[1]: line.split()[2] for line in mounts}
+    return next((kinds[str(p)] for p in (resolved, *resolved.parents) if str(p) in kinds), "")
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = sqlalchemy.create_engine(
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        pool_size=2,
+        max_overflow=2,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we begin our transactions ourselves
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and then writes would lose a race for the write lock.
+        deferred = connection.get_execution_options().get(DEFERRED, False)
+        connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgres_engine(url: URL) -> Engine:
+    query = dict(url.query)
+    options = f"{query.pop('options', '')} -c timezone=UTC".strip()
+    return sqlalchemy.create_engine(
+        url.set(query=query),
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "options": options,
+        },
+        pool_size=1,
+        max_overflow=1,
+        pool_pre_ping=True,
+    )
+
+
+def _may_pass(error: DBAPIError | PoolTimeoutError) -> bool:
+    """Whether waiting can mend a fault: an outage, a restart, a deadlock, a busy file."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    broken = isinstance(error, OperationalError) or error.connection_invalidated
+    return broken and not any(text in str(error.orig) for text in _LASTING)
+
+
+@contextmanager
+def _directory_lock(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
