@@ -22,7 +22,7 @@ def leaderboard() -> None:
 @folder
 def show(folder: Path) -> None:
     """Print the leaderboard of DIR as a table."""
-    from headsweep.cli.report import print_leaderboard
+    from headsweep.cli.tables import print_leaderboard
 
     print_leaderboard(folder)
 
@@ -31,6 +31,6 @@ def show(folder: Path) -> None:
 @folder
 def verify(folder: Path) -> None:
     """Train again from the exported configs of DIR and compare with what it holds."""
-    from headsweep.cli.report import print_verification
+    from headsweep.cli.tables import print_verification
 
     print_verification(folder)

@@ -1,4 +1,4 @@
-"""Commands on data: synth, prepare, pack, check."""
+"""Commands on data: synth, pack, check."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
-from headsweep.cli import options
+from headsweep.cli import exits, options
 from headsweep.cli.command import Group
+
+at_least_one = click.IntRange(min=1)
 
 
 @click.group(cls=Group)
@@ -16,12 +18,84 @@ def data() -> None:
 
 
 @data.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--patients-train", type=at_least_one, default=2000, metavar="N", show_default=True)
+@click.option("--patients-valid", type=at_least_one, default=500, metavar="N", show_default=True)
+@click.option("--patients-test", type=at_least_one, default=500, metavar="N", show_default=True)
+@click.option(
+    "--width",
+    type=at_least_one,
+    default=512,
+    metavar="D",
+    show_default=True,
+    help="Width of the features.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=42, metavar="N", show_default=True)
+def synth(
+    folder: Path,
+    patients_train: int,
+    patients_valid: int,
+    patients_test: int,
+    width: int,
+    seed: int,
+) -> None:
+    """Write a synthetic data set with CT-RATE's names and labels.
+
+    A patient has about 2.3 rows. DIR gets manifests/ and features/.
+    """
+    from headsweep.cli.progress import is_interactive
+    from headsweep.data.synthetic import synthesize
+
+    rows = synthesize(
+        folder,
+        patients_train=patients_train,
+        patients_valid=patients_valid,
+        patients_test=patients_test,
+        width=width,
+        seed=seed,
+        progress=is_interactive(),
+    )
+    for name, count in rows.items():
+        click.echo(f"{folder / 'manifests' / name}.csv: {count} rows")
+
+
+@data.command()
 @options.overrides
 def pack(overrides: tuple[str, ...]) -> None:
-    """Pack the features of all manifests, so that later commands start at once."""
+    """Pack the features of all manifests, for later commands to start at once."""
+    from headsweep.cli.preflight import check_manifests
+    from headsweep.cli.progress import is_interactive
+    from headsweep.compose import compose_config
+    from headsweep.data.manifest import read_manifest
+    from headsweep.data.packing import pack as pack_features
+    from headsweep.settings import cache_dir
+
+    config = compose_config(overrides, where="command line")
+    check_manifests(config)
+    named = (config.data.train_manifest, config.data.val_manifest, *config.data.test_manifests)
+    for name in filter(None, named):
+        path = Path(config.paths.manifest_dir) / name
+        manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+        for modality in manifest.feature_paths:
+            root = Path(config.paths.data_root)
+            packed = pack_features(manifest, modality, root, cache_dir(), progress=is_interactive())
+            rows, width = packed.matrix.shape
+            click.echo(f"{path}: {modality}, {rows} rows of {width} ({packed.fingerprint[:12]})")
 
 
 @data.command()
 @options.overrides
 def check(overrides: tuple[str, ...]) -> None:
-    """Name every fault of the manifests and features by file and row."""
+    """Name every fault of manifests and features by file and row."""
+    from headsweep.cli.progress import is_interactive
+    from headsweep.compose import compose_config
+    from headsweep.data.check import check as faults_of
+
+    config = compose_config(overrides, where="command line")
+    faults = faults_of(config, progress=is_interactive())
+    for fault in faults:
+        click.echo(f"{fault.severity}: {fault}")
+    errors = sum(fault.severity == "error" for fault in faults)
+    click.echo(f"{errors} errors, {len(faults) - errors} warnings")
+    if errors:
+        raise click.exceptions.Exit(exits.BAD_INPUT)

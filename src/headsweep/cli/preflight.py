@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headsweep.config import Config, Modality
-from headsweep.errors import ManifestError, OutputError
+from headsweep.errors import ConfigError, ManifestError, OutputError
 
 
 def check_output(folder: Path) -> None:
@@ -27,16 +27,24 @@ def check_output(folder: Path) -> None:
         ) from None
 
 
-def check_manifests_exist(config: Config) -> None:
-    """Refuse a config that names a manifest which is not there.
+def check_manifests(config: Config) -> None:
+    """Refuse a config whose manifests are not there, or whose test manifests share a stem.
 
     Raises:
         ManifestError: names the first missing file.
+        ConfigError: results are kept by stem, so two test manifests must differ in it.
     """
     data = config.data
     for name in (data.train_manifest, data.val_manifest, *data.test_manifests):
         if name is not None and not (path := Path(config.paths.manifest_dir) / name).is_file():
             raise ManifestError(f"{path}: a manifest must exist, found no file")
+    stems = ["val", *(Path(name).stem for name in data.test_manifests)]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ConfigError(
+                "data.test_manifests: file stems must differ from each other and from 'val', "
+                f"found {stem!r} twice"
+            )
 
 
 def check_test_headers(

@@ -24,36 +24,71 @@ checkpoint = click.option(
 )
 
 
+out = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of the results.  [default: evaluation or alignment in paths.checkpoint_dir]",
+)
+
+
 @click.command(cls=Command)
 @options.overrides
 @config_file
 @options.device
 def train(overrides: tuple[str, ...], config_file: Path | None, device: str) -> None:
     """Train one head; its files go to paths.checkpoint_dir."""
-    from headsweep.cli.report import print_training
+    from headsweep.cli.progress import epochs_shown, is_interactive
     from headsweep.settings import EngineSettings
     from headsweep.train import config_of
+    from headsweep.train import train as train_one
 
-    print_training(config_of(config_file, overrides), EngineSettings(device=device, slots=1))
+    config = config_of(config_file, overrides)
+    with epochs_shown(config.training.max_epochs) as on_epoch:
+        trained = train_one(
+            config,
+            EngineSettings(device=device, slots=1),
+            progress=is_interactive(),
+            on_epoch=on_epoch,
+        )
+    click.echo(f"val/auprc_macro {trained.best_auprc_macro!r} in epoch {trained.best_epoch}")
+    click.echo(f"files: {config.paths.checkpoint_dir}")
 
 
 @click.command(cls=Command)
 @options.overrides
 @checkpoint
-@options.device
-def evaluate(overrides: tuple[str, ...], checkpoint: Path | None, device: str) -> None:
+@out
+def evaluate(overrides: tuple[str, ...], checkpoint: Path | None, out: Path | None) -> None:
     """Measure a trained head on data.test_manifests."""
-    from headsweep.cli.report import print_evaluation
+    from headsweep.cli.progress import is_interactive
+    from headsweep.cli.tables import print_evaluation
+    from headsweep.evaluate import checkpoint_of
+    from headsweep.evaluate import evaluate as evaluate_one
 
-    print_evaluation(overrides, checkpoint, device)
+    folder, config = checkpoint_of(checkpoint, overrides)
+    out = out or folder / "evaluation"
+    print_evaluation(evaluate_one(folder, config, out, progress=is_interactive()))
+    click.echo(f"files: {out}")
 
 
 @click.command(cls=Command)
 @options.overrides
 @checkpoint
-@options.device
-def align(overrides: tuple[str, ...], checkpoint: Path | None, device: str) -> None:
+@out
+def align(overrides: tuple[str, ...], checkpoint: Path | None, out: Path | None) -> None:
     """Retrieve scans across modalities, raw or through a head."""
-    from headsweep.cli.report import print_alignment
+    from headsweep.align import align as align_views
+    from headsweep.cli.progress import is_interactive
+    from headsweep.cli.tables import print_alignment
+    from headsweep.evaluate import MODEL, checkpoint_of
+    from headsweep.train import config_of
 
-    print_alignment(overrides, checkpoint, device)
+    if checkpoint is None:
+        config, model = config_of(None, overrides), None
+    else:
+        folder, config = checkpoint_of(checkpoint, overrides)
+        model = folder / MODEL
+    out = out or (checkpoint or Path(config.paths.checkpoint_dir)) / "alignment"
+    print_alignment(align_views(config, model, out, progress=is_interactive()))
+    click.echo(f"files: {out}")

@@ -100,7 +100,7 @@ def finalize(study_name: str, storage_url: str, out: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
     """Show trials by state, best value, speed, live workers."""
-    from headsweep.cli.report import print_status
+    from headsweep.cli.tables import print_status
 
     print_status(study_name, storage_url=storage_url, as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for scripts."""
+"""Results as tables for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -45,11 +46,11 @@ def print_leaderboard(folder: Path) -> None:
         raise OutputError(f"{path}: a finished study must have this file, found none") from None
     if not rows:
         raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
-    stems = [name.removesuffix("/auprc_macro") for name in rows[0] if name.endswith("/auprc_macro")]
+    metric = "/auprc_macro"
+    stems = [name.removesuffix(metric) for name in rows[0] if name.endswith(metric)]
+    stems.remove("val")
     header = ["rank", "trial", "head", "features", "seeds", "val AUPRC"]
-    header += [
-        f"{stem} {metric}" for stem in stems if stem != "val" for metric in ("AUPRC", "AUROC")
-    ]
+    header += [f"{stem} {metric}" for stem in stems for metric in ("AUPRC", "AUROC")]
     print_table(header, [_leaderboard_row(row, stems) for row in rows])
 
 
@@ -57,8 +58,7 @@ def _leaderboard_row(row: Mapping[str, str], stems: Sequence[str]) -> list[str]:
     cells = [row[name] for name in ("rank", "trial", "head", "features", "n_seeds")]
     cells.append(_mean_and_spread(row, "val/auprc_macro"))
     for stem in stems:
-        if stem != "val":
-            cells += [_mean_and_spread(row, f"{stem}/{m}_macro") for m in ("auprc", "auroc")]
+        cells += [_mean_and_spread(row, f"{stem}/{m}_macro") for m in ("auprc", "auroc")]
     return cells
 
 
@@ -68,3 +68,32 @@ def _mean_and_spread(row: Mapping[str, str], name: str) -> str:
         return "-"
     spread = row[f"{name}_std"]
     return f"{float(row[name]):.3f}" + (f" ± {float(spread):.3f}" if spread else "")
+
+
+def print_evaluation(metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the macro metrics of every manifest, with their intervals over patients."""
+    names = ("auprc_macro", "auroc_macro", "f1_macro")
+    rows = [
+        [stem, *(_mean_and_interval(split[name]) for name in names), str(split["n_rows"])]
+        for stem, split in metrics.items()
+    ]
+    print_table(["manifest", "AUPRC [95% CI]", "AUROC [95% CI]", "F1 [95% CI]", "rows"], rows)
+
+
+def print_alignment(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print recall at every K, a row a manifest and direction."""
+    directions = ("visual_to_text", "text_to_visual")
+    recalls = next(iter(results.values()))[directions[0]]
+    rows = [
+        [stem, direction, *(f"{value:.3f}" for value in result[direction].values())]
+        for stem, result in results.items()
+        for direction in directions
+    ]
+    print_table(["manifest", "direction", *recalls], rows)
+
+
+def _mean_and_interval(summary: Mapping[str, float | None]) -> str:
+    mean, low, high = (summary[name] for name in ("mean", "ci_low", "ci_high"))
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if None not in (low, high) else "")

@@ -1,0 +1,202 @@
+"""Bad input: exit code 2, one line with law, value and place, and nothing half-written."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+STUDY: dict[str, Any] = {
+    "study": {"name": "tiny", "n_trials": 2, "seed": 1},
+    "base": ["head=linear", "features=visual", "training.max_epochs=2"],
+    "space": {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}},
+    "sampler": {"name": "random"},
+    "pruner": {"name": "none"},
+    "finalists": {"top_k": 1, "seeds": [0]},
+}
+
+
+@dataclass
+class Input:
+    """What a user gives to `headsweep run`, ready to be spoilt."""
+
+    folder: Path
+    study: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(STUDY))
+    options: list[str] = field(default_factory=list)
+    storage: str = ""
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        self.storage = self.storage or f"sqlite:///{self.folder / 'study.db'}"
+        self.out = self.out or str(self.folder / "board")
+
+    @property
+    def manifests(self) -> Path:
+        return self.folder / "data" / "manifests"
+
+    @property
+    def features(self) -> Path:
+        return self.folder / "data" / "features"
+
+    def command(self) -> list[str]:
+        file = self.folder / "study.yaml"
+        file.write_text(yaml.safe_dump(self.study, sort_keys=False))
+        overrides = [f"paths.data_root={self.features}", f"paths.manifest_dir={self.manifests}"]
+        places = ["--storage", self.storage, "--out", self.out]
+        return ["run", str(file), *overrides, "--workers", "1", *places, *self.options]
+
+
+def unknown_study_key(given: Input) -> str:
+    given.study["finalist"] = given.study.pop("finalists")
+    return "study.yaml: every key must be known, found 'finalist'"
+
+
+def unknown_space_key(given: Input) -> str:
+    given.study["space"] = {"training.learning_rat": {"type": "float", "low": 0.1, "high": 1.0}}
+    return "the nearest known key is 'training.learning_rate'"
+
+
+def bad_bound(given: Input) -> str:
+    given.study["space"]["training.learning_rate"]["low"] = 1.0
+    return "study.yaml:space.training.learning_rate"
+
+
+def wrong_type(given: Input) -> str:
+    given.study["study"]["n_trials"] = "many"
+    return "study.yaml:study.n_trials"
+
+
+def missing_study_file(given: Input) -> str:
+    given.options = []
+    given.command = lambda: ["run", str(given.folder / "absent.yaml")]  # type: ignore[method-assign]
+    return "absent.yaml"
+
+
+def missing_train_manifest(given: Input) -> str:
+    (given.manifests / "train.csv").unlink()
+    return "manifests/train.csv"
+
+
+def missing_test_manifest(given: Input) -> str:
+    (given.manifests / "test_manual_all.csv").unlink()
+    return "manifests/test_manual_all.csv"
+
+
+def label_absent_from_a_manifest(given: Input) -> str:
+    given.options = ["training.target_labels=[Lung nodule,Fracture]"]
+    return "'Fracture'"
+
+
+def label_absent_from_a_test_manifest(given: Input) -> str:
+    manifest = given.manifests / "test_manual_all.csv"
+    manifest.write_text(manifest.read_text().replace("Lung nodule", "Nodule", 1))
+    return "manifests/test_manual_all.csv"
+
+
+def feature_width_that_differs(given: Input) -> str:
+    file = sorted((given.features / "image").iterdir())[0]
+    np.savez(file, arr=np.zeros((1, 7), np.float32))
+    return file.name
+
+
+def override_of_an_unknown_key(given: Input) -> str:
+    given.options = ["training.learning_rat=0.1"]
+    return "the nearest known key is 'training.learning_rate'"
+
+
+def override_that_is_no_assignment(given: Input) -> str:
+    given.options = ["learning_rate"]
+    return "an override must read key=value, found 'learning_rate'"
+
+
+def unwritable_output(given: Input) -> str:
+    (given.folder / "file").write_text("")
+    given.out = str(given.folder / "file" / "board")
+    return "file/board"
+
+
+def unreachable_storage(given: Input) -> str:
+    given.storage = "postgresql+psycopg://user:s3cret@127.0.0.1:1/studies"
+    return "127.0.0.1"
+
+
+def unreachable_storage_with_its_password_in_the_query(given: Input) -> str:
+    given.storage = "postgresql+psycopg://user@127.0.0.1:1/studies?password=s3cret"
+    return "127.0.0.1"
+
+
+def storage_in_a_folder_that_cannot_be(given: Input) -> str:
+    (given.folder / "file").write_text("")
+    given.storage = f"sqlite:///{given.folder}/file/study.db"
+    return "file"
+
+
+def storage_of_an_unknown_kind(given: Input) -> str:
+    given.storage = "nosql://user:s3cret@host/studies"
+    return "nosql"
+
+
+CASES: list[Callable[[Input], str]] = [
+    unknown_study_key,
+    unknown_space_key,
+    bad_bound,
+    wrong_type,
+    missing_study_file,
+    missing_train_manifest,
+    missing_test_manifest,
+    label_absent_from_a_manifest,
+    label_absent_from_a_test_manifest,
+    feature_width_that_differs,
+    override_of_an_unknown_key,
+    override_that_is_no_assignment,
+    unwritable_output,
+    unreachable_storage,
+    unreachable_storage_with_its_password_in_the_query,
+    storage_in_a_folder_that_cannot_be,
+    storage_of_an_unknown_kind,
+]
+
+
+@pytest.fixture(scope="module")
+def pristine_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set."""
+    from headsweep.data.synthetic import synthesize
+
+    folder = tmp_path_factory.mktemp("pristine") / "data"
+    synthesize(folder)
+    return folder
+
+
+@pytest.fixture
+def given(tmp_path: Path, pristine_data: Path, monkeypatch: pytest.MonkeyPatch) -> Input:
+    monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pristine_data, tmp_path / "data")
+    return Input(tmp_path)
+
+
+def files_of(folder: Path) -> set[Path]:
+    """Everything in a folder but the cache of packed features, which is no result."""
+    return {p for p in folder.rglob("*") if p.relative_to(folder).parts[0] != "cache"}
+
+
+@pytest.mark.parametrize("spoil", CASES, ids=[case.__name__ for case in CASES])
+def test_bad_input_ends_with_one_line_and_leaves_nothing(headsweep, given, spoil):
+    place = spoil(given)
+    command = given.command()
+    before = files_of(given.folder)
+    ended = headsweep(*command)
+    assert ended.code == 2, ended.err
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert place in last
+    assert "Traceback" not in ended.err
+    assert "s3cret" not in ended.out + ended.err
+    assert files_of(given.folder) == before

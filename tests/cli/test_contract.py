@@ -1,0 +1,112 @@
+"""The command line's contract: commands, options, help, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = {
+    "run": {"--storage", "--workers", "--device", "--slots", "--n-trials", "--out"},
+    "create": {"--storage", "--n-trials"},
+    "worker": {"--storage", "--device", "--slots"},
+    "finalize": {"--storage", "--out"},
+    "status": {"--storage", "--json"},
+    "export": {"--storage", "--trial", "-o"},
+    "leaderboard show": set(),
+    "leaderboard verify": set(),
+    "dashboard": {"--storage", "--port"},
+    "data synth": set(),
+    "data prepare": set(),
+    "data pack": set(),
+    "data check": set(),
+    "train": {"--config"},
+    "evaluate": {"--checkpoint"},
+    "align": {"--checkpoint"},
+}
+
+
+@pytest.mark.parametrize(("command", "options"), COMMANDS.items(), ids=COMMANDS)
+def test_every_command_explains_itself_and_its_options(headsweep, command, options):
+    ended = headsweep(*command.split(), "--help")
+    assert ended.code == 0
+    assert ended.err == ""
+    missing = {option for option in options if option not in ended.out}
+    assert not missing
+    assert "--debug" in ended.out
+
+
+def test_help_lists_every_command(headsweep):
+    ended = headsweep("--help")
+    assert ended.code == 0
+    assert not {c for c in COMMANDS if f"\n  {c.split()[0]} " not in ended.out}
+
+
+def test_version_is_that_of_the_installed_package(headsweep):
+    from importlib.metadata import version
+
+    ended = headsweep("--version")
+    assert (ended.code, ended.out) == (0, f"headsweep {version('headsweep')}\n")
+
+
+@pytest.mark.parametrize("module", ["headsweep", "headsweep.cli"])
+def test_help_loads_no_heavy_library(module):
+    """A completion or a typo must not wait for torch; the list names what takes seconds."""
+    heavy = ["torch", "optuna", "sqlalchemy", "hydra", "pydantic", "numpy", "matplotlib", "pyarrow"]
+    code = (
+        "import sys, runpy, json\n"
+        f"sys.argv = ['headsweep', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        f"    print(json.dumps([end.code, [m for m in {heavy!r} if m in sys.modules]]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+@pytest.mark.parametrize(
+    ("args", "law"),
+    [
+        (["run"], "Missing argument 'STUDY.yaml'"),
+        (["launch"], "No such command 'launch'"),
+        (["run", "study.yaml", "--worker", "2"], "No such option"),
+        (["run", "study.yaml", "--workers", "0"], "0 is not in the range x>=1"),
+        (["run", "study.yaml", "--slots", "many"], "'many' is not a valid integer"),
+        (["run", "study.yaml", "--device", "gpu"], "must be auto, cpu, cuda or cuda:i"),
+        (["export", "study", "--trial", "last", "-o", "x.yaml"], "must be best or the number"),
+        (["export", "study"], "Missing option '-o'"),
+        (["leaderboard", "show", "no/such/folder"], "does not exist"),
+        (["dashboard", "--port", "99999"], "99999 is not in the range"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_usage_error_is_one_line_and_exit_code_2(headsweep, args, law):
+    ended = headsweep(*args)
+    assert (ended.code, ended.out) == (2, "")
+    assert law in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback_on_either_side_of_the_command(headsweep):
+    quiet = headsweep("train", "training.batch_size=none")
+    assert quiet.code == 2
+    assert "Traceback" not in quiet.err
+    for args in (
+        ["--debug", "train", "training.batch_size=none"],
+        ["train", "--debug", "training.batch_size=none"],
+        ["train", "training.batch_size=none", "--debug"],
+    ):
+        ended = headsweep(*args)
+        assert ended.code == 2
+        assert ended.err.startswith("Traceback")
+        assert ended.err.splitlines()[-1] == quiet.err.strip()
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """`headsweep --help | head -1`: the pipe closes while we write."""
+    command = f"'{sys.executable}' -m headsweep run --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
