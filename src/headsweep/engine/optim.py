@@ -1,6 +1,6 @@
 """One optimiser step for one slot: PyTorch's own fused kernels, called without their wrappers.
 
-The wrappers of `torch.optim` cost more than a linear head's whole update; the operators below are
+The wrappers of `torch.optim` cost more than a linear head's whole update; the functions below are
 the ones they call, so the numbers are those of `torch.optim.AdamW` and `SGD` with `fused=True`.
 """
 
@@ -18,41 +18,49 @@ EPSILON = 1e-8
 
 
 class Optimizer(ABC):
-    """Moments of one slot's parameters, updated in place."""
+    """Updates one slot's parameters in place from gradients that lie in fixed buffers."""
 
-    def __init__(self, params: Sequence[Tensor], training: TrainingConfig) -> None:
-        self.params = list(params)
+    def __init__(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
+    ) -> None:
         self.training = training
+        self.bind(params, grads)
 
-    def step(self, grads: Sequence[Tensor], learning_rate: float) -> None:
-        """Update the parameters from gradients of the same shapes; clips them in place."""
+    def bind(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Go on with the same parameters and gradient buffers at another place in memory."""
+        self.params, self.grads = list(params), list(grads)
+
+    def step(self, learning_rate: float) -> None:
+        """Update the parameters; gradients are clipped in place."""
         if self.training.clip_norm is not None:
-            _clip(grads, self.training.clip_norm)
-        self._update(list(grads), learning_rate)
+            _clip(self.grads, self.training.clip_norm)
+        self._update(learning_rate)
 
     @abstractmethod
-    def _update(self, grads: list[Tensor], learning_rate: float) -> None: ...
+    def _update(self, learning_rate: float) -> None: ...
 
 
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    def __init__(self, params: Sequence[Tensor], training: TrainingConfig) -> None:
-        super().__init__(params, training)
+    def __init__(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
+    ) -> None:
+        super().__init__(params, grads, training)
         self.exp_avgs = [torch.zeros_like(p) for p in self.params]
         self.exp_avg_sqs = [torch.zeros_like(p) for p in self.params]
-        self.steps = [torch.zeros((), device=p.device) for p in self.params]
+        self.count = torch.zeros((), device=self.params[0].device)
+        self.counts = [self.count] * len(self.params)
 
-    def _update(self, grads: list[Tensor], learning_rate: float) -> None:
-        for step in self.steps:
-            step += 1
-        torch.ops.aten._fused_adamw_(
+    def _update(self, learning_rate: float) -> None:
+        self.count += 1
+        torch._fused_adamw_(
             self.params,
-            grads,
+            self.grads,
             self.exp_avgs,
             self.exp_avg_sqs,
             [],
-            self.steps,
+            self.counts,
             lr=learning_rate,
             beta1=self.training.beta1,
             beta2=self.training.beta2,
@@ -66,15 +74,17 @@ class AdamW(Optimizer):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum and coupled weight decay."""
 
-    def __init__(self, params: Sequence[Tensor], training: TrainingConfig) -> None:
-        super().__init__(params, training)
+    def __init__(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
+    ) -> None:
+        super().__init__(params, grads, training)
         self.momenta = [torch.zeros_like(p) for p in self.params]
         self.first = True
 
-    def _update(self, grads: list[Tensor], learning_rate: float) -> None:
-        torch.ops.aten._fused_sgd_(
+    def _update(self, learning_rate: float) -> None:
+        torch._fused_sgd_(
             self.params,
-            grads,
+            self.grads,
             self.momenta,
             lr=learning_rate,
             momentum=self.training.momentum,
@@ -87,9 +97,12 @@ class SGD(Optimizer):
         self.first = False
 
 
-def make_optimizer(params: Sequence[Tensor], training: TrainingConfig) -> Optimizer:
+def make_optimizer(
+    params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
+) -> Optimizer:
     """The optimiser that `training.optimizer` names."""
-    return AdamW(params, training) if training.optimizer == "adamw" else SGD(params, training)
+    kind = AdamW if training.optimizer == "adamw" else SGD
+    return kind(params, grads, training)
 
 
 def _clip(grads: Sequence[Tensor], max_norm: float) -> None:

@@ -53,6 +53,7 @@ class LinearProgram(Program):
         self.weight = self.x.new_zeros(0, self.n_labels, self.width)
         self.bias = self.x.new_zeros(0, self.n_labels)
         self.weight_grad = torch.empty_like(self.weight)
+        self.bias_grad = torch.empty_like(self.bias)
 
     def admit(self, slot: Slot) -> None:
         """Stack the slot's weights behind the others'."""
@@ -63,7 +64,7 @@ class LinearProgram(Program):
         place = len(self.members)
         self._reserve(place + 1)
         self.weight[place], self.bias[place] = weight, bias
-        optimizer = make_optimizer([self.weight[place], self.bias[place]], config.training)
+        optimizer = make_optimizer(*self._buffers(place), config.training)
         loss = loss_settings(config.training, self.inputs.pos_weight)
         self.members.append(_Member(slot, optimizer, loss, weight.clone(), bias.clone()))
         self._group_losses()
@@ -73,12 +74,10 @@ class LinearProgram(Program):
         place = self._place(slot)
         last = self.members.pop()
         if last.slot is not slot:
+            behind = len(self.members)
+            self.weight[place], self.bias[place] = self.weight[behind], self.bias[behind]
             self.members[place] = last
-            self.weight[place], self.bias[place] = (
-                self.weight[len(self.members)],
-                self.bias[len(self.members)],
-            )
-            last.optimizer.params = [self.weight[place], self.bias[place]]
+            last.optimizer.bind(*self._buffers(place))
         self._group_losses()
 
     def train_batch(self, rows: Tensor, tape_step: int) -> None:
@@ -96,11 +95,9 @@ class LinearProgram(Program):
             weight, flat_error, x, beta=0, alpha=scale,
             out=self.weight_grad[:count].view(count * n_labels, self.width),
         )  # fmt: skip
-        bias_grad = error.sum(dim=2).mul_(scale)
-        for place, member in enumerate(self.members):
-            member.optimizer.step(
-                [self.weight_grad[place], bias_grad[place]], member.slot.next_learning_rate()
-            )
+        torch.sum(error, dim=2, out=self.bias_grad[:count]).mul_(scale)
+        for member in self.members:
+            member.optimizer.step(member.slot.next_learning_rate())
 
     def validate(self) -> tuple[list[Slot], Tensor]:
         """Probabilities of all slots from one product."""
@@ -128,6 +125,13 @@ class LinearProgram(Program):
 
     def _place(self, slot: Slot) -> int:
         return next(i for i, member in enumerate(self.members) if member.slot is slot)
+
+    def _buffers(self, place: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters and gradient buffers of the slot at a place of the stack."""
+        return (
+            [self.weight[place], self.bias[place]],
+            [self.weight_grad[place], self.bias_grad[place]],
+        )
 
     def _error(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Gradient of the summed losses `(K, c, b)`; slots of one loss kind are done together."""
@@ -159,6 +163,7 @@ class LinearProgram(Program):
         weight = self.x.new_zeros(capacity, self.n_labels, self.width)
         bias = self.x.new_zeros(capacity, self.n_labels)
         weight[: len(self.weight)], bias[: len(self.bias)] = self.weight, self.bias
-        self.weight, self.bias, self.weight_grad = weight, bias, torch.empty_like(weight)
+        self.weight, self.weight_grad = weight, torch.empty_like(weight)
+        self.bias, self.bias_grad = bias, torch.empty_like(bias)
         for place, member in enumerate(self.members):
-            member.optimizer.params = [self.weight[place], self.bias[place]]
+            member.optimizer.bind(*self._buffers(place))

@@ -40,13 +40,13 @@ class SingleTrainer(ABC, Generic[Batch]):
         )
         self.params: list[Tensor] = [p.detach() for p in self.head.parameters()]
         self.grads: list[Tensor] = [torch.empty_like(p) for p in self.params]
-        self.optimizer = make_optimizer(self.params, config.training)
+        self.optimizer = make_optimizer(self.params, self.grads, config.training)
         self.best = {name: t.clone() for name, t in self.head.state_dict().items()}
 
     def train_batch(self, batch: Batch) -> None:
         """One optimiser step."""
         self.compute_gradients(batch)
-        self.optimizer.step(self.grads, self.slot.next_learning_rate())
+        self.optimizer.step(self.slot.next_learning_rate())
 
     def keep_best(self) -> None:
         """Copy the present weights."""
