@@ -19,7 +19,6 @@ COMMANDS = {
     "leaderboard verify": set(),
     "dashboard": {"--storage", "--port"},
     "data synth": set(),
-    "data prepare": set(),
     "data pack": set(),
     "data check": set(),
     "train": {"--config"},

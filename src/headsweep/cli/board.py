@@ -31,6 +31,6 @@ def show(folder: Path) -> None:
 @folder
 def verify(folder: Path) -> None:
     """Train again from the exported configs of DIR and compare with what it holds."""
-    from headsweep.cli.tables import print_verification
+    from headsweep.leaderboard.verify import verify as train_again
 
-    print_verification(folder)
+    click.echo(train_again(folder))

@@ -49,6 +49,11 @@ out = click.option(
     metavar="DIR",
     help="Folder of the leaderboard.  [default: outputs/<study>]",
 )
+reopen = click.option(
+    "--reopen",
+    metavar="WHY",
+    help="Open test again for other finalists; the reason is shown on the leaderboard.",
+)
 overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(
     "study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path, dir_okay=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ from headsweep.cli.command import Command
 @options.slots
 @options.n_trials
 @options.out
+@options.reopen
 def run(
     study_file: Path,
     overrides: tuple[str, ...],
@@ -33,6 +35,7 @@ def run(
     slots: int,
     n_trials: int | None,
     out: Path | None,
+    reopen: str | None,
 ) -> None:
     """Search, confirm, open test once, write the leaderboard.
 
@@ -49,6 +52,7 @@ def run(
         n_workers=workers,
         n_trials=n_trials,
         out=out,
+        reopen=reopen,
     )
 
 
@@ -86,12 +90,15 @@ def worker(study_name: str, storage_url: str, device: str, slots: int) -> None:
 @options.study_name
 @options.storage
 @options.out
-def finalize(study_name: str, storage_url: str, out: Path | None) -> None:
+@options.reopen
+def finalize(study_name: str, storage_url: str, out: Path | None, reopen: str | None) -> None:
     """Confirm finalists, open test once, write the leaderboard."""
     from headsweep.cli.job import finalize_study
     from headsweep.settings import EngineSettings
 
-    finalize_study(study_name, storage_url=storage_url, engine=EngineSettings(), out=out)
+    finalize_study(
+        study_name, storage_url=storage_url, engine=EngineSettings(), out=out, reopen=reopen
+    )
 
 
 @click.command(cls=Command)
@@ -101,8 +108,17 @@ def finalize(study_name: str, storage_url: str, out: Path | None) -> None:
 def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
     """Show trials by state, best value, speed, live workers."""
     from headsweep.cli.tables import print_status
+    from headsweep.studies.store import open_storage, study_names
+    from headsweep.studies.trials import summarize
 
-    print_status(study_name, storage_url=storage_url, as_json=as_json)
+    storage = open_storage(storage_url)
+    names = study_names(storage) if study_name is None else (study_name,)
+    summaries = [summarize(name, storage) for name in names]
+    if as_json:
+        plain = [summary.to_dict() for summary in summaries]
+        click.echo(json.dumps(plain if study_name is None else plain[0], indent=2))
+    else:
+        print_status(summaries)
 
 
 @click.command(cls=Command)
@@ -137,8 +153,9 @@ def export(study_name: str, storage_url: str, trial: int | None, output: Path) -
 def dashboard(storage_url: str, port: int) -> None:
     """Open optuna-dashboard on the storage, at 127.0.0.1 only."""
     from headsweep.cli.dashboard import serve
+    from headsweep.studies.store import open_storage
 
-    serve(storage_url, port=port)
+    serve(open_storage(storage_url), port=port)
 
 
 def _trial(value: str) -> int | None:

@@ -12,9 +12,20 @@ from rich.console import Console
 from rich.table import Table
 
 from headsweep.errors import OutputError
+from headsweep.studies.trials import Summary
 
 PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""
+
+
+STATES = {
+    "complete": "COMPLETE",
+    "pruned": "PRUNED",
+    "running": "RUNNING",
+    "waiting": "WAITING",
+    "failed": "FAIL",
+}
+"""Columns of the status table, and Optuna's states that they count."""
 
 
 def console() -> Console:
@@ -97,3 +108,26 @@ def _mean_and_interval(summary: Mapping[str, float | None]) -> str:
     if mean is None:
         return "-"
     return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if None not in (low, high) else "")
+
+
+def print_status(summaries: Sequence[Summary]) -> None:
+    """Print how far every study is, a row a study."""
+    header = ["study", "done", *STATES, "workers", "best", "trials/min", "minutes left", "saved"]
+    print_table(header, [_status_row(summary) for summary in summaries])
+    for summary in summaries:
+        if summary.last_failure:
+            console().print(f"{summary.study}: the last failure was: {summary.last_failure}")
+
+
+def _status_row(summary: Summary) -> list[str]:
+    left = summary.minutes_left
+    return [
+        summary.study,
+        f"{summary.finished}/{summary.n_trials}",
+        *(str(summary.states[state]) for state in STATES.values()),
+        str(summary.live_workers),
+        "-" if summary.best_value is None else f"{summary.best_value:.4f}",
+        f"{summary.trials_per_minute:.1f}",
+        "-" if left is None else f"{left:.1f}",
+        f"{summary.share_not_trained:.0%}",
+    ]
