@@ -45,6 +45,13 @@ def write_changes(connection: Connection, changes: Mapping[int, Changes]) -> fro
     """
     running = lock_running(connection, changes)
     kept = {key: change for key, change in changes.items() if key in running}
+    write_details(connection, kept)
+    end_trials(connection, {key: c.end for key, c in kept.items() if c.end is not None})
+    return frozenset(changes.keys() - running)
+
+
+def write_details(connection: Connection, changes: Mapping[int, Changes]) -> None:
+    """Writes params, reports and attributes, whatever the state of the trials."""
     upsert(
         connection,
         PARAMS,
@@ -56,7 +63,7 @@ def write_changes(connection: Connection, changes: Mapping[int, Changes]) -> fro
                 "param_value": value,
                 "distribution_json": distribution_to_json(distribution),
             }
-            for key, change in kept.items()
+            for key, change in changes.items()
             for name, (value, distribution) in change.params.items()
         ],
     )
@@ -66,14 +73,12 @@ def write_changes(connection: Connection, changes: Mapping[int, Changes]) -> fro
         ("trial_id", "step"),
         [
             {"trial_id": key, "step": step, **stored_report(value)}
-            for key, change in kept.items()
+            for key, change in changes.items()
             for step, value in change.reports.items()
         ],
     )
-    write_attrs(connection, USER_ATTRS, {key: c.user_attrs for key, c in kept.items()})
-    write_attrs(connection, SYSTEM_ATTRS, {key: c.system_attrs for key, c in kept.items()})
-    end_trials(connection, {key: c.end for key, c in kept.items() if c.end is not None})
-    return frozenset(changes.keys() - running)
+    write_attrs(connection, USER_ATTRS, {key: c.user_attrs for key, c in changes.items()})
+    write_attrs(connection, SYSTEM_ATTRS, {key: c.system_attrs for key, c in changes.items()})
 
 
 def lock_running(connection: Connection, trial_ids: Iterable[int]) -> frozenset[int]:

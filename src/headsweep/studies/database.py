@@ -58,8 +58,8 @@ class Database:
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         return self._run(lambda: self.engine.connect().execution_options(**options), work)
 
-    def write(self, work: Callable[[Connection], T], *, study_id: int) -> T:
-        """Runs `work` in one transaction under the lock of a study.
+    def write(self, work: Callable[[Connection], T], *, study_id: int | None) -> T:
+        """Runs `work` in one transaction, under the lock of a study unless that is None.
 
         `work` may run twice when the connection broke: it must bear that its effects stand already.
 
@@ -68,7 +68,7 @@ class Database:
         """
 
         def locked(connection: Connection) -> T:
-            if self.dialect == "postgresql":
+            if self.dialect == "postgresql" and study_id is not None:
                 connection.exec_driver_sql(
                     f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, {study_id})"
                 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from optuna import Study
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
@@ -189,6 +190,11 @@ def frozen_trial(
         intermediate_values={},
         trial_id=trial_id,
     )
+
+
+def forget_asked_trials(study: Study) -> None:
+    """Makes a study read its trials again; between `ask`s it would keep those it saw."""
+    study._thread_local.cached_all_trials = None
 
 
 def trial_id(trial: FrozenTrial) -> int:

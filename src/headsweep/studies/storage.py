@@ -227,12 +227,18 @@ class BatchedStorage(BaseStorage):
     def flush(self) -> frozenset[int]:
         """Writes all that waits; the ids of trials that another process had ended meanwhile."""
         with self._lock:
-            changes, self._changes = self._changes, {}
+            changes = self.take_changes()
             lost: frozenset[int] = frozenset()
             for study_id in {self._study_of[key] for key in changes}:
                 mine = {k: c for k, c in changes.items() if self._study_of[k] == study_id}
                 lost |= self._write(study_id, mine)
             return lost
+
+    def take_changes(self) -> dict[int, Changes]:
+        """All that waits, which is now the caller's to write."""
+        with self._lock:
+            changes, self._changes = self._changes, {}
+            return changes
 
     def adopt(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Takes claimed trials as this process's own."""

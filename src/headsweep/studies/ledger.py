@@ -1,0 +1,316 @@
+"""Who runs which trial: claims under the budget, leases, successors of dead trials.
+
+Every function here runs inside one transaction under the study's lock, so that *reap, count, claim,
+first heartbeat* is one step for all workers. The budget is counted in trials that are COMPLETE,
+PRUNED or RUNNING. A trial that loses its worker is succeeded by a WAITING copy with the same
+params, written before the dead one becomes FAIL; one that fails by itself has no successor.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Text, func, insert, literal_column, select, update
+
+from headsweep.errors import SearchError
+from headsweep.studies.batch import (
+    Changes,
+    end_trials,
+    lock_running,
+    write_attrs,
+    write_changes,
+    write_details,
+    write_heartbeats,
+)
+from headsweep.studies.schema import (
+    HEARTBEATS,
+    RUNG_PREFIX,
+    STUDIES,
+    STUDY_ATTRS,
+    SYSTEM_ATTRS,
+    TRIALS,
+    USER_ATTRS,
+    fetch_trials,
+    frozen_trial,
+    to_local,
+    trial_id,
+    utc_now,
+)
+
+N_TRIALS = "headsweep:n_trials"
+"""Study attribute: the budget, apart from the definition since it may grow."""
+
+RETRY_OF = "retry_of"
+"""Trial attribute: the number of the trial that this one runs again."""
+RETRIES = "retries"
+"""Trial attribute: how often the trial lost its worker by a crash."""
+LOST = "lost"
+"""Trial attribute: why the worker of a trial that was succeeded stopped running it."""
+FAILURE = "failure"
+"""Trial attribute: why a trial failed by itself; such trials count towards the failure cap."""
+WORKER = "worker"
+"""Trial attribute: the worker that runs or ran the trial."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a worker got: trials to run, and whether the study may still need it."""
+
+    trials: tuple[FrozenTrial, ...]
+    others_running: int
+    """RUNNING trials of other workers; each may come back if its worker dies."""
+    budget_left: int
+
+
+def claim(
+    connection: Connection,
+    study_id: int,
+    n_wanted: int,
+    *,
+    worker: str,
+    own: Iterable[int],
+    lease_s: float,
+    max_retries: int,
+    max_failures: int,
+) -> Claims:
+    """Takes over dead trials, then claims up to `n_wanted` within the budget.
+
+    Args:
+        own: trials that the caller runs already.
+
+    Raises:
+        SearchError: more than `max_failures` trials failed by themselves.
+    """
+    # Stock Optuna numbers its trials under a lock on this row.
+    locked_study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id)
+    connection.execute(locked_study.with_for_update())
+    now = database_now(connection)
+    reap(connection, study_id, now, lease_s=lease_s, max_retries=max_retries)
+    _stop_after_failures(connection, study_id, max_failures)
+    counts = count_states(connection, study_id)
+    spent = sum(counts[s] for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+    left = max(0, budget(connection, study_id) - spent)
+    waiting = _start_waiting(connection, study_id, min(n_wanted, left), now)
+    n_new = min(n_wanted, left) - len(waiting)
+    new = _start_new(connection, study_id, n_new, sum(counts.values()), now)
+    trials = (*waiting, *new)
+    claimed = [trial_id(trial) for trial in trials]
+    write_attrs(connection, USER_ATTRS, {key: {WORKER: worker} for key in claimed})
+    write_heartbeats(connection, claimed, now)
+    others = live_trials(connection, study_id, now, lease_s=float("inf")) - {*own, *claimed}
+    return Claims(trials, len(others), left - len(trials))
+
+
+def renew(connection: Connection, trial_ids: Iterable[int]) -> None:
+    """Says that these trials are alive."""
+    write_heartbeats(connection, trial_ids, database_now(connection))
+
+
+def reap(
+    connection: Connection,
+    study_id: int,
+    now: datetime.datetime,
+    *,
+    lease_s: float,
+    max_retries: int,
+) -> None:
+    """Fails the trials whose lease ran out, each after its successor was queued.
+
+    A trial that lost its worker more than `max_retries` times has none: it probably kills them.
+    """
+    beats = (
+        select(TRIALS.c.trial_id)
+        .join(HEARTBEATS)
+        .where(
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.state == TrialState.RUNNING,
+            HEARTBEATS.c.heartbeat < now - datetime.timedelta(seconds=lease_s),
+        )
+    )
+    dead = fetch_trials(connection, connection.execute(beats).scalars())
+    if not dead:
+        return
+    poison = [t for t in dead if t.user_attrs.get(RETRIES, 0) >= max_retries]
+    lost = [t for t in dead if t.user_attrs.get(RETRIES, 0) < max_retries]
+    _succeed(connection, study_id, lost, "its lease ran out", crashed=True)
+    reason = f"its worker died {max_retries + 1} times"
+    write_attrs(connection, USER_ATTRS, {trial_id(t): {FAILURE: reason} for t in poison})
+    end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in dead})
+    _forget_rungs(connection, dead)
+
+
+def hand_back(
+    connection: Connection,
+    study_id: int,
+    changes: Mapping[int, Changes],
+    trial_ids: Sequence[int],
+    *,
+    crashed: bool,
+) -> None:
+    """Gives up trials that are still ours; their successors wait for the next worker.
+
+    Args:
+        changes: what is to be written first, as the end of other trials.
+        crashed: whether the worker failed, which counts as a retry, or was told to stop.
+    """
+    write_changes(connection, changes)
+    reason = "its worker failed" if crashed else "its worker was told to stop"
+    trials = fetch_trials(connection, lock_running(connection, trial_ids))
+    _succeed(connection, study_id, trials, reason, crashed=crashed)
+    end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in trials})
+    _forget_rungs(connection, trials)
+
+
+def count_states(connection: Connection, study_id: int) -> dict[TrialState, int]:
+    """Number of trials in each state, all states present."""
+    query = (
+        select(TRIALS.c.state, func.count())
+        .where(TRIALS.c.study_id == study_id)
+        .group_by(TRIALS.c.state)
+    )
+    counts = dict.fromkeys(TrialState, 0)
+    counts.update((state, n) for state, n in connection.execute(query))
+    return counts
+
+
+def live_trials(
+    connection: Connection, study_id: int, now: datetime.datetime, *, lease_s: float
+) -> frozenset[int]:
+    """RUNNING trials that hold a lease."""
+    query = (
+        select(TRIALS.c.trial_id, HEARTBEATS.c.heartbeat)
+        .join(HEARTBEATS)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
+    )
+    return frozenset(
+        key for key, beat in connection.execute(query) if (now - beat).total_seconds() <= lease_s
+    )
+
+
+def budget(connection: Connection, study_id: int) -> int:
+    """The number of trials that the study is to finish."""
+    query = select(STUDY_ATTRS.c.value_json).where(
+        STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == N_TRIALS
+    )
+    return int(json.loads(connection.execute(query).scalar_one()))
+
+
+def database_now(connection: Connection) -> datetime.datetime:
+    """Naive UTC by the clock that all workers of the database share."""
+    if connection.dialect.name == "sqlite":
+        return utc_now()
+    now = connection.exec_driver_sql("SELECT clock_timestamp() AT TIME ZONE 'UTC'").scalar_one()
+    assert isinstance(now, datetime.datetime)
+    return now
+
+
+def _start_waiting(
+    connection: Connection, study_id: int, n: int, now: datetime.datetime
+) -> list[FrozenTrial]:
+    query = (
+        select(TRIALS.c.trial_id)
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
+        .order_by(TRIALS.c.trial_id)
+        .limit(n)
+    )
+    ids = list(connection.execute(query).scalars())
+    connection.execute(
+        update(TRIALS)
+        .where(TRIALS.c.trial_id.in_(ids))
+        .values(state=TrialState.RUNNING, datetime_start=now)
+    )
+    return fetch_trials(connection, ids)
+
+
+def _start_new(
+    connection: Connection, study_id: int, n: int, first_number: int, now: datetime.datetime
+) -> list[FrozenTrial]:
+    ids = _insert_trials(connection, study_id, n, first_number, TrialState.RUNNING, now)
+    return [
+        frozen_trial(key, first_number + i, TrialState.RUNNING, to_local(now))
+        for i, key in enumerate(ids)
+    ]
+
+
+def _insert_trials(
+    connection: Connection,
+    study_id: int,
+    n: int,
+    first_number: int,
+    state: TrialState,
+    start: datetime.datetime | None,
+) -> list[int]:
+    if n == 0:
+        return []
+    rows = [
+        {"study_id": study_id, "number": first_number + i, "state": state, "datetime_start": start}
+        for i in range(n)
+    ]
+    statement = insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
+
+
+def _succeed(
+    connection: Connection,
+    study_id: int,
+    trials: Sequence[FrozenTrial],
+    reason: str,
+    *,
+    crashed: bool,
+) -> None:
+    """Queues a WAITING copy of each trial: its params and lineage, nothing of what it reported."""
+    first_number = sum(count_states(connection, study_id).values())
+    ids = _insert_trials(connection, study_id, len(trials), first_number, TrialState.WAITING, None)
+    changes: dict[int, Changes] = {}
+    for key, trial in zip(ids, trials, strict=True):
+        retries = trial.user_attrs.get(RETRIES, 0) + int(crashed)
+        changes[key] = Changes(
+            params={
+                name: (distribution.to_internal_repr(trial.params[name]), distribution)
+                for name, distribution in trial.distributions.items()
+            },
+            user_attrs={RETRY_OF: trial.number, RETRIES: retries},
+            system_attrs={
+                name: value
+                for name, value in trial.system_attrs.items()
+                if not name.startswith(RUNG_PREFIX)
+            },
+        )
+    write_details(connection, changes)
+    write_attrs(connection, USER_ATTRS, {trial_id(t): {LOST: reason} for t in trials})
+
+
+def _forget_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None:
+    """Takes dead trials out of the competition at the rungs, where their successors enter."""
+    # Renamed, not deleted: SQLite would give the keys of deleted rows to new ones.
+    ids = [trial_id(trial) for trial in trials]
+    connection.execute(
+        update(SYSTEM_ATTRS)
+        .where(SYSTEM_ATTRS.c.trial_id.in_(ids), SYSTEM_ATTRS.c.key.startswith(RUNG_PREFIX))
+        .values(key=literal_column("'lost_'", Text) + SYSTEM_ATTRS.c.key)
+    )
+
+
+def _stop_after_failures(connection: Connection, study_id: int, max_failures: int) -> None:
+    query = (
+        select(TRIALS.c.number, USER_ATTRS.c.value_json)
+        .join(USER_ATTRS, USER_ATTRS.c.trial_id == TRIALS.c.trial_id)
+        .where(
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.state == TrialState.FAIL,
+            USER_ATTRS.c.key == FAILURE,
+        )
+        .order_by(TRIALS.c.trial_id)
+    )
+    failures: list[Any] = list(connection.execute(query))
+    if len(failures) > max_failures:
+        number, reason = failures[-1]
+        raise SearchError(
+            f"a study must have at most {max_failures} failed trials, found {len(failures)}; "
+            f"the last is trial {number}: {json.loads(reason)}"
+        )

@@ -1,0 +1,182 @@
+"""Studies in a store: created once, continued under the same definition, read by name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from sqlalchemy import Connection, select
+
+from headsweep.errors import StudyError
+from headsweep.studies.batch import upsert
+from headsweep.studies.database import open_database
+from headsweep.studies.definition import StudySpec, difference, spec_from_json, spec_to_json
+from headsweep.studies.ledger import N_TRIALS, count_states
+from headsweep.studies.schema import STUDY_ATTRS
+from headsweep.studies.storage import BatchedStorage
+
+DEFINITION = "headsweep:definition"
+FINGERPRINT = "headsweep:fingerprint"
+N_WORKERS = "headsweep:n_workers"
+"""Study attribute: how many workers joined so far; each draws from a stream of its own."""
+DATA = "headsweep:data"
+"""Study attribute: fingerprints of the manifests and features that the study was searched on."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def open_storage(url: str, *, create: bool = False, outage_s: float = 0.0) -> BatchedStorage:
+    """The Optuna storage at a URL.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://…`.
+        create: whether a SQLite file, its folder and the tables may be made.
+        outage_s: how long a transaction is tried again while the database cannot be reached.
+
+    Raises:
+        StorageError: the URL is of another kind, cannot be reached, or holds something else.
+    """
+    return BatchedStorage(open_database(url, create=create, outage_s=outage_s), create=create)
+
+
+def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:
+    """Creates the study, or continues it with a budget that may have grown; its id.
+
+    Raises:
+        StudyError: a study of this name exists with another definition or a larger budget.
+    """
+    try:
+        study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
+    except optuna.exceptions.DuplicatedStudyError:
+        study_id = storage.get_study_id_from_name(spec.name)
+
+    def define(connection: Connection) -> None:
+        stored = _attrs(connection, study_id)
+        if DEFINITION in stored:
+            _check_same(spec, stored)
+        elif any(count_states(connection, study_id).values()):
+            raise StudyError(
+                f"{spec.name}: a study of this name must be one of headsweep's, found another's"
+            )
+        _write_attrs(
+            connection,
+            study_id,
+            {
+                DEFINITION: spec_to_json(spec),
+                FINGERPRINT: spec.fingerprint(),
+                N_TRIALS: spec.n_trials,
+            },
+        )
+
+    storage.database.write(define, study_id=study_id)
+    return study_id
+
+
+def load_spec(name: str, storage: BatchedStorage) -> StudySpec:
+    """The definition of a study, with its present budget.
+
+    Raises:
+        StudyError: no study of that name is in the store.
+    """
+    attrs = storage.get_study_user_attrs(study_id_of(name, storage))
+    if DEFINITION not in attrs:
+        raise StudyError(f"{name}: a study must have a definition of headsweep's, found none")
+    spec = spec_from_json(attrs[DEFINITION])
+    return spec.model_copy(update={"n_trials": attrs[N_TRIALS]})
+
+
+def study_id_of(name: str, storage: BatchedStorage) -> int:
+    """The id of a study.
+
+    Raises:
+        StudyError: no study of that name is in the store.
+    """
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        known = ", ".join(study_names(storage)) or "none"
+        raise StudyError(
+            f"{storage.database.shown}: the study must exist, found no {name!r} (there: {known})"
+        ) from None
+
+
+def study_names(storage: BatchedStorage) -> tuple[str, ...]:
+    """Names of headsweep's studies in the store."""
+    return tuple(s.study_name for s in storage.get_all_studies() if DEFINITION in s.user_attrs)
+
+
+def pin_data(study_id: int, fingerprints: Mapping[str, str], storage: BatchedStorage) -> None:
+    """Binds a study to the data it is searched on; the first worker sets it, all others compare.
+
+    Args:
+        fingerprints: of every manifest and feature matrix, by name.
+
+    Raises:
+        StudyError: the data are not those of the study.
+    """
+
+    def pin(connection: Connection) -> None:
+        pinned = _attrs(connection, study_id).get(DATA)
+        if pinned is None:
+            _write_attrs(connection, study_id, {DATA: dict(fingerprints)})
+            return
+        changed = [k for k in {*pinned, *fingerprints} if pinned.get(k) != fingerprints.get(k)]
+        if changed:
+            name = min(changed)
+            raise StudyError(
+                f"{name}: the data must be those the study was begun with (fingerprint "
+                f"{str(pinned.get(name))[:12]}), found {str(fingerprints.get(name))[:12]}"
+            )
+
+    storage.database.write(pin, study_id=study_id)
+
+
+def next_worker_index(study_id: int, storage: BatchedStorage) -> int:
+    """The number of workers that joined before."""
+
+    def count(connection: Connection) -> int:
+        index: int = _attrs(connection, study_id).get(N_WORKERS, 0)
+        _write_attrs(connection, study_id, {N_WORKERS: index + 1})
+        return index
+
+    return storage.database.write(count, study_id=study_id)
+
+
+def pinned_data(study_id: int, storage: BatchedStorage) -> Mapping[str, str]:
+    """Fingerprints of the data a study is bound to; empty before its first worker began."""
+    data: Mapping[str, str] = storage.get_study_user_attrs(study_id).get(DATA, {})
+    return data
+
+
+def _check_same(spec: StudySpec, stored: Mapping[str, Any]) -> None:
+    if stored[FINGERPRINT] != spec.fingerprint():
+        found = difference(spec_from_json(stored[DEFINITION]), spec)
+        raise StudyError(
+            f"{spec.name}: a study that exists must keep its definition, found that {found}; "
+            "give the changed study another name"
+        )
+    if spec.n_trials < stored[N_TRIALS]:
+        raise StudyError(
+            f"{spec.name}: study.n_trials may only grow from {stored[N_TRIALS]}, "
+            f"found {spec.n_trials}"
+        )
+
+
+def _attrs(connection: Connection, study_id: int) -> dict[str, Any]:
+    query = select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
+        STUDY_ATTRS.c.study_id == study_id
+    )
+    return {key: json.loads(value) for key, value in connection.execute(query)}
+
+
+def _write_attrs(connection: Connection, study_id: int, attrs: Mapping[str, Any]) -> None:
+    rows = [
+        {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
+        for key, value in attrs.items()
+    ]
+    upsert(connection, STUDY_ATTRS, ("study_id", "key"), rows)
