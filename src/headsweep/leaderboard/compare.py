@@ -1,0 +1,154 @@
+"""Differences between a file of a leaderboard and the same file made again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One value that differs: where in the file, both values, and by how much (inf: not a number).
+
+    `found` is what the leaderboard holds, `expected` what was made again.
+    """
+
+    place: str
+    found: Any
+    expected: Any
+    size: float
+
+    def __str__(self) -> str:
+        amount = f", largest difference {self.size:.3g}" if math.isfinite(self.size) else ""
+        return f"found {self.place} = {self.found} where {self.expected} is expected{amount}"
+
+
+def largest_difference(found: Path, expected: Path) -> Difference | None:
+    """The largest difference of two files of one kind; None when they hold the same.
+
+    A file that is missing or unreadable differs as a whole.
+    """
+    try:
+        differences = list(_COMPARE[found.suffix](found, expected))
+    except (OSError, ValueError, KeyError, pa.ArrowException, safetensors.SafetensorError) as error:
+        return Difference("file", str(error), "a readable file", math.inf)
+    return max(differences, key=lambda difference: difference.size, default=None)
+
+
+def _json(found: Path, expected: Path) -> Iterator[Difference]:
+    yield from _plain("", json.loads(found.read_text()), json.loads(expected.read_text()))
+
+
+def _plain(place: str, found: Any, expected: Any) -> Iterator[Difference]:
+    """Leaves of plain data that differ."""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        for key in sorted({*found, *expected}):
+            inner = f"{place}.{key}" if place else key
+            yield from _plain(inner, found.get(key, "absent"), expected.get(key, "absent"))
+    elif found != expected:
+        yield Difference(place, found, expected, _distance(found, expected))
+
+
+def _csv(found: Path, expected: Path) -> Iterator[Difference]:
+    yield from _plain("", _cells(found), _cells(expected))
+
+
+def _cells(path: Path) -> dict[str, dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        f"row {i}": {str(name): _number(cell) for name, cell in row.items()}
+        for i, row in enumerate(rows, start=1)
+    }
+
+
+def _parquet(found: Path, expected: Path) -> Iterator[Difference]:
+    ours, theirs = pq.read_table(found), pq.read_table(expected)
+    if ours.column_names != theirs.column_names or len(ours) != len(theirs):
+        a, b = (f"{len(table)} rows of {table.column_names}" for table in (ours, theirs))
+        yield Difference("shape", a, b, math.inf)
+        return
+    for name in ours.column_names:
+        column, other = ours[name].to_numpy(), theirs[name].to_numpy()
+        place = _farthest(column, other)
+        if place is not None:
+            (row,) = place
+            volume = ours["volumename"][int(row)]
+            distance = _distance(column[row], other[row])
+            yield Difference(f"{name} of {volume}", column[row], other[row], distance)
+
+
+def _safetensors(found: Path, expected: Path) -> Iterator[Difference]:
+    with (
+        safetensors.safe_open(found, framework="np") as ours,
+        safetensors.safe_open(expected, framework="np") as theirs,
+    ):
+        yield from _plain("metadata", ours.metadata(), theirs.metadata())
+        yield from _plain("tensors", sorted(ours.keys()), sorted(theirs.keys()))
+        for name in sorted({*ours.keys()} & {*theirs.keys()}):
+            tensor, other = ours.get_tensor(name), theirs.get_tensor(name)
+            if tensor.shape != other.shape:
+                yield Difference(f"shape of {name}", tensor.shape, other.shape, math.inf)
+                continue
+            place = _farthest(tensor, other)
+            if place is not None:
+                a, b = tensor[place], other[place]
+                yield Difference(f"{name}{list(map(int, place))}", a, b, _distance(a, b))
+
+
+def _text(found: Path, expected: Path) -> Iterator[Difference]:
+    ours, theirs = found.read_text(encoding="utf-8"), expected.read_text(encoding="utf-8")
+    if ours != theirs:
+        lines = zip(ours.splitlines(), theirs.splitlines(), strict=False)
+        changed = ((i, a, b) for i, (a, b) in enumerate(lines, start=1) if a != b)
+        line, a, b = next(changed, (0, "other length", "the same length"))
+        yield Difference(f"line {line}", repr(a), repr(b), math.inf)
+
+
+_COMPARE: dict[str, Callable[[Path, Path], Iterator[Difference]]] = {
+    ".json": _json,
+    ".csv": _csv,
+    ".md": _text,
+    ".yaml": _text,
+    ".parquet": _parquet,
+    ".safetensors": _safetensors,
+}
+
+
+def _farthest(found: NDArray[Any], expected: NDArray[Any]) -> tuple[np.intp, ...] | None:
+    """Index of the largest difference of two arrays of one shape; None when they are equal."""
+    differs = found != expected
+    if np.issubdtype(found.dtype, np.inexact):
+        differs &= ~(np.isnan(found) & np.isnan(expected))
+    if not differs.any():
+        return None
+    size = differs.astype(np.float64)
+    if np.issubdtype(found.dtype, np.number) and np.issubdtype(expected.dtype, np.number):
+        gap = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        size = np.where(differs, np.where(np.isnan(gap), np.inf, gap), -1.0)
+    return np.unravel_index(np.argmax(size), size.shape)
+
+
+def _distance(found: Any, expected: Any) -> float:
+    numbers = (int, float, np.number)
+    if isinstance(found, numbers) and isinstance(expected, numbers):
+        return abs(float(found) - float(expected))
+    return math.inf
+
+
+def _number(cell: str) -> Any:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell

@@ -1,0 +1,119 @@
+"""Finalists: the best trials of a study, trained again with several seeds and ranked on valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from headsweep.config import Config, with_values
+from headsweep.data.dataset import Split
+from headsweep.engine.fixed import train_to_end
+from headsweep.engine.slots import EpochReport
+from headsweep.errors import SearchError
+from headsweep.heads.predictor import Predictor
+from headsweep.leaderboard.predictions import Predictions, predict
+from headsweep.metrics.ranking import average_precision, macro
+from headsweep.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial among the best: its number, the value it was chosen for, and its config."""
+
+    trial: int
+    value: float
+    config: Config
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmed:
+    """A finalist after training with every seed; tuples are in the order of `seeds`."""
+
+    finalist: Finalist
+    seeds: tuple[int, ...]
+    predictors: tuple[Predictor, ...]
+    valid: tuple[Predictions, ...]
+
+    @property
+    def val_mean(self) -> float:
+        """Mean over seeds of the macro AUPRC of the predictions on valid."""
+        scores = np.stack([predictions.scores for predictions in self.valid])
+        return float(macro(average_precision(self.valid[0].targets, scores)).mean())
+
+
+def choose_finalists(
+    trials: Sequence[FrozenTrial], config_of: Callable[[FrozenTrial], Config], top_k: int
+) -> list[Finalist]:
+    """The `top_k` complete trials of the highest value; of equal values the earlier one.
+
+    Trials that differ in nothing but where they entered the tape are one finalist.
+
+    Raises:
+        SearchError: no trial is complete.
+    """
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise SearchError(
+            "a leaderboard needs at least one complete trial, "
+            f"found none among {len(trials)} trials"
+        )
+    chosen: dict[str, Finalist] = {}
+    for trial in sorted(complete, key=lambda trial: (-_value(trial), trial.number)):
+        config = config_of(trial)
+        finalist = Finalist(trial.number, _value(trial), config)
+        chosen.setdefault(with_seed(config, 0).fingerprint(), finalist)
+        if len(chosen) == top_k:
+            break
+    return list(chosen.values())
+
+
+def confirm(
+    finalists: Sequence[Finalist],
+    seeds: Sequence[int],
+    train: Split,
+    valid: Split,
+    settings: EngineSettings,
+    *,
+    on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
+) -> list[Confirmed]:
+    """Train every finalist with every seed in one fused run; in the order given.
+
+    Args:
+        finalists: in any order.
+        seeds: in the order in which results are kept.
+        train: training split.
+        valid: validation split, on which each head's best epoch is chosen.
+        settings: of the engine.
+        on_epoch: called with the reports of every epoch; `slot` counts seeds within finalists.
+
+    Raises:
+        TrialError: a head diverged.
+    """
+    configs = [with_seed(finalist.config, seed) for finalist in finalists for seed in seeds]
+    runs = train_to_end(configs, train, valid, settings, on_epoch=on_epoch)
+    predictors = [run.predictor for run in runs]
+    confirmed = []
+    for i, finalist in enumerate(finalists):
+        own = tuple(predictors[i * len(seeds) : (i + 1) * len(seeds)])
+        on_valid = tuple(predict(predictor, valid) for predictor in own)
+        confirmed.append(Confirmed(finalist, tuple(seeds), own, on_valid))
+    return confirmed
+
+
+def ranked(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
+    """Best mean on valid first; of equal means the earlier trial."""
+    return sorted(confirmed, key=lambda one: (-one.val_mean, one.finalist.trial))
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """The config as it is confirmed: with this seed, from the start of the tape."""
+    values = {"training.seed": seed, "training.tape_position": 0}
+    return with_values(config, values, where="finalist")
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value

@@ -1,0 +1,188 @@
+"""From a finished search to the leaderboard: confirm, open test once, write, install."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+
+from headsweep.config import Config, Modality
+from headsweep.data.dataset import MODALITIES, Split, load_search_splits, required_modalities
+from headsweep.data.progress import progress_bar
+from headsweep.engine.slots import EpochReport
+from headsweep.errors import OutputError, VerificationError
+from headsweep.leaderboard.finalists import (
+    Confirmed,
+    Finalist,
+    choose_finalists,
+    confirm,
+    ranked,
+)
+from headsweep.leaderboard.firewall import open_test
+from headsweep.leaderboard.provenance import (
+    DATA_ROWS,
+    PROVENANCE,
+    StudyFacts,
+    changed_files,
+    data_fingerprint,
+    describe,
+    file_digests,
+    fingerprints,
+    read_provenance,
+    write_data_rows,
+)
+from headsweep.leaderboard.report import write_report
+from headsweep.leaderboard.results import FinalistResult, evaluate, write_json, write_result
+from headsweep.leaderboard.table import leaderboard_row, write_tables
+from headsweep.settings import EngineSettings, cache_dir
+from headsweep.studies.store import load_spec, open_storage
+from headsweep.studies.trials import FINISHED, trial_config
+
+OUTAGE_S = 300.0
+"""How long the storage may be away before a finished confirmation is given up."""
+
+
+def finalize(
+    study_name: str,
+    storage_url: str,
+    out_dir: Path | None,
+    settings: EngineSettings,
+    *,
+    reopen: str | None = None,
+) -> Path:
+    """Confirm the finalists of a study, open test once, and write its leaderboard.
+
+    Does nothing when the folder already holds the leaderboard of these trials and data.
+
+    Args:
+        study_name: a study that has complete trials.
+        storage_url: where it lies.
+        out_dir: the leaderboard's folder; None is `outputs/<study>`.
+        settings: of the engine that trains the finalists.
+        reopen: why test is opened although it was opened for other trials before.
+
+    Returns:
+        The leaderboard's folder.
+
+    Raises:
+        StudyError: there is no such study, or test was opened for other trials.
+        SearchError: no trial is complete.
+        TrialError: a finalist diverged under a seed.
+        InputError: the data or the folder cannot be used.
+    """
+    storage = open_storage(storage_url, outage_s=OUTAGE_S)
+    spec = load_spec(study_name, storage)
+    study = optuna.load_study(study_name=study_name, storage=storage)
+    trials = study.get_trials(deepcopy=False)
+    finalists = choose_finalists(trials, lambda t: trial_config(spec, t), spec.finalists.top_k)
+    searched = sum(trial.state in FINISHED for trial in trials)
+    seeds = tuple(sorted(spec.finalists.seeds))
+    facts = StudyFacts(study_name, spec.fingerprint(), searched, seeds)
+    out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / study_name
+    modalities = union_of_modalities(finalist.config for finalist in finalists)
+    train, valid = load_search_splits(
+        spec.config, cache_dir=cache_dir(), modalities=modalities, progress=True
+    )
+    if is_current(out, facts, finalists, (train, valid)):
+        return out
+    with staging(out) as folder:
+        confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
+        named = [finalist.trial for finalist in finalists]
+        openings, tests = open_test(study, named, spec.config, modalities, reopen=reopen)
+        results = write_board(folder, confirmed, facts, train, valid, tests)
+        splits = (train, valid, *tests)
+        order = [result.finalist for result in results]
+        provenance = describe(facts, order, openings, splits, settings)
+        write_data_rows(splits, folder / DATA_ROWS)
+        write_report(folder, study, results, provenance)
+        write_json(provenance | {"files": file_digests(folder)}, folder / PROVENANCE)
+    return out
+
+
+def write_board(
+    folder: Path,
+    confirmed: Sequence[Confirmed],
+    facts: StudyFacts,
+    train: Split,
+    valid: Split,
+    tests: Sequence[Split],
+) -> list[FinalistResult]:
+    """Measure the finalists, in the order of their ranks, and write their folders and the table."""
+    results = [evaluate(rank, one, valid, tests) for rank, one in enumerate(confirmed, start=1)]
+    for result in results:
+        write_result(result, folder / result.folder, study=facts.name)
+    data = data_fingerprint((train, valid, *tests))
+    write_tables([leaderboard_row(result, facts, valid.name, data) for result in results], folder)
+    return results
+
+
+def confirm_with_progress(
+    finalists: Sequence[Finalist],
+    seeds: Sequence[int],
+    train: Split,
+    valid: Split,
+    settings: EngineSettings,
+) -> list[Confirmed]:
+    """`confirm`, with a progress bar that counts heads."""
+    title = f"confirming {len(finalists)} finalists with {len(seeds)} seeds"
+    with progress_bar(title, len(finalists) * len(seeds), visible=True) as advance:
+
+        def on_epoch(reports: Sequence[EpochReport]) -> None:
+            advance(sum(report.finished for report in reports))
+
+        return confirm(finalists, seeds, train, valid, settings, on_epoch=on_epoch)
+
+
+def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
+    """The modalities that any of the configs reads, in their usual order."""
+    required = {modality for config in configs for modality in required_modalities(config)}
+    return tuple(modality for modality in MODALITIES if modality in required)
+
+
+def is_current(
+    out: Path, facts: StudyFacts, finalists: Sequence[Finalist], splits: Sequence[Split]
+) -> bool:
+    """Whether a folder holds, unaltered, the leaderboard of this study, trials and data."""
+    try:
+        recorded = read_provenance(out)
+        same = (
+            recorded["study_fingerprint"] == facts.fingerprint
+            and recorded["n_trials_searched"] == facts.n_trials_searched
+            and sorted(one["trial"] for one in recorded["finalists"])
+            == sorted(finalist.trial for finalist in finalists)
+            and all(recorded["data"][split.name] == fingerprints(split) for split in splits)
+        )
+        return same and not changed_files(out, recorded["files"])
+    except (VerificationError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out`'s content once everything in it is written.
+
+    Other files of `out` are left alone. Provenance goes first and comes back last, so a folder
+    that an interruption left between the old and the new holds none.
+
+    Raises:
+        OutputError: `out` cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
+    except OSError as error:
+        raise OutputError(f"{out}: the folder must be writable, found {error.strerror}") from None
+    try:
+        yield staged
+        (out / PROVENANCE).unlink(missing_ok=True)
+        for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE):
+            target = out / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            entry.replace(target)
+    finally:
+        shutil.rmtree(staged)

@@ -1,0 +1,105 @@
+"""The firewall: test manifests are opened by one act, for named trials, and the act is recorded."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+import headsweep
+from headsweep.config import Config, Modality
+from headsweep.data.dataset import Split, load_test_splits
+from headsweep.errors import StudyError
+from headsweep.settings import cache_dir
+
+OPENINGS = "headsweep:test_openings"
+"""Study attribute that keeps the acts, oldest first."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One act of opening test: when (UTC), for which trials, with which commit of the code.
+
+    `why` is the reason given for opening test again; the first act has none.
+    """
+
+    when: str
+    trials: tuple[int, ...]
+    commit: str | None
+    why: str | None
+
+
+def open_test(
+    study: optuna.Study,
+    trials: Sequence[int],
+    config: Config,
+    modalities: Sequence[Modality],
+    *,
+    reopen: str | None = None,
+) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
+    """Record the act in the study, then read the test manifests; all acts and the splits.
+
+    Opening again for the same trials is the same act: it can tell nothing new.
+
+    Args:
+        study: whose finalists are fixed.
+        trials: numbers of the finalists.
+        config: names the manifests.
+        modalities: which features to load.
+        reopen: why test is opened for other trials than before; None refuses that.
+
+    Raises:
+        StudyError: test was opened before for other trials, and no reason is given.
+        ManifestError, FeatureError: the data are at fault.
+    """
+    openings = past_openings(study)
+    named = tuple(sorted(trials))
+    if not openings or openings[-1].trials != named:
+        if openings and not reopen:
+            raise StudyError(
+                f"{study.study_name}: test must be opened once, found it opened "
+                f"{openings[-1].when} for trials {_listed(openings[-1].trials)} and asked for "
+                f'{_listed(named)}; --reopen "why" opens it again, and is shown on the leaderboard'
+            )
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        openings = (*openings, Opening(when, named, code_commit(), reopen if openings else None))
+        study.set_user_attr(OPENINGS, [asdict(opening) for opening in openings])
+    return openings, load_test(config, modalities)
+
+
+def load_test(config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
+    """The test splits, for trials for which test was opened before: verification reads them so."""
+    return load_test_splits(config, cache_dir=cache_dir(), modalities=modalities, progress=True)
+
+
+def past_openings(study: optuna.Study) -> tuple[Opening, ...]:
+    """The acts recorded so far, oldest first."""
+    recorded: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
+    return tuple(Opening(**{**act, "trials": tuple(act["trials"])}) for act in recorded)
+
+
+def code_commit() -> str | None:
+    """The commit of the code that runs, `-dirty` when it was changed; None outside a checkout."""
+    folder = Path(headsweep.__file__).parent
+    if not _git(folder, "ls-files", "__init__.py"):
+        return None
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+def _listed(trials: Sequence[int]) -> str:
+    return ", ".join(map(str, trials))

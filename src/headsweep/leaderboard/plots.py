@@ -1,0 +1,163 @@
+"""Figures of the report, each drawn once, and rendered for the page or for a file.
+
+A figure is as wide as a phone, so that its text stays readable where figures stand side by side
+and where they stand below each other. Ink takes the page's text colour, light or dark.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+INK = "#0a0b0c"
+BLUE, ORANGE, GREEN, PURPLE, RED, GREY = (
+    "#3d85c6",
+    "#d9822b",
+    "#2a9d6f",
+    "#9a6fc4",
+    "#d1495b",
+    "#8a8f98",
+)
+WIDTH_IN = 4.2
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "headsweep",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.15,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
+    **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
+}
+
+Values = Sequence[float] | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with the name of its file and the sentence that says what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+    def to_svg(self) -> str:
+        """The figure as an `svg` element for a page: no fixed size, ids of its own."""
+        text = self._render("svg").decode()
+        text = text[text.index("<svg") :].replace(INK, "currentColor")
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r'id="([^"]+)"', rf'id="{self.name}-\1"', text)
+        text = re.sub(r'(url\(#|href="#)', rf"\1{self.name}-", text)
+        label = self.caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        sized = re.compile(r' (width|height)="[^"]+pt"')
+        return sized.sub("", text, count=2).replace(
+            "<svg", f'<svg role="img" aria-label="{label}"', 1
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the figure as SVG and PNG."""
+        (folder / f"{self.name}.svg").write_bytes(self._render("svg"))
+        (folder / f"{self.name}.png").write_bytes(self._render("png"))
+
+    def _render(self, kind: str) -> bytes:
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {}
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(
+                buffer, format=kind, dpi=160, transparent=kind == "svg", metadata=metadata
+            )
+        return buffer.getvalue()
+
+
+def plot(name: str, caption: str, draw: Callable[[Axes], None], *, height_in: float = 2.8) -> Plot:
+    """One pair of axes, filled by `draw`."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, height_in))
+        draw(figure.add_subplot())
+    return Plot(name, caption, figure)
+
+
+def intervals(
+    axes: Axes,
+    names: Sequence[str],
+    means: Values,
+    lows: Values,
+    highs: Values,
+    *,
+    xlabel: str,
+) -> None:
+    """A horizontal interval for every name, the first on top."""
+    y = np.arange(len(names))
+    axes.hlines(y, lows, highs, color=BLUE, linewidth=2.5)
+    axes.plot(means, y, "o", color=BLUE)
+    axes.set_yticks(y, list(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis="y", visible=False)
+
+
+def optimism(
+    axes: Axes, names: Sequence[str], stages: Sequence[str], values: NDArray[np.float64]
+) -> None:
+    """One line a finalist over the stages of its evaluation, values (finalists, stages)."""
+    for row, name, color in zip(values, names, _colors(len(names)), strict=True):
+        axes.plot(np.arange(len(stages)), row, "o-", color=color, label=name, linewidth=1.5)
+    axes.set_xticks(np.arange(len(stages)), list(stages))
+    axes.set_xlim(-0.3, len(stages) - 0.7)
+    axes.set_ylabel("macro AUPRC")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def optimisation_history(
+    axes: Axes, complete: tuple[Values, Values], pruned: tuple[Values, Values]
+) -> None:
+    """Values by trial number, complete and pruned, with the best so far."""
+    axes.plot(*pruned, ".", color=GREY, alpha=0.7, label="pruned (last report)")
+    axes.plot(*complete, ".", color=BLUE, label="complete")
+    numbers, values = map(np.asarray, complete)
+    best = np.maximum.accumulate(values)
+    axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
+    axes.set(xlabel="trial", ylabel="valid macro AUPRC")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def learning_curves(
+    axes: Axes, complete: Sequence[tuple[Values, Values]], pruned: Sequence[tuple[Values, Values]]
+) -> None:
+    """Macro AUPRC on valid by epoch, one line a trial; a pruned trial ends in a dot."""
+    for epochs, values in pruned:
+        axes.plot(epochs, values, color=GREY, alpha=0.35, linewidth=0.8)
+        axes.plot(epochs[-1:], values[-1:], ".", color=GREY, markersize=4)
+    for epochs, values in complete:
+        axes.plot(epochs, values, color=BLUE, alpha=0.6, linewidth=1.0)
+    axes.set(xlabel="epoch", ylabel="valid macro AUPRC")
+
+
+def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> None:
+    """Horizontal bars, the first on top."""
+    y = np.arange(len(names))
+    axes.barh(y, values, color=BLUE, height=0.6)
+    axes.set_yticks(y, list(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis="y", visible=False)
+
+
+def _colors(n: int) -> list[str]:
+    palette = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
+    return [palette[i % len(palette)] for i in range(n)]

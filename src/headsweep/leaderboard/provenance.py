@@ -1,0 +1,165 @@
+"""Where a leaderboard comes from: study, data, code, machine, and the digest of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from headsweep.config import to_dict
+from headsweep.data.dataset import Split, row_digests
+from headsweep.errors import VerificationError
+from headsweep.leaderboard.finalists import Finalist
+from headsweep.leaderboard.firewall import Opening, code_commit
+from headsweep.leaderboard.statistics import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED
+from headsweep.settings import EngineSettings
+
+PROVENANCE = "provenance.json"
+DATA_ROWS = "data_rows.parquet"
+PACKAGES = ("headsweep", "numpy", "torch", "optuna", "pyarrow", "safetensors", "scipy")
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What the leaderboard says about its study."""
+
+    name: str
+    fingerprint: str
+    n_trials_searched: int
+    seeds: tuple[int, ...]
+
+
+def describe(
+    study: StudyFacts,
+    finalists: Sequence[Finalist],
+    openings: Sequence[Opening],
+    splits: Sequence[Split],
+    settings: EngineSettings,
+) -> dict[str, Any]:
+    """The provenance of a leaderboard as plain data; `finalists` in the order of their ranks."""
+    return {
+        "study": study.name,
+        "study_fingerprint": study.fingerprint,
+        "n_trials_searched": study.n_trials_searched,
+        "seeds": list(study.seeds),
+        "finalists": [
+            {"trial": f.trial, "value": f.value, "config": to_dict(f.config)} for f in finalists
+        ],
+        "test_openings": [asdict(opening) for opening in openings],
+        "data_fingerprint": data_fingerprint(splits),
+        "data": {split.name: fingerprints(split) for split in splits},
+        "bootstrap": {
+            "n_resamples": N_RESAMPLES,
+            "seed": RESAMPLING_SEED,
+            "confidence": CONFIDENCE,
+            "unit": "patient",
+        },
+        "commit": code_commit(),
+        "machine": machine(settings),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def fingerprints(split: Split) -> dict[str, Any]:
+    """Fingerprints of a split's manifest and features."""
+    return {
+        "manifest": split.manifest_fingerprint,
+        "features": dict(sorted(split.feature_fingerprints.items())),
+    }
+
+
+def data_fingerprint(splits: Sequence[Split]) -> str:
+    """One SHA-256 over the manifests of all splits: rows of one leaderboard share it.
+
+    Features are left out, so that encoders can be compared on the same data.
+    """
+    manifests = {split.name: split.manifest_fingerprint for split in splits}
+    return hashlib.sha256(json.dumps(manifests, sort_keys=True).encode()).hexdigest()
+
+
+def machine(settings: EngineSettings) -> dict[str, Any]:
+    """What the bits of a result depend on besides config and data."""
+    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "device_kind": "cuda" if on_gpu else "cpu",
+        "slots": settings.slots,
+        "threads": settings.threads,
+        "platform": platform.platform(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+    }
+
+
+def write_data_rows(splits: Sequence[Split], path: Path) -> None:
+    """Write a digest of every row of every split, so that verification can name what changed."""
+    tables = [pa.table(data_rows(split)) for split in splits]
+    pq.write_table(pa.concat_tables(tables), path)
+
+
+def data_rows(split: Split) -> dict[str, list[str]]:
+    """Columns `split, volumename, targets`, then digests of the features by modality."""
+    return {
+        "split": [split.name] * len(split.volumes),
+        "volumename": list(split.volumes),
+        "targets": ["".join(map(str, row)) for row in split.targets],
+        **{
+            modality: [digest.hex() for digest in row_digests(matrix)]
+            for modality, matrix in sorted(split.features.items())
+        },
+    }
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under a folder, by relative path; provenance itself is left out."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != PROVENANCE)
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
+    }
+
+
+def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
+    """Recorded files that are missing or no longer what they were."""
+    return [
+        name
+        for name, digest in recorded.items()
+        if not (folder / name).is_file()
+        or hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest
+    ]
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """The provenance of a finished study's folder.
+
+    Raises:
+        VerificationError: the file is missing or no JSON.
+    """
+    path = folder / PROVENANCE
+    try:
+        provenance: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VerificationError(
+            f"{path}: a finished study must have its provenance, found {error}"
+        ) from None
+    return provenance
+
+
+def _processor() -> str:
+    """The processor's model, whose vector width decides the order of sums."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())

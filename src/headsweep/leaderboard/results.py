@@ -1,0 +1,156 @@
+"""What a finalist reached, and its folder: config, metrics, weights, thresholds, predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headsweep.data.dataset import Split
+from headsweep.heads.predictor import Predictor, save_predictor
+from headsweep.heads.retrieval import RetrievalHead
+from headsweep.leaderboard.export import write_config
+from headsweep.leaderboard.finalists import Confirmed, Finalist
+from headsweep.leaderboard.predictions import (
+    Predictions,
+    predict,
+    retrieval_ranks,
+    write_predictions,
+    write_ranks,
+)
+from headsweep.leaderboard.statistics import (
+    Thresholds,
+    choose_thresholds,
+    finite,
+    measure,
+    report_of,
+    retrieval_report,
+)
+from headsweep.metrics.ranking import Metric
+
+Ranks = Mapping[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class SeedResult:
+    """One seed of a finalist: predictions and ranks by split, valid first.
+
+    `ranks` is empty unless the head retrieves.
+    """
+
+    seed: int
+    predictor: Predictor
+    thresholds: Thresholds
+    predictions: Mapping[str, Predictions]
+    ranks: Mapping[str, Ranks]
+
+
+@dataclass(frozen=True, eq=False)
+class FinalistResult:
+    """A finalist with its seeds, its metrics by split, and macro metrics on the resamples (B,)."""
+
+    rank: int
+    finalist: Finalist
+    seeds: tuple[SeedResult, ...]
+    metrics: Mapping[str, Any]
+    draws: Mapping[str, Mapping[str, Metric]]
+
+    @property
+    def folder(self) -> str:
+        """The finalist's folder within the study's."""
+        return f"finalists/{self.rank}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in the order of every array."""
+        return self.seeds[0].predictor.spec.labels
+
+
+def evaluate(
+    rank: int, confirmed: Confirmed, valid: Split, tests: Sequence[Split]
+) -> FinalistResult:
+    """Predictions and metrics of a confirmed finalist on valid and on every test split."""
+    seeds = tuple(
+        _evaluate_seed(seed, predictor, on_valid, valid, tests)
+        for seed, predictor, on_valid in zip(
+            confirmed.seeds, confirmed.predictors, confirmed.valid, strict=True
+        )
+    )
+    metrics, draws = measure_seeds(
+        [seed.predictions for seed in seeds],
+        [seed.thresholds for seed in seeds],
+        [seed.ranks for seed in seeds],
+    )
+    return FinalistResult(rank, confirmed.finalist, seeds, metrics, draws)
+
+
+def measure_seeds(
+    predictions: Sequence[Mapping[str, Predictions]],
+    thresholds: Sequence[Thresholds],
+    ranks: Sequence[Mapping[str, Ranks]],
+) -> tuple[dict[str, Any], dict[str, Mapping[str, Metric]]]:
+    """Metrics by split in the form of `metrics.json`, and macro metrics on the resamples.
+
+    Args:
+        predictions: of each seed, by split.
+        thresholds: of each seed.
+        ranks: of each seed, by split; empty unless the head retrieves.
+    """
+    metrics: dict[str, Any] = {}
+    draws: dict[str, Mapping[str, Metric]] = {}
+    for name in predictions[0]:
+        measured = measure([by_split[name] for by_split in predictions], thresholds)
+        metrics[name] = report_of(measured)
+        draws[name] = measured.macro_draws
+        if ranks[0]:
+            metrics[name]["retrieval"] = retrieval_report([by_split[name] for by_split in ranks])
+    return metrics, draws
+
+
+def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
+    """Write a finalist's folder."""
+    finalist = result.finalist
+    write_config(
+        finalist.config,
+        folder / "config.yaml",
+        study=study,
+        trial=finalist.trial,
+        value=finalist.value,
+    )
+    write_json(result.metrics, folder / "metrics.json")
+    for seed in result.seeds:
+        place = folder / f"seed_{seed.seed}"
+        for name, predictions in seed.predictions.items():
+            write_predictions(predictions, place / "predictions" / f"{name}.parquet")
+        for name, ranks in seed.ranks.items():
+            write_ranks(ranks, seed.predictions[name], place / "retrieval" / f"{name}.parquet")
+        write_json(_plain(seed.thresholds, result.labels), place / "thresholds.json")
+        save_predictor(seed.predictor, place / "model.safetensors")
+
+
+def write_json(data: Any, path: Path) -> None:
+    """Write plain data, floats in full, as indented JSON."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _evaluate_seed(
+    seed: int, predictor: Predictor, on_valid: Predictions, valid: Split, tests: Sequence[Split]
+) -> SeedResult:
+    predictions = {valid.name: on_valid, **{test.name: predict(predictor, test) for test in tests}}
+    ranks = {}
+    if isinstance(predictor.head, RetrievalHead):
+        ranks = {split.name: retrieval_ranks(predictor, split) for split in (valid, *tests)}
+    return SeedResult(seed, predictor, choose_thresholds(on_valid), predictions, ranks)
+
+
+def _plain(thresholds: Thresholds, labels: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
+        for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
+    }

@@ -1,0 +1,70 @@
+"""The leaderboard as a table, one row a finalist: CSV for programs, Markdown for people."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from headsweep.leaderboard.provenance import StudyFacts
+from headsweep.leaderboard.results import FinalistResult
+
+Cell = str | int | float | None
+Row = Mapping[str, Cell]
+
+METRICS = ("auprc_macro", "auroc_macro", "f1_macro")
+SPREADS = {"": "mean", "_std": "std", "_ci_low": "ci_low", "_ci_high": "ci_high"}
+FINGERPRINT_SHOWN = 12
+"""Characters of a fingerprint that a person is shown."""
+
+
+def leaderboard_row(
+    result: FinalistResult, study: StudyFacts, valid: str, data_fingerprint: str
+) -> dict[str, Cell]:
+    """The row of a finalist; `valid` names the split on which it was chosen."""
+    config = result.finalist.config
+    on_valid = result.metrics[valid]["auprc_macro"]
+    row: dict[str, Cell] = {
+        "rank": result.rank,
+        "study": study.name,
+        "head": config.head.kind,
+        "features": config.features.input,
+        "trial": result.finalist.trial,
+        "n_seeds": len(result.seeds),
+        "val/auprc_macro": on_valid["mean"],
+        "val/auprc_macro_std": on_valid["std"],
+    }
+    for stem in (stem for stem in result.metrics if stem != valid):
+        for metric in METRICS:
+            for suffix, field in SPREADS.items():
+                row[f"{stem}/{metric}{suffix}"] = result.metrics[stem][metric][field]
+    return row | {
+        "n_trials_searched": study.n_trials_searched,
+        "config": f"{result.folder}/config.yaml",
+        "data_fingerprint": data_fingerprint,
+    }
+
+
+def write_tables(rows: Sequence[Row], folder: Path) -> None:
+    """Write `leaderboard.csv`, floats in full and undefined ones empty, and `leaderboard.md`."""
+    with (folder / "leaderboard.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "leaderboard.md").write_text(to_markdown(rows), encoding="utf-8")
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table, floats to four decimals."""
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header)]
+    lines += [[_shown(name, row[name]) for name in header] for row in rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _shown(name: str, cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if name == "data_fingerprint":
+        return str(cell)[:FINGERPRINT_SHOWN]
+    return f"{cell:.4f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")

@@ -1,0 +1,120 @@
+"""Small studies that were really trained, and a leaderboard made of one."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from headsweep.data.dataset import load_search_splits, required_modalities
+from headsweep.data.synthetic import synthesize
+from headsweep.engine.fixed import train_to_end
+from headsweep.leaderboard.finalize import finalize
+from headsweep.settings import EngineSettings, cache_dir
+from headsweep.studies.space import suggest
+from headsweep.studies.spec import StudySpec, load_study_file
+from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.studies.trials import TAPE_POSITION, trial_config
+
+SETTINGS = EngineSettings(device="cpu", slots=16)
+
+STUDY_FILE = """
+study: {{name: {name}, n_trials: {n_trials}, seed: 1}}
+base: [{base}, training.max_epochs=4, training.batch_size=64]
+space:
+  training.learning_rate: {{type: float, low: 1.0e-4, high: 3.0e-2, log: true}}
+  training.weight_decay: {{type: float, low: 1.0e-6, high: 1.0e-2, log: true}}
+finalists: {{top_k: 2, seeds: [0, 1, 2]}}
+"""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in a SQLite store of its own."""
+
+    spec: StudySpec
+    storage_url: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def optuna(self) -> optuna.Study:
+        return optuna.load_study(study_name=self.name, storage=open_storage(self.storage_url))
+
+    def finalize(self, out: Path, **options: str) -> Path:
+        return finalize(self.name, self.storage_url, out, SETTINGS, **options)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic data set of a few hundred rows."""
+    folder = tmp_path_factory.mktemp("data") / "ct_rate"
+    sizes = {"patients_train": 120, "patients_valid": 60, "patients_test": 60}
+    synthesize(folder, **sizes, width=96, seed=0, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Packed features go to a folder of the test session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSWEEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def make_study(folder: Path, data: Path, *, name: str, base: str, n_trials: int = 4) -> Study:
+    """A study with `n_trials` trials that were trained, the last of them pruned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = STUDY_FILE.format(name=name, base=base, n_trials=n_trials)
+    (folder / "study.yaml").write_text(text)
+    roots = [f"paths.data_root={data}/features", f"paths.manifest_dir={data}/manifests"]
+    spec = load_study_file(folder / "study.yaml", roots)
+    url = f"sqlite:///{folder}/study.db"
+    create_or_continue(spec, open_storage(url, create=True))
+    study = Study(spec, url)
+    add_trials(study, n_trials - 1, seed=0)
+    pruned = study.optuna.ask()
+    pruned.report(0.1, 1)
+    study.optuna.tell(pruned, state=TrialState.PRUNED)
+    return study
+
+
+def add_trials(study: Study, n: int, *, seed: int) -> None:
+    """Train `n` more trials with random parameters, and tell their values."""
+    spec, stored = study.spec, study.optuna
+    stored.sampler = optuna.samplers.RandomSampler(seed=seed)
+    modalities = required_modalities(spec.config)
+    splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=modalities)
+    trials = [stored.ask() for _ in range(n)]
+    for trial in trials:
+        suggest(trial, spec.space, spec.config)
+        trial.set_user_attr(TAPE_POSITION, 0)
+    by_number = {trial.number: trial for trial in stored.get_trials()}
+    configs = [trial_config(spec, by_number[trial.number]) for trial in trials]
+    for trial, run in zip(trials, train_to_end(configs, *splits, SETTINGS), strict=True):
+        for report in run.history:
+            trial.report(report.auprc_macro, report.epoch)
+        stored.tell(trial, run.best_auprc_macro)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Study:
+    """A linear study on visual features."""
+    return make_study(tmp_path_factory.mktemp("linear"), data, name="linear", base="head=linear")
+
+
+@pytest.fixture(scope="session")
+def finished(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The leaderboard of the linear study; not to be changed."""
+    return study.finalize(tmp_path_factory.mktemp("boards") / "linear")
+
+
+@pytest.fixture
+def board(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that leaderboard, to be tampered with."""
+    return Path(shutil.copytree(finished, tmp_path / "board"))
