@@ -202,7 +202,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(headsweep, given, spoil
     before = files_of(given.folder)
     ended = headsweep(*command)
     assert ended.code == 2, ended.err
-    assert ended.err.startswith("error: ")
+    assert ended.err.startswith("Error: ")
     assert ended.err.count("\n") == 1
     assert place in ended.err
     assert "s3cret" not in ended.out + ended.err

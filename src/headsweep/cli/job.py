@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import torch
 from optuna.trial import TrialState
 
 from headsweep.cli.preflight import check_manifests, check_output, check_test_headers
 from headsweep.cli.progress import is_interactive
 from headsweep.cli.tables import print_leaderboard
-from headsweep.data.dataset import load_search_splits, required_modalities
+from headsweep.data.dataset import load_search_splits
 from headsweep.errors import StudyError
+from headsweep.launching import progress
+from headsweep.launching.local import launch_local
 from headsweep.leaderboard.export import write_config
+from headsweep.leaderboard.finalize import finalize
 from headsweep.settings import EngineSettings, cache_dir
 from headsweep.studies.database import open_database, shown_url
 from headsweep.studies.definition import StudySpec
 from headsweep.studies.spec import load_study_file
 from headsweep.studies.store import create_or_continue, load_spec, open_storage
 from headsweep.studies.trials import best_trials, trial_by_number, trial_config
+from headsweep.workers.worker import search_modalities
 
 
 def run_study(
@@ -44,13 +50,18 @@ def run_study(
     check_output(out)
     check_manifests(spec.config)
     check_storage(storage_url)
-    modalities = required_modalities(spec.config)
+    modalities = search_modalities(spec)
     train, _ = load_search_splits(
         spec.config, cache_dir=cache_dir(), modalities=modalities, progress=is_interactive()
     )
     check_test_headers(spec.config, train.labels, modalities)
     define(spec, storage_url)
-    search(spec.name, storage_url, engine, n_workers)
+    n_workers = n_workers or default_workers(engine.device)
+    with progress.shown() as show:
+        summary = launch_local(
+            spec.name, storage_url, n_workers, engine, log_dir=out / "logs", show=show
+        )
+    click.echo(progress.saved(summary))
     finalize_study(spec.name, storage_url=storage_url, engine=engine, out=out, reopen=reopen)
 
 
@@ -58,6 +69,13 @@ def load_spec_file(study_file: Path, overrides: Sequence[str], n_trials: int | N
     """The study that a file describes, with another budget when one is given."""
     spec = load_study_file(study_file, overrides)
     return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
+
+
+def default_workers(device: str) -> int:
+    """One worker a GPU; on a CPU two, or one where there is a single core."""
+    if device in ("auto", "cuda") and torch.cuda.device_count():
+        return torch.cuda.device_count()
+    return min(2, len(os.sched_getaffinity(0))) if device in ("auto", "cpu") else 1
 
 
 def default_out(spec: StudySpec) -> Path:
@@ -100,6 +118,26 @@ def define(spec: StudySpec, storage_url: str) -> None:
         create_or_continue(spec, storage)
     finally:
         storage.database.close()
+
+
+def finalize_study(
+    study_name: str,
+    *,
+    storage_url: str,
+    engine: EngineSettings,
+    out: Path | None,
+    reopen: str | None,
+) -> None:
+    """Confirm the finalists, open test once, write the leaderboard and print it.
+
+    Raises:
+        InputError: the storage, the data or the folder cannot be used, or test was opened before
+            for other finalists and `reopen` does not say why to open it again.
+        WorkError: no trial is complete, or a finalist diverged.
+    """
+    folder = finalize(study_name, storage_url, out, engine, reopen=reopen)
+    print_leaderboard(folder)
+    click.echo(f"report: {folder / 'report.html'}")
 
 
 def export_trial(study_name: str, *, storage_url: str, trial: int | None, output: Path) -> None:

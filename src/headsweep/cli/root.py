@@ -48,11 +48,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(exits.BAD_INPUT)
     except click.Abort:
-        click.echo("interrupted: what is finished is kept; the same command goes on", err=True)
+        click.echo("Interrupted: what is finished is kept; the same command goes on", err=True)
         sys.exit(exits.INTERRUPTED)
     except Exception as error:
         if "--debug" in args:
             click.echo(exits.redact(traceback.format_exc()), err=True, nl=False)
-        click.echo(f"error: {exits.line(error)}", err=True)
+        click.echo(f"Error: {exits.line(error)}", err=True)
         sys.exit(exits.exit_code(error))
     sys.exit(code or exits.DONE)

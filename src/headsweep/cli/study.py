@@ -80,10 +80,10 @@ def worker(study_name: str, storage_url: str, device: str, slots: int) -> None:
 
     Start one a GPU, on as many machines as reach the storage.
     """
-    from headsweep.cli.job import work_on
     from headsweep.settings import EngineSettings
+    from headsweep.workers.worker import work
 
-    work_on(study_name, storage_url=storage_url, engine=EngineSettings(device=device, slots=slots))
+    work(study_name, storage_url, EngineSettings(device=device, slots=slots))
 
 
 @click.command(cls=Command)
