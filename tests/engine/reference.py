@@ -12,7 +12,7 @@ from headsweep.config import Config, MLPConfig, RetrievalConfig
 from headsweep.data.dataset import Split
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.losses import loss, loss_settings
-from headsweep.engine.noise import dropout_mask, random_bits
+from headsweep.engine.noise import uniforms
 from headsweep.engine.programs.retrieval import label_affinity
 from headsweep.engine.schedule import learning_rate
 from headsweep.engine.tape import batch_bounds, permutation
@@ -101,8 +101,8 @@ def _forward(head: LabelHead, x: Tensor, config: Config, tape_step: int) -> Tens
     for layer in head.hidden:
         if isinstance(layer, nn.Dropout):
             width = config.head.widths[depth - 1]
-            bits = random_bits(config.training.seed, tape_step, depth - 1, len(x) * width, x.device)
-            x = x * dropout_mask(bits.view(len(x), width), layer.p)
+            noise = uniforms(config.training.seed, tape_step, depth - 1, len(x) * width, x.device)
+            x = x * (noise.view(len(x), width) > layer.p) / (1 - layer.p)
         else:
             depth += isinstance(layer, nn.Linear)
             x = layer(x)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headsweep.config import TrainingConfig
-from headsweep.engine.noise import dropout_mask, random_bits
+from headsweep.engine.noise import drop, uniforms
 from headsweep.engine.optim import make_optimizer
 from headsweep.engine.schedule import learning_rate
 from headsweep.engine.tape import batches, permutation
@@ -44,18 +44,18 @@ class TestTape:
 class TestNoise:
     @given(short=st.integers(0, 500), seed=st.integers(0, 2**40), step=st.integers(0, 10**6))
     def test_a_shorter_stream_is_a_prefix(self, short: int, seed: int, step: int) -> None:
-        long = random_bits(seed, step, 1, 500, CPU)
-        assert random_bits(seed, step, 1, short, CPU).equal(long[:short])
+        long = uniforms(seed, step, 1, 500, CPU)
+        assert uniforms(seed, step, 1, short, CPU).equal(long[:short])
 
     @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
-    def test_masks_drop_at_the_rate_and_keep_the_mean(self, dropout: float) -> None:
-        mask = dropout_mask(random_bits(1, 2, 3, 200_000, CPU), dropout)
+    def test_drops_at_the_rate_and_keeps_the_mean(self, dropout: float) -> None:
+        mask = drop(torch.ones(200_000), uniforms(1, 2, 3, 200_000, CPU), dropout)
         assert (mask == 0).double().mean().item() == pytest.approx(dropout, abs=0.005)
         assert mask.mean().item() == pytest.approx(1, abs=0.02)
 
     def test_streams_of_other_steps_layers_and_seeds_are_uncorrelated(self) -> None:
         places = [(1, 1, 0), (1, 2, 0), (1, 1, 1), (2, 1, 0)]
-        streams = torch.stack([random_bits(*place, 50_000, CPU).double() for place in places])
+        streams = torch.stack([uniforms(*place, 50_000, CPU).double() for place in places])
         correlation = torch.corrcoef(streams) - torch.eye(len(places))
         assert correlation.abs().max() < 0.02
 

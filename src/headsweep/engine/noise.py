@@ -13,13 +13,13 @@ _MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2**32)
 _GOLDEN = 0x9E3779B9
 
 
-def random_bits(seed: int, step: int, layer: int, count: int, device: torch.device) -> Tensor:
-    """Uniform int32 `(count,)`; a shorter stream is a prefix of a longer one.
+def uniforms(seed: int, step: int, layer: int, count: int, device: torch.device) -> Tensor:
+    """Float32 `(count,)`, uniform in [0, 1]; a shorter stream is a prefix of a longer one.
 
     The hash is `lowbias32` (C. Wellons, "Prospecting for Hash Functions", 2018) of the position,
     keyed by seed, step and layer.
     """
-    key = _mix(_mix(_mix(seed & 0xFFFFFFFF) ^ (step * _GOLDEN)) ^ (layer + 1))
+    key = minibatch_key(seed, step, layer)
     x = torch.arange(count, dtype=torch.int32, device=device)
     x += key - 2**32 if key >= 2**31 else key
     x ^= (x >> 16) & 0xFFFF
@@ -27,13 +27,22 @@ def random_bits(seed: int, step: int, layer: int, count: int, device: torch.devi
     x ^= (x >> 15) & 0x1FFFF
     x *= _MULTIPLIERS[1]
     x ^= (x >> 16) & 0xFFFF
-    return x
+    return x.float().mul_(2.0**-32).add_(0.5)
 
 
-def dropout_mask(bits: Tensor, dropout: float) -> Tensor:
-    """Float32 mask of the shape of `bits`: 0 with probability `dropout`, else 1 / (1 - dropout)."""
-    threshold = round((1 - dropout) * 2**32) - 2**31
-    return (bits < threshold) * (1 / (1 - dropout))
+def drop(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
+    """`x / (1 - dropout)` where `noise`, uniform and of the same shape, exceeds `dropout`, else 0.
+
+    Linear in `x`, so the backward pass is the same function of the error. A threshold kernel is
+    an order of magnitude faster on a CPU than a product with a boolean mask.
+    """
+    kept: Tensor = torch.ops.aten.threshold_backward(x, noise, dropout)
+    return kept.mul_(1 / (1 - dropout))
+
+
+def minibatch_key(seed: int, step: int, layer: int) -> int:
+    """An unsigned 32-bit key for one layer of one minibatch."""
+    return _mix(_mix(_mix(seed) ^ (step * _GOLDEN)) ^ (layer + 1))
 
 
 def _mix(x: int) -> int:

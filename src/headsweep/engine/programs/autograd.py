@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.losses import loss, loss_settings
-from headsweep.engine.noise import random_bits
+from headsweep.engine.noise import minibatch_key
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
@@ -72,9 +72,8 @@ class AutogradProgram(SlotwiseProgram[AutogradBatch, AutogradTrainer]):
 
     def prepare_batch(self, rows: Tensor, tape_step: int) -> AutogradBatch:
         """Gather the rows and derive the seed of this minibatch."""
-        bits = random_bits(self.key.seed, tape_step, 0, 1, torch.device("cpu"))
         return AutogradBatch(
             x=self.x.index_select(0, rows),
             targets=self.inputs.targets.index_select(0, rows),
-            seed=int(bits.item()) & 0x7FFFFFFF,
+            seed=minibatch_key(self.key.seed, tape_step, 0),
         )

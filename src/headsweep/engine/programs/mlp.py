@@ -11,7 +11,7 @@ from torch import Tensor
 from headsweep.config import MLPConfig
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.losses import gradient, loss_settings
-from headsweep.engine.noise import dropout_mask, random_bits
+from headsweep.engine.noise import drop, uniforms
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
@@ -23,11 +23,11 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class MLPBatch:
-    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the dropout bits of every layer."""
+    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the dropout noise of every layer."""
 
     x: Tensor
     targets: Tensor
-    bits: tuple[Tensor, ...]
+    noise: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Layer:
     """Linear output, mean and reciprocal deviation of layer normalisation."""
     pre: Tensor
     """Input of the activation; for relu and tanh its output, which is all they need."""
-    mask: Tensor | None
+    noise: Tensor | None
 
 
 class MLPTrainer(SingleTrainer[MLPBatch]):
@@ -98,17 +98,16 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
                 pre, a = z, aten.gelu(z)
             case "silu":
                 pre, a = z, aten.silu(z)
-        mask = None
+        noise = None
         if self.config.dropout > 0:
-            bits = batch.bits[depth][: z.numel()].view_as(z)
-            mask = dropout_mask(bits, self.config.dropout)
-            a = a * mask
-        return _Layer(before, normed, pre, mask), a
+            noise = batch.noise[depth][: z.numel()].view_as(z)
+            a = drop(a, noise, self.config.dropout)
+        return _Layer(before, normed, pre, noise), a
 
     def _backward_layer(self, depth: int, layer: _Layer, error: Tensor) -> Tensor:
         """Fill the layer's gradients; returns the error `(b, h_in)` of the layer before."""
-        if layer.mask is not None:
-            error.mul_(layer.mask)
+        if layer.noise is not None:
+            error = drop(error, layer.noise, self.config.dropout)
         match self.config.activation:
             case "relu":
                 error = aten.threshold_backward(error, layer.pre, 0)
@@ -149,14 +148,14 @@ class MLPProgram(SlotwiseProgram[MLPBatch, MLPTrainer]):
         return MLPTrainer(slot, self.inputs, self.x_valid)
 
     def prepare_batch(self, rows: Tensor, tape_step: int) -> MLPBatch:
-        """Gather the rows, and draw dropout bits for the widest slot of every layer."""
+        """Gather the rows, and draw dropout noise for the widest slot of every layer."""
         dropping = [m.config.widths for m in self.members.values() if m.config.dropout > 0]
         widest = [max(layer) for layer in zip_longest(*dropping, fillvalue=0)]
         return MLPBatch(
             x=self.x.index_select(0, rows),
             targets=self.inputs.targets.index_select(0, rows),
-            bits=tuple(
-                random_bits(self.key.seed, tape_step, layer, len(rows) * width, self.x.device)
+            noise=tuple(
+                uniforms(self.key.seed, tape_step, layer, len(rows) * width, self.x.device)
                 for layer, width in enumerate(widest)
             ),
         )
