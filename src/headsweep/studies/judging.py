@@ -31,14 +31,46 @@ class Judge(Protocol):
         """Ids of the trials to prune; values at the rungs are recorded in passing."""
 
 
-def build_judge(policy: Policy, storage: BatchedStorage) -> Judge:
-    """The judge for a resolved pruner."""
+def build_judge(policy: Policy, storage: BatchedStorage, *, spared: int) -> Judge:
+    """The judge for a resolved pruner; the `spared` best trials at an epoch are never pruned."""
+    return SparingJudge(_judge_by_name(policy, storage), storage, spared)
+
+
+def _judge_by_name(policy: Policy, storage: BatchedStorage) -> Judge:
     kwargs = dict(policy.kwargs)
     if policy.name == "successive_halving":
         return HalvingJudge(storage, **kwargs)
     if policy.name == "hyperband":
         return HyperbandJudge(storage, **kwargs)
     return OneByOneJudge(policy, storage)
+
+
+@dataclass(frozen=True)
+class SparingJudge:
+    """Lets the best trials at an epoch go on whatever the pruner says.
+
+    A study promises its finalists a full training: successive halving alone, with many trials at
+    a rung at once, would leave one in `reduction_factor ** rungs` of them.
+    """
+
+    judge: Judge
+    storage: BatchedStorage
+    spared: int
+
+    def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
+        """See `Judge`."""
+        condemned = self.judge.verdicts(study, reported)
+        rivals = study.get_trials(deepcopy=False) if condemned else []
+        return frozenset(key for key in condemned if not self._is_spared(key, rivals))
+
+    def _is_spared(self, key: int, rivals: Sequence[FrozenTrial]) -> bool:
+        trial = self.storage.get_trial(key)
+        step = trial.last_step
+        if step is None:
+            return False
+        value = trial.intermediate_values[step]
+        better = sum(rival.intermediate_values.get(step, -math.inf) > value for rival in rivals)
+        return not math.isnan(value) and better < self.spared
 
 
 class OneByOneJudge:

@@ -64,7 +64,7 @@ class Session:
         self._settings = settings
         self._worker = worker
         self._held: set[int] = set()
-        self._judge = build_judge(self.spec.pruner, storage)
+        self._judge = build_judge(self.spec.pruner, storage, spared=self.spec.finalists.top_k)
         sampler = build_sampler(self.spec, next_worker_index(self.study_id, storage))
         # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.
         self._study = optuna.Study(study_name, storage, sampler, NopPruner())
