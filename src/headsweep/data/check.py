@@ -141,7 +141,9 @@ def _overlaps(one: _Inspected, other: _Inspected) -> list[Fault]:
     a, b = one.manifest, other.manifest
     faults = shared_patients(a, b)
     faults += shared_content("a report", a, a.reports or (), b, b.reports or ())
-    for modality in one.digests.keys() & other.digests.keys():
+    for modality in one.digests:
+        if modality not in other.digests:
+            continue
         digests = one.digests[modality], other.digests[modality]
         faults += shared_content(f"{modality} features", a, digests[0], b, digests[1])
     return faults

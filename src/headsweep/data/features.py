@@ -6,11 +6,8 @@ before anything of that size is read or allocated.
 
 from __future__ import annotations
 
-import lzma
 import math
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -26,18 +23,6 @@ MAX_BYTES = 64 * 2**20
 
 PREFERRED_KEYS = ("arr", "embeddings")
 """Keys under which CT-CLIP and other encoders store the vector, most preferred first."""
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-)
-"""What the readers of damaged files raise; NotImplementedError is a RuntimeError."""
 
 
 def read_feature(path: Path) -> NDArray[np.float32]:
@@ -63,7 +48,9 @@ def read_feature(path: Path) -> NDArray[np.float32]:
         values = reader(path)
     except FileNotFoundError:
         raise FeatureError(f"{path}: a feature file must exist, found no file") from None
-    except UNREADABLE as error:
+    except FeatureError:
+        raise
+    except Exception as error:  # parsers of damaged files raise whatever they stumble over
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise FeatureError(f"{path}: a feature file must be whole, found {reason}") from None
     with np.errstate(over="ignore"):

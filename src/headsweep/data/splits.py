@@ -1,7 +1,7 @@
 """Splitting rows by group, with the labels' prevalence kept: train and valid, or K folds.
 
-Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of
-multi-label data"), over groups of rows instead of single rows.
+The aim is that of iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011, "On the
+stratification of multi-label data"), for groups of rows instead of single rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.errors import ManifestError
+
+SWEEPS = 4
 
 
 def split_by_group(
@@ -46,8 +48,10 @@ def stratified_parts(
 ) -> NDArray[np.int64]:
     """The part of every row, such that parts hold given shares of the rows and of each label.
 
-    The rarest label goes first: each group that has it goes to the part that misses the label
-    most, then to the one that misses most rows. Groups without labels fill up the parts.
+    Greedy descent on the imbalance, the sum over parts and labels of
+    ((wanted - held) / total) ** 2, where the row itself counts as one more label. Groups that
+    weigh most (rare labels, many rows) go first; the many light ones even out what they leave;
+    further sweeps move single groups as long as that helps.
 
     Raises:
         ManifestError: there are fewer groups than parts.
@@ -62,20 +66,20 @@ def stratified_parts(
     np.add.at(counts[:, :-1], group_of_row, targets)
     counts[:, -1] = np.bincount(group_of_row, minlength=n_groups)  # rows, as one more label
 
-    missing = np.outer(shares, counts.sum(axis=0)).astype(np.float64)
+    totals = np.maximum(counts.sum(axis=0), 1)
+    held = counts / totals
+    missing = np.outer(shares, held.sum(axis=0))
     part_of_group = np.full(n_groups, -1, np.int64)
     shuffled = np.random.default_rng(seed).permutation(n_groups)
-    open_groups = np.ones(n_groups, bool)
-    while open_groups.any():
-        left = counts[open_groups, :-1].sum(axis=0)
-        label = int(np.argmin(np.where(left > 0, left, left.max() + 1))) if left.any() else -1
-        chosen = shuffled[open_groups[shuffled] & (counts[shuffled, label] > 0)]
-        # Large groups first: small ones can still even out what large ones unbalance.
-        for group in chosen[np.argsort(-counts[chosen, label], kind="stable")]:
-            part = np.lexsort((missing[:, -1], missing[:, label]))[-1]
-            part_of_group[group] = part
-            missing[part] -= counts[group]
-        open_groups[chosen] = False
+    # Tiers of weight, powers of 2: the seed decides the order within one.
+    tier = np.floor(np.log2((held**2).sum(axis=1)))
+    order = shuffled[np.argsort(-tier[shuffled], kind="stable")]
+    for sweep in range(SWEEPS):
+        for group in order:
+            if sweep > 0:
+                missing[part_of_group[group]] += held[group]
+            part_of_group[group] = np.argmax(missing @ held[group])  # steepest descent
+            missing[part_of_group[group]] -= held[group]
     _fill_empty_parts(part_of_group, counts[:, -1], n_parts)
     return part_of_group[group_of_row]
 

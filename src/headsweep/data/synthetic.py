@@ -51,7 +51,8 @@ CONTENT_STD = np.concatenate([np.linspace(2, 0.7, 24)] * 2)
 ACQUISITION_STD = 2.0
 SIGN_STD = 0.35
 JITTER = 0.5
-"""Noise between reconstructions of a scan, relative to each direction's standard deviation."""
+"""Noise between reconstructions of a scan, relative to each direction's standard deviation;
+the acquisition is the scan's."""
 
 FLOOR_STD = 0.01
 """Noise of every feature, which gives the matrix full rank."""
@@ -158,7 +159,8 @@ def sample_cohort(
     )
     reconstructions = 1 + rng.binomial(2, EXTRA_RECONSTRUCTION, len(patient))
     scan = np.repeat(np.arange(len(patient)), reconstructions)
-    image = image[scan] + JITTER * _latent_std() * rng.standard_normal((len(scan), image.shape[1]))
+    jitter = JITTER * _latent_std(acquisition=0) * rng.standard_normal((len(scan), image.shape[1]))
+    image = image[scan] + jitter
     letter = np.arange(len(patient)) - np.repeat(np.cumsum(scans_of) - scans_of, scans_of)
     number = np.arange(len(scan)) - np.repeat(
         np.cumsum(reconstructions) - reconstructions, reconstructions
@@ -203,9 +205,9 @@ def _latent(
     return np.hstack([content, acquisition[:, None], linear, gated]) * _latent_std()
 
 
-def _latent_std() -> NDArray[np.float64]:
+def _latent_std(acquisition: float = ACQUISITION_STD) -> NDArray[np.float64]:
     signs = np.full(2 * len(LABELS), SIGN_STD)
-    return np.concatenate([CONTENT_STD, [ACQUISITION_STD], signs])
+    return np.concatenate([CONTENT_STD, [acquisition], signs])
 
 
 def _to_features(

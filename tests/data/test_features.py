@@ -1,0 +1,229 @@
+import io
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
+
+from headsweep.data.features import MAX_BYTES, read_feature
+from headsweep.errors import FeatureError
+
+VECTOR = np.array([0.5, -1.25, 3.0], np.float32)
+
+
+def save(path, array, key="arr"):
+    match path.suffix:
+        case ".npz":
+            np.savez(path, **{key: array})
+        case ".npy":
+            np.save(path, array)
+        case ".pt":
+            torch.save(torch.from_numpy(np.array(array)), path)
+        case ".safetensors":
+            save_file({key: array}, path)
+    return path
+
+
+def npy_header(shape, descr="<f4"):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+SUFFIXES = (".npz", ".npy", ".pt", ".safetensors")
+DTYPES = st.sampled_from([np.float16, np.float32, np.float64, np.int8, np.int32, np.int64])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_every_format_gives_back_the_vector_as_float32(tmp_path_factory, suffix, data):
+    shape = data.draw(st.integers(1, 40).flatmap(lambda d: st.sampled_from([(d,), (1, d)])))
+    dtype = data.draw(DTYPES)
+    bounds = {"min_value": -100, "max_value": 100}
+    elements = arrays.from_dtype(np.dtype(dtype), allow_nan=False, allow_infinity=False, **bounds)
+    array = data.draw(arrays.arrays(dtype, shape, elements=elements))
+    read = read_feature(save(tmp_path_factory.mktemp("f") / f"x{suffix}", array))
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, array.reshape(-1).astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_big_endian_values_are_converted(tmp_path, suffix):
+    path = save(tmp_path / f"x{suffix}", VECTOR.astype(">f8"))
+    np.testing.assert_array_equal(read_feature(path), VECTOR)
+
+
+def test_bfloat16_is_read_from_torch_formats(tmp_path):
+    tensor = torch.tensor(VECTOR).bfloat16()
+    torch.save(tensor, tmp_path / "x.pt")
+    save_torch_file({"arr": tensor}, tmp_path / "x.safetensors")
+    for name in ("x.pt", "x.safetensors"):
+        np.testing.assert_array_equal(read_feature(tmp_path / name), VECTOR)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("key", ["arr", "embeddings", "anything"])
+def test_the_key_is_arr_or_embeddings_or_the_only_one(tmp_path, suffix, key):
+    np.testing.assert_array_equal(read_feature(save(tmp_path / f"x{suffix}", VECTOR, key)), VECTOR)
+
+
+def test_arr_wins_over_other_keys_which_are_left_unread(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, other=np.array([object()]), arr=VECTOR)
+    np.testing.assert_array_equal(read_feature(path), VECTOR)
+
+
+def test_compressed_npz_is_read(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", arr=VECTOR)
+    np.testing.assert_array_equal(read_feature(tmp_path / "x.npz"), VECTOR)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("array", "law"),
+    [
+        (np.array([1, np.nan], np.float32), "finite, found nan at index 1"),
+        (np.array([np.inf, 1], np.float16), "finite, found inf at index 0"),
+        (np.array([1e300, 1]), "finite, found inf at index 0"),
+        (np.zeros((2, 3), np.float32), r"shape \(d,\) or \(1, d\), found .2, 3"),
+        (np.zeros((1, 1, 3), np.float32), r"shape \(d,\) or \(1, d\)"),
+        (np.array(1.0, np.float32), r"shape \(d,\) or \(1, d\)"),
+        (np.zeros((1, 0), np.float32), r"shape \(d,\) or \(1, d\)"),
+        (np.array([True, False]), "floats or integers"),
+    ],
+)
+def test_what_is_no_finite_vector_is_refused(tmp_path, suffix, array, law):
+    with pytest.raises(FeatureError, match=rf"x{suffix}: .*{law}"):
+        read_feature(save(tmp_path / f"x{suffix}", array))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("kept", [0, 1, 0.5, -1])
+def test_a_truncated_file_is_named(tmp_path, suffix, kept):
+    path = save(tmp_path / f"x{suffix}", VECTOR)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(FeatureError, match=f"x{suffix}: (a feature file must|the array must)"):
+        read_feature(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damage_raises_a_feature_error_or_changes_values_only(tmp_path_factory, suffix, data):
+    path = save(tmp_path_factory.mktemp("f") / f"x{suffix}", VECTOR)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        vector = read_feature(path)
+    except FeatureError as error:
+        assert "\n" not in str(error)
+    else:
+        assert vector.ndim == 1
+        assert np.isfinite(vector).all()
+
+
+class Trap:
+    """Leaves a mark when unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (open, (str(self.mark), "w"))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
+def test_pickled_objects_are_refused_unread(tmp_path, suffix):
+    path, mark = tmp_path / f"x{suffix}", tmp_path / "mark"
+    trapped = np.array([Trap(mark)], dtype=object)
+    match suffix:
+        case ".npz":
+            np.savez(path, arr=trapped)
+        case ".npy":
+            np.save(path, trapped)
+        case ".pt":
+            torch.save(Trap(mark), path)
+    with pytest.raises(FeatureError, match="must be floats or integers|must hold one tensor"):
+        read_feature(path)
+    assert not mark.exists()
+
+
+def test_a_declared_size_over_the_limit_is_refused_before_the_data(tmp_path):
+    header = npy_header((1, 2**40))
+    (tmp_path / "x.npy").write_bytes(header + b"\0" * 16)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("arr.npy", header + b"\0" * 16)
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(FeatureError, match=f"at most {MAX_BYTES} bytes, found {2**42}"):
+            read_feature(tmp_path / name)
+
+
+def test_a_file_over_the_limit_is_refused_whatever_it_holds(tmp_path):
+    for suffix in SUFFIXES:
+        path = tmp_path / f"x{suffix}"
+        with path.open("wb") as file:
+            file.truncate(MAX_BYTES + 1)  # sparse
+        with pytest.raises(FeatureError, match=f"at most {MAX_BYTES} bytes, found {MAX_BYTES + 1}"):
+            read_feature(path)
+
+
+def test_a_zip_member_longer_than_its_array_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("arr.npy", npy_header((1, 3)) + b"\0" * (200 * 2**20))
+    assert (tmp_path / "x.npz").stat().st_size < 2**20
+    with pytest.raises(FeatureError, match="must have the declared 12 bytes, found more"):
+        read_feature(tmp_path / "x.npz")
+
+
+def test_a_small_storage_spread_over_a_huge_tensor_is_refused(tmp_path):
+    torch.save(torch.zeros(1).expand(2**40), tmp_path / "x.pt")
+    with pytest.raises(FeatureError, match="at most"):
+        read_feature(tmp_path / "x.pt")
+
+
+def test_a_deflated_pt_that_unpacks_beyond_the_limit_is_refused_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", b"\0" * (MAX_BYTES + 1))
+    with pytest.raises(FeatureError, match="at most"):
+        read_feature(tmp_path / "x.pt")
+
+
+def test_values_that_do_not_match_the_checksum_are_refused(tmp_path):
+    path = save(tmp_path / "x.npz", VECTOR)
+    path.write_bytes(path.read_bytes().replace(VECTOR.tobytes(), VECTOR[::-1].tobytes()))
+    with pytest.raises(FeatureError, match="CRC"):
+        read_feature(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "law"),
+    [
+        (lambda p: np.savez(p / "x.npz", a=VECTOR, b=VECTOR), "key arr or embeddings.* 2 keys"),
+        (lambda p: save_file({"a": VECTOR, "b": VECTOR}, p / "x.safetensors"), "2 keys"),
+        (lambda p: torch.save({"arr": torch.zeros(3)}, p / "x.pt"), "one dense tensor, found dict"),
+        (lambda p: (p / "x.csv").write_text("1,2"), r"must end in .*, found '\.csv'"),
+        (lambda p: (p / "x.npy").mkdir(), "must be whole, found .*directory"),
+        (lambda p: None, "must exist"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, write, law):
+    write(tmp_path)
+    path = next(iter(tmp_path.iterdir()), tmp_path / "absent.npz")
+    with pytest.raises(FeatureError, match=law):
+        read_feature(path)
+
+
+def test_the_header_of_an_npy_is_data_not_code(tmp_path):
+    stream = io.BytesIO(npy_header("__import__('os').abort()"))
+    (tmp_path / "x.npy").write_bytes(stream.getvalue())
+    with pytest.raises(FeatureError, match="must be whole"):
+        read_feature(tmp_path / "x.npy")

@@ -1,0 +1,227 @@
+import json
+import multiprocessing
+import os
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headsweep.config import ColumnsConfig
+from headsweep.data import packing
+from headsweep.data.manifest import read_manifest
+from headsweep.data.packing import content_fingerprint, pack
+from headsweep.errors import FeatureError, ManifestError, OutputError
+from tests.data.builders import write_feature, write_split, write_table
+
+TARGETS = {"train_1_a_1": (1, 0), "train_1_a_2": (1, 0), "train_2_a_1": (0, 1)}
+
+
+def pack_train(root, modality="visual"):
+    manifest = read_manifest(root / "manifests" / "train.csv", ColumnsConfig(), None)
+    return pack(manifest, modality, root / "features", root / "cache", progress=False)
+
+
+def inode(root):
+    """Changes exactly when the matrix is written again."""
+    return next((root / "cache").glob("*/matrix.npy")).stat().st_ino
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_split(tmp_path, "train", TARGETS)
+    return tmp_path
+
+
+def test_rows_are_the_files_in_the_manifest_order(root):
+    packed = pack_train(root)
+    expected = [np.load(root / f"features/image/{v}.npz")["arr"][0] for v in TARGETS]
+    np.testing.assert_array_equal(packed.matrix, expected)
+    assert packed.matrix.dtype == np.float32
+    assert isinstance(packed.matrix, np.memmap)
+    assert not packed.matrix.flags.writeable
+
+
+def test_an_unchanged_input_is_not_packed_again(root):
+    first, before = pack_train(root), inode(root)
+    assert pack_train(root).fingerprint == first.fingerprint
+    assert inode(root) == before
+
+
+def test_a_changed_label_does_not_pack_again(root):
+    pack_train(root)
+    before = inode(root)
+    write_split(root, "train", dict.fromkeys(TARGETS, (0, 0)))
+    for path in (root / "features").rglob("*.npz"):  # the builder wrote the same bytes again
+        os.utime(path, ns=(0, 0))
+    pack_train(root)
+    after = inode(root)
+    assert after != before
+    write_table(
+        root / "manifests" / "train.csv",
+        ["volumename", "visual_feature_path", "Emphysema"],
+        [[volume, f"image/{volume}.npz", 1] for volume in TARGETS],
+    )
+    pack_train(root)
+    assert inode(root) == after
+
+
+def test_a_touched_file_is_packed_again_to_the_same_fingerprint(root):
+    first, before = pack_train(root), inode(root)
+    os.utime(root / "features/image/train_1_a_1.npz", ns=(1, 1))
+    assert pack_train(root).fingerprint == first.fingerprint
+    assert inode(root) != before
+
+
+def test_a_changed_value_shows_in_matrix_and_fingerprint(root):
+    first = pack_train(root)
+    old = np.array(first.matrix)
+    write_feature(root, "image/train_2_a_1.npz", np.full((1, 4), 7, np.float32))
+    second = pack_train(root)
+    np.testing.assert_array_equal(second.matrix[2], [7, 7, 7, 7])
+    assert second.fingerprint != first.fingerprint
+    np.testing.assert_array_equal(first.matrix, old)  # who reads the old pack keeps it
+
+
+def test_a_changed_list_of_volumes_is_packed_again(root):
+    pack_train(root)
+    write_split(root, "train", {**TARGETS, "train_3_a_1": (0, 0)})
+    assert pack_train(root).matrix.shape == (4, 4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    values=st.lists(
+        st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), min_size=1, max_size=5
+    )
+)
+def test_the_fingerprint_is_one_of_content(tmp_path_factory, values):
+    """Equal volumes and values pack to equal fingerprints, wherever and whenever they lie."""
+    fingerprints = set()
+    for _ in range(2):
+        root = tmp_path_factory.mktemp("f")
+        write_split(root, "train", {f"train_{i}_a_1": (0, 1) for i in range(len(values))})
+        for i, row in enumerate(values):
+            write_feature(root, f"image/train_{i}_a_1.npz", np.array([row], np.float32))
+        packed = pack_train(root)
+        volumes = [f"train_{i}_a_1" for i in range(len(values))]
+        fingerprints |= {packed.fingerprint, content_fingerprint(volumes, packed.matrix)}
+    assert len(fingerprints) == 1
+
+
+def test_the_fingerprint_tells_volumes_widths_and_values_apart():
+    matrix = np.arange(6, dtype=np.float32)
+    prints = {
+        content_fingerprint(["a", "b"], matrix.reshape(2, 3)),
+        content_fingerprint(["b", "a"], matrix.reshape(2, 3)),
+        content_fingerprint(["a", "b"], matrix[::-1].reshape(2, 3)),
+        content_fingerprint(["a", "b", "c"], matrix.reshape(3, 2)),
+    }
+    assert len(prints) == 4
+
+
+def test_blocks_join_without_a_seam(root, monkeypatch):
+    whole = pack_train(root)
+    monkeypatch.setattr(packing, "BLOCK_ROWS", 2)
+    os.utime(root / "features/image/train_1_a_1.npz", ns=(1, 1))
+    parts = pack_train(root)
+    assert parts.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(parts.matrix, whole.matrix)
+
+
+@pytest.mark.parametrize("damage", ["truncate matrix", "remove matrix", "damage index"])
+def test_a_damaged_pack_is_made_again(root, damage):
+    fingerprint = pack_train(root).fingerprint
+    matrix = next((root / "cache").glob("*/matrix.npy"))
+    match damage:
+        case "truncate matrix":
+            os.truncate(matrix, matrix.stat().st_size - 1)
+        case "remove matrix":
+            matrix.unlink()
+        case "damage index":
+            (matrix.parent / "index.json").write_text("{")
+    packed = pack_train(root)
+    assert packed.fingerprint == fingerprint
+    assert packed.matrix.shape == (3, 4)
+
+
+def test_what_a_killed_run_left_is_removed_and_never_read(root):
+    pack_train(root)
+    folder = next((root / "cache").iterdir())
+    (folder / "index.json").unlink()
+    (folder / "matrix.npy.partial").write_bytes(b"half")
+    assert pack_train(root).matrix.shape == (3, 4)
+    assert {path.name for path in folder.iterdir()} == {"matrix.npy", "index.json", "lock"}
+
+
+def test_a_failed_pack_leaves_no_index(root):
+    (root / "features/image/train_2_a_1.npz").write_bytes(b"")
+    with pytest.raises(FeatureError):
+        pack_train(root)
+    assert not list((root / "cache").glob("*/index.json"))
+
+
+def _pack_when(root, start, results):
+    while time.time() < start:
+        pass
+    results.put((pack_train(root).fingerprint, pack_train(root).matrix.sum()))
+
+
+def test_processes_that_pack_at_once_all_end_with_the_whole_pack(tmp_path):
+    targets = {f"train_{i}_a_1": (i % 2, 1) for i in range(300)}
+    write_split(tmp_path, "train", targets)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    start = time.time() + 3
+    arguments = (tmp_path, start, results)
+    workers = [context.Process(target=_pack_when, args=arguments) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    found = {results.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join()
+    packed = pack_train(tmp_path)
+    assert found == {(packed.fingerprint, packed.matrix.sum())}
+    assert packed.matrix.shape == (300, 4)
+
+
+def test_errors_name_the_feature_file_and_the_manifest_row(root):
+    write_feature(root, "image/train_1_a_2.npz", np.zeros((1, 5), np.float32))
+    with pytest.raises(
+        FeatureError, match=r"image/train_1_a_2\.npz: .*4 wide.*5 \(.*train\.csv:3\)"
+    ):
+        pack_train(root)
+    write_feature(root, "image/train_1_a_2.npz", np.full((1, 4), np.nan, np.float32))
+    with pytest.raises(FeatureError, match=r"train_1_a_2\.npz: .*finite.* \(.*train\.csv:3\)"):
+        pack_train(root)
+    (root / "features/image/train_1_a_2.npz").unlink()
+    with pytest.raises(FeatureError, match=r"train_1_a_2\.npz: .*exist.* \(.*train\.csv:3\)"):
+        pack_train(root)
+
+
+def test_a_modality_without_column_or_path_is_refused(root):
+    with pytest.raises(ManifestError, match=r"train\.csv: text features need a column"):
+        pack_train(root, "text")
+    write_table(
+        root / "manifests" / "train.csv",
+        ["volumename", "visual_feature_path", "text_feature_path", "Emphysema"],
+        [["train_1_a_1", "image/train_1_a_1.npz", "", 1]],
+    )
+    with pytest.raises(ManifestError, match=r"train\.csv:2: a row must have a path of text"):
+        pack_train(root, "text")
+
+
+def test_a_cache_that_cannot_be_written_is_an_output_error(root):
+    (root / "cache").write_text("a file, not a folder")
+    with pytest.raises(OutputError, match="cache"):
+        pack_train(root)
+
+
+def test_the_index_lists_what_was_packed(root):
+    packed = pack_train(root)
+    index = json.loads(next((root / "cache").glob("*/index.json")).read_text())
+    assert index["volumes"] == list(TARGETS)
+    assert index["fingerprint"] == packed.fingerprint
+    assert (index["rows"], index["width"]) == (3, 4)
+    assert [name for name, _, _ in index["files"]] == [f"image/{v}.npz" for v in TARGETS]
