@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,14 @@ class Plot:
     caption: str
     figure: Figure
 
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as an SVG file."""
+        return self._render("svg")
+
     def to_svg(self) -> str:
         """The figure as an `svg` element for a page: no fixed size, ids of its own."""
-        text = self._render("svg").decode()
+        text = self.svg.decode()
         text = text[text.index("<svg") :].replace(INK, "currentColor")
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'id="([^"]+)"', rf'id="{self.name}-\1"', text)
@@ -71,7 +77,7 @@ class Plot:
 
     def save(self, folder: Path) -> None:
         """Write the figure as SVG and PNG."""
-        (folder / f"{self.name}.svg").write_bytes(self._render("svg"))
+        (folder / f"{self.name}.svg").write_bytes(self.svg)
         (folder / f"{self.name}.png").write_bytes(self._render("png"))
 
     def _render(self, kind: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Measured:
     values: Mapping[str, Metric]
     resampled: Mapping[str, Metric]
 
-    @property
+    @cached_property
     def macro_draws(self) -> Mapping[str, Metric]:
         """Each resampled metric, averaged over its defined labels and then over seeds, (B,)."""
         return {name: macro(draws).mean(axis=0) for name, draws in self.resampled.items()}

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headsweep.config import parse_config, to_dict
@@ -130,11 +131,10 @@ def _load(finalists: Sequence[Finalist]) -> tuple[Split, Split, tuple[Split, ...
 
 def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Split]) -> None:
     """Raise when a manifest or feature file is not the one the leaderboard was made on."""
-    rows = pq.read_table(folder / DATA_ROWS).to_pylist()
-    known = {(row["split"], row["volumename"]): row for row in rows}
     for split in splits:
         if recorded["data"].get(split.name) == fingerprints(split):
             continue
+        known = _known_rows(folder / DATA_ROWS)
         columns = data_rows(split)
         changed = [
             f"{name} of {volume}"
@@ -148,6 +148,15 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
             f"{split.name}: data must be what the leaderboard was made on, "
             f"found {len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
         )
+
+
+def _known_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Digests of the rows that the leaderboard was made on, by split and volume."""
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise VerificationError(f"{path}: digests must be readable, found {error}") from None
+    return {(row["split"], row["volumename"]): row for row in rows}
 
 
 def _check_files(folder: Path, again: Path, *, exact: bool) -> None:

@@ -18,7 +18,7 @@ from headsweep.metrics.thresholds import OperatingPoint
 Multiplicities = NDArray[np.int32]
 
 # The counts of one label then stay in a core's second-level cache.
-_RESAMPLES_PER_BLOCK = 32
+_CELLS_PER_BLOCK = 1 << 17
 
 
 def patient_resamples(patients: Sequence[str], n_resamples: int, seed: int) -> Multiplicities:
@@ -58,8 +58,9 @@ def resampled_ranking(
     orders = [[_order(targets[:, j], scores[k, :, j]) for j in range(c)] for k in range(slots)]
     precision = np.empty((slots, len(resamples), c))
     area = np.empty_like(precision)
-    for start in range(0, len(resamples), _RESAMPLES_PER_BLOCK):
-        block = slice(start, start + _RESAMPLES_PER_BLOCK)
+    step = max(1, _CELLS_PER_BLOCK // len(targets))
+    for start in range(0, len(resamples), step):
+        block = slice(start, start + step)
         for k in range(slots):
             for j in range(c):
                 areas = _weighted_areas(orders[k][j], resamples[block])
