@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -25,11 +27,11 @@ def test_real_data_have_no_errors(real_reports):
     assert all("features must be in one split" in fault.message for fault in faults)
 
 
-def _mean(tmp_path, volume, vector):
+def store(tmp_path, volume, vector):
     write_feature(tmp_path, f"image/{volume}.npz", np.asarray(vector))
 
 
-def _spoil_rows(tmp_path):
+def spoil_rows(tmp_path):
     write_table(
         tmp_path / "manifests/valid.csv",
         ["volumename", "visual_feature_path", "Emphysema", "Lung nodule"],
@@ -47,18 +49,18 @@ def _spoil_rows(tmp_path):
     [
         (lambda p: (p / "manifests/valid.csv").unlink(), ("valid.csv", None), "must exist"),
         (lambda p: (p / "features/image/valid_2_a_1.npz").unlink(), ("valid.csv", 3), "must exist"),
-        (lambda p: _mean(p, "valid_1_a_1", [1.0, np.nan, 0, 0]), ("valid.csv", 2), "finite"),
-        (lambda p: _mean(p, "valid_3_a_1", np.ones(5)), ("test.csv", 2), "4 wide.*found 5"),
-        (lambda p: _mean(p, "train_2_a_1", [None]), ("train.csv", 4), "floats or integers"),
-        (lambda p: _spoil_rows(p), ("valid.csv", 2), "0 or 1, found 'maybe'"),
-        (lambda p: _spoil_rows(p), ("valid.csv", 4), "in one row"),
+        (lambda p: store(p, "valid_1_a_1", [1.0, np.nan, 0, 0]), ("valid.csv", 2), "finite"),
+        (lambda p: store(p, "valid_3_a_1", np.ones(5)), ("test.csv", 2), "4 wide.*found 5"),
+        (lambda p: store(p, "train_2_a_1", [None]), ("train.csv", 4), "floats or integers"),
+        (spoil_rows, ("valid.csv", 2), "0 or 1, found 'maybe'"),
+        (spoil_rows, ("valid.csv", 4), "in one row"),
         (
             lambda p: write_split(p, "test", {"train_1_b_1": (1, 0), "valid_4_a_1": (0, 1)}),
             ("test.csv", 2),
             "patient must be in one split",
         ),
         (
-            lambda p: _mean(p, "valid_4_b_1", np.load(p / "features/image/valid_1_a_1.npz")["arr"]),
+            lambda p: store(p, "valid_4_b_1", np.load(p / "features/image/valid_1_a_1.npz")["arr"]),
             ("test.csv", 3),
             r"visual features must be in one split.*valid\.csv:2",
         ),
@@ -70,15 +72,12 @@ def test_each_fault_is_named_by_file_and_row(tmp_path, spoil, place, law):
     faults = [fault for fault in check(config) if (fault.path.name, fault.row) == place]
     assert len(faults) == 1
     assert faults[0].severity == "error"
-    assert faults == pytest.approx(faults)
-    import re
-
     assert re.search(law, faults[0].message)
 
 
 def test_all_faults_are_named_at_once(tmp_path):
     config = write_dataset(tmp_path)
-    _spoil_rows(tmp_path)
+    spoil_rows(tmp_path)
     (tmp_path / "features/image/train_1_a_1.npz").write_bytes(b"")
     (tmp_path / "manifests/test.csv").unlink()
     found = places(check(config))

@@ -124,11 +124,10 @@ def test_damage_raises_a_feature_error_or_changes_values_only(tmp_path_factory, 
     path.write_bytes(content)
     try:
         vector = read_feature(path)
-    except FeatureError as error:
-        assert "\n" not in str(error)
-    else:
-        assert vector.ndim == 1
-        assert np.isfinite(vector).all()
+    except FeatureError:
+        return
+    assert vector.ndim == 1
+    assert np.isfinite(vector).all()
 
 
 class Trap:
@@ -152,7 +151,7 @@ def test_pickled_objects_are_refused_unread(tmp_path, suffix):
             np.save(path, trapped)
         case ".pt":
             torch.save(Trap(mark), path)
-    with pytest.raises(FeatureError, match="must be floats or integers|must hold one tensor"):
+    with pytest.raises(FeatureError, match=r"must be floats or integers|must hold one tensor"):
         read_feature(path)
     assert not mark.exists()
 

@@ -93,7 +93,7 @@ def test_the_data_set_passes_its_own_check(tmp_path):
 
 def test_manifests_and_files_have_ct_rates_shape(data, splits):
     out, rows = data
-    train, valid = splits
+    train, _ = splits
     assert rows["train"] == len(train.volumes)
     assert rows["test_manual_all"] == rows["test_manual_train"] + rows["test_manual_valid"]
     assert train.labels == LABELS

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,13 +146,14 @@ def inspect_manifest(
     if faults:
         return None, faults
 
+    features = list(_feature_columns(header, columns).values())
     sound: dict[str, tuple[int, dict[str, str]]] = {}
     for row, record in enumerate(records, start=2):
         if not record:
             continue
         cells = dict(zip(header, (cell.strip() for cell in record), strict=False))
         messages = (
-            list(_row_faults(cells, columns, labels))
+            list(_row_faults(cells, columns.volume, features, labels))
             if len(record) == len(header)
             else [f"a row must have {len(header)} cells, found {len(record)}"]
         )
@@ -205,23 +206,26 @@ def _header_faults(
 
 
 def _row_faults(
-    cells: Mapping[str, str], columns: ColumnsConfig, labels: Sequence[str]
+    cells: Mapping[str, str],
+    volume_column: str,
+    feature_columns: Iterable[str],
+    labels: Sequence[str],
 ) -> Iterable[str]:
-    volume = cells[columns.volume]
+    volume = cells[volume_column]
     if not VOLUME_NAME.fullmatch(volume_of(volume)):
         yield (
-            f"{columns.volume} must read <split>_<patient>_<scan>_<reconstruction>, "
+            f"{volume_column} must read <split>_<patient>_<scan>_<reconstruction>, "
             f"such as valid_53_a_1, found {volume!r}"
         )
     for label in labels:
         if cells[label] not in LABEL_VALUES:
             yield f"a label must be 0 or 1, found {cells[label]!r} in column {label!r}"
-    for column in _feature_columns(list(cells), columns).values():
-        feature = PurePosixPath(cells[column])
-        if feature.is_absolute() or ".." in feature.parts or "\0" in cells[column]:
+    for column in feature_columns:
+        feature = cells[column]
+        if feature.startswith("/") or ".." in feature.split("/") or "\0" in feature:
             yield (
                 f"{column} must be relative to paths.data_root and stay inside it, "
-                f"found {cells[column]!r}"
+                f"found {feature!r}"
             )
 
 

@@ -128,6 +128,9 @@ def _states(
 ) -> list[FileState]:
     names = manifest.feature_paths[modality]
 
+    def states(start: int) -> list[FileState]:
+        return [state(index) for index in range(start, min(start + BLOCK_ROWS, len(paths)))]
+
     def state(index: int) -> FileState:
         try:
             stat = paths[index].stat()
@@ -138,7 +141,8 @@ def _states(
             ) from None
         return [names[index], stat.st_size, stat.st_mtime_ns]
 
-    return list(pool.map(state, range(len(paths))))
+    blocks = pool.map(states, range(0, len(paths), BLOCK_ROWS))
+    return [state for block in blocks for state in block]
 
 
 @contextmanager
