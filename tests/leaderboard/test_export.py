@@ -1,0 +1,50 @@
+"""An exported config trains to the recorded value, and says where it comes from."""
+
+import pytest
+import yaml
+
+from headsweep.config import parse_config
+from headsweep.data.dataset import load_search_splits, required_modalities
+from headsweep.engine.fixed import train_to_end
+from headsweep.errors import OutputError, VerificationError
+from headsweep.leaderboard.export import read_config, write_config
+from headsweep.settings import cache_dir
+from headsweep.studies.trials import trial_config
+from tests.leaderboard.conftest import SETTINGS
+
+
+def test_the_exported_best_trial_trained_alone_gives_its_value(study, tmp_path):
+    best = study.optuna.best_trial
+    path = tmp_path / "best.yaml"
+    config = trial_config(study.spec, best)
+    write_config(config, path, study=study.name, trial=best.number, value=best.value)
+
+    config = parse_config(yaml.safe_load(path.read_text()), where="best.yaml")
+    splits = load_search_splits(
+        config, cache_dir=cache_dir(), modalities=required_modalities(config)
+    )
+    (run,) = train_to_end([config], *splits, SETTINGS)
+    assert run.best_auprc_macro == pytest.approx(best.value, abs=1e-6)
+
+
+def test_the_first_line_names_study_trial_and_value(study, tmp_path):
+    path = tmp_path / "folder" / "best.yaml"
+    write_config(study.spec.config, path, study="linear", trial=7, value=0.625)
+    expected = "# study linear, trial 7, recorded val/auprc_macro 0.625"
+    assert path.read_text().splitlines()[0] == expected
+    assert read_config(path) == study.spec.config
+
+
+def test_a_place_that_cannot_be_written_is_refused(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="must be writable"):
+        write_config(study.spec.config, tmp_path / "file/x.yaml", study="a", trial=0, value=0.0)
+
+
+@pytest.mark.parametrize("text", ["- a list", "{", None])
+def test_a_file_that_is_no_config_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(VerificationError, match=r"config\.yaml: a config must be"):
+        read_config(path)
