@@ -110,7 +110,9 @@ class ResumeConfig(Section):
 class TrainingConfig(Section):
     """Optimisation of one head."""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lbfgs"] = "adamw"
+    """`lbfgs` solves a linear head as logistic regression to convergence, in one epoch; its
+    penalty is `weight_decay` (scikit-learn's C = 1 / (rows · weight_decay))."""
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 1e-4
     beta1: Momentum = 0.9
@@ -218,7 +220,29 @@ class Config(Section):
     IRRELEVANT: ClassVar[tuple[str, ...]] = ("paths", "logging")
 
     @model_validator(mode="after")
-    def _weights_must_train(self) -> Self:
+    def _lbfgs_is_for_logistic_regression(self) -> Self:
+        training = self.training
+        if training.optimizer != "lbfgs":
+            return self
+        found = {
+            "head.kind": (self.head.kind, "linear"),
+            "training.loss": (training.loss, "bce"),
+            "training.label_smoothing": (training.label_smoothing, 0.0),
+        }
+        for key, (value, due) in found.items():
+            if value != due:
+                raise ValueError(
+                    f"{key} must be {due} with training.optimizer=lbfgs, found {value}"
+                )
+        if training.weight_decay == 0:
+            raise ValueError(
+                "training.weight_decay must be greater than 0 with training.optimizer=lbfgs, "
+                "found 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_ends_in_time(self) -> Self:
         if self.training.warmup_epochs > self.training.max_epochs:
             raise ValueError(
                 "training.warmup_epochs must be at most training.max_epochs "

@@ -13,6 +13,7 @@ from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.autograd import AutogradProgram
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.programs.linear import LinearProgram
+from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
 from headsweep.engine.slots import EpochReport, Slot
@@ -22,6 +23,7 @@ from headsweep.metrics.ranking import average_precision_and_auroc, macro
 
 PROGRAMS: dict[str, type[Program]] = {
     "linear": LinearProgram,
+    "logistic": LogisticProgram,
     "mlp": MLPProgram,
     "retrieval": RetrievalProgram,
     "autograd": AutogradProgram,
@@ -31,16 +33,19 @@ PROGRAMS: dict[str, type[Program]] = {
 def group_key(config: Config, n_train: int) -> GroupKey:
     """The group that a config trains in; batches are at most the `n_train` rows there are."""
     training, features = config.training, config.features
+    program = _program_name(config)
     return GroupKey(
-        program=_program_name(config),
+        program=program,
         input=features.input,
         normalization=features.normalization,
-        batch_size=min(training.batch_size, n_train),
+        batch_size=n_train if program == "logistic" else min(training.batch_size, n_train),
         seed=training.seed,
     )
 
 
 def _program_name(config: Config) -> str:
+    if config.training.optimizer == "lbfgs":
+        return "logistic"
     if isinstance(config.head, MLPConfig) and config.head.norm == "batch":
         return "autograd"
     return config.head.kind if config.head.kind in PROGRAMS else "autograd"
@@ -58,7 +63,8 @@ class Group:
 
     def admit(self, number: int, config: Config) -> None:
         """Let a trial enter at the tape's present position."""
-        slot = Slot(number, config, self.steps_per_epoch)
+        epochs = 1 if self.key.program == "logistic" else config.training.max_epochs
+        slot = Slot(number, config, self.steps_per_epoch, epochs)
         self.program.admit(slot)
         self.slots[number] = slot
 

@@ -35,6 +35,7 @@ class Slot:
     number: int
     config: Config
     steps_per_epoch: int
+    max_epochs: int
     step: int = 0
     epoch: int = 0
     best_auprc_macro: float = -math.inf
@@ -67,7 +68,7 @@ class Slot:
             best_auprc_macro=self.best_auprc_macro,
             best_epoch=self.best_epoch,
             finished=failure is not None
-            or self.epoch >= training.max_epochs
+            or self.epoch >= self.max_epochs
             or (patience is not None and waited >= patience),
             failure=failure,
         )

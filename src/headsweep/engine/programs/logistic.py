@@ -1,0 +1,82 @@
+"""Linear heads solved as logistic regression: all labels of all new slots in one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.logistic import solve_logistic
+from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.slots import Slot
+from headsweep.heads.base import Head
+from headsweep.heads.registry import build_head
+
+
+@dataclass
+class _Member:
+    """One slot with its weights `(c, d)` and biases `(c,)`, once they are found."""
+
+    slot: Slot
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class LogisticProgram(Program):
+    """One epoch is one solve on all training rows; the tape's order plays no part."""
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        super().__init__(key, inputs)
+        self.x = inputs.matrix(key.input, key.normalization, valid=False)
+        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
+        self.members: dict[int, _Member] = {}
+
+    def admit(self, slot: Slot) -> None:
+        """Let the slot wait for the next solve."""
+        self.members[slot.number] = _Member(slot)
+
+    def evict(self, slot: Slot) -> None:
+        """Forget the slot's weights."""
+        del self.members[slot.number]
+
+    def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        """Solve every slot that has no weights yet; `rows` are all rows, in any order."""
+        new = [member for member in self.members.values() if member.weight is None]
+        if not new:
+            return
+        n_labels = self.inputs.targets.shape[1]
+        decay = [member.slot.config.training.weight_decay for member in new]
+        solution = solve_logistic(
+            self.x,
+            self.inputs.targets.T.repeat(len(new), 1),
+            torch.tensor(decay, device=self.x.device).repeat_interleave(n_labels),
+        )
+        weights = solution.weight.view(len(new), n_labels, -1)
+        biases = solution.bias.view(len(new), n_labels)
+        for member, weight, bias in zip(new, weights, biases, strict=True):
+            member.weight, member.bias = weight, bias
+
+    def validate(self) -> tuple[list[Slot], Tensor]:
+        """Probabilities of all slots."""
+        heads = [self._solved(member) for member in self.members.values()]
+        scores = [torch.addmm(b.unsqueeze(1), w, self.x_valid.T).sigmoid_() for w, b in heads]
+        return [member.slot for member in self.members.values()], torch.stack(scores)
+
+    def keep_best(self, slot: Slot) -> None:
+        """There is one epoch; its weights are the best."""
+
+    def best_head(self, slot: Slot) -> Head:
+        """A `LinearHead` with the solution."""
+        weight, bias = self._solved(self.members[slot.number])
+        config = slot.config
+        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
+        head.load_state_dict({"output.weight": weight.cpu(), "output.bias": bias.cpu()})
+        return head
+
+    @staticmethod
+    def _solved(member: _Member) -> tuple[Tensor, Tensor]:
+        assert member.weight is not None
+        assert member.bias is not None
+        return member.weight, member.bias
