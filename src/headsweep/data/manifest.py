@@ -27,7 +27,15 @@ from headsweep.data.ct_rate import (
 from headsweep.data.faults import Fault
 from headsweep.errors import ManifestError
 
-__all__ = ["Manifest", "inspect_manifest", "patient_of", "read_manifest", "scan_of"]
+__all__ = [
+    "LABEL_VALUES",
+    "Manifest",
+    "inspect_manifest",
+    "label_columns",
+    "patient_of",
+    "read_manifest",
+    "scan_of",
+]
 
 LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 """Spellings of a label; pandas writes `1.0` once a column has held a missing value."""
@@ -139,7 +147,7 @@ def inspect_manifest(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return None, [Fault(path, None, f"a manifest must be CSV text in UTF-8, found {error}")]
 
-    labels = _label_columns(header, columns, target_labels)
+    labels = label_columns(header, columns, target_labels)
     faults = _header_faults(path, header, columns, labels)
     if not any(records):
         faults.append(Fault(path, None, "a manifest must have rows, found only a header"))
@@ -168,9 +176,10 @@ def inspect_manifest(
     return _assemble(path, header, columns, labels, sound), faults
 
 
-def _label_columns(
+def label_columns(
     header: Sequence[str], columns: ColumnsConfig, target_labels: tuple[str, ...] | None
 ) -> tuple[str, ...]:
+    """The label columns of a table with this header; see `read_manifest` for the rule."""
     if target_labels is not None:
         return target_labels
     known = tuple(name for name in header if name in LABELS)

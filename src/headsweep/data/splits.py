@@ -49,7 +49,7 @@ def stratified_parts(
     """The part of every row, such that parts hold given shares of the rows and of each label.
 
     Greedy descent on the imbalance, the sum over parts and labels of
-    ((wanted - held) / total) ** 2, where the row itself counts as one more label. Groups that
+    ((wanted - held) / total) ** 2, where rows weigh as much as all labels together. Groups that
     weigh most (rare labels, many rows) go first; the many light ones even out what they leave;
     further sweeps move single groups as long as that helps.
 
@@ -62,12 +62,14 @@ def stratified_parts(
         raise ManifestError(
             f"a split into {n_parts} parts by patient needs as many patients, found {n_groups}"
         )
+    # Positives of each label in each group; the last column counts rows.
     counts = np.zeros((n_groups, targets.shape[1] + 1), np.int64)
     np.add.at(counts[:, :-1], group_of_row, targets)
-    counts[:, -1] = np.bincount(group_of_row, minlength=n_groups)  # rows, as one more label
+    counts[:, -1] = np.bincount(group_of_row, minlength=n_groups)
 
     totals = np.maximum(counts.sum(axis=0), 1)
     held = counts / totals
+    held[:, -1] *= np.sqrt(max(targets.shape[1], 1))
     missing = np.outer(shares, held.sum(axis=0))
     part_of_group = np.full(n_groups, -1, np.int64)
     shuffled = np.random.default_rng(seed).permutation(n_groups)

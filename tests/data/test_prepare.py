@@ -1,0 +1,312 @@
+"""Tables with CT-RATE's exact columns and traps."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headsweep.config import ColumnsConfig
+from headsweep.data.check import check
+from headsweep.data.ct_rate import LABELS
+from headsweep.data.manifest import patient_of, read_manifest
+from headsweep.data.prepare import (
+    PathPattern,
+    ct_rate_tables,
+    prepare_manifest,
+    write_prepared,
+    write_scan_means,
+)
+from headsweep.data.subsets import write_budget_subsets, write_folds
+from headsweep.data.synthetic import synthesize
+from headsweep.errors import ManifestError
+from tests.data.builders import config_of, write_feature, write_table
+
+VISUAL = PathPattern("visual_feature_path", "image/")
+SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_manifests.py"
+
+REPORTS = ["VolumeName", "ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN"]
+METADATA = ["VolumeName", "Manufacturer", "SeriesDescription", "PatientSex", "PatientAge"]
+
+
+def label_row(volume, *positives):
+    return [volume, *(int(label in positives) for label in LABELS)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The valid split: `valid_` and `validation_` tables that do not quite agree.
+
+    Scan valid_1_a has two reconstructions of which one has no label row; valid_2_a has no report;
+    valid_3_a no metadata; valid_4_a shares the report of valid_1_a; valid_5_a has no labels.
+    """
+    write_table(
+        tmp_path / "multi_abnormality_labels" / "valid_predicted_labels.csv",
+        ["VolumeName", *LABELS],
+        [
+            label_row("valid_1_a_1.nii.gz", "Lung nodule"),
+            label_row("valid_2_a_1.nii.gz"),
+            label_row("valid_3_a_1.nii.gz"),
+            label_row("valid_4_a_1.nii.gz", "Lung nodule"),
+        ],
+    )
+    write_table(
+        tmp_path / "radiology_text_reports" / "validation_reports.csv",
+        REPORTS,
+        [
+            ["valid_1_a_1.nii.gz", "Cough.", "CT", "One\nnodule.", "Nodule."],
+            ["valid_1_a_2.nii.gz", "Cough.", "CT", "One\nnodule.", "Nodule."],
+            ["valid_3_a_1.nii.gz", "Not given.", "CT", "Not given.", "Not given."],
+            ["valid_4_a_1.nii.gz", "Pain.", "CT", "One\nnodule.", "Nodule."],
+            ["valid_5_a_1.nii.gz", "Pain.", "CT", "Clear.", "Normal."],
+        ],
+    )
+    write_table(
+        tmp_path / "metadata" / "validation_metadata.csv",
+        METADATA,
+        [
+            [f"{volume}.nii.gz", "Siemens", "Chest", "M", "036Y"]
+            for volume in (
+                "valid_1_a_1",
+                "valid_1_a_2",
+                "valid_2_a_1",
+                "valid_4_a_1",
+                "valid_5_a_1",
+            )
+        ],
+    )
+    return tmp_path
+
+
+def prepare(root, policy="all_recon"):
+    return prepare_manifest(ct_rate_tables(root, "valid"), [VISUAL], policy)
+
+
+def volumes(prepared):
+    return [row[0] for row in prepared.rows]
+
+
+def test_labels_and_reports_reach_every_reconstruction_of_a_scan(root):
+    prepared = prepare(root)
+    assert volumes(prepared) == ["valid_1_a_1", "valid_4_a_1", "valid_1_a_2"]
+    rows = {row[0]: dict(zip(prepared.header, row, strict=True)) for row in prepared.rows}
+    for name in ("valid_1_a_1", "valid_1_a_2"):
+        assert rows[name]["Lung nodule"] == "1"
+        assert rows[name]["Emphysema"] == "0"
+        assert rows[name]["Findings_EN"] == "One\nnodule."
+        assert rows[name]["PatientAge"] == "036Y"
+        assert rows[name]["visual_feature_path"] == f"image/{name}.npz"
+
+
+def test_every_dropped_row_is_listed_with_the_join_that_lost_it(root):
+    prepared = prepare(root)
+    assert {(row.volume, row.step) for row in prepared.dropped} == {
+        ("valid_5_a_1", "labels"),
+        ("valid_2_a_1", "reports"),
+        ("valid_3_a_1", "metadata"),
+    }
+    assert prepared.counts() == {"labels": 1, "reports": 1, "metadata": 1, "kept": 3}
+
+
+def test_the_manifest_written_is_one_that_is_read(root):
+    prepared = prepare(root)
+    dropped = write_prepared(prepared, root / "out" / "valid.csv")
+    manifest = read_manifest(root / "out" / "valid.csv", ColumnsConfig(), None)
+    assert manifest.volumes == ("valid_1_a_1", "valid_4_a_1", "valid_1_a_2")
+    assert manifest.labels == LABELS
+    assert manifest.reports is not None
+    assert manifest.reports[0] == "One\nnodule. Nodule."
+    with dropped.open(newline="") as file:
+        assert [row["volumename"] for row in csv.DictReader(file)] == [
+            row.volume for row in prepared.dropped
+        ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("all_recon", ["valid_1_a_1", "valid_4_a_1", "valid_1_a_2"]),
+        ("first_recon", ["valid_1_a_1", "valid_4_a_1"]),
+        ("scan_mean", ["valid_1_a", "valid_4_a"]),
+        ("dedup_text", ["valid_1_a_1"]),
+    ],
+)
+def test_the_row_policy_decides_what_a_row_is(root, policy, kept):
+    prepared = prepare(root, policy)
+    assert volumes(prepared) == kept
+    listed = 6  # volumes in labels or metadata
+    merged = sum("mean" in row.reason for row in prepared.dropped)
+    assert len(prepared.rows) + len(prepared.dropped) == listed
+    assert merged == (1 if policy == "scan_mean" else 0)
+
+
+def test_scan_means_are_written_where_the_manifest_points(root):
+    write_feature(root, "image/valid_1_a_1.npz", np.array([[1.0, 3.0]]))
+    write_feature(root, "image/valid_1_a_2.npz", np.array([[3.0, 5.0]]))
+    write_feature(root, "image/valid_4_a_1.npz", np.array([[7.0, 7.0]]))
+    prepared = prepare(root, "scan_mean")
+    write_scan_means(prepared, root / "features")
+    paths = [row[prepared.header.index("visual_feature_path")] for row in prepared.rows]
+    stored = [np.load(root / "features" / path)["arr"] for path in paths]
+    np.testing.assert_array_equal(stored, [[[2, 4]], [[7, 7]]])
+
+
+def test_reports_that_were_not_given_are_no_duplicates(root):
+    table = root / "radiology_text_reports" / "validation_reports.csv"
+    table.write_text(table.read_text().replace('"One\nnodule.",Nodule.', "Not given.,Not given."))
+    assert volumes(prepare(root, "dedup_text")) == ["valid_1_a_1", "valid_4_a_1"]
+
+
+def test_names_that_say_validation_or_are_foreign_or_doubled(root):
+    split = write_table(
+        root / "split.csv",
+        ["VolumeName"],
+        [["validation_1_a_1.nii.gz"], ["valid_4_a_1"], ["valid_4_a_1"], ["phantom"]],
+    )
+    tables = ct_rate_tables(root, "valid")
+    prepared = prepare_manifest(type(tables)(tables.labels, split), [VISUAL], "all_recon")
+    assert volumes(prepared) == ["valid_1_a_1", "valid_4_a_1"]
+    assert sorted(row.volume for row in prepared.dropped) == ["phantom", "valid_4_a_1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "law"),
+    [
+        (
+            "valid_2_a_1.nii.gz,0",
+            "valid_2_a_1.nii.gz,2",
+            "0 or 1, found '2' for 'Medical material'",
+        ),
+        ("valid_2_a_1.nii.gz", "valid_1_a_2.nii.gz", r"equal labels, found \['Lung nodule'\]"),
+        ("VolumeName", "AccessionNo", "must have the column 'VolumeName'"),
+    ],
+)
+def test_label_tables_at_fault_are_refused(root, old, new, law):
+    table = ct_rate_tables(root, "valid").labels
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(ManifestError, match=f"valid_predicted_labels.csv: .*{law}"):
+        prepare(root)
+
+
+def test_a_missing_table_is_refused(root):
+    ct_rate_tables(root, "valid").metadata.unlink()
+    with pytest.raises(ManifestError, match=r"validation_metadata\.csv: a table must be"):
+        prepare(root)
+
+
+def test_nothing_is_written_when_all_rows_are_lost(root):
+    table = ct_rate_tables(root, "valid").reports
+    table.write_text(",".join(REPORTS) + "\n")
+    with pytest.raises(ManifestError, match="all were dropped"):
+        write_prepared(prepare(root), root / "out" / "valid.csv")
+    assert not (root / "out").exists()
+
+
+def test_the_script_takes_the_seed_projects_flags(root):
+    tables = ct_rate_tables(root, "valid")
+    output = root / "out" / "valid.csv"
+    flags = {
+        "labels_csv": tables.labels,
+        "reports_csv": tables.reports,
+        "metadata_csv": tables.metadata,
+        "output_file": output,
+        "visual_prefix": "visual/",
+        "visual_suffix": ".pt",
+        "visual_path_col": "v",
+        "text_prefix": "text/",
+        "text_suffix": ".npy",
+        "text_path_col": "t",
+    }
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "labels 1, reports 1, metadata 1, kept 3" in done.stdout
+    columns = ColumnsConfig(visual_feature="v", text_feature="t")
+    manifest = read_manifest(output, columns, None)
+    assert manifest.feature_paths["visual"][0] == "visual/valid_1_a_1.pt"
+    assert manifest.feature_paths["text"][0] == "text/valid_1_a_1.npy"
+    failed = subprocess.run(
+        [sys.executable, SCRIPT, "--labels_csv", "none.csv", "--output_file", output],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: none.csv: a table must be")
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cut") / "data"
+    synthesize(out, patients_train=300, patients_valid=1, patients_test=2, seed=0, progress=False)
+    return read_manifest(out / "manifests" / "train.csv", ColumnsConfig(), None)
+
+
+def read_cut(path):
+    return read_manifest(path, ColumnsConfig(), None)
+
+
+def test_budget_subsets_are_nested_stratified_and_near_their_size(train, tmp_path):
+    budgets = (50, 100, 400)
+    subsets = write_budget_subsets(train, tmp_path, budgets, seeds=(0, 1))
+    assert [(s.seed, s.requested_rows) for s in subsets] == [
+        (seed, budget) for seed in (0, 1) for budget in (400, 100, 50)
+    ]
+    by_seed = {0: [], 1: []}
+    for subset in subsets:
+        manifest = read_cut(tmp_path / subset.file)
+        assert subset.rows == len(manifest.volumes)
+        assert subset.patients == len(set(manifest.patients))
+        assert abs(subset.rows - subset.requested_rows) <= 4
+        by_seed[subset.seed].append(set(manifest.volumes))
+        if subset.requested_rows == 400:
+            difference = manifest.targets.mean(axis=0) - train.targets.mean(axis=0)
+            assert np.abs(difference).max() < 0.02
+    for large, middle, small in by_seed.values():
+        assert small < middle < large < set(train.volumes)
+    assert by_seed[0][2] != by_seed[1][2]
+    index = json.loads((tmp_path / "train_budgets.json").read_text())
+    assert [entry["rows"] for entry in index] == [subset.rows for subset in subsets]
+
+
+def test_folds_share_no_patient_and_cover_every_row_once(train, tmp_path):
+    subsets = write_folds(train, tmp_path, folds=4, seed=3)
+    valid_rows = []
+    for one, other in zip(subsets[::2], subsets[1::2], strict=True):
+        assert (one.part, other.part) == ("train", "valid")
+        fit, held_out = read_cut(tmp_path / one.file), read_cut(tmp_path / other.file)
+        assert not set(fit.patients) & set(held_out.patients)
+        assert set(fit.volumes) | set(held_out.volumes) == set(train.volumes)
+        valid_rows += held_out.volumes
+    assert sorted(valid_rows) == sorted(train.volumes)
+
+
+def test_folds_pass_the_check_of_a_data_set(train, tmp_path):
+    one, other = write_folds(train, tmp_path, folds=3, seed=0)[:2]
+    values = {
+        "paths.manifest_dir": str(tmp_path),
+        "data.train_manifest": one.file,
+        "data.val_manifest": other.file,
+        "data.test_manifests": [],
+    }
+    config = config_of(train.path.parents[1], values)
+    assert [fault for fault in check(config) if fault.severity == "error"] == []
+
+
+@pytest.mark.parametrize("budget", [0, 10_000])
+def test_a_budget_beyond_the_rows_is_refused(train, tmp_path, budget):
+    with pytest.raises(ManifestError, match=f"between 1 and .* rows, found {budget}"):
+        write_budget_subsets(train, tmp_path, [budget], [0])
+
+
+def test_one_fold_is_refused(train, tmp_path):
+    with pytest.raises(ManifestError, match="at least 2 folds, found 1"):
+        write_folds(train, tmp_path, folds=1, seed=0)
+
+
+def test_the_patient_of_a_scan_mean_is_still_known():
+    assert patient_of("valid_1_a") == "valid_1"
