@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +32,15 @@ class Ended:
     err: str
 
 
-@pytest.fixture
-def headsweep(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+@pytest.fixture(scope="session")
+def headsweep() -> Callable[..., Ended]:
     """Runs the command line in this process."""
     from headsweep.cli import main
 
     def run(*args: object) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), out, err)
+        return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     return run

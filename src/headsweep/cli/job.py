@@ -1,4 +1,4 @@
-"""The main job and its three steps: create the study, work on it, finalize it."""
+"""The main job: search with local workers, then the leaderboard."""
 
 from __future__ import annotations
 
@@ -8,23 +8,16 @@ from pathlib import Path
 
 import click
 import torch
-from optuna.trial import TrialState
 
 from headsweep.cli.preflight import check_manifests, check_output, check_test_headers
 from headsweep.cli.progress import is_interactive
+from headsweep.cli.steps import check_storage, define, load_spec_file
 from headsweep.cli.tables import print_leaderboard
 from headsweep.data.dataset import load_search_splits
-from headsweep.errors import StudyError
 from headsweep.launching import progress
 from headsweep.launching.local import launch_local
-from headsweep.leaderboard.export import write_config
-from headsweep.leaderboard.finalize import finalize
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.database import open_database, shown_url
 from headsweep.studies.definition import StudySpec
-from headsweep.studies.spec import load_study_file
-from headsweep.studies.store import create_or_continue, load_spec, open_storage
-from headsweep.studies.trials import best_trials, trial_by_number, trial_config
 from headsweep.workers.worker import search_modalities
 
 
@@ -65,12 +58,6 @@ def run_study(
     finalize_study(spec.name, storage_url=storage_url, engine=engine, out=out, reopen=reopen)
 
 
-def load_spec_file(study_file: Path, overrides: Sequence[str], n_trials: int | None) -> StudySpec:
-    """The study that a file describes, with another budget when one is given."""
-    spec = load_study_file(study_file, overrides)
-    return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
-
-
 def default_workers(device: str) -> int:
     """One worker a GPU; on a CPU two, or one where there is a single core."""
     if device in ("auto", "cuda") and torch.cuda.device_count():
@@ -81,43 +68,6 @@ def default_workers(device: str) -> int:
 def default_out(spec: StudySpec) -> Path:
     """Where the leaderboard of a study lies unless told otherwise: `outputs/<study>`."""
     return Path(spec.config.paths.output_dir) / spec.name
-
-
-def check_storage(url: str) -> None:
-    """Refuse a storage that does not answer; a SQLite file that is yet to be made passes.
-
-    Raises:
-        StorageError: the URL is of another kind, or the storage cannot be reached.
-        OutputError: the SQLite file could not be made.
-    """
-    file = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not file.exists():
-        check_output(file.parent)
-    else:
-        open_database(url).close()
-
-
-def create_study(
-    study_file: Path, overrides: Sequence[str], *, storage_url: str, n_trials: int | None
-) -> None:
-    """Create the study, or grow its budget.
-
-    Raises:
-        InputError: the file or the storage cannot be used, or the stored study is another one.
-    """
-    spec = load_spec_file(study_file, overrides, n_trials)
-    check_storage(storage_url)
-    define(spec, storage_url)
-    click.echo(f"study {spec.name}: {spec.n_trials} trials in {shown_url(storage_url)}")
-
-
-def define(spec: StudySpec, storage_url: str) -> None:
-    """Write the definition to the storage, which is made when it is a file that is not there."""
-    storage = open_storage(storage_url, create=True)
-    try:
-        create_or_continue(spec, storage)
-    finally:
-        storage.database.close()
 
 
 def finalize_study(
@@ -135,29 +85,9 @@ def finalize_study(
             for other finalists and `reopen` does not say why to open it again.
         WorkError: no trial is complete, or a finalist diverged.
     """
+    # The plots' libraries load for seconds; bad input is told before that.
+    from headsweep.leaderboard.finalize import finalize
+
     folder = finalize(study_name, storage_url, out, engine, reopen=reopen)
     print_leaderboard(folder)
     click.echo(f"report: {folder / 'report.html'}")
-
-
-def export_trial(study_name: str, *, storage_url: str, trial: int | None, output: Path) -> None:
-    """Write the config of a complete trial, of the best one when `trial` is None.
-
-    Raises:
-        StudyError: there is no such study, or no such trial with a value.
-        OutputError: the file cannot be written.
-    """
-    storage = open_storage(storage_url)
-    spec = load_spec(study_name, storage)
-    if trial is None:
-        (found,) = best_trials(study_name, storage, 1)
-    else:
-        found = trial_by_number(study_name, storage, trial)
-    if found.state != TrialState.COMPLETE or found.value is None:
-        raise StudyError(
-            f"{study_name}: only a complete trial has a value to give again, "
-            f"found trial {found.number} {found.state.name}"
-        )
-    config = trial_config(spec, found)
-    write_config(config, output, study=study_name, trial=found.number, value=found.value)
-    click.echo(f"trial {found.number}, val/auprc_macro {found.value!r}: {output}")

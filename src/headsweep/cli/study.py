@@ -65,7 +65,7 @@ def create(
     study_file: Path, overrides: tuple[str, ...], storage_url: str, n_trials: int | None
 ) -> None:
     """Create a study, or grow its budget; start no worker."""
-    from headsweep.cli.job import create_study
+    from headsweep.cli.steps import create_study
 
     create_study(study_file, overrides, storage_url=storage_url, n_trials=n_trials)
 
@@ -142,7 +142,7 @@ def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
 )
 def export(study_name: str, storage_url: str, trial: int | None, output: Path) -> None:
     """Write a trial's config for `headsweep train --config`."""
-    from headsweep.cli.job import export_trial
+    from headsweep.cli.steps import export_trial
 
     export_trial(study_name, storage_url=storage_url, trial=trial, output=output)
 

@@ -6,13 +6,15 @@ import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from headsweep.errors import OutputError
-from headsweep.studies.trials import Summary
+
+if TYPE_CHECKING:
+    from headsweep.studies.trials import Summary
 
 PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""

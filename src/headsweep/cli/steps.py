@@ -1,0 +1,84 @@
+"""What touches the store alone: create a study, export a trial; no tensor library is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from optuna.trial import TrialState
+
+from headsweep.cli.preflight import check_output
+from headsweep.errors import StudyError
+from headsweep.leaderboard.export import write_config
+from headsweep.studies.database import open_database, shown_url
+from headsweep.studies.definition import StudySpec
+from headsweep.studies.spec import load_study_file
+from headsweep.studies.store import create_or_continue, load_spec, open_storage
+from headsweep.studies.trials import best_trials, trial_by_number, trial_config
+
+
+def create_study(
+    study_file: Path, overrides: Sequence[str], *, storage_url: str, n_trials: int | None
+) -> None:
+    """Create the study, or grow its budget.
+
+    Raises:
+        InputError: the file or the storage cannot be used, or the stored study is another one.
+    """
+    spec = load_spec_file(study_file, overrides, n_trials)
+    check_storage(storage_url)
+    define(spec, storage_url)
+    click.echo(f"study {spec.name}: {spec.n_trials} trials in {shown_url(storage_url)}")
+
+
+def load_spec_file(study_file: Path, overrides: Sequence[str], n_trials: int | None) -> StudySpec:
+    """The study that a file describes, with another budget when one is given."""
+    spec = load_study_file(study_file, overrides)
+    return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
+
+
+def define(spec: StudySpec, storage_url: str) -> None:
+    """Write the definition to the storage, which is made when it is a file that is not there."""
+    storage = open_storage(storage_url, create=True)
+    try:
+        create_or_continue(spec, storage)
+    finally:
+        storage.database.close()
+
+
+def check_storage(url: str) -> None:
+    """Refuse a storage that does not answer; a SQLite file that is yet to be made passes.
+
+    Raises:
+        StorageError: the URL is of another kind, or the storage cannot be reached.
+        OutputError: the SQLite file could not be made.
+    """
+    file = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not file.exists():
+        check_output(file.parent)
+    else:
+        open_database(url).close()
+
+
+def export_trial(study_name: str, *, storage_url: str, trial: int | None, output: Path) -> None:
+    """Write the config of a complete trial, of the best one when `trial` is None.
+
+    Raises:
+        StudyError: there is no such study, or no such trial with a value.
+        OutputError: the file cannot be written.
+    """
+    storage = open_storage(storage_url)
+    spec = load_spec(study_name, storage)
+    if trial is None:
+        (found,) = best_trials(study_name, storage, 1)
+    else:
+        found = trial_by_number(study_name, storage, trial)
+    if found.state != TrialState.COMPLETE or found.value is None:
+        raise StudyError(
+            f"{study_name}: only a complete trial has a value to give again, "
+            f"found trial {found.number} {found.state.name}"
+        )
+    config = trial_config(spec, found)
+    write_config(config, output, study=study_name, trial=found.number, value=found.value)
+    click.echo(f"trial {found.number}, val/auprc_macro {found.value!r}: {output}")
