@@ -8,6 +8,8 @@ from pathlib import Path
 
 DEFAULT_STORAGE_URL = "sqlite:///storage/headsweep.db"
 STORAGE_URL_VARIABLE = "HEADSWEEP_STORAGE"
+LAUNCHER_VARIABLE = "HEADSWEEP_LAUNCHER_PID"
+"""Tells workers which process launched them: they drain when it is gone."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import NullPool, Pool, QueuePool
 
 from headsweep.errors import StorageError
 
@@ -89,7 +91,7 @@ class Database:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    def explain(self, error: SQLAlchemyError) -> StorageError:
+    def explain(self, error: BaseException) -> StorageError:
         """The one-line error for a fault of the database, without its password."""
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         found = " ".join(str(cause).split()) or type(cause).__name__
@@ -104,8 +106,9 @@ class Database:
             with _directory_lock(Path(str(self._url.database)).parent):
                 yield
             return
-        connection = self.engine.connect()
-        with connection, connection.begin():
+        # A connection beside the pool's, all of which the creation of the tables may need.
+        apart = _postgres_engine(self._url, poolclass=NullPool)
+        with apart.begin() as connection:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, 0)")
             yield
 
@@ -209,7 +212,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # we begin our transactions ourselves
-        connection.execute("PRAGMA journal_mode=WAL")
+        _enter_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
 
     @event.listens_for(engine, "begin")
@@ -221,7 +224,20 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
-def _postgres_engine(url: URL) -> Engine:
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Switches a file to write-ahead logging, for which SQLite itself does not wait its turn."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.01, 0.05))
+
+
+def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
     query = dict(url.query)
     options = f"{query.pop('options', '')} -c timezone=UTC".strip()
     return sqlalchemy.create_engine(
@@ -233,9 +249,9 @@ def _postgres_engine(url: URL) -> Engine:
             "keepalives_count": 3,
             "options": options,
         },
-        pool_size=1,
-        max_overflow=1,
         pool_pre_ping=True,
+        poolclass=poolclass,
+        **({"pool_size": 1, "max_overflow": 1} if poolclass is QueuePool else {}),
     )
 
 

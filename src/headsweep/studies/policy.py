@@ -119,7 +119,10 @@ def rungs(policy: Policy, max_epochs: int) -> frozenset[int]:
             return frozenset(steps)
         case "median" | "percentile" | "threshold":
             first, every = kwargs.get("n_warmup_steps", 0), kwargs.get("interval_steps", 1)
-            return frozenset(e for e in epochs if e >= first and (e - first) % every == 0)
+            # The first report in an interval is judged; epochs begin at 1, intervals may at 0.
+            return frozenset(
+                e for e in epochs if e == max(first, 1) or (e > first and (e - first) % every == 0)
+            )
         case "patient":
             return frozenset(epochs)
     return frozenset()

@@ -15,6 +15,7 @@ from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
@@ -72,15 +73,18 @@ def stock_storage(database: Database, *, create: bool) -> StockStorage:
         StorageError: the tables are missing and may not be made, or are of another version.
     """
     try:
-        if not inspect(database.engine).has_table(models.VersionInfoModel.__tablename__):
-            if not create:
-                raise StorageError(f"{database.shown}: the storage must hold studies, found none")
-            with database.schema_lock():
+        with database.schema_lock():
+            if not inspect(database.engine).has_table(models.VersionInfoModel.__tablename__):
+                if not create:
+                    raise StorageError(
+                        f"{database.shown}: the storage must hold studies, found none"
+                    )
                 models.BaseModel.metadata.create_all(database.engine)
-                return StockStorage(database)
-        return StockStorage(database)
+            return StockStorage(database)
     except DBAPIError as error:
         raise database.explain(error) from None
+    except StorageInternalError as error:
+        raise database.explain(error.__cause__ or error) from None
     except RuntimeError as error:
         raise StorageError(f"{database.shown}: {error}") from None
 

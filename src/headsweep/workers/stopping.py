@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from headsweep.settings import LAUNCHER_VARIABLE
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-LAUNCHER_VARIABLE = "HEADSWEEP_LAUNCHER_PID"
-"""Set by a launcher on its own machine: its workers drain when it is gone."""
 
 
 class Stop:

@@ -1,49 +1,20 @@
-"""A worker: claims trials, trains them in the engine's slots, reports, and refills.
-
-Only this part knows which slot trains which trial.
-"""
+"""A worker: a study, its data, an engine, and the loop that brings them together."""
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 import uuid
-from collections.abc import Sequence
-from typing import Protocol
 
-from optuna.trial import FrozenTrial
-
-from headsweep.config import Config, Modality, with_values
+from headsweep.config import Modality, with_values
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
-from headsweep.engine.engine import Admission, Engine
-from headsweep.engine.slots import EpochReport
-from headsweep.errors import ConfigError, StorageError, TrialError
+from headsweep.engine.engine import Engine
 from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
 from headsweep.studies.definition import CategoricalDimension, StudySpec
-from headsweep.studies.schema import trial_id
-from headsweep.studies.session import Session, join
+from headsweep.studies.session import join
 from headsweep.studies.store import pin_data
-from headsweep.studies.trials import trial_config
-from headsweep.workers.lease import Lease
-from headsweep.workers.stopping import Stop, stop_on_signals
-
-
-class Slots(Protocol):
-    """What the loop needs of an engine."""
-
-    @property
-    def free(self) -> int:
-        """How many more trials can be admitted."""
-
-    def admit(self, config: Config) -> Admission:
-        """Places a trial."""
-
-    def run_epoch(self) -> list[EpochReport]:
-        """Trains every slot by one epoch."""
-
-    def evict(self, slot: int) -> None:
-        """Frees a slot."""
+from headsweep.workers.loop import Loop
+from headsweep.workers.stopping import stop_on_signals
 
 
 def work(
@@ -72,131 +43,6 @@ def work(
             pin_data(session.study_id, data_fingerprints(train, valid), session.storage)
             engine = Engine(train, valid, engine_settings)
             Loop(session, engine, settings, stop).run()
-
-
-class Loop:
-    """Ticks until there is nothing left to do or the worker is told to stop.
-
-    Args:
-        session: the worker's share in the study.
-        engine: slots, all free.
-        settings: leases and pauses.
-        stop: whether the worker was told to stop.
-    """
-
-    def __init__(
-        self, session: Session, engine: Slots, settings: WorkerSettings, stop: Stop
-    ) -> None:
-        self._session = session
-        self._engine = engine
-        self._settings = settings
-        self._stop = stop
-        self._lease = Lease(session.renew, settings.lease_s)
-        self._trial_in: dict[int, int] = {}
-        self._claim_not_before = 0.0
-
-    def run(self) -> None:
-        """Works; whatever ends the loop, the trials still running are handed back.
-
-        Raises:
-            SearchError: too many trials of the study failed.
-            StorageError: the database did not come back.
-        """
-        with self._lease:
-            crashed = True
-            try:
-                while not self._stop.asked and self._go_on():
-                    self._lease.hold(self._session.held)
-                crashed = False
-            finally:
-                self._give_up(crashed=crashed)
-
-    def _go_on(self) -> bool:
-        """One tick; whether the study may need another one of this worker."""
-        if self._lease.fenced():
-            self._start_afresh()
-        over = self._refill()
-        if self._trial_in:
-            self._record(self._engine.run_epoch())
-        elif not over:
-            self._stop.wait(self._settings.poll_s)
-        return not over or bool(self._trial_in)
-
-    def _refill(self) -> bool:
-        """Fills free places with trials; whether there is nothing left to claim, for good."""
-        if not self._engine.free or time.monotonic() < self._claim_not_before:
-            return False
-        wanted = self._engine.free
-        batch = self._session.claim(wanted)
-        self._lease.hold(self._session.held, since=batch.claimed_at)
-        if len(batch.trials) < wanted:
-            self._claim_not_before = time.monotonic() + self._settings.poll_s
-        for trial in batch.trials:
-            self._admit(trial)
-        return batch.over
-
-    def _admit(self, trial: FrozenTrial) -> None:
-        key = trial_id(trial)
-        try:
-            admission = self._engine.admit(trial_config(self._session.spec, trial))
-        except (ConfigError, TrialError) as error:
-            self._session.fail(key, str(error))
-            self._session.flush()
-            return
-        self._trial_in[admission.slot] = key
-        self._session.admitted(trial, admission.tape_position)
-
-    def _record(self, reports: Sequence[EpochReport]) -> None:
-        """Tells the store what came of an epoch, and frees the places of trials that ended."""
-        if self._lease.fenced():
-            return
-        session, trial_in = self._session, self._trial_in
-        sound = [report for report in reports if report.failure is None]
-        at_rung = [report for report in sound if report.epoch in session.rungs]
-        for report in sound:
-            if report.finished or report.epoch in session.rungs:
-                session.report(trial_in[report.slot], report.epoch, report.auprc_macro)
-        pruned = session.verdicts([trial_in[report.slot] for report in at_rung])
-        ended = [r for r in reports if r.failure or r.finished or trial_in[r.slot] in pruned]
-        if not at_rung and not ended:
-            return
-        for report in ended:
-            self._end(trial_in[report.slot], report)
-        session.flush()
-        held = session.held
-        self._evict([slot for slot, key in trial_in.items() if key not in held])
-        if ended:
-            self._claim_not_before = 0.0
-
-    def _end(self, key: int, report: EpochReport) -> None:
-        if report.failure is not None:
-            self._session.fail(key, report.failure)
-        elif report.finished:
-            self._session.complete(key, report.best_auprc_macro, epochs=report.epoch)
-        else:
-            self._session.prune(key, epochs=report.epoch)
-
-    def _start_afresh(self) -> None:
-        """Others may run our trials by now: tell nothing of them, and claim anew."""
-        self._evict(list(self._trial_in))
-        self._session.abandon()
-        self._lease.reset()
-
-    def _evict(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            self._engine.evict(slot)
-            del self._trial_in[slot]
-
-    def _give_up(self, *, crashed: bool) -> None:
-        if self._lease.fenced():
-            self._session.abandon()
-            return
-        try:
-            self._session.hand_back(crashed=crashed)
-        except StorageError:
-            # The leases run out instead; what ended the loop matters more.
-            if not crashed:
-                raise
 
 
 def worker_name() -> str:

@@ -1,0 +1,1 @@
+"""Launching: starting workers and watching over them."""

@@ -1,0 +1,122 @@
+"""Slots whose learning curves are known in closed form; as a program, one worker that uses them."""
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+from headsweep.config import Config
+from headsweep.settings import WorkerSettings
+from headsweep.studies.session import Session, join
+from headsweep.workers.loop import Loop
+from headsweep.workers.stopping import Stop, stop_on_signals
+
+
+def quality(config: Config) -> float:
+    """Where the curve of a config ends: highest at a learning rate of 0.01."""
+    return 0.9 * math.exp(-0.1 * math.log(config.training.learning_rate / 0.01) ** 2)
+
+
+def value_after(config: Config, epoch: int) -> float:
+    return quality(config) * (1 - math.exp(-epoch / 3))
+
+
+@dataclass(frozen=True)
+class Admission:
+    """As `headsweep.engine.engine.Admission`, whose module takes seconds to load."""
+
+    slot: int
+    tape_position: int
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """As `headsweep.engine.slots.EpochReport`."""
+
+    slot: int
+    epoch: int
+    auprc_macro: float
+    auroc_macro: float
+    loss: float
+    best_auprc_macro: float
+    best_epoch: int
+    finished: bool
+    failure: str | None
+
+
+@dataclass
+class _Training:
+    config: Config
+    epoch: int = 0
+
+
+class CurveEngine:
+    """An engine as workers see it; an epoch takes `epoch_s` seconds."""
+
+    def __init__(self, slots: int, *, epoch_s: float = 0.0, diverging: bool = False) -> None:
+        self.slots = slots
+        self.most_used = 0
+        self.configs: list[Config] = []
+        self._epoch_s = epoch_s
+        self._diverging = diverging
+        self._training: dict[int, _Training] = {}
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self._training)
+
+    def admit(self, config: Config) -> Admission:
+        assert self.free > 0
+        slot = len(self.configs)
+        self.configs.append(config)
+        self._training[slot] = _Training(config)
+        self.most_used = max(self.most_used, len(self._training))
+        return Admission(slot, tape_position=slot)
+
+    def run_epoch(self) -> list[EpochReport]:
+        time.sleep(self._epoch_s)
+        return [self._advance(slot, training) for slot, training in self._training.items()]
+
+    def evict(self, slot: int) -> None:
+        del self._training[slot]
+
+    def _advance(self, slot: int, training: _Training) -> EpochReport:
+        training.epoch += 1
+        config, epoch = training.config, training.epoch
+        value = value_after(config, epoch)
+        return EpochReport(
+            slot=slot,
+            epoch=epoch,
+            auprc_macro=value,
+            auroc_macro=value,
+            loss=1 - value,
+            best_auprc_macro=value,
+            best_epoch=epoch,
+            finished=epoch >= config.training.max_epochs,
+            failure="its scores must be finite" if self._diverging else None,
+        )
+
+
+def work_through(session: Session, engine: CurveEngine, settings: WorkerSettings) -> None:
+    """Runs the worker's loop to its end."""
+    Loop(session, engine, settings, Stop()).run()
+
+
+def main() -> None:
+    """`python -m tests.workers.curves STUDY URL {"slots": …, "epoch_s": …, "lease_s": …}`."""
+    study, url, text = sys.argv[1:]
+    options = json.loads(text)
+    settings = WorkerSettings(
+        lease_s=options.get("lease_s", 60.0), poll_s=0.05, grace_s=options.get("grace_s", 30.0)
+    )
+    engine = CurveEngine(options.get("slots", 4), epoch_s=options.get("epoch_s", 0.0))
+    with stop_on_signals() as stop, join(study, url, settings, worker=str(os.getpid())) as session:
+        Loop(session, engine, settings, stop).run()
+    assert threading.active_count() == 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The worker's loop with slots of known curves: budget, failures, drains, deaths."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from headsweep.errors import SearchError
+from headsweep.settings import WorkerSettings
+from headsweep.studies.session import Session
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.studies.trials import best_trials, summarize, trial_config
+from tests.studies.builders import make_spec
+from tests.workers.curves import CurveEngine, quality, work_through
+
+REPOSITORY = Path(__file__).parents[2]
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[BatchedStorage]:
+    storage = open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
+    yield storage
+    storage.database.close()
+
+
+@pytest.fixture
+def start(storage: BatchedStorage) -> Iterator[Start]:
+    """Starts worker processes, and leaves none behind."""
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def start(**options: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.workers.curves", "probe", storage.database.shown]
+        workers.append(subprocess.Popen([*command, json.dumps(options)], cwd=REPOSITORY))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+
+
+def work_here(storage: BatchedStorage, engine: CurveEngine, **settings: Any) -> None:
+    other = open_storage(storage.database.shown)
+    chosen = WorkerSettings(poll_s=0.01, **settings)
+    with Session("probe", other, chosen, worker="here") as session:
+        work_through(session, engine, chosen)
+
+
+def assert_exact(trials: list[FrozenTrial], budget: int) -> None:
+    """The budget is met exactly, nothing is left over, and no lineage finished twice."""
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == budget
+    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    retried = Counter(t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs)
+    assert set(retried.values()) <= {1}
+    assert all(trials[number].state == TrialState.FAIL for number in retried)
+
+
+def test_a_study_is_worked_through(tmp_path: Path, storage: BatchedStorage) -> None:
+    spec = make_spec(tmp_path)
+    study_id = create_or_continue(spec, storage)
+    engine = CurveEngine(slots=8)
+    work_here(storage, engine)
+    trials = storage.get_all_trials(study_id)
+    assert_exact(trials, 40)
+    assert engine.most_used == 8
+    for trial in trials:
+        config = trial_config(spec, trial)
+        assert config.training.tape_position == trial.user_attrs["tape_position"]
+        assert trial.user_attrs["epochs_trained"] == trial.last_step
+        if trial.state == TrialState.COMPLETE:
+            assert trial.last_step == 9
+            assert trial.value == pytest.approx(quality(config) * (1 - 2.718281828459045**-3))
+    summary = summarize("probe", storage)
+    assert summary.finished == 40
+    assert summary.best_value == max(t.value or 0 for t in trials if t.state.name == "COMPLETE")
+    assert summary.epochs_planned == 40 * 9
+    assert 0.2 < summary.share_not_trained < 0.8
+    assert [t.number for t in best_trials("probe", storage, 1)] == [summary.best_trial]
+
+
+def test_trials_that_fail_do_not_eat_the_budget_and_stop_the_study(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    with pytest.raises(SearchError, match="found 12; the last is trial 11: its scores must be"):
+        work_here(storage, CurveEngine(slots=4, diverging=True), max_failures=10)
+    failed = storage.get_all_trials(study_id)
+    assert {trial.state for trial in failed} == {TrialState.FAIL}
+    assert all(trial.values is None for trial in failed)
+    work_here(storage, CurveEngine(slots=4))
+    assert_exact(storage.get_all_trials(study_id), 40)
+    assert summarize("probe", storage).states["FAIL"] == 12
+
+
+def test_a_budget_that_grew_adds_exactly_the_difference(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
+    for n_trials in (5, 5, 12):
+        study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={n_trials}"), storage)
+        work_here(storage, CurveEngine(slots=4))
+        assert_exact(storage.get_all_trials(study_id), n_trials)
+
+
+def test_the_budget_is_exact_with_racing_processes(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    workers = [start(slots=7) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0, 0, 0, 0]
+    trials = storage.get_all_trials(study_id)
+    assert_exact(trials, 40)
+    rates = [trial.params["training.learning_rate"] for trial in trials]
+    assert len(set(rates)) == 40
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_worker_told_to_stop_hands_its_trials_back(
+    tmp_path: Path, storage: BatchedStorage, start: Start, number: int
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    worker = start(slots=6, epoch_s=0.1)
+    wait_for_running(storage, study_id, 6)
+    worker.send_signal(number)
+    assert worker.wait() == 0
+    states = Counter(trial.state.name for trial in storage.get_all_trials(study_id))
+    assert states["RUNNING"] == 0
+    assert states["WAITING"] > 0
+    work_here(storage, CurveEngine(slots=8), max_retries=0)  # being told to stop is no crash
+    assert_exact(storage.get_all_trials(study_id), 40)
+
+
+def test_a_second_signal_ends_a_worker_at_once(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    worker = start(slots=6, epoch_s=5.0)
+    wait_for_running(storage, study_id, 6)
+    worker.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(timeout=3) == 128 + signal.SIGINT
+
+
+def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    worker = start(slots=6, epoch_s=0.2, lease_s=1.0)
+    orphans = wait_for_running(storage, study_id, 6)
+    worker.kill()
+    worker.wait()
+    work_here(storage, CurveEngine(slots=8), lease_s=1.0)
+    trials = storage.get_all_trials(study_id)
+    assert_exact(trials, 40)
+    retried = {t.user_attrs["retry_of"]: t for t in trials if "retry_of" in t.user_attrs}
+    assert retried
+    for number, successor in retried.items():
+        assert successor.params == trials[number].params
+        assert trials[number].user_attrs["lost"] == "its lease ran out"
+        assert successor.user_attrs["retries"] == 1
+        assert not any(key.startswith("completed_rung_") for key in trials[number].system_attrs)
+    assert {trial.number for trial in orphans} >= retried.keys()
+    assert summarize("probe", storage).states["FAIL"] == 0
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=1"), storage)
+    for _ in range(2):
+        worker = start(slots=1, epoch_s=1.0, lease_s=0.5)
+        wait_for_running(storage, study_id, 1, alive_within_s=0.5)
+        worker.kill()
+        worker.wait()
+        time.sleep(0.6)
+    work_here(storage, CurveEngine(slots=1), lease_s=0.5, max_retries=1)
+    trials = storage.get_all_trials(study_id)
+    assert_exact(trials, 1)
+    assert trials[1].user_attrs["failure"] == "its worker died 2 times"
+    assert trials[2].params != trials[1].params
+
+
+def test_a_worker_stopped_past_its_lease_tells_nothing(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    worker = start(slots=6, epoch_s=0.2, lease_s=1.0)
+    wait_for_running(storage, study_id, 6)
+    os.kill(worker.pid, signal.SIGSTOP)
+    time.sleep(1.2)
+    work_here(storage, CurveEngine(slots=8), lease_s=1.0)
+    finished = storage.get_all_trials(study_id)
+    os.kill(worker.pid, signal.SIGCONT)
+    assert worker.wait() == 0
+    assert_exact(finished, 40)
+    assert storage.get_all_trials(study_id) == finished
+
+
+def wait_for_running(
+    storage: BatchedStorage, study_id: int, n: int, *, alive_within_s: float = 60.0
+) -> list[FrozenTrial]:
+    """Waits until `n` trials run, by workers that are alive."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        running = storage.get_all_trials(study_id, states=(TrialState.RUNNING,))
+        ready = [trial for trial in running if "training.learning_rate" in trial.params]
+        alive = summarize("probe", storage, lease_s=alive_within_s).live_workers
+        if len(ready) >= n and alive:
+            return ready
+        time.sleep(0.02)
+    raise AssertionError(f"expected {n} running trials within a minute, found {len(ready)}")
