@@ -19,6 +19,7 @@ COMMANDS = {
     "leaderboard verify": set(),
     "dashboard": {"--storage", "--port"},
     "data synth": set(),
+    "data prepare": {"--labels-csv", "--labels_csv", "--output-file", "--row-policy"},
     "data pack": set(),
     "data check": set(),
     "train": {"--config"},

@@ -1,4 +1,4 @@
-"""Commands on data: synth, pack, check."""
+"""Commands on data: synth, prepare, pack, check."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from headsweep.cli import exits, options
 from headsweep.cli.command import Group
+from headsweep.cli.prepare import prepare
 
 at_least_one = click.IntRange(min=1)
 
@@ -57,6 +58,9 @@ def synth(
     )
     for name, count in rows.items():
         click.echo(f"{folder / 'manifests' / name}.csv: {count} rows")
+
+
+data.add_command(prepare)
 
 
 @data.command()
