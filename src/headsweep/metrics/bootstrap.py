@@ -150,7 +150,7 @@ def _weighted_areas(order: _Order, counts: Multiplicities) -> tuple[Metric, Metr
     passed = called - true
     if order.tied.size:
         halves = counts[:, order.tied] / 2
-        np.subtract.at(passed, (slice(None), order.group_of_tied), halves)
+        np.subtract.at(passed.T, order.group_of_tied, halves.T)
     behind = positives * negatives - np.einsum("bg,bg->b", gained, passed)
     defined = (positives > 0) & (negatives > 0)
     precision = np.where(defined, precision, np.nan) / np.maximum(positives, 1)

@@ -1,0 +1,99 @@
+"""Paired comparisons of finalists on one split, corrected for their number, and ranks with ties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from headsweep.leaderboard.predictions import Predictions
+from headsweep.leaderboard.statistics import CONFIDENCE, finite
+from headsweep.metrics.delong import components, delong_p_value
+from headsweep.metrics.multiplicity import benjamini_hochberg, holm
+from headsweep.metrics.ranking import Metric
+
+SIGNIFICANCE = 1 - CONFIDENCE
+
+
+def compare_macro(
+    names: Sequence[str], values: Sequence[float], draws: Sequence[Metric]
+) -> list[dict[str, Any]]:
+    """Difference of every pair of rows in one macro metric, by the paired bootstrap.
+
+    Args:
+        names: of the rows.
+        values: metric of each row, the mean over its seeds.
+        draws: (B,) the same on resamples of the patients, the same resamples for every row.
+
+    Returns:
+        For each pair `a, b, difference` (a minus b), its interval, a two-sided p-value, and
+        that corrected by Holm and by Benjamini-Hochberg over all pairs.
+    """
+    pairs = []
+    for i, j in combinations(range(len(names)), 2):
+        difference = draws[i] - draws[j]
+        difference = difference[np.isfinite(difference)]
+        pair: dict[str, Any] = {"a": names[i], "b": names[j]}
+        pair["difference"] = finite(values[i] - values[j])
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(difference, [tail, 1 - tail]) if difference.size else (np.nan,) * 2
+        pair |= {"ci_low": finite(low), "ci_high": finite(high), "p": _two_sided(difference)}
+        pairs.append(pair)
+    return corrected(pairs)
+
+
+def compare_auroc(
+    names: Sequence[str], by_row: Sequence[Sequence[Predictions]]
+) -> list[dict[str, Any]]:
+    """DeLong's test of every pair of rows on every label, corrected over pairs and labels.
+
+    Args:
+        names: of the rows.
+        by_row: predictions of each seed of each row, all on the same split.
+    """
+    first = by_row[0][0]
+    pairs: list[dict[str, Any]] = []
+    for j, label in enumerate(first.labels):
+        positive = first.targets[:, j].astype(bool)
+        if positive.all() or not positive.any():
+            continue
+        parts = [
+            components(positive, np.stack([seed.scores[:, j] for seed in seeds]))
+            for seeds in by_row
+        ]
+        for a, b in combinations(range(len(names)), 2):
+            p = delong_p_value(positive, first.patients, parts[a], parts[b])
+            difference = parts[a].area - parts[b].area
+            pairs.append({"label": label, "a": names[a], "b": names[b]})
+            pairs[-1] |= {"difference": difference, "p": finite(p)}
+    return corrected(pairs)
+
+
+def ranks_with_ties(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Rank of each row: one more than the number of rows that are significantly better.
+
+    Significant is a difference whose p-value, corrected by Holm, is at most 0.05.
+    """
+    ranks = dict.fromkeys(names, 1)
+    for pair in pairs:
+        if pair["p_holm"] is not None and pair["p_holm"] <= SIGNIFICANCE:
+            ranks[pair["b"] if pair["difference"] > 0 else pair["a"]] += 1
+    return ranks
+
+
+def corrected(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs with `p_holm` and `p_bh` over all of them."""
+    p = np.array([np.nan if pair["p"] is None else pair["p"] for pair in pairs])
+    for pair, by_holm, by_bh in zip(pairs, holm(p), benjamini_hochberg(p), strict=True):
+        pair |= {"p_holm": finite(by_holm), "p_bh": finite(by_bh)}
+    return pairs
+
+
+def _two_sided(difference: Metric) -> float | None:
+    """Share of resamples on the far side of zero, doubled; never zero, as draws are finite."""
+    if not difference.size:
+        return None
+    tail = min((difference <= 0).sum(), (difference >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (difference.size + 1)))

@@ -1,0 +1,76 @@
+"""DeLong's comparison of two correlated ROC areas, with patients as clusters.
+
+DeLong et al. 1988 in the form of Obuchowski 1997, which sums the structural components of a
+patient's rows before it takes their variance. With one row a patient it is DeLong's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from headsweep.metrics.ranking import Metric, Scores
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """Structural components of an ROC area: how each row stands among those of the other class.
+
+    A positive's component is the share of negatives that it outranks, a negative's the share of
+    positives that outrank it (ties count one half); the area is the mean of either.
+    """
+
+    area: float
+    of_row: Metric
+
+
+def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
+    """Components of one label from scores (S, n), averaged over seeds; needs both classes."""
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    of_row = np.empty(scores.shape)
+    for seed, score in enumerate(scores):
+        overall = rankdata(score)
+        of_row[seed, positive] = (overall[positive] - rankdata(score[positive])) / n_negative
+        below = overall[~positive] - rankdata(score[~positive])
+        of_row[seed, ~positive] = 1 - below / n_positive
+    mean = of_row.mean(axis=0)
+    return Components(float(mean[positive].mean()), mean)
+
+
+def delong_p_value(
+    positive: NDArray[np.bool_], patients: Sequence[str], one: Components, other: Components
+) -> float:
+    """Two-sided p-value that two models have the same ROC area on these rows.
+
+    Args:
+        positive: (n,) which rows are positive.
+        patients: patient key of each row.
+        one: components of one model.
+        other: components of the other model on the same rows.
+
+    Returns:
+        NaN when the variance of the difference is zero, as with fewer than two patients a class.
+    """
+    keys, patient = np.unique(np.asarray(patients), return_inverse=True)
+    difference = one.area - other.area
+    # Each row's share in the difference, less its expectation; then one sum a patient and class.
+    share = one.of_row - other.of_row - difference
+    sums, scaled = [], []
+    for members in (positive, ~positive):
+        by_patient = np.bincount(patient[members], share[members], len(keys)) / members.sum()
+        n_patients = len(np.unique(patient[members]))
+        if n_patients < 2:
+            return math.nan
+        sums.append(by_patient)
+        scaled.append(by_patient @ by_patient * n_patients / (n_patients - 1))
+    both = sums[0] @ sums[1] * len(keys) / (len(keys) - 1)
+    variance = scaled[0] + scaled[1] + 2 * both
+    if variance <= 0:
+        return math.nan
+    return math.erfc(abs(difference) / math.sqrt(2 * variance))

@@ -1,0 +1,71 @@
+"""DeLong's test equals a direct computation, and its level holds with clustered patients."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from headsweep.metrics.delong import components, delong_p_value
+
+
+def problem(n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    positive = rng.random(n) < 0.4
+    scores = np.round(positive + rng.normal(size=(2, n)), 1).astype(np.float32)
+    return positive, scores
+
+
+def by_definition(positive: np.ndarray, scores: np.ndarray) -> float:
+    """The p-value from the kernel of all pairs and its covariance (DeLong et al. 1988, eq. 4-7)."""
+    x, y = scores[:, positive], scores[:, ~positive]
+    kernel = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])
+    by_positive, by_negative = kernel.mean(axis=2), kernel.mean(axis=1)
+    covariance = np.cov(by_positive) / x.shape[1] + np.cov(by_negative) / y.shape[1]
+    area = kernel.mean(axis=(1, 2))
+    contrast = np.array([1, -1])
+    z = contrast @ area / math.sqrt(contrast @ covariance @ contrast)
+    return float(2 * norm.sf(abs(z)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_row_a_patient_gives_delongs_p_value(seed):
+    positive, scores = problem(seed=seed)
+    one, other = (components(positive, score[None]) for score in scores)
+    p = delong_p_value(positive, [str(i) for i in range(80)], one, other)
+    assert p == pytest.approx(by_definition(positive, scores), abs=1e-12)
+
+
+def test_areas_are_the_roc_areas_averaged_over_seeds():
+    positive, scores = problem()
+    expected = np.mean([roc_auc_score(positive, score) for score in scores])
+    assert components(positive, scores).area == pytest.approx(expected)
+
+
+def test_repeating_every_row_of_a_patient_adds_no_evidence():
+    positive, scores = problem(60)
+    patients = [str(i) for i in range(60)]
+    once = [components(positive, score[None]) for score in scores]
+    twice = [components(np.tile(positive, 2), np.tile(score, 2)[None]) for score in scores]
+    p = delong_p_value(positive, patients, *once)
+    assert delong_p_value(np.tile(positive, 2), patients * 2, *twice) == pytest.approx(p)
+
+
+def test_a_model_against_itself_has_no_p_value():
+    positive, scores = problem()
+    same = components(positive, scores[:1])
+    assert math.isnan(delong_p_value(positive, [str(i) for i in range(80)], same, same))
+
+
+def test_equal_models_are_told_apart_in_one_of_twenty_data_sets():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(600):
+        patient = np.repeat(np.arange(70), 3)
+        positive = (rng.random(70) < 0.4)[patient]
+        shared = rng.normal(size=(2, 70))[:, patient]
+        scores = (positive + shared + 0.5 * rng.normal(size=(2, 210))).astype(np.float32)
+        one, other = (components(positive, score[None]) for score in scores)
+        found.append(delong_p_value(positive, patient.astype(str).tolist(), one, other) <= 0.05)
+    assert 0.03 <= np.mean(found) <= 0.075
