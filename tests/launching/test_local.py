@@ -1,0 +1,147 @@
+"""Local workers as processes: the real command line on a data set of a few rows."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from headsweep.errors import SearchError
+from headsweep.launching.local import launch_local
+from headsweep.launching.progress import line, saved
+from headsweep.settings import EngineSettings
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.studies.trials import Summary
+from tests.data.builders import LABELS, write_split
+from tests.studies.builders import make_spec
+
+BUDGET = 30
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
+    """A store that holds a study of 30 trials on 60 + 30 rows."""
+    monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "packed"))
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 60), ("valid", 30)):
+        targets = {f"{name}_{i}_a_1": rng.integers(0, 2, len(LABELS)) for i in range(n)}
+        write_split(tmp_path, name, targets)
+    data = (f"paths.data_root={tmp_path}/features", f"paths.manifest_dir={tmp_path}/manifests")
+    storage = open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
+    create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data), storage)
+    return storage
+
+
+def launch(
+    storage: BatchedStorage, tmp_path: Path, show: Callable[[Summary], None], n_workers: int = 2
+) -> Summary:
+    return launch_local(
+        "probe",
+        storage.database.shown,
+        n_workers,
+        EngineSettings(device="cpu", slots=4),
+        log_dir=tmp_path / "logs",
+        show=show,
+    )
+
+
+def states(storage: BatchedStorage) -> Counter[str]:
+    return Counter(trial.state.name for trial in storage.get_all_trials(1))
+
+
+def processes_of(tmp_path: Path) -> list[Path]:
+    """Processes that were told of the test's store, by their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(tmp_path).encode() in (process / "environ").read_bytes():
+                found.append(process)
+        except OSError:
+            continue
+    return [process for process in found if int(process.name) != os.getpid()]
+
+
+def test_workers_survive_a_death_and_meet_the_budget_exactly(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
+    """One worker is killed once it holds trials; a new one starts in its place."""
+    seen: list[Summary] = []
+    commands: set[bytes] = set()
+    killed: list[int] = []
+
+    def show(summary: Summary) -> None:
+        seen.append(summary)
+        workers = processes_of(tmp_path)
+        commands.update((worker / "cmdline").read_bytes() for worker in workers)
+        if workers and not killed:
+            killed.append(int(workers[0].name))
+            os.kill(killed[0], signal.SIGKILL)
+
+    summary = launch(storage, tmp_path, show)
+    assert killed
+    assert summary.finished == BUDGET == seen[-1].finished
+    assert states(storage)["RUNNING"] == states(storage)["WAITING"] == 0
+    assert {trial.user_attrs["worker"] for trial in storage.get_all_trials(1)}
+    assert commands
+    assert not any(b"sqlite" in command for command in commands)
+    assert f"{summary.states['COMPLETE']} complete" in line(summary)
+    assert "of the epochs not trained" in saved(summary)
+    assert processes_of(tmp_path) == []
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
+    def interrupt(summary: Summary) -> None:
+        if summary.states["RUNNING"] and not interrupted.is_set():
+            interrupted.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupted = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        launch(storage, tmp_path, interrupt, n_workers=1)
+    assert states(storage)["RUNNING"] == 0
+    assert processes_of(tmp_path) == []
+    assert launch(storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
+
+
+def test_what_a_worker_cannot_use_ends_the_run_with_its_words(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
+    (tmp_path / "manifests" / "valid.csv").unlink()
+    with pytest.raises(SearchError, match=r"valid\.csv"):
+        launch(storage, tmp_path, lambda _: None)
+
+
+def test_workers_drain_when_their_launcher_is_killed(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
+    program = (
+        "import sys; from pathlib import Path;"
+        "from headsweep.launching.local import launch_local;"
+        "from headsweep.settings import EngineSettings;"
+        "launch_local('probe', sys.argv[1], 1, EngineSettings(device='cpu', slots=1),"
+        " log_dir=Path(sys.argv[2]), show=lambda summary: None)"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", program, storage.database.shown, str(tmp_path / "logs")]
+    )
+    deadline = time.monotonic() + 60
+    while not storage.get_all_trials(1, states=(TrialState.RUNNING,)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    launcher.kill()
+    launcher.wait()
+    while processes_of(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert states(storage)["RUNNING"] == 0
