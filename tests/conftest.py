@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no fault of the code.
+settings.register_profile("headsweep", deadline=None)
+settings.load_profile("headsweep")
 
 REAL_REPORTS = Path(__file__).parents[2] / "shared" / "real_reports"
 
