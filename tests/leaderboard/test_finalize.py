@@ -101,7 +101,7 @@ def test_provenance_names_study_data_code_and_the_opening_of_test(study, finishe
     (opening,) = provenance["test_openings"]
     named = {int(row["trial"]) for row in rows_of(finished)}
     assert set(opening["trials"]) == named
-    assert set(provenance["files"]) > {"leaderboard.csv", "report.html"}
+    assert set(provenance["files"]) > {"leaderboard.csv", "comparisons.json", "report.html"}
 
 
 def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, monkeypatch):

@@ -56,6 +56,9 @@ def _plain(place: str, found: Any, expected: Any) -> Iterator[Difference]:
         for key in sorted({*found, *expected}):
             inner = f"{place}.{key}" if place else key
             yield from _plain(inner, found.get(key, "absent"), expected.get(key, "absent"))
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            yield from _plain(f"{place}.{index}", *pair)
     elif found != expected:
         yield Difference(place, found, expected, _distance(found, expected))
 

@@ -17,8 +17,38 @@ from headsweep.metrics.ranking import Metric
 SIGNIFICANCE = 1 - CONFIDENCE
 
 
+COMPARED = ("auprc", "auroc")
+
+
+def compare_rows(
+    names: Sequence[str],
+    predictions: Sequence[Sequence[Mapping[str, Predictions]]],
+    metrics: Sequence[Mapping[str, Any]],
+    draws: Sequence[Mapping[str, Mapping[str, Metric]]],
+) -> dict[str, Any]:
+    """All paired comparisons of the rows of a leaderboard, by split.
+
+    Args:
+        names: of the rows.
+        predictions: of each seed of each row, by split.
+        metrics: of each row, in the form of `metrics.json`.
+        draws: macro metrics of each row on the resamples, by split.
+    """
+    compared: dict[str, Any] = {}
+    for split in metrics[0]:
+        compared[split] = {}
+        for metric in COMPARED:
+            values = [row[split][f"{metric}_macro"]["mean"] for row in metrics]
+            resampled = [row[split][metric] for row in draws]
+            compared[split][f"{metric}_macro"] = compare_macro(names, values, resampled)
+        by_row = [[seed[split] for seed in seeds] for seeds in predictions]
+        compared[split]["auroc_per_label"] = compare_auroc(names, by_row)
+        compared[split]["rank_with_ties"] = ranks_with_ties(names, compared[split]["auprc_macro"])
+    return compared
+
+
 def compare_macro(
-    names: Sequence[str], values: Sequence[float], draws: Sequence[Metric]
+    names: Sequence[str], values: Sequence[float | None], draws: Sequence[Metric]
 ) -> list[dict[str, Any]]:
     """Difference of every pair of rows in one macro metric, by the paired bootstrap.
 
@@ -36,7 +66,8 @@ def compare_macro(
         difference = draws[i] - draws[j]
         difference = difference[np.isfinite(difference)]
         pair: dict[str, Any] = {"a": names[i], "b": names[j]}
-        pair["difference"] = finite(values[i] - values[j])
+        a, b = values[i], values[j]
+        pair["difference"] = None if a is None or b is None else a - b
         tail = (1 - CONFIDENCE) / 2
         low, high = np.quantile(difference, [tail, 1 - tail]) if difference.size else (np.nan,) * 2
         pair |= {"ci_low": finite(low), "ci_high": finite(high), "p": _two_sided(difference)}

@@ -15,6 +15,7 @@ from headsweep.data.dataset import MODALITIES, Split, load_search_splits, requir
 from headsweep.data.progress import progress_bar
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import OutputError, VerificationError
+from headsweep.leaderboard.comparisons import compare_rows
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -24,6 +25,7 @@ from headsweep.leaderboard.finalists import (
 )
 from headsweep.leaderboard.firewall import open_test
 from headsweep.leaderboard.provenance import (
+    COMPARISONS,
     DATA_ROWS,
     PROVENANCE,
     StudyFacts,
@@ -116,6 +118,13 @@ def write_board(
     for result in results:
         write_result(result, folder / result.folder, study=facts.name)
     data = data_fingerprint((train, valid, *tests))
+    compared = compare_rows(
+        [str(result.rank) for result in results],
+        [[seed.predictions for seed in result.seeds] for result in results],
+        [result.metrics for result in results],
+        [result.draws for result in results],
+    )
+    write_json(compared, folder / COMPARISONS)
     write_tables([leaderboard_row(result, facts, valid.name, data) for result in results], folder)
     return results
 

@@ -26,6 +26,7 @@ from headsweep.settings import EngineSettings
 
 PROVENANCE = "provenance.json"
 DATA_ROWS = "data_rows.parquet"
+COMPARISONS = "comparisons.json"
 PACKAGES = ("headsweep", "numpy", "torch", "optuna", "pyarrow", "safetensors", "scipy")
 
 

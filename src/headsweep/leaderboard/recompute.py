@@ -5,76 +5,100 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from headsweep.errors import VerificationError
 from headsweep.leaderboard.compare import largest_difference
+from headsweep.leaderboard.comparisons import compare_rows
 from headsweep.leaderboard.predictions import Predictions, read_predictions, read_ranks
-from headsweep.leaderboard.results import measure_seeds, write_json
-from headsweep.leaderboard.statistics import Thresholds
-from headsweep.leaderboard.table import METRICS, SPREADS
+from headsweep.leaderboard.provenance import COMPARISONS
+from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds, write_json
+from headsweep.leaderboard.statistics import choose_thresholds
+from headsweep.leaderboard.table import Cell, metric_cells
 
 
-def recompute(folder: Path) -> None:
-    """Compare `metrics.json` with the predictions beside it, and the table with `metrics.json`.
+def recompute(folder: Path) -> str:
+    """Compare metrics and comparisons with the predictions, and the table with the metrics.
+
+    Returns:
+        A line that says what was compared.
 
     Raises:
         VerificationError: something differs; names the file and the largest difference.
     """
-    with (folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        finalist = folder / Path(row["config"]).parent
-        with tempfile.TemporaryDirectory() as temporary:
-            again = Path(temporary) / "metrics.json"
-            write_json(metrics_from_predictions(finalist), again)
-            difference = largest_difference(finalist / "metrics.json", again)
-        if difference is not None:
-            raise VerificationError(
-                f"{finalist / 'metrics.json'}: metrics must follow from the predictions, "
-                f"{difference}"
-            )
-        _check_row(folder / "leaderboard.csv", row, finalist)
+    rows = _read_rows(folder / "leaderboard.csv")
+    finalists = [folder / Path(row["config"]).parent for row in rows]
+    with tempfile.TemporaryDirectory() as temporary:
+        again = Path(temporary) / "again.json"
+        measured = []
+        for finalist, row in zip(finalists, rows, strict=True):
+            predictions = _read_seeds(finalist)
+            valid = next(iter(predictions[0]))
+            thresholds = [choose_thresholds(seed[valid]) for seed in predictions]
+            for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
+                write_json(plain_thresholds(chosen, predictions[0][valid].labels), again)
+                _check(place / "thresholds.json", again)
+            metrics, draws = measure_seeds(predictions, thresholds, _read_ranks(finalist))
+            write_json(metrics, again)
+            _check(finalist / "metrics.json", again)
+            _check_row(folder / "leaderboard.csv", row, metric_cells(metrics, valid))
+            measured.append((row["rank"], predictions, metrics, draws))
+        names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
+        write_json(compare_rows(names, predictions_of, metrics_of, draws_of), again)
+        _check(folder / COMPARISONS, again)
+    return f"metrics of {len(rows)} finalists follow from their predictions"
 
 
-def metrics_from_predictions(finalist: Path) -> dict[str, object]:
-    """What `metrics.json` of a finalist's folder must hold."""
-    recorded = json.loads((finalist / "metrics.json").read_text(encoding="utf-8"))
-    places = sorted(finalist.glob("seed_*"), key=lambda place: int(place.name[5:]))
-    predictions: list[dict[str, Predictions]] = []
-    for place in places:
-        files = {path.stem: path for path in (place / "predictions").glob("*.parquet")}
-        predictions.append({name: read_predictions(files[name]) for name in recorded})
-    labels = next(iter(predictions[0].values())).labels
-    thresholds = [read_thresholds(place / "thresholds.json", labels) for place in places]
-    ranks = [
-        {path.stem: read_ranks(path) for path in (place / "retrieval").glob("*.parquet")}
-        for place in places
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise VerificationError(f"{path}: a leaderboard must be readable, found {error}") from None
+
+
+def _seed_folders(finalist: Path) -> list[Path]:
+    places = finalist.glob("seed_*")
+    return sorted(places, key=lambda place: int(place.name.removeprefix("seed_")))
+
+
+def _read_seeds(finalist: Path) -> list[dict[str, Predictions]]:
+    """Predictions of each seed by split, in the order of `metrics.json`."""
+    splits = _read_json(finalist / "metrics.json")
+    return [
+        {name: read_predictions(place / "predictions" / f"{name}.parquet") for name in splits}
+        for place in _seed_folders(finalist)
     ]
-    return measure_seeds(predictions, thresholds, ranks)[0]
 
 
-def read_thresholds(path: Path, labels: tuple[str, ...]) -> Thresholds:
-    """Thresholds of one seed, in the order of `labels`."""
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    f1, youden = (
-        np.array([plain[kind][label] for label in labels], dtype=np.float64)
-        for kind in ("f1", "youden")
-    )
-    return Thresholds(f1, youden)
+def _read_ranks(finalist: Path) -> list[dict[str, Ranks]]:
+    return [
+        {path.stem: read_ranks(path) for path in (place / "retrieval").glob("*.parquet")}
+        for place in _seed_folders(finalist)
+    ]
 
 
-def _check_row(path: Path, row: dict[str, str], finalist: Path) -> None:
-    recorded = json.loads((finalist / "metrics.json").read_text(encoding="utf-8"))
-    for stem in recorded:
-        for metric in METRICS:
-            for suffix, field in SPREADS.items():
-                name = f"{stem}/{metric}{suffix}"
-                value = recorded[stem][metric][field]
-                if name in row and row[name] != ("" if value is None else str(value)):
-                    raise VerificationError(
-                        f"{path}: the table must follow from the metrics, "
-                        f"found {name} = {row[name]} where {value} is expected"
-                    )
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VerificationError(f"{path}: the file must be readable, found {error}") from None
+
+
+def _check(recorded: Path, again: Path) -> None:
+    difference = largest_difference(recorded, again)
+    if difference is not None:
+        raise VerificationError(
+            f"{recorded}: figures must follow from the predictions, {difference}"
+        )
+
+
+def _check_row(path: Path, row: Mapping[str, str], cells: Mapping[str, Cell]) -> None:
+    for name, value in cells.items():
+        if row.get(name) != ("" if value is None else str(value)):
+            raise VerificationError(
+                f"{path}: the table must follow from the metrics, "
+                f"found {name} = {row.get(name)} where {value} is expected"
+            )

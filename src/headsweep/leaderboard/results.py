@@ -129,8 +129,16 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
             write_predictions(predictions, place / "predictions" / f"{name}.parquet")
         for name, ranks in seed.ranks.items():
             write_ranks(ranks, seed.predictions[name], place / "retrieval" / f"{name}.parquet")
-        write_json(_plain(seed.thresholds, result.labels), place / "thresholds.json")
+        write_json(plain_thresholds(seed.thresholds, result.labels), place / "thresholds.json")
         save_predictor(seed.predictor, place / "model.safetensors")
+
+
+def plain_thresholds(thresholds: Thresholds, labels: Sequence[str]) -> dict[str, Any]:
+    """Thresholds by kind and label as plain data."""
+    return {
+        name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
+        for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
+    }
 
 
 def write_json(data: Any, path: Path) -> None:
@@ -147,10 +155,3 @@ def _evaluate_seed(
     if isinstance(predictor.head, RetrievalHead):
         ranks = {split.name: retrieval_ranks(predictor, split) for split in (valid, *tests)}
     return SeedResult(seed, predictor, choose_thresholds(on_valid), predictions, ranks)
-
-
-def _plain(thresholds: Thresholds, labels: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    return {
-        name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
-        for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from headsweep.leaderboard.provenance import StudyFacts
 from headsweep.leaderboard.results import FinalistResult
@@ -23,26 +24,29 @@ def leaderboard_row(
 ) -> dict[str, Cell]:
     """The row of a finalist; `valid` names the split on which it was chosen."""
     config = result.finalist.config
-    on_valid = result.metrics[valid]["auprc_macro"]
-    row: dict[str, Cell] = {
+    return {
         "rank": result.rank,
         "study": study.name,
         "head": config.head.kind,
         "features": config.features.input,
         "trial": result.finalist.trial,
         "n_seeds": len(result.seeds),
-        "val/auprc_macro": on_valid["mean"],
-        "val/auprc_macro_std": on_valid["std"],
-    }
-    for stem in (stem for stem in result.metrics if stem != valid):
-        for metric in METRICS:
-            for suffix, field in SPREADS.items():
-                row[f"{stem}/{metric}{suffix}"] = result.metrics[stem][metric][field]
-    return row | {
+        **metric_cells(result.metrics, valid),
         "n_trials_searched": study.n_trials_searched,
         "config": f"{result.folder}/config.yaml",
         "data_fingerprint": data_fingerprint,
     }
+
+
+def metric_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
+    """The cells of a row that repeat its `metrics.json`; `valid` names the split of the search."""
+    on_valid = metrics[valid]["auprc_macro"]
+    cells = {"val/auprc_macro": on_valid["mean"], "val/auprc_macro_std": on_valid["std"]}
+    for stem in (stem for stem in metrics if stem != valid):
+        for metric in METRICS:
+            for suffix, field in SPREADS.items():
+                cells[f"{stem}/{metric}{suffix}"] = metrics[stem][metric][field]
+    return cells
 
 
 def write_tables(rows: Sequence[Row], folder: Path) -> None:

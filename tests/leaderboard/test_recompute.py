@@ -1,0 +1,46 @@
+"""Every figure follows from the predictions alone, and one that does not is named."""
+
+import json
+import re
+
+import pytest
+
+from headsweep.errors import VerificationError
+from headsweep.leaderboard.recompute import recompute
+
+
+def test_an_untouched_leaderboard_follows_from_its_predictions(finished):
+    assert recompute(finished) == "metrics of 2 finalists follow from their predictions"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("finalists/1/metrics.json", ("test_manual_all", "f1_macro", "ci_high")),
+        ("finalists/2/metrics.json", ("valid", "per_label", "Emphysema", "brier", "mean")),
+        ("finalists/2/seed_1/thresholds.json", ("youden", "Emphysema")),
+        ("comparisons.json", ("test_manual_valid", "auroc_macro", 0, "p_holm")),
+    ],
+)
+def test_a_figure_that_does_not_follow_is_named(board, name, keys):
+    path = board / name
+    data = json.loads(path.read_text())
+    node = data
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] += 0.25
+    path.write_text(json.dumps(data))
+    with pytest.raises(VerificationError) as caught:
+        recompute(board)
+    assert name in str(caught.value)
+    assert ".".join(map(str, keys)) in str(caught.value)
+    assert "largest difference 0.25" in str(caught.value)
+
+
+def test_a_table_that_does_not_follow_is_named(board):
+    path = board / "leaderboard.csv"
+    header, first, *rest = path.read_text().splitlines()
+    changed = re.sub(r"0\.\d{3}", "0.999", first, count=1)
+    path.write_text("\n".join([header, changed, *rest]) + "\n")
+    with pytest.raises(VerificationError, match=r"leaderboard\.csv.*val/auprc_macro = 0\.999"):
+        recompute(board)
