@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +36,10 @@ def console() -> Console:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a header; the first column is left-aligned, the others right."""
+    """Print rows under a header."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for name in header:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console().print(table)
@@ -60,25 +60,30 @@ def print_leaderboard(folder: Path) -> None:
     if not rows:
         raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
     metric = "/auprc_macro"
-    stems = [name.removesuffix(metric) for name in rows[0] if name.endswith(metric)]
-    stems.remove("val")
-    header = ["rank", "trial", "head", "features", "seeds", "val AUPRC"]
-    header += [f"{stem} {metric}" for stem in stems for metric in ("AUPRC", "AUROC")]
-    print_table(header, [_leaderboard_row(row, stems) for row in rows])
+    splits = [name.removesuffix(metric) for name in rows[0] if name.endswith(metric)]
+    header = ["rank", "trial", "head", "features", "seeds", "split", "AUPRC", "95% CI", "AUROC"]
+    print_table(header, [line for row in rows for line in _finalist_lines(row, splits)])
 
 
-def _leaderboard_row(row: Mapping[str, str], stems: Sequence[str]) -> list[str]:
-    cells = [row[name] for name in ("rank", "trial", "head", "features", "n_seeds")]
-    cells.append(_mean_and_spread(row, "val/auprc_macro"))
-    for stem in stems:
-        cells += [_mean_and_spread(row, f"{stem}/{m}_macro") for m in ("auprc", "auroc")]
-    return cells
+def _finalist_lines(row: Mapping[str, str], splits: Sequence[str]) -> Iterator[list[str]]:
+    """A line a split; those after the first leave out what describes the finalist."""
+    described = [row[name] for name in ("rank", "trial", "head", "features", "n_seeds")]
+    for split in splits:
+        low, high = (row.get(f"{split}/auprc_macro_ci_{end}", "") for end in ("low", "high"))
+        yield [
+            *described,
+            split,
+            _mean_and_spread(row, f"{split}/auprc_macro"),
+            f"{float(low):.3f} to {float(high):.3f}" if low and high else "",
+            _mean_and_spread(row, f"{split}/auroc_macro"),
+        ]
+        described = [""] * len(described)
 
 
 def _mean_and_spread(row: Mapping[str, str], name: str) -> str:
-    """`mean ± std` over seeds; `-` where the metric is undefined."""
-    if not row[name]:
-        return "-"
+    """`mean ± std` over seeds; empty where the board has no such metric or it is undefined."""
+    if not row.get(name):
+        return ""
     spread = row[f"{name}_std"]
     return f"{float(row[name]):.3f}" + (f" ± {float(spread):.3f}" if spread else "")
 

@@ -1,0 +1,113 @@
+"""Whole studies on real data, run once through the command line and shared by the tests."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from optuna.trial import FrozenTrial
+
+from headsweep.studies.store import open_storage, study_id_of
+from headsweep.studies.trials import Summary, summarize
+from tests.conftest import Ended
+
+SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
+FEW_FINALISTS = ("finalists.top_k=2", "finalists.seeds=[0,1]")
+"""Confirming finalists and drawing their report takes longer than a small search."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in a folder of its own, and the command line that works on it."""
+
+    file: Path
+    name: str
+    folder: Path
+    overrides: tuple[str, ...]
+    headsweep: Callable[..., Ended]
+
+    @property
+    def storage(self) -> tuple[str, str]:
+        """The option that names its store."""
+        return ("--storage", f"sqlite:///{self.folder}/study.db")
+
+    @property
+    def board(self) -> Path:
+        return self.folder / "board"
+
+    @property
+    def definition(self) -> tuple[object, ...]:
+        """What `create` and `run` need to know of it."""
+        return (self.file, f"study.name={self.name}", *self.overrides, *self.storage)
+
+    def run(self, *options: object) -> str:
+        """Start or continue it, to its end; what that printed."""
+        return self.call("run", *self.definition, "--out", self.board, *options)
+
+    def call(self, *args: object) -> str:
+        """Run a command that must succeed; what it printed."""
+        ended = self.headsweep(*args)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    def summary(self) -> Summary:
+        return summarize(self.name, open_storage(self.storage[1]))
+
+    def trials(self) -> list[FrozenTrial]:
+        storage = open_storage(self.storage[1])
+        return storage.get_all_trials(study_id_of(self.name, storage))
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of its leaderboard."""
+        with (self.board / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class Studies:
+    """Makes studies on the real reports."""
+
+    folder: Path
+    data: tuple[str, ...]
+    headsweep: Callable[..., Ended]
+
+    def new(self, file: str, name: str, *overrides: str) -> Study:
+        folder = self.folder / name
+        folder.mkdir()
+        path = SEARCH_SPACES / f"{file}.yaml"
+        return Study(path, name, folder, (*self.data, *FEW_FINALISTS, *overrides), self.headsweep)
+
+    def finished(self, file: str, name: str, *overrides: str) -> Study:
+        """A study with its leaderboard."""
+        study = self.new(file, name, *overrides)
+        study.run("--workers", 1)
+        return study
+
+    def searched(self, file: str, name: str, *overrides: str) -> Study:
+        """A study whose budget is spent, without a leaderboard."""
+        study = self.new(file, name, *overrides)
+        study.call("create", *study.definition)
+        study.call("worker", study.name, *study.storage)
+        return study
+
+
+@pytest.fixture(scope="package")
+def studies(
+    tmp_path_factory: pytest.TempPathFactory,
+    real_reports: Path,
+    headsweep: Callable[..., Ended],
+) -> Iterator[Studies]:
+    folder, data = tmp_path_factory.mktemp("studies"), real_reports.resolve()
+    places = (f"paths.data_root={data / 'features'}", f"paths.manifest_dir={data / 'manifests'}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSWEEP_CACHE", str(folder / "packed"))
+        yield Studies(folder, places, headsweep)
+
+
+def subprocess_command(*args: object) -> list[str]:
+    """The command line of another process."""
+    return [sys.executable, "-m", "headsweep", *map(str, args)]

@@ -1,0 +1,226 @@
+"""The main job: an exact budget, pruning, interruption, verification, replay."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from optuna.trial import TrialState
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from headsweep.errors import InputError
+from headsweep.studies.ledger import RETRY_OF
+from headsweep.studies.trials import TAPE_POSITION
+from tests.end_to_end.conftest import Studies, Study, subprocess_command
+
+pytestmark = pytest.mark.xdist_group("main job")
+
+BUDGET = 40
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def finished(request: pytest.FixtureRequest, studies: Studies) -> Study:
+    """A study of 40 trials, searched by one worker and by two."""
+    study = studies.new("linear_visual", f"forty-{request.param}")
+    study.run("--workers", request.param, "--n-trials", BUDGET)
+    return study
+
+
+def assert_budget_was_met_exactly(study: Study, budget: int) -> None:
+    """Every trial that counts ended once; one that lost its worker has exactly one successor."""
+    trials = study.trials()
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == budget
+    assert not states[TrialState.RUNNING]
+    assert not states[TrialState.WAITING]
+    succeeded = [t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs]
+    assert sorted(succeeded) == [t.number for t in trials if t.state == TrialState.FAIL]
+
+
+def test_the_budget_is_met_exactly_and_nothing_is_trained_twice(finished):
+    assert_budget_was_met_exactly(finished, BUDGET)
+    params = [json.dumps(trial.params, sort_keys=True) for trial in finished.trials()]
+    assert len(params) == len(set(params)) == BUDGET
+
+
+def test_pruning_happens_and_saves_work(finished):
+    summary = finished.summary()
+    assert summary.states["PRUNED"] > 0
+    assert summary.share_not_trained > 0.3
+
+
+def test_a_finished_study_is_not_worked_on_again(finished):
+    def files() -> dict[Path, bytes]:
+        kept = [p for p in finished.board.rglob("*") if p.is_file() and "logs" not in p.parts]
+        return {path: path.read_bytes() for path in kept}
+
+    before = files()
+    printed = finished.run("--workers", 1, "--n-trials", BUDGET)
+    assert f"{finished.summary().share_not_trained:.0%} of the epochs not trained" in printed
+    assert f"report: {finished.board / 'report.html'}" in printed
+    assert files() == before
+
+
+def test_the_three_steps_do_what_run_does(studies):
+    """`create`, `worker` and `finalize` make the trials and the board that `run` makes."""
+    whole = studies.new("linear_visual", "whole")
+    whole.run("--workers", 1, "--n-trials", 8)
+    steps = studies.new("linear_visual", "steps")
+    steps.call("create", *steps.definition, "--n-trials", 8)
+    steps.call("worker", steps.name, *steps.storage)
+    steps.call("finalize", steps.name, *steps.storage, "--out", steps.board)
+    assert [t.params for t in steps.trials()] == [t.params for t in whole.trials()]
+    assert [t.values for t in steps.trials()] == [t.values for t in whole.trials()]
+    for row, other in zip(steps.rows(), whole.rows(), strict=True):
+        assert {**row, "study": ""} == {**other, "study": ""}
+
+
+def test_more_trials_add_exactly_the_difference(studies):
+    study = studies.new("linear_visual", "growing")
+    for budget in (6, 9):
+        study.call("create", *study.definition, "--n-trials", budget)
+        study.call("worker", study.name, *study.storage)
+        assert_budget_was_met_exactly(study, budget)
+    assert len(study.trials()) == 9
+
+
+def test_a_study_keeps_its_definition(studies):
+    study = studies.new("linear_visual", "fixed")
+    study.call("create", *study.definition)
+    for change in ("finalists.top_k=3", "training.max_epochs=7", "sampler.multivariate=false"):
+        ended = study.headsweep("create", *study.definition, change)
+        assert ended.code == 2
+        assert ended.err.count("\n") == 1
+        assert "a study that exists must keep its definition" in ended.err
+
+
+def test_an_interrupted_run_goes_on_to_the_exact_budget_and_the_leaderboard(studies):
+    study = studies.new("linear_visual", "interrupted", "training.max_epochs=20")
+    options = ("--workers", 2, "--slots", 1, "--n-trials", BUDGET)
+    process = subprocess.Popen(
+        subprocess_command("run", *study.definition, "--out", study.board, *options),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while finished_trials(study) < 5:
+        assert process.poll() is None, "the run must still be on when it is interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors.splitlines()[-1]
+    assert 5 <= finished_trials(study) < BUDGET
+    assert not (study.board / "leaderboard.csv").exists()
+
+    study.run(*options)
+    assert_budget_was_met_exactly(study, BUDGET)
+    assert study.rows()
+
+
+def finished_trials(study: Study) -> int:
+    try:
+        return study.summary().finished
+    except InputError:  # the store or the study is yet to be made
+        return 0
+
+
+def test_the_leaderboard_verifies(finished):
+    assert "equal to the bit" in finished.call("leaderboard", "verify", finished.board)
+
+
+@pytest.fixture(scope="module")
+def smallest(studies: Studies) -> Study:
+    """The least that can be verified: one finalist with one seed."""
+    study = studies.new("linear_visual", "smallest", "finalists.top_k=1", "finalists.seeds=[0]")
+    study.run("--workers", 1, "--n-trials", 3)
+    return study
+
+
+def alter_a_metric(board: Path) -> Path:
+    file = board / "finalists" / "1" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["test_manual_all"]["per_label"]["Lung nodule"]["auroc"]["mean"] += 1e-4
+    file.write_text(json.dumps(metrics, indent=2))
+    return file
+
+
+def alter_a_cell_of_the_table(board: Path) -> Path:
+    file = board / "leaderboard.csv"
+    header, first, *rest = file.read_text().splitlines()
+    cells = first.split(",")
+    place = header.split(",").index("test_manual_all/auprc_macro")
+    cells[place] = str(float(cells[place]) + 0.01)
+    file.write_text("\n".join([header, ",".join(cells), *rest, ""]))
+    return file
+
+
+def alter_a_prediction(board: Path) -> Path:
+    file = board / "finalists" / "1" / "seed_0" / "predictions" / "test_manual_valid.parquet"
+    table = pq.read_table(file)
+    place = table.column_names.index("y_score:Emphysema")
+    scores = table[place].to_numpy().copy()
+    scores[3] = 1 - scores[3]
+    pq.write_table(table.set_column(place, "y_score:Emphysema", pa.array(scores)), file)
+    return file
+
+
+def alter_a_weight(board: Path) -> Path:
+    file = board / "finalists" / "1" / "seed_0" / "model.safetensors"
+    with safe_open(file, framework="np") as model:
+        metadata, tensors = model.metadata(), {k: model.get_tensor(k) for k in model.keys()}  # noqa: SIM118
+    name = max(tensors, key=lambda key: tensors[key].size)
+    tensors[name] = tensors[name].copy()
+    tensors[name].flat[0] += 1e-3
+    save_file(tensors, file, metadata)
+    return file
+
+
+def alter_a_parameter(board: Path) -> Path:
+    file = board / "finalists" / "1" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["training"]["learning_rate"] *= 1.5
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        alter_a_metric,
+        alter_a_cell_of_the_table,
+        alter_a_prediction,
+        alter_a_weight,
+        alter_a_parameter,
+    ],
+    ids=lambda alter: alter.__name__,
+)
+def test_verification_names_the_file_that_was_altered(smallest, tmp_path, alter):
+    board = shutil.copytree(smallest.board, tmp_path / "board")
+    file = alter(board)
+    ended = smallest.headsweep("leaderboard", "verify", board)
+    assert ended.code == 1
+    assert str(file.relative_to(board)) in ended.err.splitlines()[-1]
+
+
+def test_an_exported_trial_trained_alone_gives_its_recorded_value(finished, tmp_path):
+    """To the bit: for the best trial, and for one that entered the tape late."""
+    complete = [t for t in finished.trials() if t.state == TrialState.COMPLETE]
+    best = max(complete, key=lambda trial: trial.value or 0.0)
+    latest = max(complete, key=lambda trial: trial.user_attrs[TAPE_POSITION])
+    for name, trial in (("best", best), (str(latest.number), latest)):
+        config, folder = tmp_path / f"{name}.yaml", tmp_path / name
+        finished.call("export", finished.name, *finished.storage, "--trial", name, "-o", config)
+        finished.call("train", "--config", config, f"paths.checkpoint_dir={folder}")
+        assert json.loads((folder / "metrics.json").read_text())["val/auprc_macro"] == trial.value

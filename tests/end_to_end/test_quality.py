@@ -1,0 +1,89 @@
+"""On real reports, the shipped studies reach what scikit-learn reaches on the same features."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from tests.end_to_end.conftest import Studies, Study
+
+pytestmark = pytest.mark.xdist_group("quality")
+
+LOGISTIC_REGRESSION = {"visual": 0.665, "text": 0.668, "both": 0.771}
+"""Macro AUPRC on valid of scikit-learn's logistic regression, C chosen on valid (README there)."""
+
+
+@pytest.fixture(scope="module")
+def linear(studies: Studies) -> dict[str, Study]:
+    """A linear study of each input."""
+    return {
+        "visual": studies.searched("linear_visual", "linear-visual"),
+        "text": studies.searched("linear_text", "linear-text"),
+        "both": studies.finished("linear_visual", "linear-both", "features=both"),
+    }
+
+
+@pytest.fixture(scope="module")
+def retrieval(studies: Studies) -> Study:
+    return studies.finished("retrieval", "retrieval")
+
+
+def best_value(study: Study) -> float:
+    value = study.summary().best_value
+    assert value is not None
+    return value
+
+
+@pytest.mark.parametrize("features", LOGISTIC_REGRESSION)
+def test_a_linear_study_reaches_logistic_regression(linear, features):
+    assert best_value(linear[features]) >= LOGISTIC_REGRESSION[features] - 0.01
+
+
+def test_mlp_fusion_is_no_worse_than_the_linear_probe(linear, studies):
+    fusion = studies.searched("mlp_fusion", "mlp-fusion")
+    assert best_value(fusion) >= best_value(linear["both"]) - 0.01
+
+
+def test_the_retrieval_study_beats_raw_nearest_neighbours_on_test(retrieval):
+    """Labels read off the 30 nearest raw image neighbours reach 0.59."""
+    best = retrieval.rows()[0]
+    assert float(best["test_manual_all/auprc_macro"]) >= 0.60
+
+
+def test_the_instance_loss_alone_pairs_the_two_views(headsweep, studies, tmp_path):
+    """Recall@10 is 0.165 on raw features, 0.35 after centring, 0.05 by chance."""
+    place = f"paths.checkpoint_dir={tmp_path}"
+    head = ("head=retrieval", "head.label_weight=0")
+    assert headsweep("train", *head, *studies.data, place).code == 0
+    assert headsweep("align", "--checkpoint", tmp_path).code == 0
+    results = json.loads((tmp_path / "alignment" / "alignment.json").read_text())
+    for direction in ("visual_to_text", "text_to_visual"):
+        assert results["test_manual_all"][direction]["recall@10"] >= 0.42
+
+
+def test_raw_views_pair_as_the_data_set_says(headsweep, studies, tmp_path):
+    assert headsweep("align", *studies.data, "--out", tmp_path).code == 0
+    results = json.loads((tmp_path / "alignment.json").read_text())
+    assert results["test_manual_all"]["visual_to_text"]["recall@10"] == pytest.approx(0.165)
+
+
+def test_metrics_are_those_that_scikit_learn_draws_from_the_predictions(linear):
+    """Of every seed and label; the mean over seeds is what `metrics.json` holds."""
+    folder = linear["both"].board / "finalists" / "1"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for stem in ("test_manual_all", "test_manual_train", "test_manual_valid"):
+        files = sorted(folder.glob(f"seed_*/predictions/{stem}.parquet"))
+        tables = [pq.read_table(file) for file in files]
+        assert len(tables) == 2
+        for label, recorded in metrics[stem]["per_label"].items():
+            truth = tables[0][f"y_true:{label}"].to_numpy()
+            scores = [table[f"y_score:{label}"].to_numpy() for table in tables]
+            if not 0 < truth.sum() < len(truth):
+                assert recorded["auprc"]["mean"] is None
+                continue
+            for name, metric in (("auprc", average_precision_score), ("auroc", roc_auc_score)):
+                mean = sum(metric(truth, score) for score in scores) / len(scores)
+                assert recorded[name]["mean"] == pytest.approx(mean, abs=1e-6)
