@@ -48,7 +48,7 @@ def test_ink_follows_the_theme(finished):
 
 def test_it_shows_the_board_the_best_config_and_where_it_comes_from(finished):
     text = (finished / "report.html").read_text()
-    assert "Leaderboard" in text
+    assert "Leaderboard on test_manual_all" in text
     assert "test opened" in text
     assert "learning_rate:" in text
     assert "data fingerprint" in text

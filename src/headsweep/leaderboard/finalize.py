@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -95,12 +96,12 @@ def finalize(
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(study, named, spec.config, modalities, reopen=reopen)
-        results = write_board(folder, confirmed, facts, train, valid, tests)
+        results, compared = write_board(folder, confirmed, facts, train, valid, tests)
         splits = (train, valid, *tests)
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
-        write_report(folder, study, results, provenance)
+        write_report(folder, study, results, compared, provenance)
         write_json(provenance | {"files": file_digests(folder)}, folder / PROVENANCE)
     return out
 
@@ -112,8 +113,12 @@ def write_board(
     train: Split,
     valid: Split,
     tests: Sequence[Split],
-) -> list[FinalistResult]:
-    """Measure the finalists, in the order of their ranks, and write their folders and the table."""
+) -> tuple[list[FinalistResult], dict[str, Any]]:
+    """Measure the finalists, in the order of their ranks, and write all but report and provenance.
+
+    Returns:
+        The results, and the paired comparisons.
+    """
     results = [evaluate(rank, one, valid, tests) for rank, one in enumerate(confirmed, start=1)]
     for result in results:
         write_result(result, folder / result.folder, study=facts.name)
@@ -126,7 +131,7 @@ def write_board(
     )
     write_json(compared, folder / COMPARISONS)
     write_tables([leaderboard_row(result, facts, valid.name, data) for result in results], folder)
-    return results
+    return results, compared
 
 
 def confirm_with_progress(

@@ -20,6 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from headsweep.metrics.calibration import Reliability
+from headsweep.metrics.thresholds import OperatingPoint
+
 INK = "#0a0b0c"
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = (
     "#3d85c6",
@@ -45,6 +48,9 @@ STYLE: dict[Any, Any] = {
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
     **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
 }
+
+MAX_POINTS = 150
+"""Points of a PR or ROC curve that are drawn."""
 
 Values = Sequence[float] | NDArray[np.float64]
 
@@ -95,6 +101,15 @@ def plot(name: str, caption: str, draw: Callable[[Axes], None], *, height_in: fl
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, height_in))
         draw(figure.add_subplot())
+    return Plot(name, caption, figure)
+
+
+def small_plot(name: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
+    """A plot that stands among many: no labels of its own, its caption says it all."""
+    with mpl.rc_context({**STYLE, "font.size": 7, "figure.constrained_layout.use": False}):
+        figure = Figure(figsize=(2.3, 1.9))
+        axes = figure.add_axes((0.22, 0.2, 0.75, 0.76))
+        draw(axes)
     return Plot(name, caption, figure)
 
 
@@ -162,6 +177,55 @@ def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> No
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
     axes.grid(axis="y", visible=False)
+
+
+def value_slice(
+    axes: Axes, found: Sequence[float] | Sequence[str], values: Values, *, log: bool
+) -> None:
+    """Values of trials against one parameter."""
+    axes.plot(found, values, ".", color=BLUE, alpha=0.7, markersize=4)
+    if log:
+        axes.set_xscale("log")
+    axes.set_ylabel("valid macro AUPRC")
+
+
+def pr_curves(axes: Axes, points: Sequence[OperatingPoint], prevalence: float) -> None:
+    """Precision over recall, one line a seed, as the steps that average precision sums."""
+    axes.axhline(prevalence, color=GREY, linewidth=0.8, linestyle=":")
+    for point in points:
+        full = np.searchsorted(point.sensitivity, 1.0) + 1  # what follows adds only false calls
+        x, y = _thinned(point.sensitivity[:full], point.precision[:full])
+        axes.step(x, y, where="pre", color=BLUE, alpha=0.6, linewidth=0.9)
+    _unit_square(axes, "recall", "precision")
+
+
+def roc_curves(axes: Axes, points: Sequence[OperatingPoint]) -> None:
+    """Sensitivity over 1 - specificity, one line a seed."""
+    axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
+    for point in points:
+        x, y = _thinned(1 - point.specificity, point.sensitivity)
+        axes.plot(np.append(0, x), np.append(0, y), color=BLUE, alpha=0.6, linewidth=0.9)
+    _unit_square(axes, "1 - specificity", "sensitivity")
+
+
+def reliability_curves(axes: Axes, curves: Sequence[Reliability]) -> None:
+    """Share of positives over probability, one line a seed; empty bins are left out."""
+    axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
+    for curve in curves:
+        full = curve.rows > 0
+        (line,) = axes.plot(curve.probability[full], curve.frequency[full], ".-", color=BLUE)
+        line.set(alpha=0.6, linewidth=0.9, markersize=3)
+    _unit_square(axes, "probability", "frequency")
+
+
+def _thinned(x: Values, y: Values) -> tuple[Values, Values]:
+    """At most `MAX_POINTS` points of a curve, its ends among them."""
+    kept = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
+    return np.asarray(x)[kept], np.asarray(y)[kept]
+
+
+def _unit_square(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel)
 
 
 def _colors(n: int) -> list[str]:

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
 
-from headsweep.leaderboard.plots import (
-    Plot,
-    bars,
-    intervals,
-    learning_curves,
-    optimisation_history,
-    optimism,
-    plot,
-)
+from headsweep.leaderboard.comparisons import SIGNIFICANCE
 from headsweep.leaderboard.results import FinalistResult
+from headsweep.leaderboard.sections import (
+    METRIC_NAMES,
+    board_sections,
+    curve_sections,
+    optimism_section,
+    row_name,
+    search_sections,
+)
 
-METRIC_NAMES = {"auprc_macro": "macro AUPRC", "auroc_macro": "macro AUROC", "f1_macro": "macro F1"}
-MAX_CURVES = 200
-"""Learning curves drawn at most: more would hide each other."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """Plots under one title; `folded` is the line behind which they wait to be opened."""
-
-    title: str
-    text: str
-    plots: Sequence[Plot]
-    folded: str = ""
+NOTE = (
+    "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below a "
+    "value on test stands its 95 % percentile interval over resampled patients. The tied rank is "
+    "one more than the number of finalists that are significantly better (AUPRC, Holm). F1 uses "
+    "thresholds chosen on valid."
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +42,7 @@ def write_report(
     folder: Path,
     study: optuna.Study,
     results: Sequence[FinalistResult],
+    compared: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
     """Write `report.html`, and each of its plots as SVG and PNG under `plots/`.
@@ -61,13 +51,15 @@ def write_report(
         folder: the leaderboard's, which holds the finalists already.
         study: whose trials were searched.
         results: the finalists, best first.
+        compared: paired comparisons, as `comparisons.json` holds them.
         provenance: as `provenance.json` will hold it.
     """
     valid, *tests = results[0].metrics
     sections = [
-        *_board_sections(results, tests),
-        _optimism_section(results, valid, tests),
-        _search_section(study),
+        *board_sections(results, tests),
+        optimism_section(results, valid, tests),
+        *search_sections(study),
+        *(curves for test in tests[:1] for curves in curve_sections(results[0], test)),
     ]
     (folder / "plots").mkdir()
     for drawn in (one for section in sections for one in section.plots):
@@ -81,9 +73,13 @@ def write_report(
     page = environment.get_template("report.html").render(
         study=study.study_name,
         headline=_headline(provenance),
-        board=_board(results, valid, tests),
+        boards=[_board(results, compared[test]["rank_with_ties"], valid, test) for test in tests],
+        note=NOTE,
         sections=[section for section in sections if section.plots],
-        heat=[_label_table(results, test) for test in tests],
+        tables=[
+            *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
+            *(_label_table(results, test) for test in tests),
+        ],
         best_config=(folder / results[0].folder / "config.yaml").read_text(encoding="utf-8"),
         facts=list(_facts(provenance)),
     )
@@ -103,120 +99,51 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     return text + "."
 
 
-def _board(results: Sequence[FinalistResult], valid: str, tests: Sequence[str]) -> dict[str, Any]:
-    columns = [(test, metric) for test in tests for metric in METRIC_NAMES]
-    header = ["rank", "trial", "head", "features", f"{valid} AUPRC"]
-    header += [f"{test} {METRIC_NAMES[metric]}" for test, metric in columns]
+def _board(
+    results: Sequence[FinalistResult], ranks: Mapping[str, int], valid: str, test: str
+) -> dict[str, Any]:
+    """The leaderboard on one test split; `ranks` are those with ties."""
+    retrieves = "retrieval" in results[0].metrics[test]
+    header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
+    header += ["recall@10"] if retrieves else []
     rows = []
     for result in results:
-        config = result.finalist.config
-        row = [str(result.rank), str(result.finalist.trial), config.head.kind]
-        cells = [Cell(text) for text in (*row, config.features.input)]
+        config, metrics = result.finalist.config, result.metrics[test]
         on_valid = result.metrics[valid]["auprc_macro"]
-        cells.append(Cell(_number(on_valid["mean"]), f"± {_number(on_valid['std'])}"))
-        for test, metric in columns:
-            value = result.metrics[test][metric]
-            low, high = _number(value["ci_low"]), _number(value["ci_high"])
-            cells.append(Cell(_number(value["mean"]), f"{low} to {high}"))
-        rows.append(cells)
-    note = (
-        "Means over seeds. On valid ± is the standard deviation over seeds; on test the interval "
-        "is the 95 % percentile interval over resampled patients. F1 uses thresholds chosen on "
-        "valid."
-    )
-    return {"header": header, "rows": rows, "note": note}
-
-
-def _board_sections(results: Sequence[FinalistResult], tests: Sequence[str]) -> Iterator[Section]:
-    names = [_name(result) for result in results]
-    for test in tests:
-        facts = results[0].metrics[test]
-        plots = []
-        for metric in ("auprc_macro", "auroc_macro"):
-            values = [result.metrics[test][metric] for result in results]
-            draw = partial(
-                intervals,
-                names=names,
-                means=[_nan(value["mean"]) for value in values],
-                lows=[_nan(value["ci_low"]) for value in values],
-                highs=[_nan(value["ci_high"]) for value in values],
-                xlabel=METRIC_NAMES[metric],
-            )
-            caption = f"{METRIC_NAMES[metric]} on {test}, mean over seeds with 95 % interval"
-            height = _height(names)
-            plots.append(plot(f"board-{test}-{metric}", caption, draw, height_in=height))
-        text = (
-            f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
-            f"{facts['n_labels_used']} labels with both classes."
-        )
-        yield Section(f"Intervals on {test}", text, plots)
-
-
-def _optimism_section(
-    results: Sequence[FinalistResult], valid: str, tests: Sequence[str]
-) -> Section:
-    names = [_name(result) for result in results]
-    plots = []
-    for test in tests:
-        stages = [
-            [result.finalist.value for result in results],
-            [_nan(result.metrics[valid]["auprc_macro"]["mean"]) for result in results],
-            [_nan(result.metrics[test]["auprc_macro"]["mean"]) for result in results],
+        row = [
+            Cell(row_name(result), f"{config.head.kind}, {config.features.input}"),
+            Cell(str(ranks[str(result.rank)])),
+            Cell(_number(on_valid["mean"]), f"± {_number(on_valid['std'])}"),
         ]
-        draw = partial(
-            optimism,
-            names=names,
-            stages=("best of search\non valid", "mean over seeds\non valid", f"test\n{test}"),
-            values=np.array(stages).T,
-        )
-        plots.append(plot(f"optimism-{test}", f"from the search to {test}", draw))
+        for metric in METRIC_NAMES:
+            low, high = (_number(metrics[metric][end]) for end in ("ci_low", "ci_high"))
+            row.append(Cell(_number(metrics[metric]["mean"]), f"{low} to {high}"))
+        if retrieves:
+            row.append(Cell(_number(metrics["retrieval"]["recall_at_10"])))
+        rows.append(row)
+    facts = results[0].metrics[test]
     text = (
-        "The best of many trials on valid is optimistic. Means over fresh seeds on valid, and the "
-        "value on test, show by how much."
+        f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
+        f"{facts['n_labels_used']} labels with both classes."
     )
-    return Section("Optimism", text, plots)
+    return {"title": f"Leaderboard on {test}", "text": text, "header": header, "rows": rows}
 
 
-def _search_section(study: optuna.Study) -> Section:
-    trials = study.get_trials(deepcopy=False)
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
-    history = partial(
-        optimisation_history,
-        complete=([t.number for t in complete], [_nan(t.value) for t in complete]),
-        pruned=([t.number for t in pruned], [_curve(t)[1][-1] for t in pruned]),
-    )
-    curves = partial(
-        learning_curves,
-        complete=[_curve(t) for t in complete if t.intermediate_values][:MAX_CURVES],
-        pruned=[_curve(t) for t in pruned][:MAX_CURVES],
-    )
-    states = f"{len(complete)} complete and {len(pruned)} pruned trials"
-    plots = [
-        plot("history", states, history),
-        plot("learning-curves", "learning curves on valid; grey trials were pruned", curves),
-    ]
-    importance = _importance(study, complete)
-    if importance:
-        names, values = list(importance), list(importance.values())
-        draw = partial(bars, names=names, values=values, xlabel="importance")
-        caption = "parameter importance (PED-ANOVA over complete trials)"
-        plots.append(plot("importance", caption, draw, height_in=_height(names)))
-    return Section("Search", "", plots)
-
-
-def _importance(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[str, float]:
-    """Importance of the parameters that all complete trials share; empty when it has no meaning.
-
-    PED-ANOVA asks which parameters tell the best tenth from the rest, so it needs differing values.
-    """
-    if len(complete) < 10 or len({trial.value for trial in complete}) < 2:
-        return {}
-    shared = set.intersection(*(set(trial.params) for trial in complete))
-    varied = [name for name in sorted(shared) if len({str(t.params[name]) for t in complete}) > 1]
-    if not varied:
-        return {}
-    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), params=varied)
+def _comparison_table(compared: Mapping[str, Any], test: str) -> dict[str, Any]:
+    rows = []
+    for pair in compared["auprc_macro"]:
+        interval = f"{_signed(pair['ci_low'])} to {_signed(pair['ci_high'])}"
+        found = [_signed(pair["difference"]), interval]
+        found += [_number(pair[name]) for name in ("p", "p_holm", "p_bh")]
+        shade = 0.35 if pair["p_holm"] is not None and pair["p_holm"] <= SIGNIFICANCE else None
+        title = f"{pair['a']} against {pair['b']}"
+        rows.append([Cell(title), *(Cell(text, heat=shade) for text in found)])
+    return {
+        "title": f"Differences in macro AUPRC on {test}",
+        "text": "Paired bootstrap over patients; shaded differences are significant after Holm.",
+        "header": ["finalists", "difference", "95 % interval", "p", "Holm", "Benjamini-Hochberg"],
+        "rows": rows,
+    }
 
 
 def _label_table(results: Sequence[FinalistResult], test: str) -> dict[str, Any]:
@@ -226,8 +153,10 @@ def _label_table(results: Sequence[FinalistResult], test: str) -> dict[str, Any]
         values = [result.metrics[test]["per_label"][label]["auprc"]["mean"] for result in results]
         cells = [Cell(label), Cell(str(facts["support"])), Cell(f"{facts['prevalence']:.3f}")]
         rows.append(cells + [Cell(_number(v), heat=None if v is None else 0.6 * v) for v in values])
-    header = ["label", "positives", "prevalence", *(_name(result) for result in results)]
-    return {"title": f"AUPRC per label on {test}", "header": header, "rows": rows}
+    header = ["label", "positives", "prevalence", *(row_name(result) for result in results)]
+    text = f"The worst label of the best finalist is {results[0].metrics[test]['worst_label']}."
+    title = f"AUPRC per label on {test}"
+    return {"title": title, "text": text, "header": header, "rows": rows}
 
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -242,25 +171,12 @@ def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"data: {split}", f"manifest {prints['manifest'][:12]}, {features}"
 
 
-def _curve(trial: FrozenTrial) -> tuple[list[float], list[float]]:
-    epochs = sorted(trial.intermediate_values)
-    return [float(e) for e in epochs], [trial.intermediate_values[e] for e in epochs]
-
-
-def _name(result: FinalistResult) -> str:
-    return f"{result.rank}: trial {result.finalist.trial}"
-
-
-def _height(names: Sequence[str]) -> float:
-    return 1.2 + 0.3 * len(names)
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _nan(value: float | None) -> float:
-    return np.nan if value is None else value
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
 
 
 def _listed(trials: Sequence[int]) -> str:
