@@ -9,6 +9,7 @@ import torch
 
 from headsweep.config import Config
 from headsweep.data.dataset import Split
+from headsweep.engine.checkpoints import Snapshot
 from headsweep.engine.device import prepare_device
 from headsweep.engine.groups import Group, group_key
 from headsweep.engine.inputs import Inputs
@@ -66,6 +67,22 @@ class Engine:
         return self._place(config, group or Group(key, self.inputs, position))
 
     @torch.no_grad()
+    def restore(self, config: Config, snapshot: Snapshot) -> Admission:
+        """Place a trial where it stood when the snapshot was taken.
+
+        Raises:
+            ConfigError: the head does not fit the features.
+        """
+        key = self._key(config)
+        position = config.training.tape_position + len(snapshot.history)
+        admission = self._place(config, Group(key, self.inputs, position))
+        group = self._group_of[admission.slot]
+        slot = group.slots[admission.slot]
+        slot.set_clock(snapshot.step, snapshot.history)
+        group.program.restore(slot, snapshot.tensors)
+        return admission
+
+    @torch.no_grad()
     def run_epoch(self) -> list[EpochReport]:
         """Train every slot by one epoch and validate it; finished slots stay until evicted."""
         return [report for group in self._groups for report in group.run_epoch()]
@@ -80,6 +97,13 @@ class Engine:
     def history(self, slot: int) -> tuple[EpochReport, ...]:
         """All reports of a slot so far."""
         return tuple(self._group_of[slot].slots[slot].history)
+
+    def snapshot(self, slot: int) -> Snapshot:
+        """All that the slot's next epoch depends on, copied to the CPU."""
+        group = self._group_of[slot]
+        state = group.program.state(group.slots[slot])
+        tensors = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+        return Snapshot(group.slots[slot].step, self.history(slot), tensors)
 
     @torch.no_grad()
     def predictor(self, slot: int) -> Predictor:

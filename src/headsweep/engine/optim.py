@@ -37,6 +37,10 @@ class Optimizer(ABC):
         self._update(learning_rate)
 
     @abstractmethod
+    def moments(self) -> dict[str, Tensor]:
+        """The live tensors, by name, that the next step depends on besides the parameters."""
+
+    @abstractmethod
     def _update(self, learning_rate: float) -> None: ...
 
 
@@ -51,6 +55,12 @@ class AdamW(Optimizer):
         self.exp_avg_sqs = [torch.zeros_like(p) for p in self.params]
         self.count = torch.zeros((), device=self.params[0].device)
         self.counts = [self.count] * len(self.params)
+
+    def moments(self) -> dict[str, Tensor]:
+        """First and second moments, and the number of steps."""
+        first = {f"exp_avg.{i}": moment for i, moment in enumerate(self.exp_avgs)}
+        second = {f"exp_avg_sq.{i}": moment for i, moment in enumerate(self.exp_avg_sqs)}
+        return {**first, **second, "count": self.count}
 
     def _update(self, learning_rate: float) -> None:
         self.count += 1
@@ -79,7 +89,10 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(params, grads, training)
         self.momenta = [torch.zeros_like(p) for p in self.params]
-        self.first = True
+
+    def moments(self) -> dict[str, Tensor]:
+        """The momenta."""
+        return {f"momentum.{i}": momentum for i, momentum in enumerate(self.momenta)}
 
     def _update(self, learning_rate: float) -> None:
         torch._fused_sgd_(
@@ -92,9 +105,8 @@ class SGD(Optimizer):
             dampening=0.0,
             nesterov=False,
             maximize=False,
-            is_first_step=self.first,
+            is_first_step=False,  # momenta start at zero, so the first step is like the others
         )
-        self.first = False
 
 
 def make_optimizer(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from headsweep.config import Config
 from headsweep.engine.schedule import learning_rate
@@ -47,6 +48,15 @@ class Slot:
         rate = learning_rate(self.config.training, self.step, self.steps_per_epoch)
         self.step += 1
         return rate
+
+    def set_clock(self, step: int, history: Sequence[EpochReport]) -> None:
+        """Go on where an earlier run of the same config stood after these epochs."""
+        self.step, self.epoch = step, len(history)
+        self.history = [replace(report, slot=self.number) for report in history]
+        self.best_auprc_macro, self.best_epoch = (
+            history[-1].best_auprc_macro,
+            history[-1].best_epoch,
+        )
 
     def finish_epoch(self, auprc_macro: float, auroc_macro: float, loss: float) -> EpochReport:
         """Record an epoch's validation metrics; NaN means that the scores were not finite."""

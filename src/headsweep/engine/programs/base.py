@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -53,6 +54,18 @@ class Program(ABC):
     @abstractmethod
     def keep_best(self, slot: Slot) -> None:
         """Remember the slot's present weights as its best."""
+
+    @abstractmethod
+    def state(self, slot: Slot) -> dict[str, Tensor]:
+        """The slot's live tensors by name: weights, moments and best weights.
+
+        With the slot's clock and the tape's position they determine all that follows.
+        """
+
+    def restore(self, slot: Slot, state: Mapping[str, Tensor]) -> None:
+        """Overwrite a slot's tensors with those that `state` gave."""
+        for name, tensor in self.state(slot).items():
+            tensor.copy_(state[name])
 
     @abstractmethod
     def best_head(self, slot: Slot) -> Head:

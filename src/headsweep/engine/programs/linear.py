@@ -113,6 +113,18 @@ class LinearProgram(Program):
         self.members[place].best_weight.copy_(self.weight[place])
         self.members[place].best_bias.copy_(self.bias[place])
 
+    def state(self, slot: Slot) -> dict[str, Tensor]:
+        """The slot's part of the stack, its moments and its best weights."""
+        place = self._place(slot)
+        member = self.members[place]
+        return {
+            "weight": self.weight[place],
+            "bias": self.bias[place],
+            "best.weight": member.best_weight,
+            "best.bias": member.best_bias,
+            **member.optimizer.moments(),
+        }
+
     def best_head(self, slot: Slot) -> Head:
         """A `LinearHead` with the best weights."""
         member = self.members[self._place(slot)]

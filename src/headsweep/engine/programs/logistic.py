@@ -17,11 +17,11 @@ from headsweep.heads.registry import build_head
 
 @dataclass
 class _Member:
-    """One slot with its weights `(c, d)` and biases `(c,)`, once they are found."""
+    """One slot with its weights `(c, d)` and biases `(c,)`: zero until they are found."""
 
     slot: Slot
-    weight: Tensor | None = None
-    bias: Tensor | None = None
+    weight: Tensor
+    bias: Tensor
 
 
 class LogisticProgram(Program):
@@ -35,15 +35,17 @@ class LogisticProgram(Program):
 
     def admit(self, slot: Slot) -> None:
         """Let the slot wait for the next solve."""
-        self.members[slot.number] = _Member(slot)
+        n_labels, width = self.inputs.targets.shape[1], self.x.shape[1]
+        zeros = self.x.new_zeros
+        self.members[slot.number] = _Member(slot, zeros(n_labels, width), zeros(n_labels))
 
     def evict(self, slot: Slot) -> None:
         """Forget the slot's weights."""
         del self.members[slot.number]
 
     def train_batch(self, rows: Tensor, tape_step: int) -> None:
-        """Solve every slot that has no weights yet; `rows` are all rows, in any order."""
-        new = [member for member in self.members.values() if member.weight is None]
+        """Solve every slot that is not solved yet; `rows` are all rows, in any order."""
+        new = [member for member in self.members.values() if member.slot.epoch == 0]
         if not new:
             return
         n_labels = self.inputs.targets.shape[1]
@@ -60,23 +62,25 @@ class LogisticProgram(Program):
 
     def validate(self) -> tuple[list[Slot], Tensor]:
         """Probabilities of all slots."""
-        heads = [self._solved(member) for member in self.members.values()]
-        scores = [torch.addmm(b.unsqueeze(1), w, self.x_valid.T).sigmoid_() for w, b in heads]
-        return [member.slot for member in self.members.values()], torch.stack(scores)
+        members = list(self.members.values())
+        scores = [
+            torch.addmm(m.bias.unsqueeze(1), m.weight, self.x_valid.T).sigmoid_() for m in members
+        ]
+        return [member.slot for member in members], torch.stack(scores)
 
     def keep_best(self, slot: Slot) -> None:
         """There is one epoch; its weights are the best."""
 
+    def state(self, slot: Slot) -> dict[str, Tensor]:
+        """The solution."""
+        member = self.members[slot.number]
+        return {"weight": member.weight, "bias": member.bias}
+
     def best_head(self, slot: Slot) -> Head:
         """A `LinearHead` with the solution."""
-        weight, bias = self._solved(self.members[slot.number])
-        config = slot.config
+        member, config = self.members[slot.number], slot.config
         head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
-        head.load_state_dict({"output.weight": weight.cpu(), "output.bias": bias.cpu()})
+        head.load_state_dict(
+            {"output.weight": member.weight.cpu(), "output.bias": member.bias.cpu()}
+        )
         return head
-
-    @staticmethod
-    def _solved(member: _Member) -> tuple[Tensor, Tensor]:
-        assert member.weight is not None
-        assert member.bias is not None
-        return member.weight, member.bias

@@ -81,10 +81,9 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         self._fill_gallery(self.retrieval)
         return self.retrieval.probabilities(self.valid_views)
 
-    def keep_best(self) -> None:
-        """Copy the projections; the gallery follows from them."""
-        for name, tensor in self.head.named_parameters():
-            self.best[name].copy_(tensor.detach())
+    def weights(self) -> dict[str, Tensor]:
+        """The projections; the gallery follows from them."""
+        return {name: tensor.detach() for name, tensor in self.head.named_parameters()}
 
     def best_head(self) -> Head:
         """A retrieval head with the best projections and the gallery they give."""

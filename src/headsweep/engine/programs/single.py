@@ -48,10 +48,20 @@ class SingleTrainer(ABC, Generic[Batch]):
         self.compute_gradients(batch)
         self.optimizer.step(self.slot.next_learning_rate())
 
+    def weights(self) -> dict[str, Tensor]:
+        """What training changes, by name: parameters and running statistics, live."""
+        return self.head.state_dict()
+
     def keep_best(self) -> None:
         """Copy the present weights."""
-        for name, tensor in self.head.state_dict().items():
+        for name, tensor in self.weights().items():
             self.best[name].copy_(tensor)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, best weights and moments, live."""
+        weights = self.weights()
+        best = {f"best.{name}": self.best[name] for name in weights}
+        return {**weights, **best, **self.optimizer.moments()}
 
     def best_head(self) -> Head:
         """A new head on the CPU with the best weights."""
@@ -107,6 +117,10 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
     def keep_best(self, slot: Slot) -> None:
         """Copy the slot's weights."""
         self.members[slot.number].keep_best()
+
+    def state(self, slot: Slot) -> dict[str, Tensor]:
+        """The slot's weights, best weights and moments."""
+        return self.members[slot.number].state()
 
     def best_head(self, slot: Slot) -> Head:
         """The slot's head with its best weights."""

@@ -1,0 +1,74 @@
+"""A slot between two epochs, in memory and as one file that is never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from headsweep.engine.slots import EpochReport
+from headsweep.errors import ConfigError
+
+FORMAT = "headsweep-state/1"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a slot's next epoch depends on: its clock, its reports so far, and its tensors.
+
+    `step` counts optimiser steps; the tape stands `len(history)` epochs past the slot's entry.
+    """
+
+    step: int
+    history: tuple[EpochReport, ...]
+    tensors: Mapping[str, Tensor]
+
+
+def save_snapshot(snapshot: Snapshot, path: Path, identity: Mapping[str, Any]) -> None:
+    """Replace the file at `path` in one step, so that a killed run leaves the old or the new one.
+
+    Args:
+        snapshot: what to keep.
+        path: a safetensors file; clock and reports are JSON in its metadata.
+        identity: plain data that names the run; `load_snapshot` returns it.
+    """
+    header = {
+        "format": FORMAT,
+        "identity": identity,
+        "step": snapshot.step,
+        "history": [asdict(report) for report in snapshot.history],
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(safetensors.torch.save(tensors, {"headsweep": json.dumps(header)}))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
+    """A snapshot and the identity of its run.
+
+    Raises:
+        ConfigError: the file is missing, or no snapshot of this version.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["headsweep"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']}")
+        history = tuple(EpochReport(**report) for report in header["history"])
+        return Snapshot(header["step"], history, tensors), header["identity"]
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise ConfigError(
+            f"{path}: a state to resume from must be a {FORMAT} file, found {error}"
+        ) from None
