@@ -26,6 +26,10 @@ from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import load_spec, next_worker_index, open_storage, study_id_of
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
 
+LEARNING_SAMPLERS = frozenset({"tpe", "gp", "cmaes"})
+GENERATIONS = 10
+SMALLEST_GENERATION = 4
+
 OUTAGE_S = 600.0
 """How long a worker waits for a database that cannot be reached."""
 
@@ -82,6 +86,16 @@ class Session:
     ) -> None:
         self._open.close()
         self.storage.database.close()
+
+    @property
+    def at_once(self) -> int:
+        """How many trials one worker may run at a time, so that the sampler can learn from some.
+
+        A sampler that learns gets to see results at least `GENERATIONS` times in a budget.
+        """
+        if self.spec.sampler.name not in LEARNING_SAMPLERS:
+            return self.spec.n_trials
+        return max(SMALLEST_GENERATION, math.ceil(self.spec.n_trials / GENERATIONS))
 
     @property
     def held(self) -> frozenset[int]:

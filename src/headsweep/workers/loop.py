@@ -93,9 +93,9 @@ class Loop:
 
     def _refill(self) -> bool:
         """Fills free places with trials; whether there is nothing left to claim, for good."""
-        if not self._engine.free or time.monotonic() < self._claim_not_before:
+        wanted = min(self._engine.free, self._session.at_once - len(self._trial_in))
+        if wanted <= 0 or time.monotonic() < self._claim_not_before:
             return False
-        wanted = self._engine.free
         batch = self._session.claim(wanted)
         self._lease.hold(self._session.held, since=batch.claimed_at)
         if len(batch.trials) < wanted:
