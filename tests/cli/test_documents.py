@@ -1,0 +1,58 @@
+"""README and ARCHITECTURE name what there is, and nothing that there is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headsweep.compose import compose_config
+from headsweep.studies.spec import load_study_file
+from tests.cli.test_contract import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+PACKAGE = ROOT / "src" / "headsweep"
+
+
+def test_the_map_names_every_module():
+    stems = {path.stem for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__")}
+    assert not {stem for stem in stems if f"`{stem}`" not in ARCHITECTURE}
+
+
+def test_the_readme_names_every_command():
+    groups = dict.fromkeys(command.split()[0] for command in COMMANDS)
+    assert not [name for name in groups if not re.search(rf"`(headsweep )?{name}\b", README)]
+
+
+def test_every_option_in_the_readme_is_one_of_its_command(headsweep):
+    """In code blocks and in the table of commands."""
+    for line in re.findall(r"headsweep [a-z][^`\n]*", README):
+        words = line.replace("\\|", "|").split()[1:]
+        name = next((c for c in COMMANDS if words[: len(c.split())] == c.split()), None)
+        options = {word.strip("[],.") for word in words if word.startswith(("--", "[--", "-o"))}
+        if name and options:
+            help_text = headsweep(*name.split(), "--help").out
+            assert not {option for option in options if option not in help_text}, line
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_the_study_file_in_the_readme_is_one(block, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(block, encoding="utf-8")
+    assert load_study_file(file, []).name == yaml.safe_load(block)["study"]["name"]
+
+
+def test_the_overrides_in_the_readme_are_known():
+    for line in re.findall(r"headsweep (?:train|evaluate|align|data check) (.*)", README):
+        overrides = [word for word in line.split() if re.fullmatch(r"[a-z_.]+=[\w./-]+", word)]
+        compose_config(overrides, where="README.md")
+
+
+def test_the_files_that_the_documents_link_to_exist():
+    for text in (README, ARCHITECTURE):
+        links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+        assert not [link for link in links if not (ROOT / link).exists()]
