@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from headsweep.errors import OutputError
-
 if TYPE_CHECKING:
+    from headsweep.leaderboard.merged import Board
     from headsweep.studies.trials import Summary
 
 PLAIN_WIDTH = 200
@@ -51,23 +49,31 @@ def print_leaderboard(folder: Path) -> None:
     Raises:
         OutputError: the folder holds no leaderboard.
     """
-    path = folder / "leaderboard.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise OutputError(f"{path}: a finished study must have this file, found none") from None
-    if not rows:
-        raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
-    metric = "/auprc_macro"
-    splits = [name.removesuffix(metric) for name in rows[0] if name.endswith(metric)]
-    header = ["rank", "trial", "head", "features", "seeds", "split", "AUPRC", "95% CI", "AUROC"]
-    print_table(header, [line for row in rows for line in _finalist_lines(row, splits)])
+    from headsweep.leaderboard.merged import merge
+
+    print_boards(merge([folder]))
 
 
-def _finalist_lines(row: Mapping[str, str], splits: Sequence[str]) -> Iterator[list[str]]:
+def print_boards(boards: Sequence[Board]) -> None:
+    """Print every board as a table of its own, a line for each finalist and split."""
+    for board in boards:
+        several = len({row["study"] for row in board.rows}) > 1
+        described = ["rank", "study" if several else "trial", "head", "features", "n_seeds"]
+        metric = "/auprc_macro"
+        names = board.rows[0]
+        splits = [name.removesuffix(metric) for name in names if name.endswith(metric)]
+        header = [*described[:-1], "seeds", "split", "AUPRC", "95% CI", "AUROC"]
+        print_table(
+            header,
+            [line for row in board.rows for line in _finalist_lines(row, described, splits)],
+        )
+
+
+def _finalist_lines(
+    row: Mapping[str, str], described_by: Sequence[str], splits: Sequence[str]
+) -> Iterator[list[str]]:
     """A line a split; those after the first leave out what describes the finalist."""
-    described = [row[name] for name in ("rank", "trial", "head", "features", "n_seeds")]
+    described = [row[name] for name in described_by]
     for split in splits:
         low, high = (row.get(f"{split}/auprc_macro_ci_{end}", "") for end in ("low", "high"))
         yield [

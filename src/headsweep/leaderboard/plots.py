@@ -44,7 +44,6 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.15,
     "axes.axisbelow": True,
-    "figure.constrained_layout.use": True,
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
     **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
 }
@@ -99,14 +98,14 @@ class Plot:
 def plot(name: str, caption: str, draw: Callable[[Axes], None], *, height_in: float = 2.8) -> Plot:
     """One pair of axes, filled by `draw`."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height_in))
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure.add_subplot())
     return Plot(name, caption, figure)
 
 
 def small_plot(name: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
     """A plot that stands among many: no labels of its own, its caption says it all."""
-    with mpl.rc_context({**STYLE, "font.size": 7, "figure.constrained_layout.use": False}):
+    with mpl.rc_context({**STYLE, "font.size": 7}):
         figure = Figure(figsize=(2.3, 1.9))
         axes = figure.add_axes((0.22, 0.2, 0.75, 0.76))
         draw(axes)

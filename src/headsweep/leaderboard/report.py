@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import optuna
 
 from headsweep.leaderboard.comparisons import SIGNIFICANCE
+from headsweep.leaderboard.page import Cell, TableCard, render
 from headsweep.leaderboard.results import FinalistResult
 from headsweep.leaderboard.sections import (
     METRIC_NAMES,
@@ -27,15 +26,6 @@ NOTE = (
     "one more than the number of finalists that are significantly better (AUPRC, Holm). F1 uses "
     "thresholds chosen on valid."
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: text, a second line, and a shade between 0 and 1."""
-
-    text: str
-    note: str = ""
-    heat: float | None = None
 
 
 def write_report(
@@ -64,14 +54,9 @@ def write_report(
     (folder / "plots").mkdir()
     for drawn in (one for section in sections for one in section.plots):
         drawn.save(folder / "plots")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("headsweep.leaderboard"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=False,
-    )
-    page = environment.get_template("report.html").render(
-        study=study.study_name,
+    page = render(
+        "report.html",
+        title=study.study_name,
         headline=_headline(provenance),
         boards=[_board(results, compared[test]["rank_with_ties"], valid, test) for test in tests],
         note=NOTE,
@@ -101,7 +86,7 @@ def _headline(provenance: Mapping[str, Any]) -> str:
 
 def _board(
     results: Sequence[FinalistResult], ranks: Mapping[str, int], valid: str, test: str
-) -> dict[str, Any]:
+) -> TableCard:
     """The leaderboard on one test split; `ranks` are those with ties."""
     retrieves = "retrieval" in results[0].metrics[test]
     header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
@@ -126,10 +111,10 @@ def _board(
         f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
         f"{facts['n_labels_used']} labels with both classes."
     )
-    return {"title": f"Leaderboard on {test}", "text": text, "header": header, "rows": rows}
+    return TableCard(f"Leaderboard on {test}", text, header, rows)
 
 
-def _comparison_table(compared: Mapping[str, Any], test: str) -> dict[str, Any]:
+def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:
     rows = []
     for pair in compared["auprc_macro"]:
         interval = f"{_signed(pair['ci_low'])} to {_signed(pair['ci_high'])}"
@@ -138,15 +123,15 @@ def _comparison_table(compared: Mapping[str, Any], test: str) -> dict[str, Any]:
         shade = 0.35 if pair["p_holm"] is not None and pair["p_holm"] <= SIGNIFICANCE else None
         title = f"{pair['a']} against {pair['b']}"
         rows.append([Cell(title), *(Cell(text, heat=shade) for text in found)])
-    return {
-        "title": f"Differences in macro AUPRC on {test}",
-        "text": "Paired bootstrap over patients; shaded differences are significant after Holm.",
-        "header": ["finalists", "difference", "95 % interval", "p", "Holm", "Benjamini-Hochberg"],
-        "rows": rows,
-    }
+    return TableCard(
+        f"Differences in macro AUPRC on {test}",
+        "Paired bootstrap over patients; shaded differences are significant after Holm.",
+        ["finalists", "difference", "95 % interval", "p", "Holm", "Benjamini-Hochberg"],
+        rows,
+    )
 
 
-def _label_table(results: Sequence[FinalistResult], test: str) -> dict[str, Any]:
+def _label_table(results: Sequence[FinalistResult], test: str) -> TableCard:
     by_label = results[0].metrics[test]["per_label"]
     rows = []
     for label, facts in by_label.items():
@@ -155,8 +140,7 @@ def _label_table(results: Sequence[FinalistResult], test: str) -> dict[str, Any]
         rows.append(cells + [Cell(_number(v), heat=None if v is None else 0.6 * v) for v in values])
     header = ["label", "positives", "prevalence", *(row_name(result) for result in results)]
     text = f"The worst label of the best finalist is {results[0].metrics[test]['worst_label']}."
-    title = f"AUPRC per label on {test}"
-    return {"title": title, "text": text, "header": header, "rows": rows}
+    return TableCard(f"AUPRC per label on {test}", text, header, rows)
 
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

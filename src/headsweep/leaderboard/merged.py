@@ -1,0 +1,172 @@
+"""Several finished studies on one board, ranked only where they share their data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headsweep.errors import OutputError
+from headsweep.leaderboard.comparisons import compare_macro, ranks_with_ties
+from headsweep.leaderboard.page import Cell, TableCard, render
+from headsweep.leaderboard.predictions import read_predictions
+from headsweep.leaderboard.statistics import N_RESAMPLES, RESAMPLING_SEED
+from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS
+from headsweep.leaderboard.table import to_markdown as markdown_table
+from headsweep.metrics.bootstrap import patient_resamples, resampled_ranking
+from headsweep.metrics.ranking import Metric, average_precision, macro
+
+TableRow = dict[str, str]
+
+NOTE = (
+    "Ranks are those on valid, where rows were chosen. Below a value on test stands its 95 % "
+    "percentile interval over resampled patients. A tied rank is one more than the number of rows "
+    "that are significantly better on that split (AUPRC, paired bootstrap, Holm). Boards on "
+    "different data are never ranked together."
+)
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rows that share manifests and labels, best on valid first, with the columns of the table.
+
+    `rank` counts within the board. Between studies, `<stem>/tied_rank` is one more than the
+    number of rows that are significantly better on that test split (macro AUPRC, paired
+    bootstrap, Holm).
+    """
+
+    data_fingerprint: str
+    rows: Sequence[TableRow]
+
+
+def read_board(folder: Path) -> list[TableRow]:
+    """The rows of one finished study, as its `leaderboard.csv` holds them.
+
+    Raises:
+        OutputError: the folder holds no leaderboard, or an empty one.
+    """
+    path = folder / "leaderboard.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        raise OutputError(f"{path}: a finished study must have this file, found none") from None
+    if not rows:
+        raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
+    return rows
+
+
+def merge(folders: Sequence[Path]) -> list[Board]:
+    """The finalists of one study; of several, the best of each, on one board a set of data.
+
+    Raises:
+        OutputError: a folder holds no leaderboard.
+        VerificationError: its predictions cannot be read.
+    """
+    if len(folders) == 1:
+        rows = read_board(folders[0])
+        return [Board(rows[0]["data_fingerprint"], rows)]
+    by_data: dict[str, list[tuple[TableRow, Path]]] = {}
+    for folder in folders:
+        best = read_board(folder)[0]
+        by_data.setdefault(best["data_fingerprint"], []).append((best, folder))
+    return [Board(data, _ranked(entries)) for data, entries in by_data.items()]
+
+
+def stems_of(row: Mapping[str, str]) -> list[str]:
+    """Test splits that a row reports, in the order of its columns."""
+    suffix = "/auprc_macro"
+    return [
+        name.removesuffix(suffix)
+        for name in row
+        if name.endswith(suffix) and not name.startswith("val/")
+    ]
+
+
+def to_csv(boards: Sequence[Board]) -> str:
+    """All boards as one CSV table; rows of different boards differ in `data_fingerprint`."""
+    names = list(dict.fromkeys(name for board in boards for row in board.rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for board in boards for row in board.rows)
+    return text.getvalue()
+
+
+def to_markdown(boards: Sequence[Board]) -> str:
+    """A Markdown table for each board, floats to four decimals."""
+    return "\n".join(
+        markdown_table([{name: _typed(cell) for name, cell in row.items()} for row in board.rows])
+        for board in boards
+    )
+
+
+def to_html(boards: Sequence[Board]) -> str:
+    """A page that needs nothing else, with a table for every test split of every board."""
+    cards = [_card(board, stem) for board in boards for stem in stems_of(board.rows[0])]
+    return render("boards.html", title="Leaderboard", boards=cards, note=NOTE)
+
+
+def _card(board: Board, stem: str) -> TableCard:
+    header = ["rank", "study", "valid AUPRC", "AUPRC", "AUROC", "F1"]
+    tied = f"{stem}/tied_rank" in board.rows[0]
+    header += ["tied rank"] if tied else []
+    rows = []
+    for row in board.rows:
+        spread = row["val/auprc_macro_std"]
+        cells = [
+            Cell(row["rank"]),
+            Cell(row["study"], f"trial {row['trial']}, {row['head']}, {row['features']}"),
+            Cell(_short(row["val/auprc_macro"]), f"± {_short(spread)}"),
+        ]
+        for metric in METRICS:
+            low, high = (_short(row[f"{stem}/{metric}_ci_{end}"]) for end in ("low", "high"))
+            cells.append(Cell(_short(row[f"{stem}/{metric}"]), f"{low} to {high}"))
+        rows.append([*cells, *([Cell(row[f"{stem}/tied_rank"])] if tied else [])])
+    text = f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}."
+    return TableCard(stem, text, header, rows)
+
+
+def _short(cell: str) -> str:
+    return f"{float(cell):.3f}" if cell else "-"
+
+
+def _typed(cell: str) -> str | float | None:
+    """A cell as it was before it was written: whole numbers and texts stay as they are."""
+    if "." in cell:
+        try:
+            return float(cell)
+        except ValueError:
+            return cell
+    return cell or None
+
+
+def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
+    ordered = sorted(entries, key=lambda entry: -float(entry[0]["val/auprc_macro"]))
+    rows = [
+        {**row, "rank": str(rank), "config": str(folder / row["config"])}
+        for rank, (row, folder) in enumerate(ordered, start=1)
+    ]
+    for stem in stems_of(rows[0]):
+        names = [row["rank"] for row in rows]
+        folders = [Path(row["config"]).parent for row in rows]
+        values, draws = zip(*(_macro_auprc(folder, stem) for folder in folders), strict=True)
+        ranks = ranks_with_ties(names, compare_macro(names, values, draws))
+        for row in rows:
+            row[f"{stem}/tied_rank"] = str(ranks[row["rank"]])
+    return rows
+
+
+def _macro_auprc(finalist: Path, stem: str) -> tuple[float, Metric]:
+    """Macro AUPRC of a finalist, the mean over its seeds, and the same on resamples (B,)."""
+    files = sorted(finalist.glob(f"seed_*/predictions/{stem}.parquet"))
+    by_seed = [read_predictions(file) for file in files]
+    targets = by_seed[0].targets
+    scores = np.stack([seed.scores for seed in by_seed])
+    resamples = patient_resamples(by_seed[0].patients, N_RESAMPLES, RESAMPLING_SEED)
+    draws = macro(resampled_ranking(targets, scores, resamples)[0]).mean(axis=0)
+    return float(macro(average_precision(targets, scores)).mean()), np.asarray(draws)
