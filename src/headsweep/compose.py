@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,13 +54,47 @@ def override_value(text: str, *, where: str) -> tuple[str, Any]:
     return override.key_or_group, override.value()
 
 
-def _parse(text: str, *, where: str) -> Override:
+def expand_sweep(
+    overrides: Sequence[str], *, where: str
+) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Every combination of the sweeps among overrides, as Hydra's multirun makes them.
+
+    Args:
+        overrides: plain ones, and sweeps such as `training.seed=0,1,2` or `head.depth=range(1,4)`.
+        where: where they came from, for the error.
+
+    Returns:
+        For each combination the swept overrides, which tell it from the others, and all of them.
+
+    Raises:
+        ConfigError: an override that Hydra cannot parse or that has no list of values.
+    """
+    choices: list[list[str]] = []
+    for text in overrides:
+        override = _hydra_override(text, where=where)
+        if override.is_discrete_sweep():
+            values = override.sweep_string_iterator()
+            choices.append([f"{override.get_key_element()}={value}" for value in values])
+        else:
+            choices.append([text])
+    swept = [len(options) > 1 for options in choices]
+    return [
+        (tuple(itertools.compress(combination, swept)), list(combination))
+        for combination in itertools.product(*choices)
+    ]
+
+
+def _hydra_override(text: str, *, where: str) -> Override:
     try:
-        override = OverridesParser.create().parse_override(text)
+        return OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise ConfigError(
             f"{where}: an override must read key=value, found {text!r} ({_first_line(error)})"
         ) from None
+
+
+def _parse(text: str, *, where: str) -> Override:
+    override = _hydra_override(text, where=where)
     if override.is_delete() or override.is_add() or override.is_sweep_override():
         raise ConfigError(f"{where}: an override must set one known key, found {text!r}")
     if "${" in text or override.key_or_group.partition(".")[0] == "hydra":

@@ -172,9 +172,20 @@ class PathsConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Where a single run's metrics are logged besides its own files."""
+    """Where a single run's metrics are logged besides its own files.
+
+    W&B runs stay in `paths.checkpoint_dir` until `wandb sync`, unless `offline` is false.
+    """
 
     logger_name: Literal["none", "wandb", "tensorboard"] = "none"
+    project: str = "headsweep"
+    run_name: str | None = None
+    """None takes the name of `paths.checkpoint_dir`."""
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    offline: bool = True
+    log_model: bool = False
+    """Whether W&B also gets the best weights, as an artifact."""
 
 
 BUILT_IN_HEADS: Mapping[str, type[HeadConfig]] = {

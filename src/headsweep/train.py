@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from headsweep.cli import main
 from headsweep.cli.preflight import check_output
-from headsweep.compose import GROUPS, compose_config, override_value
+from headsweep.compose import GROUPS, compose_config, expand_sweep, override_value
 from headsweep.config import Config, parse_config, to_dict, with_values
-from headsweep.data.dataset import load_search_splits, required_modalities
-from headsweep.engine.fixed import Trained, train_to_end
+from headsweep.data.dataset import Split, load_search_splits, required_modalities
+from headsweep.data.manifest import read_manifest
+from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
+from headsweep.engine.engine import Engine
+from headsweep.engine.fixed import Trained
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import ConfigError
+from headsweep.errors import ConfigError, TrialError
 from headsweep.heads.predictor import save_predictor
 from headsweep.settings import EngineSettings, cache_dir
+from headsweep.tracking import Notice, start_tracker
 
 COMMAND_LINE = "command line"
+STATE = "state.safetensors"
+METRICS = "metrics.jsonl"
 
 
 def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
@@ -41,6 +50,25 @@ def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
     return with_values(parse_config(data, where=str(config_file)), values, where=COMMAND_LINE)
 
 
+def multirun_configs(config_file: Path | None, overrides: Sequence[str]) -> list[Config]:
+    """The config of every combination that sweeps among the overrides span.
+
+    A run's files go to a folder below `paths.checkpoint_dir` that is named after its swept values.
+
+    Raises:
+        ConfigError: as `config_of`; nothing is trained when one of the configs is wrong.
+    """
+    configs = []
+    for swept, combination in expand_sweep(overrides, where=COMMAND_LINE):
+        config = config_of(config_file, combination)
+        name = re.sub(r"[^\w.,=+-]+", "_", ",".join(swept))
+        folder = Path(config.paths.checkpoint_dir) / name
+        configs.append(
+            with_values(config, {"paths.checkpoint_dir": str(folder)}, where=COMMAND_LINE)
+        )
+    return configs
+
+
 def read_plain(config_file: Path) -> dict[str, Any]:
     """The plain mapping that a YAML file holds.
 
@@ -58,60 +86,181 @@ def read_plain(config_file: Path) -> dict[str, Any]:
 
 def train(
     config: Config,
-    engine: EngineSettings,
+    settings: EngineSettings,
     *,
     progress: bool,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    notice: Notice = lambda line: None,
 ) -> Trained:
     """Train one head and write its files.
 
     `paths.checkpoint_dir` then holds `config.yaml`, `metrics.jsonl` (a line an epoch),
-    `metrics.json` (the best epoch) and `model.safetensors` (its weights).
+    `metrics.json` (the best epoch), `model.safetensors` (its weights) and `state.safetensors`,
+    renewed every epoch, from which `training.resume` goes on to the same bits.
 
     Args:
         config: what to train; entry on the tape and seed are its own.
-        engine: device and threads.
+        settings: device and threads.
         progress: draw a progress bar while features are packed.
         on_epoch: called with the report of every epoch.
+        notice: told, in a line, what is not as asked and does not stop training.
 
     Raises:
-        InputError: the config, the data or the folder cannot be used; nothing was trained.
+        InputError: the config, the data or the folder cannot be used, or the state to resume from
+            is another run's; nothing was trained.
         TrialError: training diverged.
     """
     folder = Path(config.paths.checkpoint_dir)
     check_output(folder)
+    config = _without_missing_text(config, notice)
     fit, valid = load_search_splits(
         config, cache_dir=cache_dir(), modalities=required_modalities(config), progress=progress
     )
-
-    def tell(reports: Sequence[EpochReport]) -> None:
-        if on_epoch:
-            on_epoch(reports[0])
-
-    (trained,) = train_to_end([config], fit, valid, engine, on_epoch=tell)
-    _write(trained, folder)
-    return trained
-
-
-def _write(trained: Trained, folder: Path) -> None:
+    engine = Engine(fit, valid, settings)
+    identity = _identity(config, fit, valid, engine.inputs.device, settings)
+    snapshot = _snapshot_to_resume(config, folder, identity, notice)
     folder.mkdir(parents=True, exist_ok=True)
-    config = yaml.safe_dump(to_dict(trained.config), sort_keys=False, allow_unicode=True)
-    epochs = [_metrics(report) for report in trained.history]
-    lines = "".join(json.dumps(metrics) + "\n" for metrics in epochs)
-    best = json.dumps(epochs[trained.best_epoch - 1], indent=2) + "\n"
-    (folder / "config.yaml").write_text(config, encoding="utf-8")
-    (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
-    (folder / "metrics.json").write_text(best, encoding="utf-8")
-    save_predictor(trained.predictor, folder / "model.safetensors")
+    if snapshot is None:
+        slot = engine.replay(config).slot
+        (folder / STATE).unlink(missing_ok=True)
+    else:
+        slot = engine.restore(config, snapshot).slot
+    _write_text(folder / "config.yaml", _yaml(config))
+    history = _train_on(engine, slot, config, folder, identity, on_epoch, notice)
+    return Trained(
+        config,
+        engine.predictor(slot),
+        history[-1].best_auprc_macro,
+        history[-1].best_epoch,
+        history,
+    )
 
 
-def _metrics(report: EpochReport) -> dict[str, float]:
+def _train_on(
+    engine: Engine,
+    slot: int,
+    config: Config,
+    folder: Path,
+    identity: Mapping[str, Any],
+    on_epoch: Callable[[EpochReport], None] | None,
+    notice: Notice,
+) -> tuple[EpochReport, ...]:
+    """Train a slot to its end, with the state, metrics and logs of every epoch."""
+    before = engine.history(slot)
+    # An interrupted run may have written its last line only in part; the state is the truth.
+    _write_text(folder / METRICS, "".join(_line(report) for report in before))
+    tracker = start_tracker(
+        config, folder, run_id=identity["run"], first_epoch=len(before) + 1, notice=notice
+    )
+    with (folder / METRICS).open("a", encoding="utf-8") as metrics:
+        while not (history := engine.history(slot)) or not history[-1].finished:
+            (report,) = engine.run_epoch()
+            if report.failure is not None:
+                raise TrialError(report.failure)
+            save_snapshot(engine.snapshot(slot), folder / STATE, identity)
+            metrics.write(_line(report))
+            metrics.flush()
+            tracker.log(report.epoch, metrics_of(report))
+            if on_epoch:
+                on_epoch(report)
+    best = metrics_of(history[history[-1].best_epoch - 1])
+    _write_text(folder / "metrics.json", json.dumps(best, indent=2) + "\n")
+    save_predictor(engine.predictor(slot), folder / "model.safetensors")
+    tracker.finish(best, folder / "model.safetensors")
+    return history
+
+
+def metrics_of(report: EpochReport) -> dict[str, float]:
+    """An epoch's metrics under the names that files and loggers give them."""
     return {
         "epoch": report.epoch,
         "val/auprc_macro": report.auprc_macro,
         "val/auroc_macro": report.auroc_macro,
         "val/loss": report.loss,
     }
+
+
+def _without_missing_text(config: Config, notice: Notice) -> Config:
+    """The config with visual features alone where both are asked for and there is no text."""
+    if config.features.input != "both" or config.head.kind == "retrieval":
+        return config
+    path = Path(config.paths.manifest_dir) / config.data.train_manifest
+    manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+    if "text" in manifest.feature_paths:
+        return config
+    notice(
+        f"{path} has no column {config.data.columns.text_feature!r}: "
+        "training on visual features alone (features.input=visual)"
+    )
+    return with_values(config, {"features.input": "visual"}, where=COMMAND_LINE)
+
+
+def _identity(
+    config: Config, fit: Split, valid: Split, device: torch.device, settings: EngineSettings
+) -> dict[str, Any]:
+    """What a state belongs to: config and data, which must be the same, and the machine."""
+    relevant = {k: v for k, v in to_dict(config).items() if k not in Config.IRRELEVANT}
+    relevant["training"].pop("resume")
+    data = {
+        part: [split.manifest_fingerprint, *split.feature_fingerprints.values()]
+        for part, split in (("train", fit), ("valid", valid))
+    }
+    machine = {"device": device.type, "threads": settings.threads, "torch": torch.__version__}
+    return {"config": relevant, "data": data, "machine": machine, "run": secrets.token_hex(4)}
+
+
+def _snapshot_to_resume(
+    config: Config, folder: Path, identity: dict[str, Any], notice: Notice
+) -> Snapshot | None:
+    """The state to go on from; `identity` then takes over the name of its run.
+
+    Raises:
+        ConfigError: the state named by `training.resume.state_path` is not there, or a state is
+            another run's.
+    """
+    resume = config.training.resume
+    path = Path(resume.state_path) if resume.state_path else folder / STATE
+    if resume.state_path is None and not (resume.enabled and path.is_file()):
+        if resume.enabled:
+            notice(f"{path}: no state to resume from, training from the start")
+        return None
+    path = path / STATE if path.is_dir() else path
+    snapshot, saved = load_snapshot(path)
+    for law in ("config", "data"):
+        for key, due, found in _differences(saved[law], identity[law], ""):
+            raise ConfigError(
+                f"{path}: a run resumes with the {law} it began with, "
+                f"{key} was {due!r}, found {found!r}"
+            )
+    for key, due, found in _differences(saved["machine"], identity["machine"], ""):
+        notice(f"{path}: {key} was {due!r} and is {found!r}, so the last bits may differ")
+    identity["run"] = saved["run"]
+    return snapshot
+
+
+def _differences(saved: Any, found: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, value saved and value found of every leaf that differs."""
+    if isinstance(saved, dict) and isinstance(found, dict):
+        for name in {**saved, **found}:
+            place = f"{key}.{name}" if key else name
+            yield from _differences(saved.get(name), found.get(name), place)
+    elif saved != found:
+        yield key, saved, found
+
+
+def _yaml(config: Config) -> str:
+    """The config as `--config` reads it; it describes the run, resumed or not."""
+    plain = to_dict(config)
+    plain["training"]["resume"] = to_dict(Config())["training"]["resume"]
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _line(report: EpochReport) -> str:
+    return json.dumps(metrics_of(report)) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,27 +32,47 @@ out = click.option(
 )
 
 
+multirun = click.option(
+    "-m",
+    "--multirun",
+    is_flag=True,
+    help="Train every combination of sweeps such as training.seed=0,1,2, each in a folder of "
+    "its own below paths.checkpoint_dir.",
+)
+
+
 @click.command(cls=Command)
 @options.overrides
 @config_file
 @options.device
-def train(overrides: tuple[str, ...], config_file: Path | None, device: str) -> None:
-    """Train one head; its files go to paths.checkpoint_dir."""
+@multirun
+def train(
+    overrides: tuple[str, ...], config_file: Path | None, device: str, multirun: bool
+) -> None:
+    """Train one head, or with -m several; files go to paths.checkpoint_dir.
+
+    After an interruption, training.resume.enabled=true goes on where training stood.
+    """
     from headsweep.cli.progress import epochs_shown, is_interactive
     from headsweep.settings import EngineSettings
-    from headsweep.train import config_of
+    from headsweep.train import config_of, multirun_configs
     from headsweep.train import train as train_one
 
-    config = config_of(config_file, overrides)
-    with epochs_shown(config.training.max_epochs) as on_epoch:
-        trained = train_one(
-            config,
-            EngineSettings(device=device, slots=1),
-            progress=is_interactive(),
-            on_epoch=on_epoch,
-        )
-    click.echo(f"val/auprc_macro {trained.best_auprc_macro!r} in epoch {trained.best_epoch}")
-    click.echo(f"files: {config.paths.checkpoint_dir}")
+    if multirun:
+        configs = multirun_configs(config_file, overrides)
+    else:
+        configs = [config_of(config_file, overrides)]
+    for config in configs:
+        with epochs_shown(config.training.max_epochs) as on_epoch:
+            trained = train_one(
+                config,
+                EngineSettings(device=device, slots=1),
+                progress=is_interactive(),
+                on_epoch=on_epoch,
+                notice=lambda line: click.echo(f"Notice: {line}", err=True),
+            )
+        click.echo(f"val/auprc_macro {trained.best_auprc_macro!r} in epoch {trained.best_epoch}")
+        click.echo(f"files: {config.paths.checkpoint_dir}")
 
 
 @click.command(cls=Command)

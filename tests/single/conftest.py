@@ -1,0 +1,57 @@
+"""Small data, and single runs through the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from headsweep.data.synthetic import synthesize
+from tests.conftest import Ended
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Overrides that name a synthetic data set of some hundred rows."""
+    folder = tmp_path_factory.mktemp("small_data")
+    patients = {"patients_train": 60, "patients_valid": 40, "patients_test": 30}
+    synthesize(folder, **patients, width=96, seed=7, progress=False)
+    return (f"paths.data_root={folder}/features", f"paths.manifest_dir={folder}/manifests")
+
+
+@pytest.fixture(scope="session")
+def real_data(real_reports: Path) -> tuple[str, ...]:
+    """Overrides that name the real report embeddings."""
+    folder = real_reports.resolve()
+    return (f"paths.data_root={folder}/features", f"paths.manifest_dir={folder}/manifests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Packed features of all tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("packed")
+        patch.setenv("HEADSWEEP_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Bits are promised at one thread count."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def run(headsweep: Callable[..., Ended]) -> Run:
+    """Runs a command that must succeed; what it printed."""
+
+    def succeed(*args: object) -> str:
+        ended = headsweep(*args)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    return succeed

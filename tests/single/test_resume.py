@@ -1,0 +1,228 @@
+"""A run that was killed and resumed ends with the same bits as one that was not."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from headsweep.compose import compose_config
+from headsweep.config import Config, to_dict
+from headsweep.engine.slots import EpochReport
+from headsweep.errors import TrialError
+from headsweep.settings import EngineSettings
+from headsweep.train import METRICS, STATE, train
+from tests.single.conftest import Run
+
+HEADS = {
+    "linear": ("head=linear",),
+    "linear, sgd": ("head=linear", "training.optimizer=sgd", "training.clip_norm=0.5"),
+    "mlp": ("head=mlp", "head.width=24", "head.dropout=0.3", "head.norm=layer"),
+    "mlp, batch norm": ("head=mlp", "head.width=16", "head.norm=batch", "head.dropout=0.2"),
+    "retrieval": ("head=retrieval", "head.dim=8", "features=both"),
+    "lbfgs": ("head=linear", "training.optimizer=lbfgs"),
+}
+KILLS = {"linear": 4, "linear, sgd": 4, "mlp": 4, "mlp, batch norm": 3, "retrieval": 4, "lbfgs": 1}
+EPOCHS = 16
+SETTINGS = EngineSettings(device="cpu", slots=1)
+WEIGHTS_AND_METRICS = ("model.safetensors", METRICS, "metrics.json")
+
+
+def config_of(folder: Path, *overrides: str) -> Config:
+    short = (f"training.max_epochs={EPOCHS}", "training.batch_size=32")
+    patient = "training.early_stopping_patience=null"
+    place = f"paths.checkpoint_dir={folder}"
+    return compose_config([*short, patient, *overrides, place], where="test")
+
+
+def train_and_die(config: Config, epoch: int, delay_s: float) -> None:
+    """Train; some time after an epoch this process is killed, wherever it then is."""
+    timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL))
+
+    def on_epoch(report: EpochReport) -> None:
+        if report.epoch >= epoch and not timer.is_alive():
+            timer.start()
+
+    train(config, SETTINGS, progress=False, on_epoch=on_epoch)
+    time.sleep(10)  # the end came before the kill, which is a moment as good as any
+
+
+def kill_once(config: Config, epoch: int, delay_s: float) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["headsweep.train"])
+    process = context.Process(target=train_and_die, args=(config, epoch, delay_s))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def epochs_in(folder: Path) -> int:
+    file = folder / METRICS
+    return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_killed_at_random_moments_and_resumed_to_the_same_bits(
+    head: str, small_data: tuple[str, ...], tmp_path: Path
+) -> None:
+    whole = config_of(tmp_path / "whole", *small_data, *HEADS[head])
+    train(whole, SETTINGS, progress=False)
+
+    chance = random.Random(head)
+    resumed = config_of(
+        tmp_path / "killed", *small_data, *HEADS[head], "training.resume.enabled=true"
+    )
+    last = 0 if head == "lbfgs" else EPOCHS - 2
+    for epoch in sorted(chance.sample(range(1, last + 2), KILLS[head])):
+        kill_once(resumed, max(epoch, epochs_in(tmp_path / "killed") + 1), chance.uniform(0, 0.01))
+    train(resumed, SETTINGS, progress=False)
+
+    for name in WEIGHTS_AND_METRICS:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    state, due = (load_file(tmp_path / part / STATE) for part in ("killed", "whole"))
+    assert {name: tensor.tobytes() for name, tensor in state.items()} == {
+        name: tensor.tobytes() for name, tensor in due.items()
+    }
+
+
+def test_the_kills_are_twenty() -> None:
+    assert sum(KILLS.values()) == 20
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_interrupted_on_real_data_and_resumed_to_the_same_bits(
+    sent: signal.Signals, code: int, real_data: tuple[str, ...], run: Run, tmp_path: Path
+) -> None:
+    """Ctrl-C and a scheduler's SIGTERM, through the command line."""
+    long = (*real_data, "training.max_epochs=300", "training.early_stopping_patience=null")
+    run("train", *long, f"paths.checkpoint_dir={tmp_path}/whole")
+
+    folder = tmp_path / "cut"
+    command = ["train", *long, f"paths.checkpoint_dir={folder}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "headsweep", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while epochs_in(folder) < 3 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(sent)
+        _, err = process.communicate()
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert 3 <= epochs_in(folder) < 300
+
+    run(*command, "training.resume.enabled=true")
+    for name in WEIGHTS_AND_METRICS:
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_state_elsewhere_is_gone_on_from(small_data: tuple[str, ...], tmp_path: Path) -> None:
+    whole = config_of(tmp_path / "whole", *small_data)
+    train(whole, SETTINGS, progress=False)
+    cut = config_of(tmp_path / "cut", *small_data)
+    kill_once(cut, 5, 0.0)
+    place = f"training.resume.state_path={tmp_path}/cut/{STATE}"
+    moved = config_of(tmp_path / "moved", *small_data, place)
+    train(moved, SETTINGS, progress=False)
+    for name in WEIGHTS_AND_METRICS:
+        assert (tmp_path / "moved" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    small_data: tuple[str, ...], tmp_path: Path
+) -> None:
+    whole = config_of(tmp_path, *small_data)
+    train(whole, SETTINGS, progress=False)
+    before = {name: (tmp_path / name).read_bytes() for name in WEIGHTS_AND_METRICS}
+    epochs: list[EpochReport] = []
+    again = config_of(tmp_path, *small_data, "training.resume.enabled=true")
+    train(again, SETTINGS, progress=False, on_epoch=epochs.append)
+    assert not epochs
+    assert {name: (tmp_path / name).read_bytes() for name in WEIGHTS_AND_METRICS} == before
+    assert "enabled: false" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_fresh_run_forgets_the_state_of_another(
+    small_data: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Killed in its first epoch, it must not resume what lay there before."""
+    train(config_of(tmp_path, *small_data), SETTINGS, progress=False)
+    diverging = config_of(tmp_path, *small_data, "training.learning_rate=1e30")
+    with pytest.raises(TrialError, match="scores must be finite, found NaN or infinity in epoch 1"):
+        train(diverging, SETTINGS, progress=False)
+    assert not (tmp_path / STATE).exists()
+    assert epochs_in(tmp_path) == 0
+
+
+def test_without_a_state_training_begins_and_says_so(
+    small_data: tuple[str, ...], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    config = config_of(tmp_path, *small_data, "training.resume.enabled=true")
+    train(config, SETTINGS, progress=False, notice=said.append)
+    assert said == [f"{tmp_path / STATE}: no state to resume from, training from the start"]
+    assert epochs_in(tmp_path) == EPOCHS
+
+
+class TestRefused:
+    """A state of another run is refused in one line; nothing is overwritten."""
+
+    @pytest.fixture
+    def folder(self, small_data: tuple[str, ...], tmp_path: Path) -> Path:
+        train(config_of(tmp_path, *small_data), SETTINGS, progress=False)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("override", "law"),
+        [
+            ("training.learning_rate=0.5", "training.learning_rate was 0.001, found 0.5"),
+            ("data.val_manifest=test_manual_all.csv", "data.val_manifest was 'valid.csv'"),
+            ("training.resume.state_path=no/such/file", "no/such/file: a state to resume from"),
+        ],
+    )
+    def test_another_config(
+        self, headsweep, folder: Path, small_data: tuple[str, ...], override: str, law: str
+    ) -> None:
+        before = {file: file.read_bytes() for file in folder.iterdir()}
+        plain = [f"training.max_epochs={EPOCHS}", "training.batch_size=32"]
+        patient = "training.early_stopping_patience=null"
+        ended = headsweep(
+            "train", *plain, patient, *small_data, f"paths.checkpoint_dir={folder}",
+            "training.resume.enabled=true", override,
+        )  # fmt: skip
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert law in ended.err
+        assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+    def test_other_data(self, headsweep, folder: Path, small_data, tmp_path: Path) -> None:
+        config = json.dumps(to_dict(config_of(folder, *small_data)))
+        file = tmp_path / "other.yaml"
+        file.write_text(config)
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        for source in Path(small_data[1].partition("=")[2]).iterdir():
+            lines = source.read_text().splitlines(keepends=True)
+            (manifests / source.name).write_text("".join(lines[:-1]))
+        ended = headsweep(
+            "train", "--config", file, f"paths.manifest_dir={manifests}",
+            "training.resume.enabled=true",
+        )  # fmt: skip
+        assert ended.code == 2
+        assert "a run resumes with the data it began with, train was" in ended.err
+
+    def test_a_file_of_another_kind(self, headsweep, folder: Path, small_data) -> None:
+        model = folder / "model.safetensors"
+        resume = f"training.resume.state_path={model}"
+        ended = headsweep("train", *small_data, f"paths.checkpoint_dir={folder}", resume)
+        assert ended.code == 2
+        assert "a state to resume from must be a headsweep-state/1 file" in ended.err
