@@ -1,19 +1,27 @@
-"""Optuna's own suite for storages, inherited by ours."""
+"""Optuna's own suite for storages, inherited by ours on both databases."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
-from headsweep.studies.database import open_database
-from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import open_storage
+from tests.postgres import PASSWORD, Server
 
 
-class TestOnSQLite(StorageTestCase):
+class TestOptunasContract(StorageTestCase):
     @pytest.fixture
-    def storage(self, tmp_path: Path) -> Iterator[BaseStorage]:
-        database = open_database(f"sqlite:///{tmp_path}/studies.db", create=True)
-        yield BatchedStorage(database)
-        database.close()
+    def storage(self, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BaseStorage]:
+        # A pickled storage carries no password; it finds it where PostgreSQL's clients look.
+        monkeypatch.setenv("PGPASSWORD", PASSWORD)
+        storage = open_storage(store_url, create=True)
+        yield storage
+        storage.remove_session()
+        storage.database.close()
+
+
+def test_the_unix_socket_needs_no_password(postgres: Server) -> None:
+    storage = open_storage(postgres.socket_url(postgres.new_database()), create=True)
+    assert storage.get_all_studies() == []
+    storage.database.close()

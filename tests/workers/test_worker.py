@@ -20,6 +20,7 @@ from headsweep.studies.session import Session
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import create_or_continue, open_storage
 from headsweep.studies.trials import best_trials, summarize, trial_config
+from tests.postgres import PASSWORD
 from tests.studies.builders import make_spec
 from tests.workers.curves import CurveEngine, quality, work_through
 
@@ -28,8 +29,9 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Iterator[BatchedStorage]:
-    storage = open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
+def storage(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchedStorage]:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    storage = open_storage(store_url, create=True)
     yield storage
     storage.database.close()
 
@@ -40,7 +42,13 @@ def start(storage: BatchedStorage) -> Iterator[Start]:
     workers: list[subprocess.Popen[bytes]] = []
 
     def start(**options: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.workers.curves", "probe", storage.database.shown]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.workers.curves",
+            "probe",
+            storage.database.public_url,
+        ]
         workers.append(subprocess.Popen([*command, json.dumps(options)], cwd=REPOSITORY))
         return workers[-1]
 
@@ -51,7 +59,7 @@ def start(storage: BatchedStorage) -> Iterator[Start]:
 
 
 def work_here(storage: BatchedStorage, engine: CurveEngine, **settings: Any) -> None:
-    other = open_storage(storage.database.shown)
+    other = open_storage(storage.database.public_url)
     chosen = WorkerSettings(poll_s=0.01, **settings)
     with Session("probe", other, chosen, worker="here") as session:
         work_through(session, engine, chosen)

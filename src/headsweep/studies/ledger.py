@@ -230,14 +230,14 @@ def _start_waiting(
 def _start_new(
     connection: Connection, study_id: int, n: int, first_number: int, now: datetime.datetime
 ) -> list[FrozenTrial]:
-    ids = _insert_trials(connection, study_id, n, first_number, TrialState.RUNNING, now)
+    ids = insert_trials(connection, study_id, n, first_number, TrialState.RUNNING, now)
     return [
         frozen_trial(key, first_number + i, TrialState.RUNNING, to_local(now))
         for i, key in enumerate(ids)
     ]
 
 
-def _insert_trials(
+def insert_trials(
     connection: Connection,
     study_id: int,
     n: int,
@@ -265,7 +265,7 @@ def _succeed(
 ) -> None:
     """Queues a WAITING copy of each trial: its params and lineage, nothing of what it reported."""
     first_number = sum(count_states(connection, study_id).values())
-    ids = _insert_trials(connection, study_id, len(trials), first_number, TrialState.WAITING, None)
+    ids = insert_trials(connection, study_id, len(trials), first_number, TrialState.WAITING, None)
     changes: dict[int, Changes] = {}
     for key, trial in zip(ids, trials, strict=True):
         retries = trial.user_attrs.get(RETRIES, 0) + int(crashed)

@@ -50,8 +50,7 @@ class BatchedStorage(BaseStorage):
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        # The URL as it may be shown: a pickle carries no password.
-        return {"url": self.database.shown}
+        return {"url": self.database.public_url}  # a pickle carries no password
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(open_database(state["url"]), create=False)  # type: ignore[misc]
