@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headsweep.config import Modality, RetrievalConfig
-from headsweep.heads.base import Head, HeadShape, join_views
+from headsweep.heads.base import MODALITIES_OF, Head, HeadShape, join_views
 
 QUERY_ROWS = 1024
 """Rows compared with the gallery at once: bounds memory at `QUERY_ROWS × gallery` floats."""
@@ -53,7 +53,8 @@ class RetrievalHead(Head):
 
     def embed(self, views: Mapping[Modality, Tensor]) -> Tensor:
         """The unit vector `(n, e)` by which neighbours are found: the chosen views together."""
-        return functional.normalize(join_views(self.project(views), self.input), dim=1)
+        chosen = {modality: views[modality] for modality in MODALITIES_OF[self.input]}
+        return functional.normalize(join_views(self.project(chosen), self.input), dim=1)
 
     def set_gallery(self, views: Mapping[Modality, Tensor], targets: Tensor) -> None:
         """Keep the embeddings of training views `(m, d)` and their targets `(m, c)`."""
