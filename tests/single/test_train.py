@@ -1,0 +1,117 @@
+"""`headsweep train`: sweeps, and what it does when there is no text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headsweep.compose import expand_sweep
+from headsweep.errors import ConfigError
+from tests.single.conftest import Run
+
+SHORT = ("training.max_epochs=3", "training.batch_size=32")
+FILES = {"config.yaml", "metrics.json", "metrics.jsonl", "model.safetensors", "state.safetensors"}
+
+
+def test_a_sweep_is_the_product_of_its_values_in_hydras_order() -> None:
+    combinations = expand_sweep(
+        ["training.seed=range(0,2)", "head=linear,mlp", "training.batch_size=64"], where="test"
+    )
+    assert [swept for swept, _ in combinations] == [
+        ("training.seed=0", "head=linear"),
+        ("training.seed=0", "head=mlp"),
+        ("training.seed=1", "head=linear"),
+        ("training.seed=1", "head=mlp"),
+    ]
+    assert all(every[2] == "training.batch_size=64" for _, every in combinations)
+
+
+@pytest.mark.parametrize("text", ["training.seed", "training.seed=interval(0,1)", "~head"])
+def test_what_spans_no_list_is_refused(text: str, headsweep) -> None:
+    ended = headsweep("train", "-m", text)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+
+
+def test_lists_are_values_not_sweeps() -> None:
+    ((swept, every),) = expand_sweep(["head=mlp", "head.hidden_dims=[8,4]"], where="test")
+    assert (swept, every) == ((), ["head=mlp", "head.hidden_dims=[8,4]"])
+    with pytest.raises(ConfigError, match="must read key=value"):
+        expand_sweep(["training.seed"], where="test")
+
+
+def test_a_multirun_trains_each_combination_in_its_own_folder(
+    small_data: tuple[str, ...], run: Run, tmp_path: Path
+) -> None:
+    place = f"paths.checkpoint_dir={tmp_path}/sweep"
+    out = run("train", "--multirun", *SHORT, *small_data, place, "training.seed=0,1,2")
+    folders = [tmp_path / "sweep" / f"training.seed={seed}" for seed in range(3)]
+    assert [line for line in out.splitlines() if line.startswith("files: ")] == [
+        f"files: {folder}" for folder in folders
+    ]
+    for seed, folder in enumerate(folders):
+        assert {file.name for file in folder.iterdir()} == FILES
+        assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["seed"] == seed
+    alone = tmp_path / "alone"
+    run("train", *SHORT, *small_data, f"paths.checkpoint_dir={alone}", "training.seed=2")
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (alone / name).read_bytes() == (folders[2] / name).read_bytes()
+
+
+@pytest.fixture
+def without_text(small_data: tuple[str, ...], tmp_path: Path) -> tuple[str, ...]:
+    """The small data with manifests that have no column of text features."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    for source in Path(small_data[1].partition("=")[2]).iterdir():
+        with source.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in rows[0] if name != "text_feature_path"]
+        with (folder / source.name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+    return (small_data[0], f"paths.manifest_dir={folder}")
+
+
+def test_a_missing_text_column_falls_back_to_visual_and_says_so_once(
+    without_text: tuple[str, ...], headsweep, run: Run, tmp_path: Path
+) -> None:
+    both, visual = tmp_path / "both", tmp_path / "visual"
+    ended = headsweep(
+        "train", *SHORT, *without_text, "features=both", f"paths.checkpoint_dir={both}"
+    )
+    assert ended.code == 0
+    assert ended.err == (
+        f"Notice: {tmp_path}/manifests/train.csv has no column 'text_feature_path': "
+        "training on visual features alone (features.input=visual)\n"
+    )
+    run("train", *SHORT, *without_text, f"paths.checkpoint_dir={visual}")
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (both / name).read_bytes() == (visual / name).read_bytes()
+    assert yaml.safe_load((both / "config.yaml").read_text())["features"]["input"] == "visual"
+    metrics = run("evaluate", "--checkpoint", both)
+    assert "test_manual_all" in metrics
+
+
+@pytest.mark.parametrize("asked", [("features=text",), ("head=retrieval", "features=both")])
+def test_a_head_that_cannot_do_without_text_is_refused(
+    asked: tuple[str, ...], without_text: tuple[str, ...], headsweep, tmp_path: Path
+) -> None:
+    ended = headsweep("train", *SHORT, *without_text, *asked, f"paths.checkpoint_dir={tmp_path}/r")
+    assert ended.code == 2
+    assert "text" in ended.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_best_epoch_is_the_one_of_highest_validation_auprc(
+    real_data: tuple[str, ...], run: Run, tmp_path: Path
+) -> None:
+    run("train", *real_data, "training.max_epochs=12", f"paths.checkpoint_dir={tmp_path}")
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
+    best = max(epochs, key=lambda epoch: epoch["val/auprc_macro"])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == best
