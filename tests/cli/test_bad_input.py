@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
+from headsweep.studies.spec import load_study_file
+from headsweep.studies.store import create_or_continue, open_storage
+
 STUDY: dict[str, Any] = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},
     "base": ["head=linear", "features=visual", "training.max_epochs=2"],
@@ -143,6 +146,15 @@ def storage_of_an_unknown_kind(given: Input) -> str:
     return "nosql"
 
 
+def study_that_exists_with_another_definition(given: Input) -> str:
+    study_file, *overrides = given.command()[1:4]
+    storage = open_storage(given.storage, create=True)
+    create_or_continue(load_study_file(Path(study_file), overrides), storage)
+    storage.database.close()
+    given.study["space"]["training.learning_rate"]["high"] = 0.2
+    return "tiny: a study that exists must keep its definition"
+
+
 CASES: list[Callable[[Input], str]] = [
     unknown_study_key,
     unknown_space_key,
@@ -161,6 +173,7 @@ CASES: list[Callable[[Input], str]] = [
     unreachable_storage_with_its_password_in_the_query,
     storage_in_a_folder_that_cannot_be,
     storage_of_an_unknown_kind,
+    study_that_exists_with_another_definition,
 ]
 
 
