@@ -43,14 +43,12 @@ def test_a_study_against_itself_is_a_tie(finished):
     assert [row["test_manual_all/tied_rank"] for row in board.rows] == ["1", "1"]
 
 
-def test_a_row_that_is_clearly_worse_on_test_gets_a_rank_of_its_own(finished, board):
-    rng = np.random.default_rng(0)
+def test_a_row_that_is_clearly_worse_on_test_has_a_lower_tied_rank(finished, board):
     for path in board.glob("finalists/1/seed_*/predictions/test_manual_all.parquet"):
         predictions = read_predictions(path)
-        noise = rng.random(predictions.scores.shape, dtype=np.float32)
-        write_predictions(replace(predictions, scores=noise), path)
-    (merged,) = merge([board, finished])
-    assert [row["rank"] for row in merged.rows] == ["1", "2"]
+        perfect = predictions.targets.astype(np.float32)
+        write_predictions(replace(predictions, scores=perfect), path)
+    (merged,) = merge([finished, board])
     assert [row["test_manual_all/tied_rank"] for row in merged.rows] == ["2", "1"]
     assert [row["test_manual_valid/tied_rank"] for row in merged.rows] == ["1", "1"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from headsweep.leaderboard.finalists import (
     confirm,
     ranked,
 )
-from headsweep.leaderboard.firewall import open_test
+from headsweep.leaderboard.firewall import load_test_subgroups, open_test
 from headsweep.leaderboard.provenance import (
     COMPARISONS,
     DATA_ROWS,
@@ -40,6 +40,7 @@ from headsweep.leaderboard.provenance import (
 )
 from headsweep.leaderboard.report import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_json, write_result
+from headsweep.leaderboard.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.table import leaderboard_row, write_tables
 from headsweep.settings import EngineSettings, cache_dir
 from headsweep.studies.store import load_spec, open_storage
@@ -96,7 +97,8 @@ def finalize(
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(study, named, spec.config, modalities, reopen=reopen)
-        results, compared = write_board(folder, confirmed, facts, train, valid, tests)
+        subgroups = load_test_subgroups(spec.config, tests)
+        results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
         splits = (train, valid, *tests)
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
@@ -113,13 +115,19 @@ def write_board(
     train: Split,
     valid: Split,
     tests: Sequence[Split],
+    subgroups: Mapping[str, Attributes],
 ) -> tuple[list[FinalistResult], dict[str, Any]]:
     """Measure the finalists, in the order of their ranks, and write all but report and provenance.
 
     Returns:
         The results, and the paired comparisons.
     """
-    results = [evaluate(rank, one, valid, tests) for rank, one in enumerate(confirmed, start=1)]
+    results = [
+        evaluate(rank, one, valid, tests, subgroups) for rank, one in enumerate(confirmed, start=1)
+    ]
+    if any(subgroups.values()):
+        named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
+        write_subgroups(named, folder / SUBGROUPS)
     for result in results:
         write_result(result, folder / result.folder, study=facts.name)
     data = data_fingerprint((train, valid, *tests))

@@ -14,7 +14,9 @@ import optuna
 import headsweep
 from headsweep.config import Config, Modality
 from headsweep.data.dataset import Split, load_test_splits
+from headsweep.data.metadata import read_subgroups
 from headsweep.errors import StudyError
+from headsweep.leaderboard.subgroups import Attributes
 from headsweep.settings import cache_dir
 
 OPENINGS = "headsweep:test_openings"
@@ -75,6 +77,15 @@ def open_test(
 def load_test(config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
     """The test splits, for trials for which test was opened before: verification reads them so."""
     return load_test_splits(config, cache_dir=cache_dir(), modalities=modalities, progress=True)
+
+
+def load_test_subgroups(config: Config, tests: Sequence[Split]) -> dict[str, Attributes]:
+    """Subgroups of the rows of each test split; empty where its manifest has no metadata."""
+    folder = Path(config.paths.manifest_dir)
+    return {
+        test.name: read_subgroups(folder / name, config.data.columns, test.volumes)
+        for name, test in zip(config.data.test_manifests, tests, strict=True)
+    }
 
 
 def past_openings(study: optuna.Study) -> tuple[Opening, ...]:

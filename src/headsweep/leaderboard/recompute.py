@@ -16,6 +16,7 @@ from headsweep.leaderboard.predictions import Predictions, read_predictions, rea
 from headsweep.leaderboard.provenance import COMPARISONS
 from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds, write_json
 from headsweep.leaderboard.statistics import choose_thresholds
+from headsweep.leaderboard.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.leaderboard.table import Cell, metric_cells
 
 
@@ -30,6 +31,8 @@ def recompute(folder: Path) -> str:
     """
     rows = _read_rows(folder / "leaderboard.csv")
     finalists = [folder / Path(row["config"]).parent for row in rows]
+    splits = _read_json(finalists[0] / "metrics.json")
+    subgroups = {name: read_subgroups_of(folder / SUBGROUPS, name) for name in splits}
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary) / "again.json"
         measured = []
@@ -40,7 +43,8 @@ def recompute(folder: Path) -> str:
             for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
                 write_json(plain_thresholds(chosen, predictions[0][valid].labels), again)
                 _check(place / "thresholds.json", again)
-            metrics, draws = measure_seeds(predictions, thresholds, _read_ranks(finalist))
+            ranks = _read_ranks(finalist)
+            metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups)
             write_json(metrics, again)
             _check(finalist / "metrics.json", again)
             _check_row(folder / "leaderboard.csv", row, metric_cells(metrics, valid))

@@ -64,6 +64,11 @@ def write_report(
         tables=[
             *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
             *(_label_table(results, test) for test in tests),
+            *(
+                _subgroup_table(results[0], test)
+                for test in tests
+                if "subgroups" in results[0].metrics[test]
+            ),
         ],
         best_config=(folder / results[0].folder / "config.yaml").read_text(encoding="utf-8"),
         facts=list(_facts(provenance)),
@@ -141,6 +146,21 @@ def _label_table(results: Sequence[FinalistResult], test: str) -> TableCard:
     header = ["label", "positives", "prevalence", *(row_name(result) for result in results)]
     text = f"The worst label of the best finalist is {results[0].metrics[test]['worst_label']}."
     return TableCard(f"AUPRC per label on {test}", text, header, rows)
+
+
+def _subgroup_table(result: FinalistResult, test: str) -> TableCard:
+    rows = []
+    for attribute, groups in result.metrics[test]["subgroups"].items():
+        for group, metrics in groups.items():
+            counts = [str(metrics[name]) for name in ("n_rows", "n_patients", "n_labels_used")]
+            row = [Cell(group, attribute), *map(Cell, counts)]
+            for metric in ("auprc_macro", "auroc_macro"):
+                low, high = (_number(metrics[metric][end]) for end in ("ci_low", "ci_high"))
+                row.append(Cell(_number(metrics[metric]["mean"]), f"{low} to {high}"))
+            rows.append(row)
+    text = f"{row_name(result)}. AUPRC depends on prevalence, which differs between subgroups."
+    header = ["subgroup", "rows", "patients", "labels", "AUPRC", "AUROC"]
+    return TableCard(f"Subgroups on {test}", text, header, rows)
 
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,7 @@ from headsweep.leaderboard.statistics import (
     report_of,
     retrieval_report,
 )
+from headsweep.leaderboard.subgroups import Attributes, subgroup_report
 from headsweep.metrics.ranking import Metric
 
 Ranks = Mapping[str, NDArray[np.int64]]
@@ -72,9 +73,16 @@ class FinalistResult:
 
 
 def evaluate(
-    rank: int, confirmed: Confirmed, valid: Split, tests: Sequence[Split]
+    rank: int,
+    confirmed: Confirmed,
+    valid: Split,
+    tests: Sequence[Split],
+    subgroups: Mapping[str, Attributes],
 ) -> FinalistResult:
-    """Predictions and metrics of a confirmed finalist on valid and on every test split."""
+    """Predictions and metrics of a confirmed finalist on valid and on every test split.
+
+    `subgroups` names those of each test split's rows.
+    """
     seeds = tuple(
         _evaluate_seed(seed, predictor, on_valid, valid, tests)
         for seed, predictor, on_valid in zip(
@@ -85,6 +93,7 @@ def evaluate(
         [seed.predictions for seed in seeds],
         [seed.thresholds for seed in seeds],
         [seed.ranks for seed in seeds],
+        subgroups,
     )
     return FinalistResult(rank, confirmed.finalist, seeds, metrics, draws)
 
@@ -93,6 +102,7 @@ def measure_seeds(
     predictions: Sequence[Mapping[str, Predictions]],
     thresholds: Sequence[Thresholds],
     ranks: Sequence[Mapping[str, Ranks]],
+    subgroups: Mapping[str, Attributes],
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, Metric]]]:
     """Metrics by split in the form of `metrics.json`, and macro metrics on the resamples.
 
@@ -100,15 +110,19 @@ def measure_seeds(
         predictions: of each seed, by split.
         thresholds: of each seed.
         ranks: of each seed, by split; empty unless the head retrieves.
+        subgroups: of the rows, by split, where there are any.
     """
     metrics: dict[str, Any] = {}
     draws: dict[str, Mapping[str, Metric]] = {}
     for name in predictions[0]:
-        measured = measure([by_split[name] for by_split in predictions], thresholds)
+        by_seed = [by_split[name] for by_split in predictions]
+        measured = measure(by_seed, thresholds)
         metrics[name] = report_of(measured)
         draws[name] = measured.macro_draws
         if ranks[0]:
             metrics[name]["retrieval"] = retrieval_report([by_split[name] for by_split in ranks])
+        if subgroups.get(name):
+            metrics[name]["subgroups"] = subgroup_report(by_seed, subgroups[name])
     return metrics, draws
 
 

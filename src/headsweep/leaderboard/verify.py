@@ -27,7 +27,7 @@ from headsweep.leaderboard.finalize import (
     union_of_modalities,
     write_board,
 )
-from headsweep.leaderboard.firewall import load_test
+from headsweep.leaderboard.firewall import load_test, load_test_subgroups
 from headsweep.leaderboard.provenance import (
     DATA_ROWS,
     StudyFacts,
@@ -70,7 +70,8 @@ def verify(folder: Path) -> str:
     confirmed = confirm_with_progress(finalists, seeds, train, valid, settings)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
-        write_board(again, confirmed, facts, train, valid, tests)
+        subgroups = load_test_subgroups(finalists[0].config, tests)
+        write_board(again, confirmed, facts, train, valid, tests, subgroups)
         _check_files(folder, again, exact=exact)
     check_digests(folder, recorded)
     if not exact:
