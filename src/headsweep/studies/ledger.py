@@ -245,6 +245,7 @@ def insert_trials(
     state: TrialState,
     start: datetime.datetime | None,
 ) -> list[int]:
+    """Adds `n` empty trials numbered from `first_number`; their ids in that order."""
     if n == 0:
         return []
     rows = [

@@ -16,6 +16,7 @@ from headsweep.config import unknown_key
 from headsweep.errors import StudyError
 from headsweep.studies.definition import Dimension, IntDimension, Policy, StudySpec
 from headsweep.studies.space import grid
+from headsweep.studies.tpe import BATCHED_ARGUMENTS, BatchedTPESampler
 
 SAMPLERS: Mapping[str, type[BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
@@ -87,9 +88,12 @@ def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
         kwargs.setdefault("warn_independent_sampling", False)
     if name == "qmc":
         kwargs["warn_asynchronous_seeding"] = False
+    kind = SAMPLERS[name]
+    if name == "tpe" and kwargs.keys() <= BATCHED_ARGUMENTS:
+        kind = BatchedTPESampler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[name](**kwargs, seed=seed)  # type: ignore[call-arg]
+        return kind(**kwargs, seed=seed)  # type: ignore[call-arg]
 
 
 def build_pruner(policy: Policy) -> BasePruner:

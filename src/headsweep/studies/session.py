@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,7 @@ from headsweep.studies.schema import forget_asked_trials, trial_id
 from headsweep.studies.space import suggest
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import load_spec, next_worker_index, open_storage, study_id_of
+from headsweep.studies.tpe import BatchedTPESampler
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
 
 LEARNING_SAMPLERS = frozenset({"tpe", "gp", "cmaes"})
@@ -201,10 +202,13 @@ class Session:
         self._held.clear()
 
     def _suggest(self, claimed: Sequence[int]) -> None:
-        for key in claimed:
-            forget_asked_trials(self._study)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = self._study.sampler
+        batch = sampler.batch() if isinstance(sampler, BatchedTPESampler) else nullcontext()
+        with warnings.catch_warnings(), batch:
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            for place, key in enumerate(claimed):
+                if place == 0 or not isinstance(sampler, BatchedTPESampler):
+                    forget_asked_trials(self._study)
                 suggest(optuna.Trial(self._study, key), self.spec.space, self.spec.config)
 
 
