@@ -9,6 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from headsweep.errors import StudyError
+from headsweep.studies.store import open_storage, pin_data, study_id_of
+from tests.leaderboard.conftest import make_study
+
 TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
 
 
@@ -125,3 +129,13 @@ def test_other_files_of_the_folder_are_left_alone(study, tmp_path):
     study.finalize(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_data_that_the_study_was_not_searched_on_are_refused(data, tmp_path):
+    own = make_study(tmp_path / "own", data, name="own", base="head=linear", n_trials=2)
+    storage = open_storage(own.storage_url)
+    key = study_id_of(own.name, storage)
+    pin_data(key, {"train manifest": "0" * 64, "valid text features": "1" * 64}, storage)
+    with pytest.raises(StudyError, match=r"^train manifest: .* found [0-9a-f]{12}$"):
+        own.finalize(tmp_path / "board")
+    assert not (tmp_path / "board").exists()

@@ -98,6 +98,16 @@ def load_test_splits(
     return tuple(tests)
 
 
+def search_fingerprints(train: Split, valid: Split) -> dict[str, str]:
+    """Fingerprints of all that a search reads, by what they are of."""
+    fingerprints: dict[str, str] = {}
+    for split in (train, valid):
+        fingerprints[f"{split.name} manifest"] = split.manifest_fingerprint
+        for modality, fingerprint in split.feature_fingerprints.items():
+            fingerprints[f"{split.name} {modality} features"] = fingerprint
+    return fingerprints
+
+
 def row_digests(matrix: NDArray[np.float32]) -> list[bytes]:
     """A short digest of every row of features with shape (n, d); equal rows have equal ones."""
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in matrix]

@@ -12,10 +12,16 @@ from typing import Any
 import optuna
 
 from headsweep.config import Config, Modality
-from headsweep.data.dataset import MODALITIES, Split, load_search_splits, required_modalities
+from headsweep.data.dataset import (
+    MODALITIES,
+    Split,
+    load_search_splits,
+    required_modalities,
+    search_fingerprints,
+)
 from headsweep.data.progress import progress_bar
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import OutputError, VerificationError
+from headsweep.errors import OutputError, StudyError, VerificationError
 from headsweep.leaderboard.comparisons import compare_rows
 from headsweep.leaderboard.finalists import (
     Confirmed,
@@ -41,9 +47,9 @@ from headsweep.leaderboard.provenance import (
 from headsweep.leaderboard.report import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_json, write_result
 from headsweep.leaderboard.subgroups import SUBGROUPS, Attributes, write_subgroups
-from headsweep.leaderboard.table import leaderboard_row, write_tables
+from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.store import load_spec, open_storage
+from headsweep.studies.store import DATA, load_spec, open_storage
 from headsweep.studies.trials import FINISHED, trial_config
 
 OUTAGE_S = 300.0
@@ -91,6 +97,7 @@ def finalize(
     train, valid = load_search_splits(
         spec.config, cache_dir=cache_dir(), modalities=modalities, progress=True
     )
+    refuse_other_data(study, search_fingerprints(train, valid))
     if is_current(out, facts, finalists, (train, valid)):
         return out
     with staging(out) as folder:
@@ -106,6 +113,21 @@ def finalize(
         write_report(folder, study, results, compared, provenance)
         write_json(provenance | {"files": file_digests(folder)}, folder / PROVENANCE)
     return out
+
+
+def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
+    """Refuse data that are not those which the study's workers searched on.
+
+    Raises:
+        StudyError: a manifest or the features of a split have changed since.
+    """
+    searched = study.user_attrs.get(DATA, {})
+    for name in sorted(searched.keys() & found.keys()):
+        if searched[name] != found[name]:
+            raise StudyError(
+                f"{name}: the data must be those the study was searched on (fingerprint "
+                f"{searched[name][:FINGERPRINT_SHOWN]}), found {found[name][:FINGERPRINT_SHOWN]}"
+            )
 
 
 def write_board(

@@ -7,7 +7,11 @@ import socket
 import uuid
 
 from headsweep.config import Modality, with_values
-from headsweep.data.dataset import Split, load_search_splits, required_modalities
+from headsweep.data.dataset import (
+    load_search_splits,
+    required_modalities,
+    search_fingerprints,
+)
 from headsweep.engine.engine import Engine
 from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
 from headsweep.studies.definition import CategoricalDimension, StudySpec
@@ -40,7 +44,7 @@ def work(
                 cache_dir=cache_dir(),
                 modalities=search_modalities(session.spec),
             )
-            pin_data(session.study_id, data_fingerprints(train, valid), session.storage)
+            pin_data(session.study_id, search_fingerprints(train, valid), session.storage)
             engine = Engine(train, valid, engine_settings)
             Loop(session, engine, settings, stop).run()
 
@@ -59,13 +63,3 @@ def search_modalities(spec: StudySpec) -> tuple[Modality, ...]:
         values = {} if value is None else {"features.input": value}
         needed |= set(required_modalities(with_values(spec.config, values, where="space")))
     return tuple(sorted(needed, reverse=True))
-
-
-def data_fingerprints(train: Split, valid: Split) -> dict[str, str]:
-    """Fingerprints of all that the search reads, by what they are of."""
-    fingerprints: dict[str, str] = {}
-    for split in (train, valid):
-        fingerprints[f"{split.name} manifest"] = split.manifest_fingerprint
-        for modality, fingerprint in split.feature_fingerprints.items():
-            fingerprints[f"{split.name} {modality} features"] = fingerprint
-    return fingerprints
