@@ -1,5 +1,44 @@
-"""Stores on both databases."""
+"""Stores on both databases, and worker processes on them."""
 
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+
+import pytest
+
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import open_storage
 from tests.postgres import postgres, store_url
+from tests.workers.curves import work_as_process
 
 __all__ = ["postgres", "store_url"]
+
+Start = Callable[..., BaseProcess]
+
+# Forked from a process that has loaded everything and holds no connection: quick, and clean.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.workers.curves"])
+
+
+@pytest.fixture
+def storage(store_url: str) -> Iterator[BatchedStorage]:
+    storage = open_storage(store_url, create=True, patience_s=30, outage_s=30)
+    yield storage
+    storage.database.close()
+
+
+@pytest.fixture
+def start(store_url: str) -> Iterator[Start]:
+    """Starts worker processes on the study `probe`, and leaves none behind."""
+    workers: list[BaseProcess] = []
+
+    def start(**options: float) -> BaseProcess:
+        worker = PROCESSES.Process(target=work_as_process, args=("probe", store_url, options))
+        worker.start()
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.kill()
+        worker.join()

@@ -1,11 +1,9 @@
-"""Slots whose learning curves are known in closed form; as a program, one worker that uses them."""
+"""Slots whose learning curves are known in closed form, and workers that train in them."""
 
-import json
 import math
 import os
-import sys
-import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headsweep.config import Config
@@ -105,18 +103,14 @@ def work_through(session: Session, engine: CurveEngine, settings: WorkerSettings
     Loop(session, engine, settings, Stop()).run()
 
 
-def main() -> None:
-    """`python -m tests.workers.curves STUDY URL {"slots": …, "epoch_s": …, "lease_s": …}`."""
-    study, url, text = sys.argv[1:]
-    options = json.loads(text)
+def work_as_process(study: str, url: str, options: Mapping[str, float]) -> None:
+    """One worker, whatever is told of it by signals."""
     settings = WorkerSettings(
-        lease_s=options.get("lease_s", 60.0), poll_s=0.05, grace_s=options.get("grace_s", 30.0)
+        lease_s=options.get("lease_s", 60.0),
+        poll_s=0.05,
+        max_retries=int(options.get("retries", 3)),
     )
-    engine = CurveEngine(options.get("slots", 4), epoch_s=options.get("epoch_s", 0.0))
-    with stop_on_signals() as stop, join(study, url, settings, worker=str(os.getpid())) as session:
+    engine = CurveEngine(int(options.get("slots", 4)), epoch_s=options.get("epoch_s", 0.0))
+    name = f"{os.getpid()}"
+    with stop_on_signals() as stop, join(study, url, settings, worker=name) as session:
         Loop(session, engine, settings, stop).run()
-    assert threading.active_count() == 1
-
-
-if __name__ == "__main__":
-    main()

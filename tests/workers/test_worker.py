@@ -1,13 +1,12 @@
 """The worker's loop with slots of known curves: budget, failures, drains, deaths."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
+import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from contextlib import closing
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +19,13 @@ from headsweep.studies.session import Session
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import create_or_continue, open_storage
 from headsweep.studies.trials import best_trials, summarize, trial_config
-from tests.postgres import PASSWORD
 from tests.studies.builders import make_spec
+from tests.workers.conftest import Start
 from tests.workers.curves import CurveEngine, quality, work_through
 
-REPOSITORY = Path(__file__).parents[2]
-Start = Callable[..., subprocess.Popen[bytes]]
 
-
-@pytest.fixture
-def storage(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchedStorage]:
-    monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    storage = open_storage(store_url, create=True)
-    yield storage
-    storage.database.close()
-
-
-@pytest.fixture
-def start(storage: BatchedStorage) -> Iterator[Start]:
-    """Starts worker processes, and leaves none behind."""
-    workers: list[subprocess.Popen[bytes]] = []
-
-    def start(**options: Any) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.workers.curves",
-            "probe",
-            storage.database.public_url,
-        ]
-        workers.append(subprocess.Popen([*command, json.dumps(options)], cwd=REPOSITORY))
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        worker.kill()
-        worker.wait()
-
-
-def work_here(storage: BatchedStorage, engine: CurveEngine, **settings: Any) -> None:
-    other = open_storage(storage.database.public_url)
+def work_here(url: str, engine: CurveEngine, **settings: Any) -> None:
+    other = open_storage(url)
     chosen = WorkerSettings(poll_s=0.01, **settings)
     with Session("probe", other, chosen, worker="here") as session:
         work_through(session, engine, chosen)
@@ -76,11 +42,11 @@ def assert_exact(trials: list[FrozenTrial], budget: int) -> None:
     assert all(trials[number].state == TrialState.FAIL for number in retried)
 
 
-def test_a_study_is_worked_through(tmp_path: Path, storage: BatchedStorage) -> None:
+def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: BatchedStorage) -> None:
     spec = make_spec(tmp_path)
     study_id = create_or_continue(spec, storage)
     engine = CurveEngine(slots=8)
-    work_here(storage, engine)
+    work_here(store_url, engine)
     trials = storage.get_all_trials(study_id)
     assert_exact(trials, 40)
     assert engine.most_used == 8
@@ -100,34 +66,34 @@ def test_a_study_is_worked_through(tmp_path: Path, storage: BatchedStorage) -> N
 
 
 def test_trials_that_fail_do_not_eat_the_budget_and_stop_the_study(
-    tmp_path: Path, storage: BatchedStorage
+    tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path), storage)
     with pytest.raises(SearchError, match="found 12; the last is trial 11: its scores must be"):
-        work_here(storage, CurveEngine(slots=4, diverging=True), max_failures=10)
+        work_here(store_url, CurveEngine(slots=4, diverging=True), max_failures=10)
     failed = storage.get_all_trials(study_id)
     assert {trial.state for trial in failed} == {TrialState.FAIL}
     assert all(trial.values is None for trial in failed)
-    work_here(storage, CurveEngine(slots=4))
+    work_here(store_url, CurveEngine(slots=4))
     assert_exact(storage.get_all_trials(study_id), 40)
     assert summarize("probe", storage).states["FAIL"] == 12
 
 
 def test_a_budget_that_grew_adds_exactly_the_difference(
-    tmp_path: Path, storage: BatchedStorage
+    tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     for n_trials in (5, 5, 12):
         study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={n_trials}"), storage)
-        work_here(storage, CurveEngine(slots=4))
+        work_here(store_url, CurveEngine(slots=4))
         assert_exact(storage.get_all_trials(study_id), n_trials)
 
 
 def test_the_budget_is_exact_with_racing_processes(
-    tmp_path: Path, storage: BatchedStorage, start: Start
+    tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path), storage)
     workers = [start(slots=7) for _ in range(4)]
-    assert [worker.wait() for worker in workers] == [0, 0, 0, 0]
+    assert [exit_code(worker) for worker in workers] == [0, 0, 0, 0]
     trials = storage.get_all_trials(study_id)
     assert_exact(trials, 40)
     rates = [trial.params["training.learning_rate"] for trial in trials]
@@ -136,41 +102,41 @@ def test_the_budget_is_exact_with_racing_processes(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_worker_told_to_stop_hands_its_trials_back(
-    tmp_path: Path, storage: BatchedStorage, start: Start, number: int
+    tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start, number: int
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path), storage)
     worker = start(slots=6, epoch_s=0.1)
     wait_for_running(storage, study_id, 6)
-    worker.send_signal(number)
-    assert worker.wait() == 0
+    os.kill(worker.pid, number)
+    assert exit_code(worker) == 0
     states = Counter(trial.state.name for trial in storage.get_all_trials(study_id))
     assert states["RUNNING"] == 0
     assert states["WAITING"] > 0
-    work_here(storage, CurveEngine(slots=8), max_retries=0)  # being told to stop is no crash
+    work_here(store_url, CurveEngine(slots=8), max_retries=0)  # being told to stop is no crash
     assert_exact(storage.get_all_trials(study_id), 40)
 
 
 def test_a_second_signal_ends_a_worker_at_once(
-    tmp_path: Path, storage: BatchedStorage, start: Start
+    tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path), storage)
     worker = start(slots=6, epoch_s=5.0)
     wait_for_running(storage, study_id, 6)
-    worker.send_signal(signal.SIGINT)
+    os.kill(worker.pid, signal.SIGINT)
     time.sleep(0.2)
-    worker.send_signal(signal.SIGINT)
-    assert worker.wait(timeout=3) == 128 + signal.SIGINT
+    os.kill(worker.pid, signal.SIGINT)
+    assert exit_code(worker, within_s=3) == 128 + signal.SIGINT
 
 
 def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
-    tmp_path: Path, storage: BatchedStorage, start: Start
+    tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path), storage)
     worker = start(slots=6, epoch_s=0.2, lease_s=1.0)
     orphans = wait_for_running(storage, study_id, 6)
     worker.kill()
-    worker.wait()
-    work_here(storage, CurveEngine(slots=8), lease_s=1.0)
+    worker.join()
+    work_here(store_url, CurveEngine(slots=8), lease_s=1.0)
     trials = storage.get_all_trials(study_id)
     assert_exact(trials, 40)
     retried = {t.user_attrs["retry_of"]: t for t in trials if "retry_of" in t.user_attrs}
@@ -185,16 +151,16 @@ def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(
-    tmp_path: Path, storage: BatchedStorage, start: Start
+    tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=1"), storage)
     for _ in range(2):
         worker = start(slots=1, epoch_s=1.0, lease_s=0.5)
         wait_for_running(storage, study_id, 1, alive_within_s=0.5)
         worker.kill()
-        worker.wait()
+        worker.join()
         time.sleep(0.6)
-    work_here(storage, CurveEngine(slots=1), lease_s=0.5, max_retries=1)
+    work_here(store_url, CurveEngine(slots=1), lease_s=0.5, max_retries=1)
     trials = storage.get_all_trials(study_id)
     assert_exact(trials, 1)
     assert trials[1].user_attrs["failure"] == "its worker died 2 times"
@@ -202,19 +168,40 @@ def test_a_trial_that_kills_its_workers_is_given_up(
 
 
 def test_a_worker_stopped_past_its_lease_tells_nothing(
-    tmp_path: Path, storage: BatchedStorage, start: Start
+    tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path), storage)
     worker = start(slots=6, epoch_s=0.2, lease_s=1.0)
     wait_for_running(storage, study_id, 6)
-    os.kill(worker.pid, signal.SIGSTOP)
+    stop_between_transactions(worker, storage)
     time.sleep(1.2)
-    work_here(storage, CurveEngine(slots=8), lease_s=1.0)
+    work_here(store_url, CurveEngine(slots=8), lease_s=1.0)
     finished = storage.get_all_trials(study_id)
     os.kill(worker.pid, signal.SIGCONT)
-    assert worker.wait() == 0
+    assert exit_code(worker) == 0
     assert_exact(finished, 40)
     assert storage.get_all_trials(study_id) == finished
+
+
+def stop_between_transactions(worker: BaseProcess, storage: BatchedStorage) -> None:
+    """Stops a worker; not where it holds SQLite's one write lock, or all would have to wait."""
+    while True:
+        os.kill(worker.pid, signal.SIGSTOP)
+        if storage.database.dialect != "sqlite":
+            return
+        file = storage.database.shown.removeprefix("sqlite:///")
+        try:
+            with closing(sqlite3.connect(file, timeout=0.1, isolation_level=None)) as probe:
+                probe.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            os.kill(worker.pid, signal.SIGCONT)
+            time.sleep(0.05)
+
+
+def exit_code(worker: BaseProcess, *, within_s: float = 60.0) -> int | None:
+    worker.join(within_s)
+    return worker.exitcode
 
 
 def wait_for_running(

@@ -7,12 +7,14 @@ import os
 import random
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from sqlalchemy import URL, Connection, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -30,8 +32,11 @@ LOCK_NAMESPACE = 0x48535750
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs")
 DEFERRED = "headsweep_deferred"
 """Execution option under which SQLite takes no lock before the first write."""
-# Faults of SQLite that waiting does not mend.
-_LASTING = ("disk is full", "readonly", "unable to open", "disk I/O error", "no such table")
+# Faults that waiting does not mend, by what the drivers say.
+_LASTING = (
+    *("disk is full", "readonly", "unable to open", "disk I/O error", "no such table"),
+    *("authentication failed", "no password supplied", "does not exist", "translate host name"),
+)
 
 
 class Database:
@@ -52,6 +57,7 @@ class Database:
         self.outage_s = outage_s
         self._url = url
         self.engine = _sqlite_engine(url) if self.dialect == "sqlite" else _postgres_engine(url)
+        weakref.finalize(self, self.engine.dispose)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` on one consistent snapshot.
@@ -82,18 +88,30 @@ class Database:
 
         return self._run(self.engine.connect, locked)
 
-    def _run(self, connect: Callable[[], Connection], work: Callable[[Connection], T]) -> T:
+    def outlast(self, call: Callable[[], T]) -> T:
+        """Calls something that speaks to the database by itself, again after an outage.
+
+        Raises:
+            StorageError: as `read` and `write` do.
+        """
         deadline = time.monotonic() + self.outage_s
         pause = 0.05
         while True:
             try:
-                with connect() as connection, connection.begin():
-                    return work(connection)
-            except (DBAPIError, PoolTimeoutError) as error:
-                if not _may_pass(error) or time.monotonic() + pause > deadline:
-                    raise self.explain(error) from None
+                return call()
+            except (DBAPIError, PoolTimeoutError, StorageInternalError) as error:
+                fault = error.__cause__ if isinstance(error, StorageInternalError) else error
+                if not _may_pass(fault) or time.monotonic() + pause > deadline:
+                    raise self.explain(fault or error) from None
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _run(self, connect: Callable[[], Connection], work: Callable[[Connection], T]) -> T:
+        def transaction() -> T:
+            with connect() as connection, connection.begin():
+                return work(connection)
+
+        return self.outlast(transaction)
 
     def explain(self, error: BaseException) -> StorageError:
         """The one-line error for a fault of the database, without its password."""
@@ -121,12 +139,15 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str, *, create: bool = False, outage_s: float = 0.0) -> Database:
+def open_database(
+    url: str, *, create: bool = False, patience_s: float = 0.0, outage_s: float = 0.0
+) -> Database:
     """The database at a URL, known to answer.
 
     Args:
         url: `sqlite:///FILE`, `postgresql://…` or `postgresql+psycopg://…`.
         create: whether the folder of a SQLite file may be made.
+        patience_s: how long to wait for a server that does not answer yet.
         outage_s: see `Database`.
 
     Raises:
@@ -141,9 +162,9 @@ def open_database(url: str, *, create: bool = False, outage_s: float = 0.0) -> D
         raise StorageError(
             f"{shown_url(parsed)}: the extra headsweep[postgres] must be installed, found {error}"
         ) from None
-    patience, database.outage_s = database.outage_s, 0.0
+    database.outage_s = patience_s
     database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
-    database.outage_s = patience
+    database.outage_s = outage_s
     return database
 
 
@@ -259,10 +280,12 @@ def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
     )
 
 
-def _may_pass(error: DBAPIError | PoolTimeoutError) -> bool:
+def _may_pass(error: BaseException | None) -> bool:
     """Whether waiting can mend a fault: an outage, a restart, a deadlock, a busy file."""
     if isinstance(error, PoolTimeoutError):
         return True
+    if not isinstance(error, DBAPIError):
+        return False
     broken = isinstance(error, OperationalError) or error.connection_invalidated
     return broken and not any(text in str(error.orig) for text in _LASTING)
 

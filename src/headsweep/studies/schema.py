@@ -1,4 +1,4 @@
-"""Optuna's tables, and their rows as trials: with `mirror`, all that knows Optuna's private parts.
+"""Optuna's tables, and their rows as trials: with `tpe`, all that knows Optuna's private parts.
 
 The schema is Optuna's own (`optuna>=5.0,<5.1`), so that stock Optuna and optuna-dashboard read and
 write the same database. Datetimes lie in it as naive UTC and are naive local time in a trial.
@@ -15,13 +15,12 @@ from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
+from optuna.study._frozen import FrozenStudy as FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, Table, inspect, orm, select
-from sqlalchemy.exc import DBAPIError
 
 from headsweep.errors import StorageError
 from headsweep.studies.database import DEFERRED, Database
@@ -65,6 +64,10 @@ class StockStorage(RDBStorage):
         self._version_manager = _VersionManager(self.url, deferred, sessions)
         self._version_manager.check_table_schema_compatibility()
 
+    def create_trial(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """Creates a trial as `create_new_trial` does; all of it."""
+        return self._create_new_trial(study_id, template)
+
 
 def stock_storage(database: Database, *, create: bool) -> StockStorage:
     """Optuna's storage in a database; its tables are made by one process at a time.
@@ -72,7 +75,8 @@ def stock_storage(database: Database, *, create: bool) -> StockStorage:
     Raises:
         StorageError: the tables are missing and may not be made, or are of another version.
     """
-    try:
+
+    def opened() -> StockStorage:
         with database.schema_lock():
             if not inspect(database.engine).has_table(models.VersionInfoModel.__tablename__):
                 if not create:
@@ -81,10 +85,9 @@ def stock_storage(database: Database, *, create: bool) -> StockStorage:
                     )
                 models.BaseModel.metadata.create_all(database.engine)
             return StockStorage(database)
-    except DBAPIError as error:
-        raise database.explain(error) from None
-    except StorageInternalError as error:
-        raise database.explain(error.__cause__ or error) from None
+
+    try:
+        return database.outlast(opened)
     except RuntimeError as error:
         raise StorageError(f"{database.shown}: {error}") from None
 

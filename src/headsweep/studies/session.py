@@ -31,8 +31,10 @@ LEARNING_SAMPLERS = frozenset({"tpe", "gp", "cmaes"})
 GENERATIONS = 10
 SMALLEST_GENERATION = 4
 
+PATIENCE_S = 10.0
+"""How long a worker waits, when it starts, for a database that does not answer."""
 OUTAGE_S = 600.0
-"""How long a worker waits for a database that cannot be reached."""
+"""How long it waits later on for a database that answered before."""
 
 
 @dataclass(frozen=True)
@@ -219,5 +221,5 @@ def join(study_name: str, storage_url: str, settings: WorkerSettings, *, worker:
         StorageError: the storage cannot be reached.
         StudyError: no study of that name is in the store.
     """
-    storage = open_storage(storage_url, outage_s=OUTAGE_S)
+    storage = open_storage(storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S)
     return Session(study_name, storage, settings, worker=worker)

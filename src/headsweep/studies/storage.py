@@ -21,14 +21,13 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
 from headsweep.studies.batch import Changes, write_changes
 from headsweep.studies.database import Database, open_database
 from headsweep.studies.mirror import Mirror
-from headsweep.studies.schema import fetch_trials, stock_storage, trial_id
+from headsweep.studies.schema import FrozenStudy, fetch_trials, stock_storage, trial_id
 
 
 class BatchedStorage(BaseStorage):
@@ -68,34 +67,34 @@ class BatchedStorage(BaseStorage):
             self._mirrors.pop(study_id, None)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._stock.set_study_user_attr(study_id, key, value)
+        self.database.outlast(lambda: self._stock.set_study_user_attr(study_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._stock.set_study_system_attr(study_id, key, value)
+        self.database.outlast(lambda: self._stock.set_study_system_attr(study_id, key, value))
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        return self._stock.get_study_id_from_name(study_name)
+        return self.database.outlast(lambda: self._stock.get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        return self._stock.get_study_name_from_id(study_id)
+        return self.database.outlast(lambda: self._stock.get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._stock.get_study_directions(study_id)
+        return self.database.outlast(lambda: self._stock.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._stock.get_study_user_attrs(study_id)
+        return self.database.outlast(lambda: self._stock.get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._stock.get_study_system_attrs(study_id)
+        return self.database.outlast(lambda: self._stock.get_study_system_attrs(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        return self._stock.get_all_studies()
+        return self.database.outlast(lambda: self._stock.get_all_studies())
 
     # Trials.
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         with self._lock:
-            trial = self._stock._create_new_trial(study_id, template_trial)
+            trial = self._stock.create_trial(study_id, template_trial)
             self._put(study_id, trial, own=trial.state == TrialState.RUNNING)
             return trial_id(trial)
 

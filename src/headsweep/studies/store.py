@@ -30,18 +30,22 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def open_storage(url: str, *, create: bool = False, outage_s: float = 0.0) -> BatchedStorage:
+def open_storage(
+    url: str, *, create: bool = False, patience_s: float = 0.0, outage_s: float = 0.0
+) -> BatchedStorage:
     """The Optuna storage at a URL.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://…`.
         create: whether a SQLite file, its folder and the tables may be made.
+        patience_s: how long to wait for a server that does not answer yet.
         outage_s: how long a transaction is tried again while the database cannot be reached.
 
     Raises:
         StorageError: the URL is of another kind, cannot be reached, or holds something else.
     """
-    return BatchedStorage(open_database(url, create=create, outage_s=outage_s), create=create)
+    database = open_database(url, create=create, patience_s=patience_s, outage_s=outage_s)
+    return BatchedStorage(database, create=create)
 
 
 def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:

@@ -1,0 +1,126 @@
+"""Kill storms: workers and servers end in every way, and the study is exact nevertheless."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import create_or_continue
+from tests.postgres import Server
+from tests.studies.builders import make_spec
+from tests.workers.conftest import Start
+from tests.workers.test_worker import assert_exact
+
+BUDGET = 60
+LEASE_S = 1.0
+OPTIONS = {"slots": 6, "epoch_s": 0.03, "lease_s": LEASE_S, "max_retries": 50}
+STORM_S = 5.0
+SERVER_ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
+
+
+class Storm:
+    """Random blows, by a seed, at three workers and the server they speak to."""
+
+    def __init__(self, seed: int, start: Start, server: Server | None) -> None:
+        self.draw = random.Random(seed)
+        self.start = start
+        self.server = server
+        self.workers = [start(**OPTIONS) for _ in range(3)]
+        self.told_to_leave: list[BaseProcess] = []
+        self.blows: Counter[str] = Counter()
+
+    def blow(self) -> None:
+        choices = [self.kill, self.kill, self.stop_past_its_lease, self.join]
+        if self.server is not None:
+            choices.append(self.restart_server)
+        blow = self.draw.choice(choices)
+        self.blows[blow.__name__] += 1
+        blow()
+
+    def kill(self) -> None:
+        victim = self.draw.choice(self.workers)
+        victim.kill()
+        victim.join()
+        self.workers[self.workers.index(victim)] = self.start(**OPTIONS)
+
+    def join(self) -> None:
+        """One more worker; another one is asked to leave."""
+        leaving = self.draw.choice(self.workers)
+        if leaving not in self.told_to_leave:  # a second signal would end it at once
+            self.told_to_leave.append(leaving)
+            _signal(leaving, signal.SIGTERM)
+        self.workers.append(self.start(**OPTIONS))
+
+    def stop_past_its_lease(self) -> None:
+        victim = self.draw.choice(self.workers)
+        _signal(victim, signal.SIGSTOP)
+        time.sleep(1.3 * LEASE_S)
+        _signal(victim, signal.SIGCONT)
+
+    def restart_server(self) -> None:
+        assert self.server is not None
+        self.server.stop(self.draw.choice(SERVER_ENDS))
+        time.sleep(self.draw.uniform(0.0, 0.5))
+        self.server.start()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Server | None:
+    return request.getfixturevalue("postgres") if "postgresql" in request.node.name else None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_study_survives_a_storm(
+    tmp_path: Path, storage: BatchedStorage, start: Start, server: Server | None, seed: int
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage)
+    storm = Storm(seed, start, server)
+    until = time.monotonic() + STORM_S
+    while time.monotonic() < until:
+        time.sleep(storm.draw.uniform(0.1, 0.6))
+        storm.blow()
+    storm.workers.append(start(**OPTIONS))
+    ends = [_end_of(worker) for worker in storm.workers]
+    # A worker told to leave before it had loaded ends by that signal.
+    assert set(ends) <= {0, -signal.SIGTERM}, f"seed {seed}, blows {dict(storm.blows)}"
+    assert_exact(storage.get_all_trials(study_id), BUDGET)
+
+
+def test_orphans_are_back_within_a_lease_and_a_poll(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage)
+    killed, witness = start(**OPTIONS), start(**OPTIONS)
+    while not (orphans := _running(storage, study_id, killed)):
+        time.sleep(0.01)
+    killed.kill()
+    begun = time.monotonic()
+    while _running(storage, study_id, killed):
+        assert time.monotonic() - begun < LEASE_S + 3.0  # a poll, on a machine that is busy
+        time.sleep(0.01)
+    assert time.monotonic() - begun > 0.3 * LEASE_S
+    assert orphans
+    witness.join(60)
+    assert_exact(storage.get_all_trials(study_id), BUDGET)
+
+
+def _signal(worker: BaseProcess, number: int) -> None:
+    if worker.is_alive() and worker.pid is not None:
+        os.kill(worker.pid, number)
+
+
+def _running(storage: BatchedStorage, study_id: int, worker: BaseProcess) -> list[int]:
+    trials = storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
+    return [t.number for t in trials if t.user_attrs.get("worker") == str(worker.pid)]
+
+
+def _end_of(worker: BaseProcess) -> int | None:
+    worker.join(90)
+    return worker.exitcode
