@@ -81,16 +81,16 @@ class Studies:
         path = SEARCH_SPACES / f"{file}.yaml"
         return Study(path, name, folder, (*self.data, *FEW_FINALISTS, *overrides), self.headsweep)
 
-    def finished(self, file: str, name: str, *overrides: str) -> Study:
+    def finished(self, file: str, name: str, *overrides: str, n_trials: int) -> Study:
         """A study with its leaderboard."""
         study = self.new(file, name, *overrides)
-        study.run("--workers", 1)
+        study.run("--workers", 1, "--n-trials", n_trials)
         return study
 
-    def searched(self, file: str, name: str, *overrides: str) -> Study:
+    def searched(self, file: str, name: str, *overrides: str, n_trials: int) -> Study:
         """A study whose budget is spent, without a leaderboard."""
         study = self.new(file, name, *overrides)
-        study.call("create", *study.definition)
+        study.call("create", *study.definition, "--n-trials", n_trials)
         study.call("worker", study.name, *study.storage)
         return study
 
