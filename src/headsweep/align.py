@@ -1,10 +1,10 @@
-"""How well the two modalities of a scan find each other, raw or through a retrieval head."""
+"""How well the views of a scan find each other, raw or through a retrieval head."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +13,74 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.cli import main
-from headsweep.cli.preflight import check_manifests, check_output
+from headsweep.cli.preflight import check_output
 from headsweep.config import Config, Modality
-from headsweep.data.dataset import MODALITIES, Split, load_test_splits
+from headsweep.data.dataset import MODALITIES, Split, load_splits_alone, load_test_splits
 from headsweep.errors import ConfigError
 from headsweep.heads.predictor import Predictor, load_predictor
 from headsweep.heads.retrieval import RetrievalHead
-from headsweep.metrics.retrieval import INSTANCE_RECALL, instance_ranks, recall_at
+from headsweep.leaderboard.statistics import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED, finite
+from headsweep.metrics.alignment import (
+    RELEVANCES,
+    REPORT_TO_VOLUME,
+    VERSION,
+    VOLUME_TO_VOLUME,
+    Gallery,
+    pair_similarity,
+    report_to_volume,
+    resampled_means,
+    retrieve,
+    volume_to_volume,
+)
+from headsweep.metrics.bootstrap import Multiplicities, patient_resamples
+from headsweep.metrics.ranking import Metric
 from headsweep.settings import cache_dir
 
-RECALL_AT = (1, 5, 10, 50, 100)
+PROTOCOLS = (*RELEVANCES, REPORT_TO_VOLUME, VOLUME_TO_VOLUME)
+DIRECTIONS: tuple[tuple[Modality, Modality], ...] = (
+    ("visual", "text"),
+    ("text", "visual"),
+    ("visual", "visual"),
+)
+MEANS = {"reciprocal_rank": "mrr", "average_precision": "map"}
+"""Names of means over queries, where they differ from the query's."""
 
 Views = Mapping[Modality, NDArray[np.float32]]
 
 
 def align(
-    config: Config, model: Path | None, out: Path, *, progress: bool
+    config: Config,
+    model: Path | None,
+    out: Path,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    progress: bool,
 ) -> dict[str, dict[str, Any]]:
-    """Instance recall in both directions on every test manifest.
+    """Retrieval by every protocol and in every direction on every test manifest.
+
+    Means are over queries; intervals resample the queries' patients, the gallery stays as it is.
 
     Args:
         config: names the manifests and where features lie.
-        model: a retrieval head's `model.safetensors`; None compares the features as they are.
+        model: a retrieval head's `model.safetensors`; None compares the features as they are, and
+            manifests without text features are then searched within the visual ones alone.
         out: folder that gets `alignment.json`.
+        protocols: some of `PROTOCOLS`.
         progress: draw a progress bar while features are packed.
 
     Raises:
         InputError: the head, the data or the output folder cannot be used.
     """
     check_output(out)
-    check_manifests(config)
-    predictor = _retrieval_predictor(model) if model else None
-    splits = load_test_splits(
-        config, cache_dir=cache_dir(), modalities=MODALITIES, progress=progress
-    )
-    results = {split.name: _measure(split, _views(split, predictor)) for split in splits}
+    if model is None:
+        splits = load_splits_alone(config, cache_dir=cache_dir(), progress=progress)
+        results = {s.name: _measure(s, _raw_views(s), protocols) for s in splits}
+    else:
+        predictor = _retrieval_predictor(model)
+        splits = load_test_splits(
+            config, cache_dir=cache_dir(), modalities=MODALITIES, progress=progress
+        )
+        results = {s.name: _measure(s, _projected(s, predictor), protocols) for s in splits}
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2) + "\n"
     (out / "alignment.json").write_text(text, encoding="utf-8")
@@ -64,18 +97,21 @@ def _retrieval_predictor(model: Path) -> Predictor:
     return predictor
 
 
-def _views(split: Split, predictor: Predictor | None) -> Views:
-    """Unit vectors `(n, d)` of both modalities, in one space."""
-    if predictor is not None:
-        tensors = {m: torch.from_numpy(np.array(split.features[m])) for m in MODALITIES}
-        return {m: view.numpy() for m, view in predictor.project(tensors).items()}
-    widths = {m: split.features[m].shape[1] for m in MODALITIES}
+def _projected(split: Split, predictor: Predictor) -> Views:
+    """Unit vectors `(n, dim)` of both modalities in the head's space."""
+    tensors = {m: torch.from_numpy(np.array(split.features[m])) for m in MODALITIES}
+    return {m: view.numpy() for m, view in predictor.project(tensors).items()}
+
+
+def _raw_views(split: Split) -> Views:
+    """The features as unit vectors `(n, d)`."""
+    widths = {modality: matrix.shape[1] for modality, matrix in split.features.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(
             f"{split.name}: features of both modalities must be equally wide to be compared as "
             f"they are, found {widths} (a retrieval head, --checkpoint, projects them)"
         )
-    return {m: _unit(split.features[m]) for m in MODALITIES}
+    return {modality: _unit(matrix) for modality, matrix in split.features.items()}
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,13 +120,60 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _measure(split: Split, views: Views) -> dict[str, Any]:
-    result: dict[str, Any] = {"definition": INSTANCE_RECALL, "n_rows": len(split.volumes)}
-    directions: tuple[tuple[Modality, Modality], ...] = (("visual", "text"), ("text", "visual"))
-    for source, target in directions:
-        ranks = instance_ranks(views[source], views[target], split.scans, split.reports)
-        result[f"{source}_to_{target}"] = {f"recall@{k}": recall_at(ranks, k) for k in RECALL_AT}
+def _measure(split: Split, views: Views, protocols: Sequence[str]) -> dict[str, Any]:
+    gallery = Gallery(split.scans, split.reports, split.targets)
+    counts = patient_resamples(sorted(set(split.patients)), N_RESAMPLES, RESAMPLING_SEED)
+
+    def summary(values: Mapping[str, Metric]) -> dict[str, Any]:
+        return _summary(values, split.patients, counts)
+
+    result: dict[str, Any] = {
+        "n_rows": len(split.volumes),
+        "n_patients": counts.shape[1],
+        "similarity": {},
+        "protocols": {f"{name}/{VERSION}": {} for name in protocols},
+    }
+    for source, target in DIRECTIONS:
+        if source not in views or target not in views:
+            continue
+        direction = f"{source}_to_{target}"
+        queries, candidates = views[source], views[target]
+        within = source == target
+        if direction == "visual_to_text":
+            pairs = pair_similarity(queries, candidates, gallery)
+            result["similarity"][direction] = summary(pairs)
+        found: dict[str, Mapping[str, Metric]] = {
+            name: retrieve(queries, candidates, gallery, name, within=within)
+            for name in RELEVANCES
+            if name in protocols
+        }
+        if direction == "text_to_visual" and REPORT_TO_VOLUME in protocols:
+            found[REPORT_TO_VOLUME] = report_to_volume(queries, candidates)
+        if direction == "visual_to_visual" and VOLUME_TO_VOLUME in protocols:
+            found[VOLUME_TO_VOLUME] = volume_to_volume(queries, split.targets)
+        for name, values in found.items():
+            result["protocols"][f"{name}/{VERSION}"][direction] = summary(values)
     return result
+
+
+def _summary(
+    values: Mapping[str, Metric], patients: Sequence[str], counts: Multiplicities
+) -> dict[str, Any]:
+    """Mean over queries and percentile interval of every metric; null where no query has one."""
+    tail = (1 - CONFIDENCE) / 2
+    draws = resampled_means(values, patients, counts)
+    defined = np.isfinite(next(iter(values.values())))
+    summary: dict[str, Any] = {"n_queries": int(defined.sum())}
+    for name, value in values.items():
+        drawn = draws[name][np.isfinite(draws[name])]
+        low, high = np.quantile(drawn, [tail, 1 - tail]) if drawn.size else (np.nan, np.nan)
+        mean = value[defined].mean() if defined.any() else np.nan
+        summary[MEANS.get(name, name)] = {
+            "mean": finite(mean),
+            "ci_low": finite(low),
+            "ci_high": finite(high),
+        }
+    return summary
 
 
 if __name__ == "__main__":

@@ -92,12 +92,36 @@ def evaluate(overrides: tuple[str, ...], checkpoint: Path | None, out: Path | No
     click.echo(f"files: {out}")
 
 
+ALIGNMENT_PROTOCOLS = (
+    "same_scan",
+    "same_labels",
+    "shared_label",
+    "ctclip_report_to_volume",
+    "ctclip_volume_to_volume",
+)
+
+
 @click.command(cls=Command)
 @options.overrides
 @checkpoint
 @out
-def align(overrides: tuple[str, ...], checkpoint: Path | None, out: Path | None) -> None:
-    """Retrieve scans across modalities, raw or through a head."""
+@click.option(
+    "--protocol",
+    "protocols",
+    type=click.Choice(ALIGNMENT_PROTOCOLS),
+    multiple=True,
+    default=ALIGNMENT_PROTOCOLS,
+    metavar="NAME",
+    help=f"What counts as found; may be given several times.  [default: all of "
+    f"{', '.join(ALIGNMENT_PROTOCOLS)}]",
+)
+def align(
+    overrides: tuple[str, ...],
+    checkpoint: Path | None,
+    out: Path | None,
+    protocols: tuple[str, ...],
+) -> None:
+    """Retrieve scans across and within modalities, raw or through a head."""
     from headsweep.align import align as align_views
     from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_alignment
@@ -110,5 +134,6 @@ def align(overrides: tuple[str, ...], checkpoint: Path | None, out: Path | None)
         folder, config = checkpoint_of(checkpoint, overrides)
         model = folder / MODEL
     out = out or (checkpoint or Path(config.paths.checkpoint_dir)) / "alignment"
-    print_alignment(align_views(config, model, out, progress=is_interactive()))
+    results = align_views(config, model, out, protocols=protocols, progress=is_interactive())
+    print_alignment(results)
     click.echo(f"files: {out}")

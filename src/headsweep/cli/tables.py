@@ -105,15 +105,18 @@ def print_evaluation(metrics: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_alignment(results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print recall at every K, a row a manifest and direction."""
-    directions = ("visual_to_text", "text_to_visual")
-    recalls = next(iter(results.values()))[directions[0]]
-    rows = [
-        [stem, direction, *(f"{value:.3f}" for value in result[direction].values())]
-        for stem, result in results.items()
-        for direction in directions
-    ]
-    print_table(["manifest", "direction", *recalls], rows)
+    """Print the means of every protocol: a table for each set of metrics."""
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    for stem, result in results.items():
+        measured = {"similarity": result["similarity"], **result["protocols"]}
+        for protocol, directions in measured.items():
+            for direction, summary in directions.items():
+                means = {name: s["mean"] for name, s in summary.items() if name != "n_queries"}
+                cells = ["-" if mean is None else f"{mean:.3f}" for mean in means.values()]
+                row = [stem, protocol, direction, str(summary["n_queries"]), *cells]
+                tables.setdefault(tuple(means), []).append(row)
+    for metrics, rows in tables.items():
+        print_table(["manifest", "protocol", "direction", "queries", *metrics], rows)
 
 
 def _mean_and_interval(summary: Mapping[str, float | None]) -> str:

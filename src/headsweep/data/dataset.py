@@ -108,6 +108,36 @@ def search_fingerprints(train: Split, valid: Split) -> dict[str, str]:
     return fingerprints
 
 
+def load_splits_alone(
+    config: Config,
+    *,
+    cache_dir: Path,
+    modalities: Sequence[Modality] | None = None,
+    progress: bool = False,
+) -> tuple[Split, ...]:
+    """The test splits by themselves, held against nothing: for what no training has part in.
+
+    Args:
+        config: `data`, `paths` and `training.target_labels` are used.
+        cache_dir: where packed features are kept.
+        modalities: which features to load; None loads those that each manifest names.
+        progress: show progress while packing.
+
+    Raises:
+        ManifestError: a manifest is at fault.
+        FeatureError: a feature file is at fault.
+    """
+    splits = []
+    for name in config.data.test_manifests:
+        path = Path(config.paths.manifest_dir) / name
+        chosen = modalities
+        if chosen is None:
+            named = read_manifest(path, config.data.columns, config.training.target_labels)
+            chosen = tuple(named.feature_paths)
+        splits.append(_load(config, name, cache_dir, chosen, progress=progress).split)
+    return tuple(splits)
+
+
 def row_digests(matrix: NDArray[np.float32]) -> list[bytes]:
     """A short digest of every row of features with shape (n, d); equal rows have equal ones."""
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in matrix]
