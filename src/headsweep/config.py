@@ -135,7 +135,7 @@ class TrainingConfig(Section):
     seed: NonNegativeInt = 42
     tape_position: NonNegativeInt = 0
     """Epoch of the shared tape of permutations at which training enters (see `engine.tape`)."""
-    target_labels: tuple[str, ...] | None = None
+    target_labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     resume: ResumeConfig = ResumeConfig()
 
 

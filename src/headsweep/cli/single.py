@@ -9,6 +9,8 @@ import click
 from headsweep.cli import options
 from headsweep.cli.command import Command
 
+MANIFEST = "manifest="
+
 config_file = click.option(
     "--config",
     "config_file",
@@ -76,20 +78,32 @@ def train(
 
 
 @click.command(cls=Command)
-@options.overrides
+@click.argument("words", nargs=-1, metavar="[DIR] [manifest=FILE.csv] [KEY=VALUE]...")
 @checkpoint
 @out
-def evaluate(overrides: tuple[str, ...], checkpoint: Path | None, out: Path | None) -> None:
-    """Measure a trained head on data.test_manifests."""
+def evaluate(words: tuple[str, ...], checkpoint: Path | None, out: Path | None) -> None:
+    """Measure the trained head of DIR on data.test_manifests.
+
+    With manifest=FILE.csv, score the rows of that file instead; it needs no labels.
+    """
     from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_evaluation
-    from headsweep.evaluate import checkpoint_of
+    from headsweep.evaluate import MODEL, checkpoint_of
     from headsweep.evaluate import evaluate as evaluate_one
+    from headsweep.leaderboard.scoring import score
 
+    if words and ("=" not in words[0] or Path(words[0]).is_dir()):
+        checkpoint, words = Path(words[0]), words[1:]
+    overrides = [word for word in words if not word.startswith(MANIFEST)]
+    manifests = [Path(word.removeprefix(MANIFEST)) for word in words if word.startswith(MANIFEST)]
     folder, config = checkpoint_of(checkpoint, overrides)
     out = out or folder / "evaluation"
-    print_evaluation(evaluate_one(folder, config, out, progress=is_interactive()))
-    click.echo(f"files: {out}")
+    for manifest in manifests:
+        scores = score(folder / MODEL, manifest, config, out, progress=is_interactive())
+        click.echo(f"scores: {scores}")
+    if not manifests:
+        print_evaluation(evaluate_one(folder, config, out, progress=is_interactive()))
+        click.echo(f"files: {out}")
 
 
 ALIGNMENT_PROTOCOLS = (

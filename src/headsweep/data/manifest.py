@@ -34,6 +34,7 @@ __all__ = [
     "label_columns",
     "patient_of",
     "read_manifest",
+    "read_partly_labelled",
     "scan_of",
 ]
 
@@ -124,6 +125,7 @@ def read_manifest(
         columns: names of the volume and feature path columns.
         target_labels: label columns to read, in this order. None reads the CT-RATE labels that
             the header has or, when it has none, every column that is no path, report or metadata.
+            An empty tuple reads no label.
 
     Raises:
         ManifestError: the first fault of the file, with its row.
@@ -133,6 +135,20 @@ def read_manifest(
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise ManifestError(f"{faults[0]}{more}")
     return manifest
+
+
+def read_partly_labelled(path: Path, columns: ColumnsConfig, labels: Sequence[str]) -> Manifest:
+    """The manifest in a CSV file, with those of `labels` that its header has: maybe none.
+
+    Raises:
+        ManifestError: as `read_manifest`.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        header = []  # `read_manifest` says what is wrong
+    return read_manifest(path, columns, tuple(label for label in labels if label in header))
 
 
 def inspect_manifest(
@@ -149,6 +165,8 @@ def inspect_manifest(
 
     labels = label_columns(header, columns, target_labels)
     faults = _header_faults(path, header, columns, labels)
+    if not labels and target_labels is None:
+        faults.append(Fault(path, 1, "a manifest must have a label column, found none"))
     if not any(records):
         faults.append(Fault(path, None, "a manifest must have rows, found only a header"))
     if faults:
@@ -209,8 +227,6 @@ def _header_faults(
     if not _feature_columns(header, columns):
         wanted = f"{columns.visual_feature!r} or {columns.text_feature!r}"
         faults.append(Fault(path, 1, f"a manifest must have a feature column {wanted}, found none"))
-    if not labels:
-        faults.append(Fault(path, 1, "a manifest must have a label column, found none"))
     return faults
 
 

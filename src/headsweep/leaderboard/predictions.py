@@ -58,11 +58,27 @@ def retrieval_ranks(predictor: Predictor, split: Split) -> dict[str, NDArray[np.
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """One row a volume: `volumename, patient`, then `y_true:` and `y_score:` of every label."""
+    targets, scores = (
+        dict(zip(predictions.labels, matrix.T, strict=True))
+        for matrix in (predictions.targets, predictions.scores)
+    )
+    write_scores(predictions.volumes, predictions.patients, targets, scores, path)
+
+
+def write_scores(
+    volumes: tuple[str, ...],
+    patients: tuple[str, ...],
+    targets: Mapping[str, NDArray[np.uint8]],
+    scores: Mapping[str, NDArray[np.float32]],
+    path: Path,
+) -> None:
+    """`write_predictions`, by label; labels without targets have no `y_true:`."""
     columns: dict[str, object] = {}
-    for j, label in enumerate(predictions.labels):
-        columns[f"{TRUE}{label}"] = predictions.targets[:, j]
-        columns[f"{SCORE}{label}"] = predictions.scores[:, j]
-    _write(path, predictions.volumes, predictions.patients, columns)
+    for label, values in scores.items():
+        if label in targets:
+            columns[f"{TRUE}{label}"] = targets[label]
+        columns[f"{SCORE}{label}"] = values
+    _write(path, volumes, patients, columns)
 
 
 def read_predictions(path: Path) -> Predictions:

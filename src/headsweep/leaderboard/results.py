@@ -15,7 +15,7 @@ from headsweep.data.dataset import Split
 from headsweep.heads.predictor import Predictor, save_predictor
 from headsweep.heads.retrieval import RetrievalHead
 from headsweep.leaderboard.export import write_config
-from headsweep.leaderboard.finalists import Confirmed, Finalist
+from headsweep.leaderboard.finalists import Confirmed, Finalist, with_seed
 from headsweep.leaderboard.predictions import (
     Predictions,
     predict,
@@ -32,7 +32,7 @@ from headsweep.leaderboard.statistics import (
     retrieval_report,
 )
 from headsweep.leaderboard.subgroups import Attributes, subgroup_report
-from headsweep.metrics.ranking import Metric
+from headsweep.metrics.ranking import Metric, average_precision, macro
 
 Ranks = Mapping[str, NDArray[np.int64]]
 
@@ -49,6 +49,12 @@ class SeedResult:
     thresholds: Thresholds
     predictions: Mapping[str, Predictions]
     ranks: Mapping[str, Ranks]
+
+    @property
+    def value(self) -> float:
+        """Macro AUPRC on valid."""
+        valid = next(iter(self.predictions.values()))
+        return float(macro(average_precision(valid.targets, valid.scores[None])).item())
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,15 +133,11 @@ def measure_seeds(
 
 
 def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
-    """Write a finalist's folder."""
+    """Write a finalist's folder; each `seed_<s>/` in it is all that it takes to use that head."""
     finalist = result.finalist
-    write_config(
-        finalist.config,
-        folder / "config.yaml",
-        study=study,
-        trial=finalist.trial,
-        value=finalist.value,
-    )
+    config, trial = finalist.config, finalist.trial
+    path = folder / "config.yaml"
+    write_config(config, path, study=study, trial=trial, value=finalist.value)
     write_json(result.metrics, folder / "metrics.json")
     for seed in result.seeds:
         place = folder / f"seed_{seed.seed}"
@@ -143,6 +145,8 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
             write_predictions(predictions, place / "predictions" / f"{name}.parquet")
         for name, ranks in seed.ranks.items():
             write_ranks(ranks, seed.predictions[name], place / "retrieval" / f"{name}.parquet")
+        own, path = with_seed(config, seed.seed), place / "config.yaml"
+        write_config(own, path, study=study, trial=trial, value=seed.value)
         write_json(plain_thresholds(seed.thresholds, result.labels), place / "thresholds.json")
         save_predictor(seed.predictor, place / "model.safetensors")
 
