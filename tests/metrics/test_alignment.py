@@ -45,7 +45,7 @@ def make(n: int, seed: int, *, tied: bool) -> tuple[Rows, Rows, Gallery]:
         views[1] += views[0]
         views /= np.linalg.norm(views, axis=2, keepdims=True)
     scan = np.repeat(np.arange(n), rng.integers(1, 4, size=n))[:n]
-    labels = (rng.random((n, 5)) < 0.25).astype(np.uint8)[scan]
+    labels = np.asfortranarray((rng.random((n, 5)) < 0.25).astype(np.uint8)[scan])
     texts = [f"report {i}" for i in rng.integers(0, n, size=n)]
     texts[0] = ""
     reports = [texts[i] for i in scan]

@@ -288,8 +288,8 @@ def _integers(
 def _words(targets: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """Label vectors as bits, (words, n): two rows share a label where they share a bit."""
     packed = np.packbits(targets.astype(bool), axis=1)
-    packed = np.pad(packed, [(0, 0), (0, -packed.shape[1] % 4)])
-    return np.ascontiguousarray(packed.view(np.uint32).T)
+    padded = np.pad(packed, [(0, 0), (0, -packed.shape[1] % 4)])
+    return np.ascontiguousarray(np.ascontiguousarray(padded).view(np.uint32).T)
 
 
 def _group_sums(rows: Rows, group: NDArray[np.int32]) -> Metric:
