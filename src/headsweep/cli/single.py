@@ -81,17 +81,45 @@ def train(
 @click.argument("words", nargs=-1, metavar="[DIR] [manifest=FILE.csv] [KEY=VALUE]...")
 @checkpoint
 @out
-def evaluate(words: tuple[str, ...], checkpoint: Path | None, out: Path | None) -> None:
+@click.option(
+    "--thresholds",
+    type=click.Choice(["valid", "none"]),
+    default="valid",
+    show_default=True,
+    help="Where the thresholds of F1, sensitivity and specificity are chosen. With none, only "
+    "the test manifests are read: they may be any, even train or valid.",
+)
+@click.option(
+    "--ctclip",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Measure the predicted_weights.npz, labels_weights.npz and accessions.txt in DIR, "
+    "which CT-CLIP's inference wrote, instead of a trained head.",
+)
+def evaluate(
+    words: tuple[str, ...],
+    checkpoint: Path | None,
+    out: Path | None,
+    thresholds: str,
+    ctclip: Path | None,
+) -> None:
     """Measure the trained head of DIR on data.test_manifests.
 
     With manifest=FILE.csv, score the rows of that file instead; it needs no labels.
     """
     from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_evaluation
-    from headsweep.evaluate import MODEL, checkpoint_of
+    from headsweep.evaluate import MODEL, checkpoint_of, evaluate_ctclip
     from headsweep.evaluate import evaluate as evaluate_one
     from headsweep.leaderboard.scoring import score
 
+    if ctclip is not None:
+        if words or checkpoint:
+            raise click.UsageError("--ctclip takes neither a trained head nor overrides")
+        out = out or ctclip / "evaluation"
+        print_evaluation(evaluate_ctclip(ctclip, out))
+        click.echo(f"files: {out}")
+        return
     if words and ("=" not in words[0] or Path(words[0]).is_dir()):
         checkpoint, words = Path(words[0]), words[1:]
     overrides = [word for word in words if not word.startswith(MANIFEST)]
@@ -102,7 +130,9 @@ def evaluate(words: tuple[str, ...], checkpoint: Path | None, out: Path | None) 
         scores = score(folder / MODEL, manifest, config, out, progress=is_interactive())
         click.echo(f"scores: {scores}")
     if not manifests:
-        print_evaluation(evaluate_one(folder, config, out, progress=is_interactive()))
+        tune = thresholds == "valid"
+        metrics = evaluate_one(folder, config, out, tune=tune, progress=is_interactive())
+        print_evaluation(metrics)
         click.echo(f"files: {out}")
 
 
