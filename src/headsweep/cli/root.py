@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from headsweep.cli import board, data, exits, single, study
+from headsweep.cli import board, data, exits, scaling, single, study
 from headsweep.cli.command import Group
 
 
@@ -35,6 +35,7 @@ for command in (
     single.train,
     single.evaluate,
     single.align,
+    scaling.scaling,
 ):
     root.add_command(command)
 
