@@ -40,7 +40,7 @@ def test_one_trial_at_a_time_is_judged_as_optuna_judges(
     """50 trials of 27 epochs, four in flight at any time, against the in-memory storage."""
     ours = optuna.create_study(storage=storage, study_name="same", direction="maximize")
     theirs = optuna.create_study(study_name="same", direction="maximize")
-    judge, pruner = build_judge(policy, storage, spared=0), build_pruner(policy)
+    judge, pruner = build_judge(policy, storage, ours._study_id, spared=0), build_pruner(policy)
     at_rungs = rungs(policy, 27)
     waiting, running, n_pruned = list(range(50)), {}, 0
     while waiting or running:
@@ -80,7 +80,7 @@ def test_a_tick_is_judged_as_one_whatever_the_order(storage: BatchedStorage) -> 
         random.Random(seed).shuffle(order)
         for key in order:
             storage.set_trial_intermediate_value(key, 1, values[key])
-        pruned = HalvingJudge(storage, min_resource=1, reduction_factor=3).verdicts(study, order)
+        pruned = HalvingJudge(storage, study._study_id, 1, 3).verdicts(study, order)
         assert {values[key] for key in values.keys() - pruned} == {0.6, 0.7, 0.8}
 
 
@@ -89,9 +89,21 @@ def test_a_value_that_is_no_number_is_pruned_and_never_competes(storage: Batched
     first, second = study.ask()._trial_id, study.ask()._trial_id
     storage.set_trial_intermediate_value(first, 1, float("nan"))
     storage.set_trial_intermediate_value(second, 1, 0.1)
-    judge = HalvingJudge(storage, min_resource=1, reduction_factor=2)
+    judge = HalvingJudge(storage, study._study_id, 1, 2)
     assert judge.verdicts(study, [first, second]) == {first}
     assert "completed_rung_0" not in storage.get_trial(first).system_attrs
+
+
+def test_the_best_are_spared_whatever_the_pruner_says(storage: BatchedStorage) -> None:
+    """Halving by 9 would leave 1 of 9; the study needs 4 to train to their end."""
+    policy = Policy(name="successive_halving", kwargs={"min_resource": 1, "reduction_factor": 9})
+    study = optuna.create_study(storage=storage, direction="maximize")
+    judge = build_judge(policy, storage, study._study_id, spared=4)
+    values = {study.ask()._trial_id: rank / 10 for rank in range(9)}
+    for key, value in values.items():
+        storage.set_trial_intermediate_value(key, 1, value)
+    pruned = judge.verdicts(study, list(values))
+    assert {values[key] for key in values.keys() - pruned} == {0.5, 0.6, 0.7, 0.8}
 
 
 def test_brackets_are_those_of_optuna(storage: BatchedStorage) -> None:
@@ -99,7 +111,7 @@ def test_brackets_are_those_of_optuna(storage: BatchedStorage) -> None:
     study = optuna.create_study(study_name="brackets")
     theirs = optuna.pruners.HyperbandPruner(**kwargs)
     theirs._try_initialization(study)
-    ours = HyperbandJudge(storage, **kwargs)
+    ours = HyperbandJudge(storage, 1, **kwargs)
     for _ in range(200):
         trial = study.ask()
         frozen = study._storage.get_trial(trial._trial_id)

@@ -10,8 +10,9 @@ judges them one by one.
 from __future__ import annotations
 
 import binascii
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from headsweep.studies.definition import Policy
+from headsweep.studies.mirror import Mirror
 from headsweep.studies.policy import build_pruner
 from headsweep.studies.schema import RUNG_PREFIX, trial_id
 from headsweep.studies.storage import BatchedStorage
@@ -31,17 +33,17 @@ class Judge(Protocol):
         """Ids of the trials to prune; values at the rungs are recorded in passing."""
 
 
-def build_judge(policy: Policy, storage: BatchedStorage, *, spared: int) -> Judge:
+def build_judge(policy: Policy, storage: BatchedStorage, study_id: int, *, spared: int) -> Judge:
     """The judge for a resolved pruner; the `spared` best trials at an epoch are never pruned."""
-    return SparingJudge(_judge_by_name(policy, storage), storage, spared)
+    return SparingJudge(_judge_by_name(policy, storage, study_id), storage, study_id, spared)
 
 
-def _judge_by_name(policy: Policy, storage: BatchedStorage) -> Judge:
+def _judge_by_name(policy: Policy, storage: BatchedStorage, study_id: int) -> Judge:
     kwargs = dict(policy.kwargs)
     if policy.name == "successive_halving":
-        return HalvingJudge(storage, **kwargs)
+        return HalvingJudge(storage, study_id, **kwargs)
     if policy.name == "hyperband":
-        return HyperbandJudge(storage, **kwargs)
+        return HyperbandJudge(storage, study_id, **kwargs)
     return OneByOneJudge(policy, storage)
 
 
@@ -55,22 +57,26 @@ class SparingJudge:
 
     judge: Judge
     storage: BatchedStorage
+    study_id: int
     spared: int
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
         """See `Judge`."""
         condemned = self.judge.verdicts(study, reported)
-        rivals = study.get_trials(deepcopy=False) if condemned else []
-        return frozenset(key for key in condemned if not self._is_spared(key, rivals))
+        last = {key: self.storage.get_trial(key).last_step for key in condemned}
+        bars = {step: self._bar(step) for step in set(last.values()) if step is not None}
+        return frozenset(
+            key for key, step in last.items() if step is None or not self._passes(key, step, bars)
+        )
 
-    def _is_spared(self, key: int, rivals: Sequence[FrozenTrial]) -> bool:
-        trial = self.storage.get_trial(key)
-        step = trial.last_step
-        if step is None:
-            return False
-        value = trial.intermediate_values[step]
-        better = sum(rival.intermediate_values.get(step, -math.inf) > value for rival in rivals)
-        return not math.isnan(value) and better < self.spared
+    def _bar(self, step: int) -> float:
+        """The value that the last of the spared trials reported at a step."""
+        values = self.storage.current(self.study_id).reported_at(step).values()
+        best = heapq.nlargest(self.spared, (value for value in values if not math.isnan(value)))
+        return best[-1] if best else math.inf
+
+    def _passes(self, key: int, step: int, bars: dict[int, float]) -> bool:
+        return self.storage.get_trial(key).intermediate_values[step] >= bars[step]
 
 
 class OneByOneJudge:
@@ -96,6 +102,7 @@ class HalvingJudge:
     """
 
     storage: BatchedStorage
+    study_id: int
     min_resource: int
     reduction_factor: int
     min_early_stopping_rate: int = 0
@@ -103,19 +110,25 @@ class HalvingJudge:
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
         """See `Judge`."""
-        rivals = study.get_trials(deepcopy=False)
-        return self.among(rivals, reported)
+        mirror = self.storage.current(self.study_id)
+        return self.among(lambda rung: mirror.values_at_rung(rung).values(), reported)
 
-    def among(self, rivals: Sequence[FrozenTrial], reported: Sequence[int]) -> frozenset[int]:
-        """Verdicts where only `rivals`, which include the reported trials, compete."""
+    def among(
+        self, values_at: Callable[[int], Iterable[float]], reported: Sequence[int]
+    ) -> frozenset[int]:
+        """Verdicts on reported trials.
+
+        Args:
+            values_at: the values of all that compete at a rung, those recorded here included.
+        """
         pruned: set[int] = set()
         climbing = [self.storage.get_trial(key) for key in reported]
         rung = 0
         while climbing:
-            here = [t for t in climbing if self._reaches(t, rung)]
+            here = [trial for trial in climbing if self._reaches(trial, rung)]
             entering = [t for t in here if f"{RUNG_PREFIX}{rung}" not in t.system_attrs]
-            pruned |= self._enter(rivals, entering, rung)
-            climbing = [t for t in here if trial_id(t) not in pruned]
+            pruned |= self._enter(values_at, entering, rung)
+            climbing = [trial for trial in here if trial_id(trial) not in pruned]
             rung += 1
         return frozenset(pruned)
 
@@ -125,22 +138,24 @@ class HalvingJudge:
         return step is not None and step >= self.min_resource * self.reduction_factor**exponent
 
     def _enter(
-        self, rivals: Sequence[FrozenTrial], entering: Sequence[FrozenTrial], rung: int
+        self,
+        values_at: Callable[[int], Iterable[float]],
+        entering: Sequence[FrozenTrial],
+        rung: int,
     ) -> set[int]:
         """Records the values of the trials that enter a rung; those that do not go on."""
-        key = f"{RUNG_PREFIX}{rung}"
+        if not entering:
+            return set()
         values = {trial_id(t): t.intermediate_values[t.last_step or 0] for t in entering}
-        competing = [t.system_attrs[key] for t in rivals if key in t.system_attrs]
-        for name, value in values.items():
+        for key, value in values.items():
             if not math.isnan(value):
-                self.storage.set_trial_system_attr(name, key, value)
-                competing.append(value)
+                self.storage.set_trial_system_attr(key, f"{RUNG_PREFIX}{rung}", value)
+        competing = sorted(values_at(rung), reverse=True)
         if len(competing) <= self.bootstrap_count:
             return set(values)
-        competing.sort(reverse=True)
         last = max(len(competing) // self.reduction_factor, 1) - 1
         return {
-            name for name, value in values.items() if math.isnan(value) or value < competing[last]
+            key for key, value in values.items() if math.isnan(value) or value < competing[last]
         }
 
 
@@ -150,6 +165,7 @@ class HyperbandJudge:
     def __init__(
         self,
         storage: BatchedStorage,
+        study_id: int,
         min_resource: int,
         max_resource: int,
         reduction_factor: int,
@@ -157,23 +173,21 @@ class HyperbandJudge:
     ) -> None:
         n = math.floor(math.log(max_resource / min_resource, reduction_factor)) + 1
         self._brackets = [
-            HalvingJudge(storage, min_resource, reduction_factor, bracket, bootstrap_count)
-            for bracket in range(n)
+            HalvingJudge(storage, study_id, min_resource, reduction_factor, rate, bootstrap_count)
+            for rate in range(n)
         ]
         self._shares = [math.ceil(n * reduction_factor**s / (s + 1)) for s in reversed(range(n))]
+        self._storage = storage
+        self._study_id = study_id
+        self._bracket_of: dict[int, int] = {}
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
         """See `Judge`."""
-        rivals: list[list[FrozenTrial]] = [[] for _ in self._brackets]
-        bracket_of: dict[int, int] = {}
-        for trial in study.get_trials(deepcopy=False):
-            bracket = self.bracket(study.study_name, trial.number)
-            rivals[bracket].append(trial)
-            bracket_of[trial_id(trial)] = bracket
+        mirror = self._storage.current(self._study_id)
         pruned: frozenset[int] = frozenset()
         for bracket, halving in enumerate(self._brackets):
-            mine = [key for key in reported if bracket_of[key] == bracket]
-            pruned |= halving.among(rivals[bracket], mine)
+            mine = [k for k in reported if self._known(study.study_name, mirror, k) == bracket]
+            pruned |= halving.among(self._values_of(study.study_name, mirror, bracket), mine)
         return pruned
 
     def bracket(self, study_name: str, number: int) -> int:
@@ -184,3 +198,20 @@ class HyperbandJudge:
             if draw < 0:
                 return bracket
         raise AssertionError("the draw lies below the sum of the shares")
+
+    def _values_of(
+        self, study_name: str, mirror: Mirror, bracket: int
+    ) -> Callable[[int], Iterable[float]]:
+        return lambda rung: [
+            value
+            for key, value in mirror.values_at_rung(rung).items()
+            if self._known(study_name, mirror, key) == bracket
+        ]
+
+    def _known(self, study_name: str, mirror: Mirror, key: int) -> int:
+        """The bracket of a trial by its id, drawn once."""
+        if key not in self._bracket_of:
+            trial = mirror.get(key)
+            assert trial is not None
+            self._bracket_of[key] = self.bracket(study_name, trial.number)
+        return self._bracket_of[key]

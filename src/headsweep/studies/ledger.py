@@ -12,7 +12,6 @@ import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Text, func, insert, literal_column, select, update
@@ -27,8 +26,10 @@ from headsweep.studies.batch import (
     write_details,
     write_heartbeats,
 )
+from headsweep.studies.mirror import Mirror
 from headsweep.studies.schema import (
     HEARTBEATS,
+    IDS_PER_QUERY,
     RUNG_PREFIX,
     STUDIES,
     STUDY_ATTRS,
@@ -69,11 +70,10 @@ class Claims:
 
 def claim(
     connection: Connection,
-    study_id: int,
+    mirror: Mirror,
     n_wanted: int,
     *,
     worker: str,
-    own: Iterable[int],
     lease_s: float,
     max_retries: int,
     max_failures: int,
@@ -81,29 +81,32 @@ def claim(
     """Takes over dead trials, then claims up to `n_wanted` within the budget.
 
     Args:
-        own: trials that the caller runs already.
+        mirror: of the study; up to date when this returns, but for the trials claimed.
 
     Raises:
         SearchError: more than `max_failures` trials failed by themselves.
     """
     # Stock Optuna numbers its trials under a lock on this row.
-    locked_study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id)
-    connection.execute(locked_study.with_for_update())
+    study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == mirror.study_id)
+    connection.execute(study.with_for_update())
     now = database_now(connection)
-    reap(connection, study_id, now, lease_s=lease_s, max_retries=max_retries)
-    _stop_after_failures(connection, study_id, max_failures)
-    counts = count_states(connection, study_id)
-    spent = sum(counts[s] for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-    left = max(0, budget(connection, study_id) - spent)
-    waiting = _start_waiting(connection, study_id, min(n_wanted, left), now)
-    n_new = min(n_wanted, left) - len(waiting)
-    new = _start_new(connection, study_id, n_new, sum(counts.values()), now)
-    trials = (*waiting, *new)
+    mirror.sync(connection)
+    if reap(connection, mirror, now, lease_s=lease_s, max_retries=max_retries):
+        mirror.sync(connection)
+    _stop_after_failures(mirror, max_failures)
+    running = mirror.in_state(TrialState.RUNNING)
+    spent = mirror.n_finished + len(running)
+    left = max(0, budget(connection, mirror.study_id) - spent)
+    waiting = mirror.in_state(TrialState.WAITING)[: min(n_wanted, left)]
+    trials = (
+        *_start_waiting(connection, [trial_id(trial) for trial in waiting], now),
+        *_start_new(connection, mirror, min(n_wanted, left) - len(waiting), now),
+    )
     claimed = [trial_id(trial) for trial in trials]
     write_attrs(connection, USER_ATTRS, {key: {WORKER: worker} for key in claimed})
     write_heartbeats(connection, claimed, now)
-    others = live_trials(connection, study_id, now, lease_s=float("inf")) - {*own, *claimed}
-    return Claims(trials, len(others), left - len(trials))
+    others = [trial_id(t) for t in running if trial_id(t) not in mirror.own] if not claimed else []
+    return Claims(trials, len(heartbeats(connection, others)), left - len(trials))
 
 
 def renew(connection: Connection, trial_ids: Iterable[int]) -> None:
@@ -113,35 +116,28 @@ def renew(connection: Connection, trial_ids: Iterable[int]) -> None:
 
 def reap(
     connection: Connection,
-    study_id: int,
+    mirror: Mirror,
     now: datetime.datetime,
     *,
     lease_s: float,
     max_retries: int,
-) -> None:
-    """Fails the trials whose lease ran out, each after its successor was queued.
+) -> bool:
+    """Fails the trials whose lease ran out, each after its successor was queued; whether any did.
 
     A trial that lost its worker more than `max_retries` times has none: it probably kills them.
     """
-    beats = (
-        select(TRIALS.c.trial_id)
-        .join(HEARTBEATS)
-        .where(
-            TRIALS.c.study_id == study_id,
-            TRIALS.c.state == TrialState.RUNNING,
-            HEARTBEATS.c.heartbeat < now - datetime.timedelta(seconds=lease_s),
-        )
-    )
-    dead = fetch_trials(connection, connection.execute(beats).scalars())
-    if not dead:
-        return
+    running = [trial_id(trial) for trial in mirror.in_state(TrialState.RUNNING)]
+    oldest = now - datetime.timedelta(seconds=lease_s)
+    stale = [key for key, beat in heartbeats(connection, running).items() if beat < oldest]
+    dead = fetch_trials(connection, lock_running(connection, stale)) if stale else []
     poison = [t for t in dead if t.user_attrs.get(RETRIES, 0) >= max_retries]
     lost = [t for t in dead if t.user_attrs.get(RETRIES, 0) < max_retries]
-    _succeed(connection, study_id, lost, "its lease ran out", crashed=True)
+    _succeed(connection, mirror.study_id, lost, "its lease ran out", crashed=True)
     reason = f"its worker died {max_retries + 1} times"
     write_attrs(connection, USER_ATTRS, {trial_id(t): {FAILURE: reason} for t in poison})
     end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in dead})
     _forget_rungs(connection, dead)
+    return bool(dead)
 
 
 def hand_back(
@@ -178,18 +174,15 @@ def count_states(connection: Connection, study_id: int) -> dict[TrialState, int]
     return counts
 
 
-def live_trials(
-    connection: Connection, study_id: int, now: datetime.datetime, *, lease_s: float
-) -> frozenset[int]:
-    """RUNNING trials that hold a lease."""
-    query = (
-        select(TRIALS.c.trial_id, HEARTBEATS.c.heartbeat)
-        .join(HEARTBEATS)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
-    )
-    return frozenset(
-        key for key, beat in connection.execute(query) if (now - beat).total_seconds() <= lease_s
-    )
+def heartbeats(connection: Connection, trial_ids: Sequence[int]) -> dict[int, datetime.datetime]:
+    """When these trials were last said to be alive; without those that stock Optuna runs."""
+    beats: dict[int, datetime.datetime] = {}
+    for start in range(0, len(trial_ids), IDS_PER_QUERY):
+        chunk = trial_ids[start : start + IDS_PER_QUERY]
+        query = select(HEARTBEATS.c.trial_id, HEARTBEATS.c.heartbeat)
+        rows = connection.execute(query.where(HEARTBEATS.c.trial_id.in_(chunk)))
+        beats.update((key, beat) for key, beat in rows)
+    return beats
 
 
 def budget(connection: Connection, study_id: int) -> int:
@@ -210,15 +203,10 @@ def database_now(connection: Connection) -> datetime.datetime:
 
 
 def _start_waiting(
-    connection: Connection, study_id: int, n: int, now: datetime.datetime
+    connection: Connection, ids: Sequence[int], now: datetime.datetime
 ) -> list[FrozenTrial]:
-    query = (
-        select(TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
-        .order_by(TRIALS.c.trial_id)
-        .limit(n)
-    )
-    ids = list(connection.execute(query).scalars())
+    if not ids:
+        return []
     connection.execute(
         update(TRIALS)
         .where(TRIALS.c.trial_id.in_(ids))
@@ -228,12 +216,12 @@ def _start_waiting(
 
 
 def _start_new(
-    connection: Connection, study_id: int, n: int, first_number: int, now: datetime.datetime
+    connection: Connection, mirror: Mirror, n: int, now: datetime.datetime
 ) -> list[FrozenTrial]:
-    ids = insert_trials(connection, study_id, n, first_number, TrialState.RUNNING, now)
+    first = mirror.n_trials
+    ids = insert_trials(connection, mirror.study_id, n, first, TrialState.RUNNING, now)
     return [
-        frozen_trial(key, first_number + i, TrialState.RUNNING, to_local(now))
-        for i, key in enumerate(ids)
+        frozen_trial(key, first + i, TrialState.RUNNING, to_local(now)) for i, key in enumerate(ids)
     ]
 
 
@@ -265,6 +253,8 @@ def _succeed(
     crashed: bool,
 ) -> None:
     """Queues a WAITING copy of each trial: its params and lineage, nothing of what it reported."""
+    if not trials:
+        return
     first_number = sum(count_states(connection, study_id).values())
     ids = insert_trials(connection, study_id, len(trials), first_number, TrialState.WAITING, None)
     changes: dict[int, Changes] = {}
@@ -289,6 +279,8 @@ def _succeed(
 def _forget_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None:
     """Takes dead trials out of the competition at the rungs, where their successors enter."""
     # Renamed, not deleted: SQLite would give the keys of deleted rows to new ones.
+    if not trials:
+        return
     ids = [trial_id(trial) for trial in trials]
     connection.execute(
         update(SYSTEM_ATTRS)
@@ -297,21 +289,11 @@ def _forget_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None
     )
 
 
-def _stop_after_failures(connection: Connection, study_id: int, max_failures: int) -> None:
-    query = (
-        select(TRIALS.c.number, USER_ATTRS.c.value_json)
-        .join(USER_ATTRS, USER_ATTRS.c.trial_id == TRIALS.c.trial_id)
-        .where(
-            TRIALS.c.study_id == study_id,
-            TRIALS.c.state == TrialState.FAIL,
-            USER_ATTRS.c.key == FAILURE,
-        )
-        .order_by(TRIALS.c.trial_id)
-    )
-    failures: list[Any] = list(connection.execute(query))
+def _stop_after_failures(mirror: Mirror, max_failures: int) -> None:
+    failures = [trial for trial in mirror.failed if FAILURE in trial.user_attrs]
     if len(failures) > max_failures:
-        number, reason = failures[-1]
+        last = failures[-1]
         raise SearchError(
             f"a study must have at most {max_failures} failed trials, found {len(failures)}; "
-            f"the last is trial {number}: {json.loads(reason)}"
+            f"the last is trial {last.number}: {last.user_attrs[FAILURE]}"
         )

@@ -7,13 +7,15 @@ pruners keep what they were given while they decide.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, or_, select
 
 from headsweep.studies.schema import (
+    RUNG_PREFIX,
     TRIALS,
     Details,
     Marks,
@@ -44,6 +46,9 @@ class Mirror:
         self._place: dict[int, int] = {}
         self._in_order = True
         self._unfinished: set[int] = set()
+        self._failed: set[int] = set()
+        self._reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        self._at_rung: defaultdict[int, dict[int, float]] = defaultdict(dict)
         self._marks: Marks | None = None
         self._last_id = 0
 
@@ -61,9 +66,42 @@ class Mirror:
         place = self._place.get(key)
         return None if place is None else self._trials[place]
 
+    def in_state(self, state: TrialState) -> list[FrozenTrial]:
+        """The trials in a state that is not final, oldest first."""
+        found = [self._trials[self._place[key]] for key in sorted(self._unfinished)]
+        return [trial for trial in found if trial.state == state]
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials the study has, in any state."""
+        return len(self._trials)
+
+    @property
+    def n_finished(self) -> int:
+        """How many trials are COMPLETE or PRUNED."""
+        return len(self._trials) - len(self._unfinished) - len(self._failed)
+
+    @property
+    def failed(self) -> list[FrozenTrial]:
+        """Trials in the state FAIL, whether they were run again or not."""
+        return [self._trials[self._place[key]] for key in sorted(self._failed)]
+
+    def invalidate(self) -> None:
+        """Reads everything again at the next `sync`: what was read may have been rolled back."""
+        self._marks = None
+
+    def reported_at(self, step: int) -> Mapping[int, float]:
+        """What trials reported at a step, by trial id; not of failed trials."""
+        return self._reported[step]
+
+    def values_at_rung(self, rung: int) -> Mapping[int, float]:
+        """What trials brought to a rung of successive halving, by trial id; not of failed ones."""
+        return self._at_rung[rung]
+
     def put(self, trial: FrozenTrial) -> None:
         """Adds a trial, or replaces the one of the same id."""
         key = trial_id(trial)
+        self._index(key, trial)
         if key in self._place:
             self._trials[self._place[key]] = trial
         else:
@@ -76,6 +114,8 @@ class Mirror:
         else:
             self._unfinished.discard(key)
             self.own.discard(key)
+        if trial.state == TrialState.FAIL:
+            self._failed.add(key)
 
     def sync(self, connection: Connection) -> None:
         """Reads what other processes wrote since the last call, on one snapshot."""
@@ -109,10 +149,23 @@ class Mirror:
     def _load(self, connection: Connection) -> None:
         kept = [self._trials[self._place[key]] for key in self.own]
         trials, self._marks = fetch_all_trials(connection, self.study_id)
-        self._trials, self._place, self._unfinished = [], {}, set()
+        self._trials, self._place = [], {}
+        for kept_by_key in (self._unfinished, self._failed, self._reported, self._at_rung):
+            kept_by_key.clear()
         for trial in [*trials, *kept]:
             self.put(trial)
         self._last_id = max((trial_id(trial) for trial in trials), default=0)
+
+    def _index(self, key: int, trial: FrozenTrial) -> None:
+        if trial.state == TrialState.FAIL:
+            for values in (*self._reported.values(), *self._at_rung.values()):
+                values.pop(key, None)
+            return
+        for step, value in trial.intermediate_values.items():
+            self._reported[step][key] = value
+        for name, value in trial.system_attrs.items():
+            if name.startswith(RUNG_PREFIX):
+                self._at_rung[int(name.removeprefix(RUNG_PREFIX))][key] = value
 
     def _has_ended(self, row: Row[Any]) -> bool:
         trial = self.get(row.trial_id)

@@ -20,7 +20,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
 from optuna.study._frozen import FrozenStudy as FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Row, Table, inspect, orm, select
+from sqlalchemy import Connection, Row, Table, inspect, orm, select, true
 
 from headsweep.errors import StorageError
 from headsweep.studies.database import DEFERRED, Database
@@ -39,7 +39,7 @@ DETAILS = (PARAMS, VALUES, REPORTS, USER_ATTRS, SYSTEM_ATTRS)
 RUNG_PREFIX = "completed_rung_"
 """System attributes in which successive halving keeps a trial's value at each rung."""
 
-_IDS_PER_QUERY = 500
+IDS_PER_QUERY = 500
 
 Marks = dict[str, int]
 """For each table of details, the highest primary key seen."""
@@ -116,8 +116,8 @@ def fetch_trials(connection: Connection, trial_ids: Iterable[int]) -> list[Froze
     """The trials of these ids, in the order of their ids."""
     trials = []
     ids = sorted(trial_ids)
-    for start in range(0, len(ids), _IDS_PER_QUERY):
-        chunk = ids[start : start + _IDS_PER_QUERY]
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        chunk = ids[start : start + IDS_PER_QUERY]
         rows = connection.execute(
             select(TRIALS).where(TRIALS.c.trial_id.in_(chunk)).order_by(TRIALS.c.trial_id)
         ).all()
@@ -135,13 +135,15 @@ def fetch_details_after(
 ) -> tuple[dict[int, Details], Marks]:
     """Details of a study's trials that were written after `marks`, by trial id; the new marks."""
     details: dict[int, Details] = {}
-    seen = dict(marks)
+    seen = {table.name: marks.get(table.name, 0) for table in DETAILS}
     for table in DETAILS:
         key = _primary_key(table)
         query = (
             select(table)
             .join(TRIALS, TRIALS.c.trial_id == table.c.trial_id)
-            .where(TRIALS.c.study_id == study_id, key > marks.get(table.name, 0))
+            .where(key > marks[table.name] if table.name in marks else true())
+            # From a mark on there are few rows: the sum keeps planners from the study's index.
+            .where((TRIALS.c.study_id + 0 if marks else TRIALS.c.study_id) == study_id)
             .order_by(key)
         )
         for row in connection.execute(query):

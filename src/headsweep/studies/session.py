@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
@@ -71,7 +72,9 @@ class Session:
         self._settings = settings
         self._worker = worker
         self._held: set[int] = set()
-        self._judge = build_judge(self.spec.pruner, storage, spared=self.spec.finalists.top_k)
+        self._judge = build_judge(
+            self.spec.pruner, storage, self.study_id, spared=self.spec.finalists.top_k
+        )
         sampler = build_sampler(self.spec, next_worker_index(self.study_id, storage))
         # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.
         self._study = optuna.Study(study_name, storage, sampler, NopPruner())
@@ -112,15 +115,18 @@ class Session:
             SearchError: too many trials of the study failed.
             StorageError: the database did not come back.
         """
+        mirror = self.storage.mirror(self.study_id)
+        attempts = itertools.count()
 
         def work(connection: Connection) -> tuple[ledger.Claims, float]:
             begun = time.monotonic()
+            if next(attempts):
+                mirror.invalidate()
             claims = ledger.claim(
                 connection,
-                self.study_id,
+                mirror,
                 n_wanted,
                 worker=self._worker,
-                own=self._held,
                 lease_s=self._settings.lease_s,
                 max_retries=self._settings.max_retries,
                 max_failures=self._settings.max_failures,
@@ -132,7 +138,6 @@ class Session:
         self._held.update(claimed)
         self.storage.adopt(self.study_id, claims.trials)
         if claimed:
-            self.storage.sync(self.study_id)
             self._suggest(claimed)
             self.flush()
         trials = tuple(self.storage.get_trial(key) for key in claimed if key in self._held)

@@ -188,8 +188,7 @@ class BatchedStorage(BaseStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         with self._lock:
-            mirror = self.mirror(study_id) if self._ticking else self.sync(study_id)
-            trials = mirror.trials
+            trials = self.current(study_id).trials
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
@@ -214,6 +213,10 @@ class BatchedStorage(BaseStorage):
             mirror = self.mirror(study_id)
             self.database.read(mirror.sync)
             return mirror
+
+    def current(self, study_id: int) -> Mirror:
+        """The mirror: within a tick as it stands, otherwise brought up to date."""
+        return self.mirror(study_id) if self._ticking else self.sync(study_id)
 
     def mirror(self, study_id: int) -> Mirror:
         """The mirror of a study as it stands."""
@@ -282,8 +285,7 @@ class BatchedStorage(BaseStorage):
         """The distribution that the study uses for a name already."""
         study_id = self._study_of[key]
         if (study_id, name) not in self._known_distributions:
-            mirror = self.mirror(study_id) if self._ticking else self.sync(study_id)
-            for trial in mirror.trials:
+            for trial in self.current(study_id).trials:
                 if name in trial.distributions:
                     return trial.distributions[name]
         return self._known_distributions.get((study_id, name))

@@ -12,7 +12,7 @@ import heapq
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -29,6 +29,8 @@ BATCHED_ARGUMENTS = frozenset(
     ("n_startup_trials", "n_ei_candidates", "multivariate", "group", "constant_liar")
 )
 """Keyword arguments of `TPESampler` that this sampler takes; the others are deprecated there."""
+
+T = TypeVar("T")
 
 MAX_OBSERVATIONS = 600
 """The trials to stay away from are thinned to about so many, or fits would grow with the study."""
@@ -55,6 +57,7 @@ class BatchedTPESampler(TPESampler):
         self._candidates = n_ei_candidates
         self._lies = constant_liar
         self._in_batch = False
+        self._started = False
         self._fits: dict[tuple[str, ...], _Fit] = {}
         self._inferred: dict[str, BaseDistribution] | None = None
         self._rows: dict[tuple[str, int], Mapping[str, float]] = {}
@@ -84,6 +87,16 @@ class BatchedTPESampler(TPESampler):
         if self._inferred is None or not self._in_batch:
             self._inferred = super().infer_relative_search_space(study, trial)
         return dict(self._inferred)
+
+    def _sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        # Once in a batch is enough to know that the start-up is over.
+        if not self._started:
+            sample = super()._sample_relative(study, trial, search_space)
+            self._started = self._in_batch and bool(sample)
+            return sample
+        return self._sample(study, trial, search_space) if search_space else {}
 
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -123,12 +136,14 @@ class BatchedTPESampler(TPESampler):
         trials: Sequence[FrozenTrial],
         search_space: dict[str, BaseDistribution],
     ) -> Parzen:
-        rows = [self._row(study.study_name, trial) for trial in trials]
         names = list(search_space)
-        usable = [row for row in rows if search_space.keys() <= row.keys()]
-        kept, weights = thinned(usable, default_weights(len(usable)))
-        observations = np.array([[row[name] for name in names] for row in kept], dtype=float)
-        return Parzen(observations.reshape(-1, len(names)), list(search_space.values()), weights)
+        kept, weights = thinned(trials, default_weights(len(trials)))
+        rows = [self._row(study.study_name, trial) for trial in kept]
+        usable = [i for i, row in enumerate(rows) if search_space.keys() <= row.keys()]
+        observations = np.array([[rows[i][name] for name in names] for i in usable], dtype=float)
+        return Parzen(
+            observations.reshape(-1, len(names)), list(search_space.values()), weights[usable]
+        )
 
     def _row(self, study_name: str, trial: FrozenTrial) -> Mapping[str, float]:
         """A trial's params in internal representation; kept for finished ones."""
@@ -145,6 +160,7 @@ class BatchedTPESampler(TPESampler):
         return row
 
     def _forget(self) -> None:
+        self._started = False
         self._fits = {}
         self._inferred = None
 
@@ -177,7 +193,7 @@ def _rank(trial: FrozenTrial, sign: float) -> tuple[float, ...]:
     return (1, -step, float("inf") if value != value else sign * value)
 
 
-def thinned(rows: list[Any], weights: Floats) -> tuple[list[Any], Floats]:
+def thinned(rows: Sequence[T], weights: Floats) -> tuple[Sequence[T], Floats]:
     """The recent half as it is; of the rest, every s-th with s times its weight."""
     if len(rows) <= MAX_OBSERVATIONS:
         return rows, weights

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from headsweep.config import Config, with_values
 from headsweep.errors import StudyError
 from headsweep.studies.definition import StudySpec
-from headsweep.studies.ledger import FAILURE, WORKER, database_now, live_trials
+from headsweep.studies.ledger import FAILURE, WORKER, database_now, heartbeats
 from headsweep.studies.schema import to_local, trial_id
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import load_spec, study_id_of
@@ -114,9 +114,12 @@ def summarize(name: str, storage: BatchedStorage, *, lease_s: float = 60.0) -> S
     study_id = study_id_of(name, storage)
     trials = storage.sync(study_id).trials
 
-    def alive(connection: Connection) -> tuple[frozenset[int], datetime.datetime]:
+    running = [trial_id(trial) for trial in trials if trial.state == TrialState.RUNNING]
+
+    def alive(connection: Connection) -> tuple[set[int], datetime.datetime]:
         now = database_now(connection)
-        return live_trials(connection, study_id, now, lease_s=lease_s), now
+        beats = heartbeats(connection, running)
+        return {k for k, beat in beats.items() if (now - beat).total_seconds() <= lease_s}, now
 
     live, now = storage.database.read(alive)
     finished = [trial for trial in trials if trial.state in FINISHED]
