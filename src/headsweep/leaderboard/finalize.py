@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from headsweep.settings import EngineSettings, cache_dir
 from headsweep.studies.store import DATA, load_spec, open_storage
 from headsweep.studies.trials import FINISHED, trial_config
 
+PARTIAL, LOCK = ".partial-", ".lock"
 OUTAGE_S = 300.0
 """How long the storage may be away before a finished confirmation is given up."""
 
@@ -98,9 +100,9 @@ def finalize(
         spec.config, cache_dir=cache_dir(), modalities=modalities, progress=True
     )
     refuse_other_data(study, search_fingerprints(train, valid))
-    if is_current(out, facts, finalists, (train, valid)):
-        return out
     with staging(out) as folder:
+        if is_current(out, facts, finalists, (train, valid)):
+            return out
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(study, named, spec.config, modalities, reopen=reopen)
@@ -207,26 +209,34 @@ def is_current(
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out`'s content once everything in it is written.
+    """A folder whose content becomes `out`'s once everything in it is written.
 
     Other files of `out` are left alone. Provenance goes first and comes back last, so a folder
-    that an interruption left between the old and the new holds none.
+    that an interruption left between the old and the new holds none. One process at a time
+    stages into `out`; what processes left that were killed is removed.
 
     Raises:
         OutputError: `out` cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
-    except OSError as error:
-        raise OutputError(f"{out}: the folder must be writable, found {error.strerror}") from None
-    try:
+    with ExitStack() as held:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((out / LOCK).open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in out.glob(f"{PARTIAL}*"):
+                shutil.rmtree(leftover)
+            staged = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
+        except OSError as error:
+            raise OutputError(
+                f"{out}: the folder must be writable, found {error.strerror}"
+            ) from None
+        held.callback(shutil.rmtree, staged)
         yield staged
-        (out / PROVENANCE).unlink(missing_ok=True)
-        for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE):
+        entries = sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE)
+        if entries:
+            (out / PROVENANCE).unlink(missing_ok=True)
+        for entry in entries:
             target = out / entry.name
             if target.is_dir():
                 shutil.rmtree(target)
             entry.replace(target)
-    finally:
-        shutil.rmtree(staged)
