@@ -49,7 +49,9 @@ def test_the_study_file_in_the_readme_is_one(block, tmp_path):
 def test_the_overrides_in_the_readme_are_known():
     for line in re.findall(r"headsweep (?:train|evaluate|align|data check) (.*)", README):
         overrides = [word for word in line.split() if re.fullmatch(r"[a-z_.]+=[\w./-]+", word)]
-        compose_config(overrides, where="README.md")
+        # `manifest=` is no config key: it names what `evaluate` scores.
+        keys = [word for word in overrides if not word.startswith("manifest=")]
+        compose_config(keys, where="README.md")
 
 
 def test_the_files_that_the_documents_link_to_exist():
