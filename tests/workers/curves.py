@@ -112,5 +112,8 @@ def work_as_process(study: str, url: str, options: Mapping[str, float]) -> None:
     )
     engine = CurveEngine(int(options.get("slots", 4)), epoch_s=options.get("epoch_s", 0.0))
     name = f"{os.getpid()}"
-    with stop_on_signals() as stop, join(study, url, settings, worker=name) as session:
+    with (
+        stop_on_signals(options.get("grace_s", 30.0)) as stop,
+        join(study, url, settings, worker=name) as session,
+    ):
         Loop(session, engine, settings, stop).run()

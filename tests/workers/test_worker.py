@@ -128,6 +128,16 @@ def test_a_second_signal_ends_a_worker_at_once(
     assert exit_code(worker, within_s=3) == 128 + signal.SIGINT
 
 
+def test_a_worker_that_cannot_drain_in_time_ends_nevertheless(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    worker = start(slots=6, epoch_s=30.0, grace_s=0.5)
+    wait_for_running(storage, study_id, 6)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert exit_code(worker, within_s=10) == 128 + signal.SIGTERM
+
+
 def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:

@@ -1,4 +1,4 @@
-"""Being told to stop: the first signal drains, the second ends at once."""
+"""Being told to stop: the first signal drains within a grace time, the second ends at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Whether the worker was told to stop."""
+    """Whether the worker was told to stop.
 
-    def __init__(self) -> None:
+    Args:
+        grace_s: how long the worker may take to end after that; its leases run out otherwise.
+    """
+
+    def __init__(self, grace_s: float = 30.0) -> None:
         self._told = threading.Event()
+        self._grace_s = grace_s
+        self._deadline: threading.Timer | None = None
         launcher = os.environ.get(LAUNCHER_VARIABLE, "")
         self._launcher = int(launcher) if launcher.isdigit() else None
 
@@ -37,12 +43,20 @@ class Stop:
         if self._told.is_set():
             os._exit(128 + number)
         self._told.set()
+        self._deadline = threading.Timer(self._grace_s, os._exit, (128 + number,))
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def forget(self) -> None:
+        """The worker ended in time."""
+        if self._deadline is not None:
+            self._deadline.cancel()
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals(grace_s: float) -> Iterator[Stop]:
     """Within it, signals are heard; outside the main thread, only the launcher's end is."""
-    stop = Stop()
+    stop = Stop(grace_s)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -50,5 +64,6 @@ def stop_on_signals() -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        stop.forget()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -36,7 +36,7 @@ def work(
         SearchError: too many trials of the study failed.
     """
     settings = worker_settings or WorkerSettings()
-    with stop_on_signals() as stop:
+    with stop_on_signals(settings.grace_s) as stop:
         session = join(study_name, storage_url, settings, worker=worker_name())
         with session:
             train, valid = load_search_splits(
