@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from headsweep.errors import StudyError
 from headsweep.studies.store import open_storage, pin_data, study_id_of
-from tests.leaderboard.conftest import make_study
+from tests.leaderboard.conftest import LABELS, make_study
 
 TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
 
@@ -90,7 +90,7 @@ def test_predictions_are_probabilities_beside_volume_and_patient(finished):
         *("volumename", "patient"),
         *("y_true:Medical material", "y_score:Medical material"),
     ]
-    assert len(table.column_names) == 2 + 2 * 18
+    assert len(table.column_names) == 2 + 2 * len(LABELS)
     scores = table["y_score:Lung nodule"].to_numpy()
     assert scores.dtype == np.float32
     assert 0 <= scores.min() < scores.max() <= 1
@@ -118,15 +118,11 @@ def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, mon
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_another_folder_gets_the_same_bytes_of_table_and_metrics(study, finished, tmp_path):
-    again = study.finalize(tmp_path / "again")
+def test_another_folder_gets_the_same_bytes_and_keeps_its_other_files(study, finished, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    again = study.finalize(tmp_path)
     for name in ("leaderboard.csv", "leaderboard.md", "finalists/1/metrics.json"):
         assert (again / name).read_bytes() == (finished / name).read_bytes()
-
-
-def test_other_files_of_the_folder_are_left_alone(study, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    study.finalize(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not list(tmp_path.glob(".partial-*"))
 

@@ -24,7 +24,7 @@ from headsweep.heads.predictor import Predictor, PredictorSpec, save_predictor
 from headsweep.heads.registry import build_head
 from headsweep.leaderboard.export import read_config
 from headsweep.settings import cache_dir
-from tests.leaderboard.conftest import SETTINGS
+from tests.leaderboard.conftest import LABELS, SETTINGS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 (PLAIN_PYTORCH,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -51,7 +51,7 @@ def test_the_folder_holds_config_weights_thresholds_and_predictions(exported):
     names = {path.name for path in exported.iterdir()}
     assert names == {"config.yaml", "model.safetensors", "thresholds.json", "predictions"}
     thresholds = json.loads((exported / "thresholds.json").read_text())
-    assert len(thresholds["f1"]) == 18
+    assert tuple(thresholds["f1"]) == LABELS
 
 
 def test_its_config_trains_the_same_head(exported):
@@ -91,7 +91,7 @@ def test_a_manifest_needs_no_labels(exported, data, headsweep, tmp_path, some_la
     assert {name for name in found.column_names if name.startswith("y_true:")} == {
         f"y_true:{label}" for label in kept
     }
-    assert len([name for name in found.column_names if name.startswith("y_score:")]) == 18
+    assert len([name for name in found.column_names if name.startswith("y_score:")]) == len(LABELS)
     assert found.equals(stored.select(found.column_names))
 
 

@@ -95,10 +95,9 @@ def test_a_missing_file_is_named(board, name):
 
 
 @pytest.fixture
-def moved(study, data, tmp_path, monkeypatch) -> tuple[Path, Path]:
+def moved(board, data, tmp_path) -> tuple[Path, Path]:
     """A leaderboard whose data may be altered: its folder, and the folder of its data."""
-    copy = Path(shutil.copytree(data, tmp_path / "data"))
-    folder = study.finalize(tmp_path / "board")
+    copy, folder = Path(shutil.copytree(data, tmp_path / "data")), board
     provenance = json.loads((folder / "provenance.json").read_text())
     for one in provenance["finalists"]:
         one["config"]["paths"] = {
