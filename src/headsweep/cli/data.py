@@ -9,6 +9,7 @@ import click
 from headsweep.cli import exits, options
 from headsweep.cli.command import Group
 from headsweep.cli.prepare import prepare
+from headsweep.cli.subsets import folds, subsets
 
 at_least_one = click.IntRange(min=1)
 
@@ -60,7 +61,8 @@ def synth(
         click.echo(f"{folder / 'manifests' / name}.csv: {count} rows")
 
 
-data.add_command(prepare)
+for command in (prepare, subsets, folds):
+    data.add_command(command)
 
 
 @data.command()
