@@ -16,7 +16,6 @@ from headsweep.leaderboard.page import Cell, TableCard, render
 from headsweep.leaderboard.predictions import read_predictions
 from headsweep.leaderboard.statistics import N_RESAMPLES, RESAMPLING_SEED
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS
-from headsweep.leaderboard.table import to_markdown as markdown_table
 from headsweep.metrics.bootstrap import patient_resamples, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
@@ -98,11 +97,8 @@ def to_csv(boards: Sequence[Board]) -> str:
 
 
 def to_markdown(boards: Sequence[Board]) -> str:
-    """A Markdown table for each board, floats to four decimals."""
-    return "\n".join(
-        markdown_table([{name: _typed(cell) for name, cell in row.items()} for row in board.rows])
-        for board in boards
-    )
+    """A Markdown table for each board: values on test with their intervals in one cell."""
+    return "\n".join(_markdown(board) for board in boards)
 
 
 def to_html(boards: Sequence[Board]) -> str:
@@ -135,14 +131,23 @@ def _short(cell: str) -> str:
     return f"{float(cell):.3f}" if cell else "-"
 
 
-def _typed(cell: str) -> str | float | None:
-    """A cell as it was before it was written: whole numbers and texts stay as they are."""
-    if "." in cell:
-        try:
-            return float(cell)
-        except ValueError:
-            return cell
-    return cell or None
+def _markdown(board: Board) -> str:
+    rows = [_markdown_row(row) for row in board.rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_row(row: TableRow) -> TableRow:
+    cells = {name: row[name] for name in ("rank", "study", "head", "features", "trial")}
+    value, spread = (_short(row[f"val/auprc_macro{suffix}"]) for suffix in ("", "_std"))
+    cells["val/auprc_macro"] = f"{value} ± {spread}"
+    for stem in stems_of(row):
+        for name in (f"{stem}/{metric}" for metric in METRICS):
+            low, high = (_short(row[f"{name}_ci_{end}"]) for end in ("low", "high"))
+            cells[name] = f"{_short(row[name])} ({low} to {high})"
+        if (tied := f"{stem}/tied_rank") in row:
+            cells[tied] = row[tied]
+    return cells
 
 
 def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
