@@ -48,7 +48,7 @@ def test_a_linear_study_reaches_logistic_regression(linear, features):
 
 
 def test_mlp_fusion_is_no_worse_than_the_linear_probe(linear, studies):
-    fusion = studies.searched("mlp_fusion", "mlp-fusion", n_trials=2 * N_TRIALS)
+    fusion = studies.searched("mlp_fusion", "mlp-fusion", n_trials=40)
     assert best_value(fusion) >= best_value(linear["both"]) - 0.01
 
 
@@ -66,13 +66,17 @@ def test_the_instance_loss_alone_pairs_the_two_views(headsweep, studies, tmp_pat
     assert headsweep("align", "--checkpoint", tmp_path).code == 0
     results = json.loads((tmp_path / "alignment" / "alignment.json").read_text())
     for direction in ("visual_to_text", "text_to_visual"):
-        assert results["test_manual_all"][direction]["recall@10"] >= 0.42
+        assert recall_at_10(results, direction) >= 0.42
 
 
 def test_raw_views_pair_as_the_data_set_says(headsweep, studies, tmp_path):
     assert headsweep("align", *studies.data, "--out", tmp_path).code == 0
     results = json.loads((tmp_path / "alignment.json").read_text())
-    assert results["test_manual_all"]["visual_to_text"]["recall@10"] == pytest.approx(0.165)
+    assert recall_at_10(results, "visual_to_text") == pytest.approx(0.165)
+
+
+def recall_at_10(results, direction):
+    return results["test_manual_all"]["protocols"]["same_scan/1"][direction]["recall@10"]["mean"]
 
 
 def test_metrics_are_those_that_scikit_learn_draws_from_the_predictions(linear):
