@@ -43,8 +43,7 @@ JACCARD_AT = (1, 5, 10, 50)
 METRICS = (*(f"recall@{k}" for k in RECALL_AT), "reciprocal_rank", "average_precision", "ndcg")
 """What `retrieve` gives for every query."""
 
-# About 16 MiB of similarities: a block and its few copies stay far below a cache-less machine's
-# memory, and are wide enough for the matrix product to run at full speed.
+# 16 MiB of similarities: enough queries at once for the matrix product to run at full speed.
 _CELLS_PER_BLOCK = 1 << 22
 # Up to so many relevant rows, counting what stands before each is faster than sorting all.
 _COUNTED = 16
