@@ -71,6 +71,30 @@ def test_neighbours_that_come_and_go_change_no_bit(
     assert numbers(among) == numbers(alone)
 
 
+@pytest.mark.parametrize("batch_size", [64, 256, 1024])
+def test_a_crowd_changes_no_bit_of_a_linear_head(batch_size: int) -> None:
+    """Up to 33 slots share the matrix products; the watched one stands first, inside, or last."""
+    splits = (
+        make_split("train", 1100, seed=1, width=128),
+        make_split("valid", 90, seed=2, width=128),
+    )
+    settings = EngineSettings(device="cpu", slots=33)
+    fixed = {"training.batch_size": batch_size, "training.max_epochs": 2}
+    watched = with_values(WATCHED[0], fixed, where="test")
+    crowd = [
+        with_values(watched, {"training.learning_rate": 0.001 * (1 + i)}, where="test")
+        for i in range(32)
+    ]
+    (alone,) = train_to_end([watched], *splits, settings)
+    for n, place in [(1, 0), (15, 15), (16, 3), (20, 0), (32, 32)]:
+        configs = [*crowd[:place], watched, *crowd[place:n]]
+        among = train_to_end(configs, *splits, settings)[place]
+        assert numbers(list(among.history)) == numbers(list(alone.history)), (n, place)
+        weights = among.predictor.state_dict()
+        for name, tensor in alone.predictor.state_dict().items():
+            assert weights[name].equal(tensor), (n, place, name)
+
+
 @pytest.mark.parametrize("watched", WATCHED, ids=lambda c: c.head.kind)
 def test_a_refilled_slot_is_replayed_from_its_tape_position(watched: Config) -> None:
     engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=2))

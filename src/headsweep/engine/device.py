@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from headsweep.errors import ConfigError
 from headsweep.settings import EngineSettings
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers count as zero inside: moments that fade away would slow a CPU down."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def prepare_device(settings: EngineSettings) -> torch.device:
-    """Fix threads and denormals for this process, and name the device to train on.
+    """Fix the threads of this process, and name the device to train on.
 
     Raises:
         ConfigError: the device does not exist here.
     """
     torch.set_num_threads(settings.threads)
-    torch.set_flush_denormal(True)
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -10,7 +10,7 @@ import torch
 from headsweep.config import Config
 from headsweep.data.dataset import Split
 from headsweep.engine.checkpoints import Snapshot
-from headsweep.engine.device import prepare_device
+from headsweep.engine.device import flushed_denormals, prepare_device
 from headsweep.engine.groups import Group, group_key
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.base import GroupKey
@@ -85,7 +85,8 @@ class Engine:
     @torch.no_grad()
     def run_epoch(self) -> list[EpochReport]:
         """Train every slot by one epoch and validate it; finished slots stay until evicted."""
-        return [report for group in self._groups for report in group.run_epoch()]
+        with flushed_denormals():
+            return [report for group in self._groups for report in group.run_epoch()]
 
     def evict(self, slot: int) -> None:
         """Free a slot; a group without slots ends."""

@@ -108,5 +108,7 @@ class Group:
 def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean binary cross-entropy `(K,)` of probabilities `(K, c, n)` against labels `(n, c)`."""
     hit = np.where(targets.T.astype(bool), scores, 1 - scores)
-    losses: NDArray[np.float32] = -np.log(np.maximum(hit, 1e-7)).mean(axis=(1, 2))
+    losses: NDArray[np.float32] = (
+        -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1).mean(axis=1)
+    )
     return losses

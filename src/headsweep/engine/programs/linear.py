@@ -20,6 +20,8 @@ from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
 from headsweep.heads.registry import build_head
 
+SMALLEST_STACK = 4
+
 
 @dataclass
 class _Member:
@@ -82,29 +84,33 @@ class LinearProgram(Program):
 
     def train_batch(self, rows: Tensor, tape_step: int) -> None:
         """One step: gather once, logits and weight gradients of all slots as one product each."""
-        count, n_labels = len(self.members), self.n_labels
+        count, stack, n_labels = len(self.members), self._stack_size(), self.n_labels
         x = self.x.index_select(0, rows)
         targets = self.inputs.targets.index_select(0, rows).T
-        weight = self.weight[:count].view(count * n_labels, self.width)
-        logits = torch.addmm(self.bias[:count].view(-1, 1), weight, x.T)
-        error = self._error(logits.view(count, n_labels, -1), targets)
-        # The mean over rows and labels is taken inside the product, where it costs nothing.
-        scale = 1 / (len(rows) * n_labels)
-        flat_error = error.view(count * n_labels, -1)
-        torch.addmm(
-            weight, flat_error, x, beta=0, alpha=scale,
-            out=self.weight_grad[:count].view(count * n_labels, self.width),
+        weight = self.weight[:stack].view(stack * n_labels, self.width)
+        logits = torch.addmm(self.bias[:stack].view(-1, 1), weight, x.T)
+        error = self._error(logits.view(stack, n_labels, -1)[:count], targets)
+        error.mul_(1 / (len(rows) * n_labels))
+        if stack > count:
+            error = torch.cat([error, error.new_zeros(stack - count, n_labels, len(rows))])
+        # How a BLAS adds up a slot's gradient must not depend on how many slots stand beside it.
+        # MKL keeps to one order when nothing is scaled inside the product and the inputs lie
+        # transposed; other layouts change bits from 16 slots, or from 1,024 rows, on.
+        transposed = x.T.contiguous()
+        torch.mm(
+            error.view(stack * n_labels, -1), transposed.T,
+            out=self.weight_grad[:stack].view(stack * n_labels, self.width),
         )  # fmt: skip
-        torch.sum(error, dim=2, out=self.bias_grad[:count]).mul_(scale)
+        torch.sum(error, dim=2, out=self.bias_grad[:stack])
         for member in self.members:
             member.optimizer.step(member.slot.next_learning_rate())
 
     def validate(self) -> tuple[list[Slot], Tensor]:
         """Probabilities of all slots from one product."""
-        count = len(self.members)
-        weight = self.weight[:count].view(count * self.n_labels, self.width)
-        logits = torch.addmm(self.bias[:count].view(-1, 1), weight, self.x_valid.T)
-        scores = logits.sigmoid_().view(count, self.n_labels, -1)
+        stack = self._stack_size()
+        weight = self.weight[:stack].view(stack * self.n_labels, self.width)
+        logits = torch.addmm(self.bias[:stack].view(-1, 1), weight, self.x_valid.T)
+        scores = logits.sigmoid_().view(stack, self.n_labels, -1)[: len(self.members)]
         return [member.slot for member in self.members], scores
 
     def keep_best(self, slot: Slot) -> None:
@@ -134,6 +140,13 @@ class LinearProgram(Program):
             {"output.weight": member.best_weight.cpu(), "output.bias": member.best_bias.cpu()}
         )
         return head
+
+    def _stack_size(self) -> int:
+        """Slots in a product: those there are, or a few idle ones beside them.
+
+        A product with very few rows takes another path through a BLAS, with other bits.
+        """
+        return max(SMALLEST_STACK, len(self.members))
 
     def _place(self, slot: Slot) -> int:
         return next(i for i, member in enumerate(self.members) if member.slot is slot)
@@ -171,7 +184,7 @@ class LinearProgram(Program):
         """Grow the stack to hold `count` slots, and let the optimisers follow their weights."""
         if count <= len(self.weight):
             return
-        capacity = max(4, 2 * len(self.weight))
+        capacity = max(SMALLEST_STACK, 2 * len(self.weight))
         weight = self.x.new_zeros(capacity, self.n_labels, self.width)
         bias = self.x.new_zeros(capacity, self.n_labels)
         weight[: len(self.weight)], bias[: len(self.bias)] = self.weight, self.bias
