@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""
-
-
-STATES = {
-    "complete": "COMPLETE",
-    "pruned": "PRUNED",
-    "running": "RUNNING",
-    "waiting": "WAITING",
-    "failed": "FAIL",
-}
-"""Columns of the status table, and Optuna's states that they count."""
 
 
 def console() -> Console:
@@ -58,32 +49,32 @@ def print_boards(boards: Sequence[Board]) -> None:
     """Print every board as a table of its own, a line for each finalist and split."""
     for board in boards:
         several = len({row["study"] for row in board.rows}) > 1
-        described = ["rank", "study" if several else "trial", "head", "features", "n_seeds"]
         metric = "/auprc_macro"
-        names = board.rows[0]
-        splits = [name.removesuffix(metric) for name in names if name.endswith(metric)]
-        header = [*described[:-1], "seeds", "split", "AUPRC", "95% CI", "AUROC"]
-        print_table(
-            header,
-            [line for row in board.rows for line in _finalist_lines(row, described, splits)],
-        )
+        splits = [n.removesuffix(metric) for n in board.rows[0] if n.endswith(metric)]
+        lines = [line for row in board.rows for line in _finalist_lines(row, splits, named=several)]
+        print_table(["rank", "finalist", "split", "AUPRC", "95% CI", "AUROC"], lines)
 
 
 def _finalist_lines(
-    row: Mapping[str, str], described_by: Sequence[str], splits: Sequence[str]
-) -> Iterator[list[str]]:
-    """A line a split; those after the first leave out what describes the finalist."""
-    described = [row[name] for name in described_by]
-    for split in splits:
-        low, high = (row.get(f"{split}/auprc_macro_ci_{end}", "") for end in ("low", "high"))
-        yield [
-            *described,
-            split,
-            _mean_and_spread(row, f"{split}/auprc_macro"),
-            f"{float(low):.3f} to {float(high):.3f}" if low and high else "",
-            _mean_and_spread(row, f"{split}/auroc_macro"),
-        ]
-        described = [""] * len(described)
+    row: Mapping[str, str], splits: Sequence[str], *, named: bool
+) -> Iterator[tuple[str, ...]]:
+    """A line a split, and beside them what describes the finalist: it all fits 80 columns."""
+    name = row["study"] if named else f"trial {row['trial']}"
+    described = [name, f"{row['head']}, {row['features']}", f"{row['n_seeds']} seeds"]
+    measured = [_split_cells(row, split) for split in splits]
+    ranks = [row["rank"]]
+    for rank, text, cells in zip_longest(ranks, described, measured, fillvalue=""):
+        yield (rank, text, *(cells or ("", "", "", "")))
+
+
+def _split_cells(row: Mapping[str, str], split: str) -> tuple[str, ...]:
+    low, high = (row.get(f"{split}/auprc_macro_ci_{end}", "") for end in ("low", "high"))
+    return (
+        split,
+        _mean_and_spread(row, f"{split}/auprc_macro"),
+        f"{float(low):.3f}–{float(high):.3f}" if low and high else "",
+        _mean_and_spread(row, f"{split}/auroc_macro"),
+    )
 
 
 def _mean_and_spread(row: Mapping[str, str], name: str) -> str:
@@ -128,22 +119,12 @@ def _mean_and_interval(summary: Mapping[str, float | None]) -> str:
 
 def print_status(summaries: Sequence[Summary]) -> None:
     """Print how far every study is, a row a study."""
-    header = ["study", "done", *STATES, "workers", "best", "trials/min", "minutes left", "saved"]
-    print_table(header, [_status_row(summary) for summary in summaries])
+    from headsweep.launching.progress import line
+
+    rows = [
+        [s.study, f"{s.finished}/{s.n_trials}", str(s.live_workers), line(s)] for s in summaries
+    ]
+    print_table(["study", "done", "workers", "trials"], rows)
     for summary in summaries:
         if summary.last_failure:
             console().print(f"{summary.study}: the last failure was: {summary.last_failure}")
-
-
-def _status_row(summary: Summary) -> list[str]:
-    left = summary.minutes_left
-    return [
-        summary.study,
-        f"{summary.finished}/{summary.n_trials}",
-        *(str(summary.states[state]) for state in STATES.values()),
-        str(summary.live_workers),
-        "-" if summary.best_value is None else f"{summary.best_value:.4f}",
-        f"{summary.trials_per_minute:.1f}",
-        "-" if left is None else f"{left:.1f}",
-        f"{summary.share_not_trained:.0%}",
-    ]

@@ -21,6 +21,8 @@ def line(summary: Summary) -> str:
     parts = [
         f"{states['COMPLETE']} complete, {states['PRUNED']} pruned, {states['RUNNING']} running"
     ]
+    if states["WAITING"]:
+        parts.append(f"{states['WAITING']} waiting")
     if states["FAIL"]:
         parts.append(f"{states['FAIL']} failed")
     if summary.best_value is not None:
@@ -45,8 +47,8 @@ def shown() -> Iterator[Callable[[Summary], None]]:
     if not sys.stderr.isatty():
         yield _PlainLines().show
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True)) as bar:
+    columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("search", total=None, text="starting workers")
 
         def show(summary: Summary) -> None:
@@ -60,11 +62,13 @@ class _PlainLines:
 
     def __init__(self) -> None:
         self._next = 0.0
+        self._ended = False
 
     def show(self, summary: Summary) -> None:
         done = summary.finished >= summary.n_trials
-        if done or time.monotonic() >= self._next:
+        if not self._ended and (done or time.monotonic() >= self._next):
             self._next = time.monotonic() + PLAIN_EVERY_S
+            self._ended = done
             print(
                 f"{summary.finished}/{summary.n_trials} trials: {line(summary)}",
                 file=sys.stderr,
