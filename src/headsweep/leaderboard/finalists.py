@@ -92,15 +92,22 @@ def confirm(
     Raises:
         TrialError: a head diverged.
     """
-    configs = [with_seed(finalist.config, seed) for finalist in finalists for seed in seeds]
-    runs = train_to_end(configs, train, valid, settings, on_epoch=on_epoch)
-    predictors = [run.predictor for run in runs]
-    confirmed = []
-    for i, finalist in enumerate(finalists):
-        own = tuple(predictors[i * len(seeds) : (i + 1) * len(seeds)])
-        on_valid = tuple(predict(predictor, valid) for predictor in own)
-        confirmed.append(Confirmed(finalist, tuple(seeds), own, on_valid))
-    return confirmed
+    # Always in one order, so that the same heads stand in the same slots when trained again.
+    by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
+    configs = [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
+    runs = iter(train_to_end(configs, train, valid, settings, on_epoch=on_epoch))
+    predictors = {
+        finalist.trial: tuple(next(runs).predictor for _ in seeds) for finalist in by_trial
+    }
+    return [
+        Confirmed(
+            finalist,
+            tuple(seeds),
+            predictors[finalist.trial],
+            tuple(predict(predictor, valid) for predictor in predictors[finalist.trial]),
+        )
+        for finalist in finalists
+    ]
 
 
 def ranked(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
