@@ -95,6 +95,28 @@ def test_a_crowd_changes_no_bit_of_a_linear_head(batch_size: int) -> None:
             assert weights[name].equal(tensor), (n, place, name)
 
 
+@pytest.mark.parametrize("loss", ["bce", "weighted_bce", "focal", "asymmetric"])
+def test_a_ragged_last_batch_changes_no_bit_of_a_linear_head(loss: str) -> None:
+    """61 rows of 5 labels fill no whole vector, so a slot's last numbers share one with others'."""
+    splits = (
+        make_split("train", 317, seed=1, width=128, n_labels=5),
+        make_split("valid", 91, seed=2, width=128, n_labels=5),
+    )
+    settings = EngineSettings(device="cpu", slots=8)
+    fixed = {"training.batch_size": 64, "training.max_epochs": 12, "training.loss": loss}
+    watched = with_values(WATCHED[0], fixed, where="test")
+    crowd = [
+        with_values(watched, {"training.learning_rate": 0.001 * (1 + i)}, where="test")
+        for i in range(6)
+    ]
+    (alone,) = train_to_end([watched], *splits, settings)
+    for n, place in [(1, 0), (1, 1), (2, 1), (4, 4), (6, 3)]:
+        configs = [*crowd[:place], watched, *crowd[place:n]]
+        weights = train_to_end(configs, *splits, settings)[place].predictor.state_dict()
+        for name, tensor in alone.predictor.state_dict().items():
+            assert weights[name].equal(tensor), (n, place, name)
+
+
 @pytest.mark.parametrize("watched", WATCHED, ids=lambda c: c.head.kind)
 def test_a_refilled_slot_is_replayed_from_its_tape_position(watched: Config) -> None:
     engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=2))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.losses import (
@@ -21,6 +22,9 @@ from headsweep.heads.base import Head
 from headsweep.heads.registry import build_head
 
 SMALLEST_STACK = 4
+
+VECTOR_BLOCK = 32
+"""Elements that PyTorch's CPU kernels take at a time, at most: two AVX-512 registers."""
 
 
 @dataclass
@@ -89,8 +93,9 @@ class LinearProgram(Program):
         targets = self.inputs.targets.index_select(0, rows).T
         weight = self.weight[:stack].view(stack * n_labels, self.width)
         logits = torch.addmm(self.bias[:stack].view(-1, 1), weight, x.T)
-        error = self._error(logits.view(stack, n_labels, -1)[:count], targets)
-        error.mul_(1 / (len(rows) * n_labels))
+        blocks = _in_whole_vectors(logits).view(stack, n_labels, -1)
+        error = self._error(blocks[:count], _in_whole_vectors(targets))
+        error = error[:, :, : len(rows)].contiguous().mul_(1 / (len(rows) * n_labels))
         if stack > count:
             error = torch.cat([error, error.new_zeros(stack - count, n_labels, len(rows))])
         # How a BLAS adds up a slot's gradient must not depend on how many slots stand beside it.
@@ -110,8 +115,9 @@ class LinearProgram(Program):
         stack = self._stack_size()
         weight = self.weight[:stack].view(stack * self.n_labels, self.width)
         logits = torch.addmm(self.bias[:stack].view(-1, 1), weight, self.x_valid.T)
-        scores = logits.sigmoid_().view(stack, self.n_labels, -1)[: len(self.members)]
-        return [member.slot for member in self.members], scores
+        scores = _in_whole_vectors(logits).sigmoid_().view(stack, self.n_labels, -1)
+        n_valid = len(self.x_valid)
+        return [member.slot for member in self.members], scores[: len(self.members), :, :n_valid]
 
     def keep_best(self, slot: Slot) -> None:
         """Copy the slot's weights."""
@@ -192,3 +198,12 @@ class LinearProgram(Program):
         self.bias, self.bias_grad = bias, torch.empty_like(bias)
         for place, member in enumerate(self.members):
             member.optimizer.bind(*self._buffers(place))
+
+
+def _in_whole_vectors(rows: Tensor) -> Tensor:
+    """The rows, lengthened by zeros until the vector kernels leave no remainder.
+
+    A remainder at the very end is computed by scalar code, with other bits; whether a slot stands
+    there depends on its neighbours.
+    """
+    return pad(rows, (0, -rows.shape[-1] % VECTOR_BLOCK))
