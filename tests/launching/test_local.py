@@ -29,7 +29,18 @@ BUDGET = 30
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
-    """A store that holds a study of 30 trials on 60 + 30 rows."""
+    """A store that holds a study of 30 trials on 60 + 30 rows, done in a moment."""
+    return make_storage(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def long_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
+    """The same with trials that last, so that the launcher surely sees them running."""
+    epochs = ("training.max_epochs=400", "training.early_stopping_patience=400")
+    return make_storage(tmp_path, monkeypatch, *epochs)
+
+
+def make_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> BatchedStorage:
     monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "packed"))
     rng = np.random.default_rng(0)
     for name, n in (("train", 60), ("valid", 30)):
@@ -37,7 +48,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
         write_split(tmp_path, name, targets)
     data = (f"paths.data_root={tmp_path}/features", f"paths.manifest_dir={tmp_path}/manifests")
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
-    create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data), storage)
+    create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data, *more), storage)
     return storage
 
 
@@ -99,7 +110,7 @@ def test_workers_survive_a_death_and_meet_the_budget_exactly(
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
-    tmp_path: Path, storage: BatchedStorage
+    tmp_path: Path, long_storage: BatchedStorage
 ) -> None:
     def interrupt(summary: Summary) -> None:
         if summary.states["RUNNING"] and not interrupted.is_set():
@@ -108,10 +119,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
     interrupted = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        launch(storage, tmp_path, interrupt, n_workers=1)
-    assert states(storage)["RUNNING"] == 0
+        launch(long_storage, tmp_path, interrupt, n_workers=1)
+    assert states(long_storage)["RUNNING"] == 0
     assert processes_of(tmp_path) == []
-    assert launch(storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
+    assert launch(long_storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
 
 
 def test_what_a_worker_cannot_use_ends_the_run_with_its_words(
