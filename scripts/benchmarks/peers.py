@@ -126,6 +126,7 @@ def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder:
     from headsweep.settings import EngineSettings
     from headsweep.studies.spec import load_study_file
     from headsweep.studies.store import create_or_continue, open_storage
+    from headsweep.workers.stopping import Stop
     from headsweep.workers.worker import work
 
     os.environ["HEADSWEEP_CACHE"] = str(data.root / "packed")
@@ -157,7 +158,7 @@ def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder:
     study = optuna.load_study(study_name="peers", storage=url)
     for params in configs:
         study.enqueue_trial(params)
-    work("peers", url, EngineSettings(device="cpu", slots=32))
+    work("peers", url, EngineSettings(device="cpu", slots=32), Stop())
     states = [
         trial.state.name for trial in optuna.load_study(study_name="peers", storage=url).trials
     ]

@@ -7,6 +7,7 @@
     │   ├── ManifestError        a manifest: a missing file or column, a bad row
     │   ├── FeatureError         a feature file: missing, wrong shape, not finite
     │   ├── StorageError         a storage URL that cannot be opened, or holds something else
+    │   ├── LaunchError          workers that cannot be started where they were asked for
     │   └── OutputError          a folder that cannot be written
     └── WorkError               exit 1: the work began and did not succeed
         ├── TrialError          one trial diverged or did not fit; its state is FAIL
@@ -48,6 +49,10 @@ class FeatureError(InputError):
 
 class StorageError(InputError):
     """The Optuna storage cannot be opened or is not what it should be."""
+
+
+class LaunchError(InputError):
+    """A scheduler is not there, or does not take the workers."""
 
 
 class OutputError(InputError):

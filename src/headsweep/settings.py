@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,10 @@ DEFAULT_STORAGE_URL = "sqlite:///storage/headsweep.db"
 STORAGE_URL_VARIABLE = "HEADSWEEP_STORAGE"
 LAUNCHER_VARIABLE = "HEADSWEEP_LAUNCHER_PID"
 """Tells workers which process launched them: they drain when it is gone."""
+WORKER_VARIABLE = "HEADSWEEP_WORKER"
+"""A worker's id, where a launcher or a scheduler starts the same worker again after its end."""
+HOST_VARIABLE = "HEADSWEEP_HOST"
+"""The machine a worker runs on, where its own host name does not tell, as in a container."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class WorkerSettings:
 def default_storage_url() -> str:
     """The storage URL used when none is given: `$HEADSWEEP_STORAGE`, or the embedded SQLite."""
     return os.environ.get(STORAGE_URL_VARIABLE, DEFAULT_STORAGE_URL)
+
+
+def host_name() -> str:
+    """The machine that this process runs on: `$HEADSWEEP_HOST`, or its host name."""
+    return os.environ.get(HOST_VARIABLE) or socket.gethostname()
 
 
 def cache_dir() -> Path:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import torch
 
 from headsweep.cli.preflight import check_manifests, check_output, check_test_headers
 from headsweep.cli.progress import is_interactive
-from headsweep.cli.steps import check_storage, define, load_spec_file
+from headsweep.cli.steps import check_storage, default_out, define, load_spec_file
 from headsweep.cli.tables import print_leaderboard
 from headsweep.data.dataset import load_search_splits
 from headsweep.launching import progress
+from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.definition import StudySpec
 from headsweep.workers.worker import search_modalities
 
 
@@ -56,18 +54,6 @@ def run_study(
         )
     click.echo(progress.saved(summary))
     finalize_study(spec.name, storage_url=storage_url, engine=engine, out=out, reopen=reopen)
-
-
-def default_workers(device: str) -> int:
-    """One worker a GPU; on a CPU two, or one where there is a single core."""
-    if device in ("auto", "cuda") and torch.cuda.device_count():
-        return torch.cuda.device_count()
-    return min(2, len(os.sched_getaffinity(0))) if device in ("auto", "cpu") else 1
-
-
-def default_out(spec: StudySpec) -> Path:
-    """Where the leaderboard of a study lies unless told otherwise: `outputs/<study>`."""
-    return Path(spec.config.paths.output_dir) / spec.name
 
 
 def finalize_study(

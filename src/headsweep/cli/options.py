@@ -21,6 +21,12 @@ storage = click.option(
     help="Optuna storage: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE.  "
     f"[default: ${STORAGE_URL_VARIABLE}, or {DEFAULT_STORAGE_URL}]",
 )
+workers = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Worker processes.  [default: one a GPU; on a CPU two, or one on a single core]",
+)
 device = click.option(
     "--device",
     default=EngineSettings.device,

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from headsweep.cli import board, data, exits, scaling, single, study
+from headsweep.cli import board, data, exits, launch, scaling, single, study
 from headsweep.cli.command import Group
 
 
@@ -26,6 +26,7 @@ for command in (
     study.run,
     study.create,
     study.worker,
+    launch.launch,
     study.finalize,
     study.status,
     study.export,

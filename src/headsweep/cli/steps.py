@@ -9,7 +9,7 @@ import click
 from optuna.trial import TrialState
 
 from headsweep.cli.preflight import check_output
-from headsweep.errors import StudyError
+from headsweep.errors import StorageError, StudyError
 from headsweep.leaderboard.export import write_config
 from headsweep.studies.database import open_database, shown_url
 from headsweep.studies.definition import StudySpec
@@ -38,6 +38,11 @@ def load_spec_file(study_file: Path, overrides: Sequence[str], n_trials: int | N
     return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
 
 
+def default_out(spec: StudySpec) -> Path:
+    """Where the leaderboard of a study lies unless told otherwise: `outputs/<study>`."""
+    return Path(spec.config.paths.output_dir) / spec.name
+
+
 def define(spec: StudySpec, storage_url: str) -> None:
     """Write the definition to the storage, which is made when it is a file that is not there."""
     storage = open_storage(storage_url, create=True)
@@ -45,6 +50,32 @@ def define(spec: StudySpec, storage_url: str) -> None:
         create_or_continue(spec, storage)
     finally:
         storage.database.close()
+
+
+def stored_spec(study_name: str, storage_url: str) -> StudySpec:
+    """The definition of a study in the storage.
+
+    Raises:
+        InputError: the storage does not answer, or there is no such study.
+    """
+    storage = open_storage(storage_url)
+    try:
+        return load_spec(study_name, storage)
+    finally:
+        storage.database.close()
+
+
+def refuse_embedded(storage_url: str) -> None:
+    """Refuse the storage that one machine alone can use.
+
+    Raises:
+        StorageError: the URL is one of SQLite.
+    """
+    if storage_url.startswith("sqlite"):
+        raise StorageError(
+            f"{shown_url(storage_url)}: workers of several machines must share a "
+            "postgresql://… storage, found SQLite, which wants a local disk"
+        )
 
 
 def check_storage(url: str) -> None:

@@ -15,12 +15,7 @@ from headsweep.cli.command import Command
 @options.study_file
 @options.overrides
 @options.storage
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Worker processes.  [default: one a GPU; on a CPU two, or one on a single core]",
-)
+@options.workers
 @options.device
 @options.slots
 @options.n_trials
@@ -75,15 +70,29 @@ def create(
 @options.storage
 @options.device
 @options.slots
-def worker(study_name: str, storage_url: str, device: str, slots: int) -> None:
+@click.option(
+    "--requeue",
+    is_flag=True,
+    help="Under Slurm: queue the task again when its time limit or a preemption ends the worker.",
+)
+def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: bool) -> None:
     """Pull trials of a study until its budget is spent.
 
-    Start one a GPU, on as many machines as reach the storage.
+    Start one a GPU, on as many machines as reach the storage. SIGINT, SIGTERM or SIGUSR1 make it
+    hand its trials back and end; a second one ends it at once.
     """
-    from headsweep.settings import EngineSettings
-    from headsweep.workers.worker import work
+    from headsweep.settings import EngineSettings, WorkerSettings
+    from headsweep.workers.stopping import stop_on_signals
 
-    work(study_name, storage_url, EngineSettings(device=device, slots=slots))
+    # Loading takes seconds, in which a signal must be heard too.
+    with stop_on_signals(WorkerSettings.grace_s) as stop:
+        from headsweep.workers.worker import work
+
+        work(study_name, storage_url, EngineSettings(device=device, slots=slots), stop)
+    if requeue:
+        from headsweep.launching.slurm import queue_again
+
+        queue_again(stop.told_by)
 
 
 @click.command(cls=Command)

@@ -125,6 +125,14 @@ def print_status(summaries: Sequence[Summary]) -> None:
         [s.study, f"{s.finished}/{s.n_trials}", str(s.live_workers), line(s)] for s in summaries
     ]
     print_table(["study", "done", "workers", "trials"], rows)
+    hosts = [
+        [summary.study, host, str(workers)]
+        for summary in summaries
+        for host, workers in summary.workers_by_host.items()
+    ]
+    if hosts:
+        console().print()
+        print_table(["study", "host", "workers"], hosts)
     for summary in summaries:
         if summary.last_failure:
             console().print(f"{summary.study}: the last failure was: {summary.last_failure}")

@@ -8,13 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from headsweep.errors import SearchError, WorkerError
-from headsweep.settings import LAUNCHER_VARIABLE, STORAGE_URL_VARIABLE, EngineSettings
+from headsweep.launching.devices import device_of_worker
+from headsweep.settings import (
+    LAUNCHER_VARIABLE,
+    STORAGE_URL_VARIABLE,
+    WORKER_VARIABLE,
+    EngineSettings,
+    host_name,
+)
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import open_storage
 from headsweep.studies.trials import Summary, summarize
@@ -82,7 +90,7 @@ def launch_local(
 
     Args:
         storage_url: handed to the workers in their environment, never on a command line.
-        engine: `device` is given to every worker; with `cuda`, workers take GPUs in turn.
+        engine: given to every worker; with `auto` and `cuda`, workers take the GPUs in turn.
         log_dir: gets one log a worker.
         show: called about once a second, and once at the end.
 
@@ -93,14 +101,23 @@ def launch_local(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     storage = open_storage(storage_url)
+    launch = f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     places = [
         _Place(
             log=log_dir / f"worker_{i}.log",
             command=[
                 *(sys.executable, "-m", "headsweep.cli", "worker", study_name),
-                *("--device", _device(engine.device, i), "--slots", str(engine.slots)),
+                *("--device", engine.device, "--slots", str(engine.slots)),
             ],
-            environment=_environment(storage_url, engine),
+            environment={
+                **os.environ,
+                **device_of_worker(engine.device, i),
+                STORAGE_URL_VARIABLE: storage_url,
+                LAUNCHER_VARIABLE: str(os.getpid()),
+                # A worker started again is the same one, and takes back what it left running.
+                WORKER_VARIABLE: f"{launch}:{i}",
+                "OMP_NUM_THREADS": str(engine.threads),
+            },
         )
         for i in range(n_workers)
     ]
@@ -193,29 +210,6 @@ def _last_summary(study_name: str, storage: BatchedStorage) -> Summary:
         return summarize(study_name, storage)
     finally:
         storage.database.close()
-
-
-def _device(device: str, worker: int) -> str:
-    if device not in ("auto", "cuda"):
-        return device
-    gpus = _visible_gpus()
-    return f"cuda:{gpus[worker % len(gpus)]}" if gpus else device
-
-
-def _visible_gpus() -> list[int]:
-    """Indices of the GPUs, found without loading a tensor library."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return list(range(len([name for name in visible.split(",") if name.strip()])))
-    return sorted(int(p.name.removeprefix("nvidia")) for p in Path("/dev").glob("nvidia[0-9]*"))
-
-
-def _environment(storage_url: str, engine: EngineSettings) -> dict[str, str]:
-    return os.environ | {
-        STORAGE_URL_VARIABLE: storage_url,
-        LAUNCHER_VARIABLE: str(os.getpid()),
-        "OMP_NUM_THREADS": str(engine.threads),
-    }
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -56,6 +56,8 @@ FAILURE = "failure"
 """Trial attribute: why a trial failed by itself; such trials count towards the failure cap."""
 WORKER = "worker"
 """Trial attribute: the worker that runs or ran the trial."""
+HOST = "host"
+"""Trial attribute: the machine on which that worker runs or ran."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def claim(
     n_wanted: int,
     *,
     worker: str,
+    host: str,
     lease_s: float,
     max_retries: int,
     max_failures: int,
@@ -103,7 +106,7 @@ def claim(
         *_start_new(connection, mirror, min(n_wanted, left) - len(waiting), now),
     )
     claimed = [trial_id(trial) for trial in trials]
-    write_attrs(connection, USER_ATTRS, {key: {WORKER: worker} for key in claimed})
+    write_attrs(connection, USER_ATTRS, {key: {WORKER: worker, HOST: host} for key in claimed})
     write_heartbeats(connection, claimed, now)
     others = [trial_id(t) for t in running if trial_id(t) not in mirror.own] if not claimed else []
     return Claims(trials, len(heartbeats(connection, others)), left - len(trials))
@@ -130,14 +133,47 @@ def reap(
     oldest = now - datetime.timedelta(seconds=lease_s)
     stale = [key for key, beat in heartbeats(connection, running).items() if beat < oldest]
     dead = fetch_trials(connection, lock_running(connection, stale)) if stale else []
+    _bury(connection, mirror.study_id, dead, "its lease ran out", max_retries=max_retries)
+    return bool(dead)
+
+
+def take_back(connection: Connection, study_id: int, worker: str, *, max_retries: int) -> int:
+    """Fails what a former life of this worker left RUNNING, as `reap` does; how many trials.
+
+    A worker that its scheduler starts again under its old id need not wait for its own leases.
+    """
+    query = (
+        select(TRIALS.c.trial_id)
+        .join(USER_ATTRS, USER_ATTRS.c.trial_id == TRIALS.c.trial_id)
+        .where(
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.state == TrialState.RUNNING,
+            USER_ATTRS.c.key == WORKER,
+            USER_ATTRS.c.value_json == json.dumps(worker),
+        )
+    )
+    left = list(connection.execute(query).scalars())
+    dead = fetch_trials(connection, lock_running(connection, left)) if left else []
+    _bury(connection, study_id, dead, "its worker was started again", max_retries=max_retries)
+    return len(dead)
+
+
+def _bury(
+    connection: Connection,
+    study_id: int,
+    dead: Sequence[FrozenTrial],
+    reason: str,
+    *,
+    max_retries: int,
+) -> None:
+    """Fails trials that lost their worker, and queues a successor of each that may have one."""
     poison = [t for t in dead if t.user_attrs.get(RETRIES, 0) >= max_retries]
     lost = [t for t in dead if t.user_attrs.get(RETRIES, 0) < max_retries]
-    _succeed(connection, mirror.study_id, lost, "its lease ran out", crashed=True)
-    reason = f"its worker died {max_retries + 1} times"
-    write_attrs(connection, USER_ATTRS, {trial_id(t): {FAILURE: reason} for t in poison})
+    _succeed(connection, study_id, lost, reason, crashed=True)
+    fault = f"its worker died {max_retries + 1} times"
+    write_attrs(connection, USER_ATTRS, {trial_id(t): {FAILURE: fault} for t in poison})
     end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in dead})
     _forget_rungs(connection, dead)
-    return bool(dead)
 
 
 def hand_back(

@@ -17,7 +17,7 @@ from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from headsweep.settings import WorkerSettings
+from headsweep.settings import WorkerSettings, host_name
 from headsweep.studies import ledger
 from headsweep.studies.judging import build_judge
 from headsweep.studies.policy import build_sampler, longest_training, rungs
@@ -56,7 +56,8 @@ class Session:
         study_name: an existing study.
         storage: an open storage, used by this session alone.
         settings: leases and limits.
-        worker: a name for this worker, unique among all.
+        worker: an id that no other live worker has; trials that a former life of the same id left
+            running are handed back when the session is entered.
 
     Raises:
         StudyError: no study of that name is in the store.
@@ -81,6 +82,12 @@ class Session:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        self.storage.database.write(
+            lambda c: ledger.take_back(
+                c, self.study_id, self._worker, max_retries=self._settings.max_retries
+            ),
+            study_id=self.study_id,
+        )
         self._open.enter_context(self.storage.tick())
         return self
 
@@ -127,6 +134,7 @@ class Session:
                 mirror,
                 n_wanted,
                 worker=self._worker,
+                host=host_name(),
                 lease_s=self._settings.lease_s,
                 max_retries=self._settings.max_retries,
                 max_failures=self._settings.max_failures,

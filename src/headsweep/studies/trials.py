@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from headsweep.config import Config, with_values
 from headsweep.errors import StudyError
 from headsweep.studies.definition import StudySpec
-from headsweep.studies.ledger import FAILURE, WORKER, database_now, heartbeats
+from headsweep.studies.ledger import FAILURE, HOST, WORKER, database_now, heartbeats
 from headsweep.studies.schema import to_local, trial_id
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import load_spec, study_id_of
@@ -79,11 +79,17 @@ class Summary:
     trials_per_minute: float
     """Over the last ten minutes in which trials finished."""
     minutes_left: float | None
-    live_workers: int
+    workers_by_host: dict[str, int]
+    """Workers that hold trials and renewed them lately."""
     epochs_trained: int
     epochs_planned: int
     """Epochs that the finished trials would have trained without pruning or early stopping."""
     last_failure: str | None
+
+    @property
+    def live_workers(self) -> int:
+        """Workers of all hosts."""
+        return sum(self.workers_by_host.values())
 
     @property
     def finished(self) -> int:
@@ -97,7 +103,11 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain data."""
-        derived = {"finished": self.finished, "share_not_trained": self.share_not_trained}
+        derived = {
+            "live_workers": self.live_workers,
+            "finished": self.finished,
+            "share_not_trained": self.share_not_trained,
+        }
         return asdict(self) | derived
 
 
@@ -140,11 +150,16 @@ def summarize(name: str, storage: BatchedStorage, *, lease_s: float = 60.0) -> S
         best_trial=best.number if best else None,
         trials_per_minute=speed,
         minutes_left=max(0, left) / speed if speed else None,
-        live_workers=len({t.user_attrs.get(WORKER) for t in trials if trial_id(t) in live}),
+        workers_by_host=_workers_by_host([t for t in trials if trial_id(t) in live]),
         epochs_trained=sum(trial.user_attrs.get(EPOCHS_TRAINED, 0) for trial in finished),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
         last_failure=failed[-1].user_attrs[FAILURE] if failed else None,
     )
+
+
+def _workers_by_host(live: Sequence[FrozenTrial]) -> dict[str, int]:
+    workers = {(t.user_attrs.get(HOST, ""), t.user_attrs.get(WORKER)) for t in live}
+    return dict(sorted(Counter(host for host, _ in workers).items()))
 
 
 def _planned_epochs(spec: StudySpec, trial: FrozenTrial) -> int:

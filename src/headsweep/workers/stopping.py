@@ -22,6 +22,8 @@ class Stop:
     """
 
     def __init__(self, grace_s: float = 30.0) -> None:
+        self.told_by: int | None = None
+        """The signal that told the worker to stop; None before, or when its launcher is gone."""
         self._told = threading.Event()
         self._grace_s = grace_s
         self._deadline: threading.Timer | None = None
@@ -42,6 +44,7 @@ class Stop:
         """The signal handler."""
         if self._told.is_set():
             os._exit(128 + number)
+        self.told_by = number
         self._told.set()
         self._deadline = threading.Timer(self._grace_s, os._exit, (128 + number,))
         self._deadline.daemon = True

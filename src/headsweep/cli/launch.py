@@ -1,0 +1,129 @@
+"""Commands that start the workers of a study: on this machine, or as an array of Slurm tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from headsweep.cli import options
+from headsweep.cli.command import Group
+
+out = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder that gets the logs.  [default: outputs/<study>]",
+)
+
+
+@click.group(cls=Group)
+def launch() -> None:
+    """Start the workers of a study: on this machine, or on a cluster."""
+
+
+@launch.command()
+@options.study_name
+@options.storage
+@options.workers
+@options.device
+@options.slots
+@out
+def local(
+    study_name: str,
+    storage_url: str,
+    workers: int | None,
+    device: str,
+    slots: int,
+    out: Path | None,
+) -> None:
+    """Keep workers running on this machine until the study's budget is spent.
+
+    One worker a GPU; a worker that dies is started again. Ctrl-C drains them all.
+    """
+    from headsweep.cli.steps import default_out, stored_spec
+    from headsweep.launching import progress
+    from headsweep.launching.devices import default_workers
+    from headsweep.launching.local import launch_local
+    from headsweep.settings import EngineSettings
+
+    spec = stored_spec(study_name, storage_url)
+    with progress.shown() as show:
+        summary = launch_local(
+            spec.name,
+            storage_url,
+            workers or default_workers(device),
+            EngineSettings(device=device, slots=slots),
+            log_dir=(out or default_out(spec)) / "logs",
+            show=show,
+        )
+    click.echo(progress.saved(summary))
+
+
+@launch.command()
+@options.study_name
+@options.storage
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    required=True,
+    metavar="N",
+    help="Tasks of the array, a worker each.",
+)
+@click.option("--partition", metavar="NAME", help="Partition to run in.")
+@click.option("--gres", metavar="GRES", help="A worker's GPU, as in gpu:1.")
+@click.option("--time", metavar="TIME", help="A worker's time limit, as in 04:00:00.")
+@click.option("--mem", metavar="SIZE", help="A worker's memory, as in 16G.")
+@click.option(
+    "--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="A worker's cores."
+)
+@click.option(
+    "--sbatch",
+    "more",
+    multiple=True,
+    metavar="OPTION",
+    help="One more option of sbatch, as in --sbatch=--account=NAME; may be repeated.",
+)
+@options.device
+@options.slots
+@out
+@click.option("--dry-run", is_flag=True, help="Print the script; write and submit nothing.")
+def slurm(
+    study_name: str,
+    storage_url: str,
+    workers: int,
+    partition: str | None,
+    gres: str | None,
+    time: str | None,
+    mem: str | None,
+    cpus: int,
+    more: tuple[str, ...],
+    device: str,
+    slots: int,
+    out: Path | None,
+    dry_run: bool,
+) -> None:
+    """Submit an array of workers to Slurm.
+
+    The study must have been made by `headsweep create`, in a PostgreSQL that the nodes reach; they
+    must see this folder. Tasks that are preempted or near their time limit hand their trials back
+    and are queued again.
+    """
+    from headsweep.cli.steps import default_out, refuse_embedded, stored_spec
+    from headsweep.launching.slurm import Resources, places_of, render, submit
+    from headsweep.settings import EngineSettings
+
+    refuse_embedded(storage_url)
+    spec = stored_spec(study_name, storage_url)
+    places = places_of(out or default_out(spec))
+    script = render(
+        spec.name,
+        EngineSettings(device=device, slots=slots),
+        Resources(workers, cpus, partition, gres, time, mem, more),
+        places,
+    )
+    if dry_run:
+        click.echo(script, nl=False)
+        return
+    job = submit(script, places, storage_url)
+    click.echo(f"job {job}: {workers} workers of {spec.name}; logs in {places.logs}")

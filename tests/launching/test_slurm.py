@@ -1,0 +1,363 @@
+"""Slurm: the script, the secret, and a study that survives what a cluster does to its workers.
+
+The Slurm, the PostgreSQL and the workers are real. A witness, this process, holds one trial until
+every blow has fallen: no worker can end before, however fast the machine is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from headsweep.data.dataset import load_search_splits
+from headsweep.data.synthetic import synthesize
+from headsweep.engine.fixed import train_to_end
+from headsweep.errors import LaunchError, WorkerError
+from headsweep.launching.slurm import Places, Resources, queue_again, render
+from headsweep.leaderboard.finalists import choose_finalists
+from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
+from headsweep.studies.ledger import HOST, LOST, WORKER
+from headsweep.studies.session import Session, join
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import load_spec, open_storage, study_id_of
+from headsweep.studies.trials import trial_config
+from headsweep.workers.lease import Lease
+from tests.conftest import Ended
+from tests.postgres import PASSWORD, Server
+from tests.slurm import PREEMPTED_PARTITION, PREEMPTING_PARTITION, Slurm
+from tests.workers.test_worker import assert_exact
+
+pytestmark = pytest.mark.xdist_group("slurm")
+
+GOLDEN = Path(__file__).parent / "golden"
+STUDY = "array"
+FIRST_BUDGET, MORE = 10, 4
+PATIENCE_S = 100
+
+T = TypeVar("T")
+
+
+def script_of(*more: str) -> str:
+    places = Places(
+        folder=Path("/home/ada/ct rate/outputs/linear-visual/slurm"),
+        logs=Path("/home/ada/ct rate/outputs/linear-visual/logs"),
+        directory=Path("/home/ada/ct rate"),
+        python=Path("/home/ada/ct rate/.venv/bin/python"),
+    )
+    asked = {"partition": "gpu", "gres": "gpu:1", "time": "04:00:00", "mem": "16G"}
+    resources = Resources(workers=8, cpus=2, **asked, more=more)
+    return render("linear-visual", EngineSettings(), resources, places)
+
+
+def test_the_script_is_the_golden_one():
+    assert script_of("--account=lung") == (GOLDEN / "workers.sbatch").read_text()
+
+
+@pytest.mark.parametrize("option", ["account=lung", "--x\nrm -rf ~", "-A lung"])
+def test_a_further_option_is_one_line_of_sbatch(option):
+    with pytest.raises(LaunchError, match="--sbatch must be one option"):
+        script_of(option)
+
+
+def test_outside_slurm_nothing_is_queued_again(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert not queue_again(signal.SIGUSR1)
+
+
+def test_a_slurm_that_does_not_answer_is_told_of(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not queue_again(signal.SIGINT)
+    assert not queue_again(None)
+    with pytest.raises(WorkerError, match="scontrol must run"):
+        queue_again(signal.SIGUSR1)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho first >&2\necho no controller >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    with pytest.raises(WorkerError, match="scontrol requeue 7 must succeed, found: no controller"):
+        queue_again(signal.SIGUSR1)
+
+
+def test_several_machines_refuse_the_storage_of_one(headsweep, tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    ended = headsweep("launch", "slurm", STUDY, "--workers", 2, "--storage", url)
+    assert ended.code == 2
+    assert "postgresql://" in ended.err
+
+
+def test_without_slurm_one_line_says_so(headsweep, array, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended = headsweep("launch", "slurm", STUDY, "--workers", 2, "--storage", array.url)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "sbatch: Slurm must be installed" in ended.err
+
+
+@dataclass
+class Array:
+    """The study, the array of its workers, and what is done to them."""
+
+    folder: Path
+    url: str
+    slurm: Slurm
+    headsweep: Callable[..., Ended]
+    storage: BatchedStorage
+    job: str = ""
+    budget: int = FIRST_BUDGET
+
+    @property
+    def study_id(self) -> int:
+        return study_id_of(STUDY, self.storage)
+
+    def call(self, *args: object) -> str:
+        """Run a command that must succeed; what it printed."""
+        ended = self.headsweep(*args, "--storage", self.url)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    def grow(self) -> None:
+        self.budget += MORE
+        self.call("create", self.folder / "study.yaml", "--n-trials", self.budget)
+
+    def worker(self, task: int) -> str:
+        return f"slurm:headsweep:{self.job}_{task}"
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(self.study_id, states=states or None)
+
+    def running(self, task: int) -> set[int]:
+        """Numbers of the trials that the worker of a task runs."""
+        trials = self.trials(TrialState.RUNNING)
+        return {t.number for t in trials if t.user_attrs.get(WORKER) == self.worker(task)}
+
+    def wait_for_trials(self, *tasks: int) -> list[set[int]]:
+        """Until the workers of these tasks run trials; the budget grows where none is left."""
+
+        def all_run() -> list[set[int]] | None:
+            found = [self.running(task) for task in tasks]
+            if all(found):
+                return found
+            self.hurry()
+            busy = [t for t in self.trials() if t.state != TrialState.FAIL]
+            if len(busy) >= self.budget:
+                self.grow()
+            return None
+
+        return self.until(all_run, f"tasks {tasks} run trials")
+
+    def until(self, holds: Callable[[], T | None], what: str) -> T:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := holds()):
+            assert time.monotonic() < deadline, f"{what}: {self.slurm.tell('squeue')}{self.logs()}"
+            time.sleep(0.2)
+        return found
+
+    def logs(self) -> str:
+        files = sorted((self.folder / "out" / "logs").glob("*"))
+        return "\n".join(f"{file.name}: {file.read_text()[-1500:]}" for file in files)
+
+    def state(self, task: int) -> str:
+        """Of a task, in Slurm's short words; empty once Slurm forgot it."""
+        job = f"{self.job}_{task}"
+        return self.slurm.tell("squeue", "--noheader", "--format=%T", "--jobs", job).strip()
+
+    def restart_count(self, task: int) -> int:
+        shown = self.slurm.tell("scontrol", "show", "job", "--oneliner", f"{self.job}_{task}")
+        return int(dict(word.split("=", 1) for word in shown.split() if "=" in word)["Restarts"])
+
+    def wait_for_requeue(self, task: int) -> None:
+        self.until(lambda: self.state(task) == "PENDING", f"task {task} is queued again")
+
+    def hurry(self) -> None:
+        """Tasks that were queued again need not wait the two minutes that Slurm holds them."""
+        for task in range(3):
+            if self.state(task) == "PENDING":
+                job = f"jobid={self.job}_{task}"
+                self.slurm.tell("scontrol", "update", job, "StartTime=now")
+
+    def process_of(self, task: int) -> int:
+        """The worker itself, which is neither the batch script nor srun."""
+        mark = f"HEADSWEEP_WORKER={self.worker(task)}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"headsweep\0worker" not in (process / "cmdline").read_bytes():
+                    continue
+                program = (process / "exe").resolve().name
+                if program.startswith("python") and mark in (process / "environ").read_bytes():
+                    return int(process.name)
+            except OSError:
+                continue
+        raise AssertionError(f"no process of {self.worker(task)}")
+
+
+STUDY_FILE = {
+    "study": {"name": STUDY, "n_trials": FIRST_BUDGET, "seed": 3},
+    "base": [
+        "head=linear",
+        "features=visual",
+        "training.target_labels=[Lung nodule,Emphysema,Atelectasis]",
+        "training.max_epochs=1500",
+        "training.early_stopping_patience=null",
+        "training.schedule=constant",
+    ],
+    "space": {
+        "training.learning_rate": {"type": "float", "low": 1e-4, "high": 3e-2, "log": True},
+        "training.weight_decay": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+    },
+    "sampler": {"name": "random"},
+    "finalists": {"top_k": 2, "seeds": [0, 1]},
+}
+
+
+@pytest.fixture
+def array(
+    tmp_path: Path,
+    postgres: Server,
+    slurm: Slurm,
+    headsweep: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Array]:
+    """A study in an empty database; the folder's name has a space in it."""
+    folder = tmp_path / "ct rate"
+    sizes = {"patients_train": 120, "patients_valid": 60, "patients_test": 60}
+    synthesize(folder / "data", **sizes, width=96, seed=0, progress=False)
+    places = {"data_root": "data/features", "manifest_dir": "data/manifests", "output_dir": "out"}
+    document = dict(STUDY_FILE)
+    document["base"] = [*STUDY_FILE["base"], *(f"paths.{k}={v}" for k, v in places.items())]
+    (folder / "study.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("SLURM_CONF", str(slurm.configuration))
+    monkeypatch.setenv("HEADSWEEP_CACHE", str(folder / "packed"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    url = postgres.url(postgres.new_database())
+    assert headsweep("create", "study.yaml", "--storage", url).code == 0
+    storage = open_storage(url)
+    yield Array(folder, url, slurm, headsweep, storage)
+    storage.database.close()
+
+
+@pytest.fixture
+def witness(array: Array) -> Iterator[Session]:
+    """A worker that holds one trial, and so keeps the others from ending."""
+    settings = WorkerSettings()
+    with join(STUDY, array.url, settings, worker="witness") as session:
+        (trial,) = session.claim(1).trials
+        with Lease(session.renew, settings.lease_s) as lease:
+            lease.hold(session.held)
+            assert trial.number == 0
+            yield session
+
+
+def test_a_study_survives_a_cluster(array: Array, witness: Session) -> None:
+    """Of three workers one is killed, one preempted, one requeued; the controller dies once."""
+    slurm = array.slurm
+    asked = ("--workers", 3, "--device", "cpu", "--slots", 2, "--out", "out")
+    asked += ("--partition", PREEMPTED_PARTITION)
+    assert array.call("launch", "slurm", STUDY, *asked, "--dry-run").startswith("#!/bin/bash\n")
+    assert not (array.folder / "out").exists()
+
+    printed = array.call("launch", "slurm", STUDY, *asked)
+    array.job = printed.split()[1].rstrip(":")
+    array.wait_for_trials(0, 1, 2)
+    assert_the_secret_is_kept(array)
+    status = json.loads(array.call("status", STUDY, "--json"))
+    assert status["workers_by_host"] == {socket.gethostname(): 4}
+    assert re.search(rf"array +{socket.gethostname()} +4", array.call("status", STUDY))
+
+    (killed,) = array.wait_for_trials(2)
+    os.kill(array.process_of(2), signal.SIGKILL)
+    array.until(lambda: array.state(2) == "", "the killed task ends")
+
+    held = array.wait_for_trials(0, 1)
+    preempting = ("sbatch", "--wait", "--output=/dev/null", "--ntasks=2", "--wrap", "true")
+    slurm.tell(*preempting, f"--partition={PREEMPTING_PARTITION}")
+    (preempted,) = (task for task in (0, 1) if array.state(task) != "RUNNING")
+    array.wait_for_requeue(preempted)
+    assert_was_handed_back(array, held[preempted])
+    array.wait_for_trials(preempted)
+
+    requeued = 1 - preempted
+    (held_before,) = array.wait_for_trials(requeued)
+    slurm.tell("scontrol", "requeue", f"{array.job}_{requeued}")
+    array.wait_for_requeue(requeued)
+    assert_was_handed_back(array, held_before)
+
+    slurm.kill_controller()
+    slurm.start_controller()
+    array.wait_for_trials(0, 1)
+
+    # Near its time limit a task is told by this signal; it asks to run again.
+    slurm.tell("scancel", "--signal=USR1", f"{array.job}_{requeued}")
+    array.wait_for_requeue(requeued)
+    (held_before,) = array.wait_for_trials(requeued)
+    assert array.restart_count(requeued) == 2
+
+    # What a person cancels stays ended.
+    slurm.tell("scancel", f"{array.job}_{requeued}")
+    array.until(lambda: array.state(requeued) == "", "the cancelled task ends")
+    assert_was_handed_back(array, held_before)
+
+    witness.hand_back(crashed=False)
+    array.until(lambda: not slurm.tell("squeue", "--noheader"), "the array ends")
+    trials = array.trials()
+    assert_exact(trials, array.budget)
+    lost = {trials[number].user_attrs.get(LOST, "it had ended") for number in killed}
+    assert "its lease ran out" in lost <= {"its lease ran out", "it had ended"}
+    workers = {t.user_attrs[WORKER] for t in trials if t.state == TrialState.COMPLETE}
+    assert workers <= {array.worker(task) for task in range(3)}
+    assert {t.user_attrs[HOST] for t in trials} == {socket.gethostname()}
+    assert_the_leaderboard_is_that_of_one_worker(array)
+
+
+def assert_was_handed_back(array: Array, numbers: set[int]) -> None:
+    """Most of what a worker held when it was told to stop; the rest had ended by itself."""
+    trials = array.trials()
+    assert not {n for n in numbers if trials[n].state == TrialState.RUNNING}
+    lost = {trials[n].user_attrs.get(LOST, "it had ended") for n in numbers}
+    assert "its worker was told to stop" in lost <= {"its worker was told to stop", "it had ended"}
+
+
+def assert_the_secret_is_kept(array: Array) -> None:
+    """On no command line, in no script, not in what Slurm keeps, and in one file of its owner."""
+    secrets = (PASSWORD.encode(), array.url.rpartition("@")[0].rpartition(":")[2].encode())
+    folder = array.folder / "out" / "slurm"
+    assert stat.S_IMODE((folder / "storage.env").stat().st_mode) == 0o600
+    kept = [path for path in array.slurm.folder.rglob("*") if path.is_file()]
+    assert any(path.name == "environment" for path in kept)
+    commands = [p / "cmdline" for p in Path("/proc").glob("[0-9]*") if int(p.name) != os.getpid()]
+    for path in (folder / "workers.sbatch", *kept, *commands):
+        try:
+            text = path.read_bytes()
+        except OSError:
+            continue
+        assert not any(secret in text for secret in secrets), path
+
+
+def assert_the_leaderboard_is_that_of_one_worker(array: Array) -> None:
+    """Trained again by one process, every trial has its value, and the finalists are the same."""
+    spec = load_spec(STUDY, array.storage)
+    trials = array.trials(TrialState.COMPLETE)
+    splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=("visual",))
+    configs = [trial_config(spec, trial) for trial in trials]
+    again = train_to_end(configs, *splits, EngineSettings(device="cpu", slots=2))
+    assert [run.best_auprc_macro for run in again] == [trial.value for trial in trials]
+
+    array.call("finalize", STUDY, "--out", "out")
+    provenance = json.loads((array.folder / "out" / "provenance.json").read_text())
+    chosen = choose_finalists(trials, lambda t: trial_config(spec, t), spec.finalists.top_k)
+    recorded = {finalist["trial"] for finalist in provenance["finalists"]}
+    assert recorded == {finalist.trial for finalist in chosen}
+    verified = array.headsweep("leaderboard", "verify", "out")
+    assert verified.code == 0, verified.err
