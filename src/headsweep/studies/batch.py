@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Table, bindparam, select, update
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Executable,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headsweep.studies.schema import (
@@ -20,6 +32,8 @@ from headsweep.studies.schema import (
     TRIALS,
     USER_ATTRS,
     VALUES,
+    among,
+    bound_ids,
     stored_report,
     stored_value,
     utc_now,
@@ -60,7 +74,7 @@ def write_details(connection: Connection, changes: Mapping[int, Changes]) -> Non
             {
                 "trial_id": key,
                 "param_name": name,
-                "param_value": value,
+                "param_value": float(value),
                 "distribution_json": distribution_to_json(distribution),
             }
             for key, change in changes.items()
@@ -83,40 +97,26 @@ def write_details(connection: Connection, changes: Mapping[int, Changes]) -> Non
 
 def lock_running(connection: Connection, trial_ids: Iterable[int]) -> frozenset[int]:
     """The ids of those trials that are RUNNING, locked until the transaction ends."""
-    query = (
-        select(TRIALS.c.trial_id)
-        .where(TRIALS.c.trial_id.in_(list(trial_ids)), TRIALS.c.state == TrialState.RUNNING)
-        .order_by(TRIALS.c.trial_id)
-        .with_for_update()  # nothing under SQLite, whose transactions exclude each other
-    )
-    return frozenset(connection.execute(query).scalars())
+    dialect = connection.dialect.name
+    rows = connection.execute(_running(dialect), {"ids": bound_ids(trial_ids, dialect)})
+    return frozenset(rows.scalars())
 
 
 def end_trials(
     connection: Connection, ends: Mapping[int, tuple[TrialState, Sequence[float]]]
 ) -> None:
     """Gives trials their final states and values."""
-    if not ends:
-        return
-    upsert(
-        connection,
-        VALUES,
-        ("trial_id", "objective"),
-        [
-            {"trial_id": key, "objective": objective, **stored_value(value)}
-            for key, (_, values) in ends.items()
-            for objective, value in enumerate(values)
-        ],
-    )
-    statement = (
-        update(TRIALS)
-        .where(TRIALS.c.trial_id == bindparam("key"))
-        .values(state=bindparam("end"), datetime_complete=bindparam("at"))
-    )
+    values = [
+        {"trial_id": key, "objective": objective, **stored_value(value)}
+        for key, (_, values) in ends.items()
+        for objective, value in enumerate(values)
+    ]
+    upsert(connection, VALUES, ("trial_id", "objective"), values)
+    dialect = connection.dialect.name
     now = utc_now()
-    connection.execute(
-        statement, [{"key": key, "end": state, "at": now} for key, (state, _) in ends.items()]
-    )
+    for state in {state for state, _ in ends.values()}:
+        ids = bound_ids([key for key, (end, _) in ends.items() if end == state], dialect)
+        connection.execute(_ending(dialect), {"ids": ids, "end": state, "now": now})
 
 
 def write_attrs(
@@ -143,10 +143,40 @@ def upsert(
     """Inserts rows, or overwrites those of the same key."""
     if not rows:
         return
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table)
-    overwritten = {name: statement.excluded[name] for name in rows[0] if name not in key}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=list(key), set_=overwritten),
-        [dict(row) for row in rows],
+    dialect = connection.dialect.name
+    statement = _upsert(dialect, table, tuple(key), tuple(rows[0]))
+    if dialect == "sqlite":
+        connection.execute(statement, [dict(row) for row in rows])
+    else:
+        connection.execute(statement, {name: [row[name] for row in rows] for name in rows[0]})
+
+
+# Statements are made once: their making costs as much as their running.
+
+
+@cache
+def _upsert(dialect: str, table: Table, key: tuple[str, ...], names: tuple[str, ...]) -> Executable:
+    """One row at a time for SQLite, whose calls are cheap; for PostgreSQL columns as arrays."""
+    if dialect == "sqlite":
+        insert: sqlite.Insert | postgresql.Insert = sqlite.insert(table)
+    else:
+        arrays = (bindparam(name, type_=ARRAY(table.c[name].type)) for name in names)
+        columns = func.unnest(*arrays).table_valued(*names).render_derived()
+        insert = postgresql.insert(table).from_select(names, select(columns))
+    overwritten = {name: insert.excluded[name] for name in names if name not in key}
+    return insert.on_conflict_do_update(index_elements=list(key), set_=overwritten)
+
+
+@cache
+def _running(dialect: str) -> Select[Any]:
+    query = select(TRIALS.c.trial_id).where(
+        among(TRIALS.c.trial_id, "ids", dialect), TRIALS.c.state == TrialState.RUNNING
     )
+    # Locks nothing under SQLite, whose transactions exclude each other.
+    return query.order_by(TRIALS.c.trial_id).with_for_update()
+
+
+@cache
+def _ending(dialect: str) -> Update:
+    end: dict[str, Any] = {"state": bindparam("end"), "datetime_complete": bindparam("now")}
+    return update(TRIALS).where(among(TRIALS.c.trial_id, "ids", dialect)).values(end)

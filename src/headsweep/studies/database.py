@@ -47,13 +47,14 @@ class Database:
         outage_s: how long a transaction is tried again while the database cannot be reached.
 
     `shown` is the URL for people; `public_url` opens the database again for those who have the
-    password from elsewhere.
+    password from elsewhere; `file` is SQLite's.
     """
 
     def __init__(self, url: URL, *, outage_s: float = 0.0) -> None:
         self.shown = shown_url(url)
         self.public_url = url._replace(password=None).render_as_string()
         self.dialect = url.get_backend_name()
+        self.file = Path(str(url.database)) if self.dialect == "sqlite" else None
         self.outage_s = outage_s
         self._url = url
         self.engine = _sqlite_engine(url) if self.dialect == "sqlite" else _postgres_engine(url)

@@ -10,9 +10,8 @@ judges them one by one.
 from __future__ import annotations
 
 import binascii
-import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,9 +70,7 @@ class SparingJudge:
 
     def _bar(self, step: int) -> float:
         """The value that the last of the spared trials reported at a step."""
-        values = self.storage.current(self.study_id).reported_at(step).values()
-        best = heapq.nlargest(self.spared, (value for value in values if not math.isnan(value)))
-        return best[-1] if best else math.inf
+        return self.storage.current(self.study_id).reported_at(step).bar(self.spared)
 
     def _passes(self, key: int, step: int, bars: dict[int, float]) -> bool:
         return self.storage.get_trial(key).intermediate_values[step] >= bars[step]
@@ -111,15 +108,16 @@ class HalvingJudge:
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
         """See `Judge`."""
         mirror = self.storage.current(self.study_id)
-        return self.among(lambda rung: mirror.values_at_rung(rung).values(), reported)
+        return self.among(lambda rung: mirror.at_rung(rung).ascending, reported)
 
     def among(
-        self, values_at: Callable[[int], Iterable[float]], reported: Sequence[int]
+        self, values_at: Callable[[int], Sequence[float]], reported: Sequence[int]
     ) -> frozenset[int]:
         """Verdicts on reported trials.
 
         Args:
-            values_at: the values of all that compete at a rung, those recorded here included.
+            values_at: the values of all that compete at a rung, ascending, those recorded here
+                included.
         """
         pruned: set[int] = set()
         climbing = [self.storage.get_trial(key) for key in reported]
@@ -139,7 +137,7 @@ class HalvingJudge:
 
     def _enter(
         self,
-        values_at: Callable[[int], Iterable[float]],
+        values_at: Callable[[int], Sequence[float]],
         entering: Sequence[FrozenTrial],
         rung: int,
     ) -> set[int]:
@@ -150,13 +148,11 @@ class HalvingJudge:
         for key, value in values.items():
             if not math.isnan(value):
                 self.storage.set_trial_system_attr(key, f"{RUNG_PREFIX}{rung}", value)
-        competing = sorted(values_at(rung), reverse=True)
+        competing = values_at(rung)
         if len(competing) <= self.bootstrap_count:
             return set(values)
-        last = max(len(competing) // self.reduction_factor, 1) - 1
-        return {
-            key for key, value in values.items() if math.isnan(value) or value < competing[last]
-        }
+        last = competing[-max(len(competing) // self.reduction_factor, 1)]
+        return {key for key, value in values.items() if math.isnan(value) or value < last}
 
 
 class HyperbandJudge:
@@ -201,12 +197,12 @@ class HyperbandJudge:
 
     def _values_of(
         self, study_name: str, mirror: Mirror, bracket: int
-    ) -> Callable[[int], Iterable[float]]:
-        return lambda rung: [
+    ) -> Callable[[int], Sequence[float]]:
+        return lambda rung: sorted(
             value
-            for key, value in mirror.values_at_rung(rung).items()
+            for key, value in mirror.at_rung(rung).by_trial().items()
             if self._known(study_name, mirror, key) == bracket
-        ]
+        )
 
     def _known(self, study_name: str, mirror: Mirror, key: int) -> int:
         """The bracket of a trial by its id, drawn once."""

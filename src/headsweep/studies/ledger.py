@@ -12,9 +12,21 @@ import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Text, func, insert, literal_column, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Text,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from headsweep.errors import SearchError
 from headsweep.studies.batch import (
@@ -29,13 +41,14 @@ from headsweep.studies.batch import (
 from headsweep.studies.mirror import Mirror
 from headsweep.studies.schema import (
     HEARTBEATS,
-    IDS_PER_QUERY,
     RUNG_PREFIX,
     STUDIES,
     STUDY_ATTRS,
     SYSTEM_ATTRS,
     TRIALS,
     USER_ATTRS,
+    among,
+    bound_ids,
     fetch_trials,
     frozen_trial,
     to_local,
@@ -90,8 +103,7 @@ def claim(
         SearchError: more than `max_failures` trials failed by themselves.
     """
     # Stock Optuna numbers its trials under a lock on this row.
-    study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == mirror.study_id)
-    connection.execute(study.with_for_update())
+    connection.execute(_LOCK_ON_STUDY, {"study": mirror.study_id})
     now = database_now(connection)
     mirror.sync(connection)
     if reap(connection, mirror, now, lease_s=lease_s, max_retries=max_retries):
@@ -130,8 +142,12 @@ def reap(
     A trial that lost its worker more than `max_retries` times has none: it probably kills them.
     """
     running = [trial_id(trial) for trial in mirror.in_state(TrialState.RUNNING)]
-    oldest = now - datetime.timedelta(seconds=lease_s)
-    stale = [key for key, beat in heartbeats(connection, running).items() if beat < oldest]
+    dialect = connection.dialect.name
+    lapsed = {
+        "ids": bound_ids(running, dialect),
+        "oldest": now - datetime.timedelta(seconds=lease_s),
+    }
+    stale = list(connection.execute(_lapsed(dialect), lapsed).scalars())
     dead = fetch_trials(connection, lock_running(connection, stale)) if stale else []
     _bury(connection, mirror.study_id, dead, "its lease ran out", max_retries=max_retries)
     return bool(dead)
@@ -212,21 +228,14 @@ def count_states(connection: Connection, study_id: int) -> dict[TrialState, int]
 
 def heartbeats(connection: Connection, trial_ids: Sequence[int]) -> dict[int, datetime.datetime]:
     """When these trials were last said to be alive; without those that stock Optuna runs."""
-    beats: dict[int, datetime.datetime] = {}
-    for start in range(0, len(trial_ids), IDS_PER_QUERY):
-        chunk = trial_ids[start : start + IDS_PER_QUERY]
-        query = select(HEARTBEATS.c.trial_id, HEARTBEATS.c.heartbeat)
-        rows = connection.execute(query.where(HEARTBEATS.c.trial_id.in_(chunk)))
-        beats.update((key, beat) for key, beat in rows)
-    return beats
+    dialect = connection.dialect.name
+    rows = connection.execute(_beats(dialect), {"ids": bound_ids(trial_ids, dialect)})
+    return {row.trial_id: row.heartbeat for row in rows}
 
 
 def budget(connection: Connection, study_id: int) -> int:
     """The number of trials that the study is to finish."""
-    query = select(STUDY_ATTRS.c.value_json).where(
-        STUDY_ATTRS.c.study_id == study_id, STUDY_ATTRS.c.key == N_TRIALS
-    )
-    return int(json.loads(connection.execute(query).scalar_one()))
+    return int(json.loads(connection.execute(_BUDGET, {"study": study_id}).scalar_one()))
 
 
 def database_now(connection: Connection) -> datetime.datetime:
@@ -243,10 +252,12 @@ def _start_waiting(
 ) -> list[FrozenTrial]:
     if not ids:
         return []
+    dialect = connection.dialect.name
     connection.execute(
         update(TRIALS)
-        .where(TRIALS.c.trial_id.in_(ids))
-        .values(state=TrialState.RUNNING, datetime_start=now)
+        .where(among(TRIALS.c.trial_id, "ids", dialect))
+        .values(state=TrialState.RUNNING, datetime_start=now),
+        {"ids": bound_ids(ids, dialect)},
     )
     return fetch_trials(connection, ids)
 
@@ -276,8 +287,7 @@ def insert_trials(
         {"study_id": study_id, "number": first_number + i, "state": state, "datetime_start": start}
         for i in range(n)
     ]
-    statement = insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
-    return list(connection.execute(statement, rows).scalars())
+    return list(connection.execute(_NEW_TRIALS, rows).scalars())
 
 
 def _succeed(
@@ -317,19 +327,46 @@ def _forget_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None
     # Renamed, not deleted: SQLite would give the keys of deleted rows to new ones.
     if not trials:
         return
-    ids = [trial_id(trial) for trial in trials]
+    dialect = connection.dialect.name
+    of_the_dead = among(SYSTEM_ATTRS.c.trial_id, "ids", dialect)
     connection.execute(
         update(SYSTEM_ATTRS)
-        .where(SYSTEM_ATTRS.c.trial_id.in_(ids), SYSTEM_ATTRS.c.key.startswith(RUNG_PREFIX))
-        .values(key=literal_column("'lost_'", Text) + SYSTEM_ATTRS.c.key)
+        .where(of_the_dead, SYSTEM_ATTRS.c.key.startswith(RUNG_PREFIX))
+        .values(key=literal_column("'lost_'", Text) + SYSTEM_ATTRS.c.key),
+        {"ids": bound_ids([trial_id(trial) for trial in trials], dialect)},
     )
 
 
 def _stop_after_failures(mirror: Mirror, max_failures: int) -> None:
-    failures = [trial for trial in mirror.failed if FAILURE in trial.user_attrs]
+    failed = mirror.in_state(TrialState.FAIL)
+    failures = [trial for trial in failed if FAILURE in trial.user_attrs]
     if len(failures) > max_failures:
         last = failures[-1]
         raise SearchError(
             f"a study must have at most {max_failures} failed trials, found {len(failures)}; "
             f"the last is trial {last.number}: {last.user_attrs[FAILURE]}"
         )
+
+
+# Statements are made once: their making costs as much as their running.
+
+_LOCK_ON_STUDY = (
+    select(STUDIES.c.study_id).where(STUDIES.c.study_id == bindparam("study")).with_for_update()
+)
+_BUDGET = select(STUDY_ATTRS.c.value_json).where(
+    STUDY_ATTRS.c.study_id == bindparam("study"), STUDY_ATTRS.c.key == N_TRIALS
+)
+_NEW_TRIALS = insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
+
+
+@cache
+def _beats(dialect: str) -> Select[Any]:
+    query = select(HEARTBEATS.c.trial_id, HEARTBEATS.c.heartbeat)
+    return query.where(among(HEARTBEATS.c.trial_id, "ids", dialect))
+
+
+@cache
+def _lapsed(dialect: str) -> Select[Any]:
+    """Trials among the `ids` whose last sign of life came before `oldest`."""
+    query = select(HEARTBEATS.c.trial_id).where(HEARTBEATS.c.heartbeat < bindparam("oldest"))
+    return query.where(among(HEARTBEATS.c.trial_id, "ids", dialect))

@@ -6,20 +6,20 @@ pruners keep what they were given while they decide.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row
 
 from headsweep.studies.schema import (
     RUNG_PREFIX,
-    TRIALS,
     Details,
     Marks,
+    altered,
     fetch_all_trials,
+    fetch_changed,
     fetch_details_after,
     fetch_trials,
     frozen_trial,
@@ -27,8 +27,10 @@ from headsweep.studies.schema import (
     trial_id,
     values_in_order,
 )
+from headsweep.studies.standings import Standings
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+LISTED = (*UNFINISHED, TrialState.FAIL)
 
 
 class Mirror:
@@ -45,10 +47,9 @@ class Mirror:
         self._trials: list[FrozenTrial] = []
         self._place: dict[int, int] = {}
         self._in_order = True
-        self._unfinished: set[int] = set()
-        self._failed: set[int] = set()
-        self._reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
-        self._at_rung: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        self._in: dict[TrialState, set[int]] = {state: set() for state in LISTED}
+        self._reported: defaultdict[int, Standings] = defaultdict(Standings)
+        self._at_rung: defaultdict[int, Standings] = defaultdict(Standings)
         self._marks: Marks | None = None
         self._last_id = 0
 
@@ -67,9 +68,8 @@ class Mirror:
         return None if place is None else self._trials[place]
 
     def in_state(self, state: TrialState) -> list[FrozenTrial]:
-        """The trials in a state that is not final, oldest first."""
-        found = [self._trials[self._place[key]] for key in sorted(self._unfinished)]
-        return [trial for trial in found if trial.state == state]
+        """The trials that are RUNNING, WAITING or FAIL, oldest first."""
+        return [self._trials[self._place[key]] for key in sorted(self._in[state])]
 
     @property
     def n_trials(self) -> int:
@@ -79,55 +79,51 @@ class Mirror:
     @property
     def n_finished(self) -> int:
         """How many trials are COMPLETE or PRUNED."""
-        return len(self._trials) - len(self._unfinished) - len(self._failed)
-
-    @property
-    def failed(self) -> list[FrozenTrial]:
-        """Trials in the state FAIL, whether they were run again or not."""
-        return [self._trials[self._place[key]] for key in sorted(self._failed)]
+        return len(self._trials) - sum(map(len, self._in.values()))
 
     def invalidate(self) -> None:
         """Reads everything again at the next `sync`: what was read may have been rolled back."""
         self._marks = None
 
-    def reported_at(self, step: int) -> Mapping[int, float]:
-        """What trials reported at a step, by trial id; not of failed trials."""
+    def reported_at(self, step: int) -> Standings:
+        """What trials reported at a step; not those of failed trials."""
         return self._reported[step]
 
-    def values_at_rung(self, rung: int) -> Mapping[int, float]:
-        """What trials brought to a rung of successive halving, by trial id; not of failed ones."""
+    def at_rung(self, rung: int) -> Standings:
+        """What trials brought to a rung of successive halving; not those of failed trials."""
         return self._at_rung[rung]
 
     def put(self, trial: FrozenTrial) -> None:
         """Adds a trial, or replaces the one of the same id."""
         key = trial_id(trial)
-        self._index(key, trial)
-        if key in self._place:
+        before = self.get(key)
+        if before is not None:
             self._trials[self._place[key]] = trial
         else:
             if self._trials and trial.number < self._trials[-1].number:
                 self._in_order = False
             self._place[key] = len(self._trials)
             self._trials.append(trial)
-        if trial.state in UNFINISHED:
-            self._unfinished.add(key)
-        else:
-            self._unfinished.discard(key)
+        self._index(key, trial, before)
+        if before is not None and before.state == trial.state:
+            return
+        for state, keys in self._in.items():
+            (keys.add if state == trial.state else keys.discard)(key)
+        if trial.state not in UNFINISHED:
             self.own.discard(key)
-        if trial.state == TrialState.FAIL:
-            self._failed.add(key)
 
     def sync(self, connection: Connection) -> None:
         """Reads what other processes wrote since the last call, on one snapshot."""
         if self._marks is None:
             self._load(connection)
             return
-        watched = self._unfinished - self.own
-        query = select(TRIALS).where(
-            TRIALS.c.study_id == self.study_id,
-            or_(TRIALS.c.trial_id > self._last_id, TRIALS.c.trial_id.in_(watched)),
+        rows = fetch_changed(
+            connection,
+            self.study_id,
+            after=self._last_id,
+            running=self._in[TrialState.RUNNING] - self.own,
+            waiting=self._in[TrialState.WAITING],
         )
-        rows = connection.execute(query.order_by(TRIALS.c.trial_id)).all()
         details, self._marks = fetch_details_after(connection, self.study_id, self._marks)
         ended = [row.trial_id for row in rows if self._has_ended(row)]
         for row in rows:
@@ -150,22 +146,26 @@ class Mirror:
         kept = [self._trials[self._place[key]] for key in self.own]
         trials, self._marks = fetch_all_trials(connection, self.study_id)
         self._trials, self._place = [], {}
-        for kept_by_key in (self._unfinished, self._failed, self._reported, self._at_rung):
-            kept_by_key.clear()
+        self._in = {state: set() for state in LISTED}
+        self._reported.clear()
+        self._at_rung.clear()
         for trial in [*trials, *kept]:
             self.put(trial)
         self._last_id = max((trial_id(trial) for trial in trials), default=0)
 
-    def _index(self, key: int, trial: FrozenTrial) -> None:
+    def _index(self, key: int, trial: FrozenTrial, before: FrozenTrial | None) -> None:
+        """Enters what a trial reported; a field that is the same object did not change."""
         if trial.state == TrialState.FAIL:
-            for values in (*self._reported.values(), *self._at_rung.values()):
-                values.pop(key, None)
+            for standings in (*self._reported.values(), *self._at_rung.values()):
+                standings.leave(key)
             return
-        for step, value in trial.intermediate_values.items():
-            self._reported[step][key] = value
-        for name, value in trial.system_attrs.items():
-            if name.startswith(RUNG_PREFIX):
-                self._at_rung[int(name.removeprefix(RUNG_PREFIX))][key] = value
+        if before is None or before.intermediate_values is not trial.intermediate_values:
+            for step, value in trial.intermediate_values.items():
+                self._reported[step].enter(key, value)
+        if before is None or before.system_attrs is not trial.system_attrs:
+            for name, value in trial.system_attrs.items():
+                if name.startswith(RUNG_PREFIX):
+                    self._at_rung[int(name.removeprefix(RUNG_PREFIX))].enter(key, value)
 
     def _has_ended(self, row: Row[Any]) -> bool:
         trial = self.get(row.trial_id)
@@ -177,18 +177,16 @@ class Mirror:
         if trial is None:
             self.put(frozen_trial(row.trial_id, row.number, row.state, start))
         elif row.trial_id not in self.own and row.state in UNFINISHED and trial.state != row.state:
-            trial = copy.copy(trial)
-            trial.state, trial.datetime_start = row.state, start
-            self.put(trial)
+            self.put(altered(trial, state=row.state, datetime_start=start))
 
 
 def _extended(trial: FrozenTrial, added: Details) -> FrozenTrial:
-    extended = copy.copy(trial)
-    extended.params = {**trial.params, **added.params}
-    extended.distributions = {**trial.distributions, **added.distributions}
-    extended.intermediate_values = {**trial.intermediate_values, **added.reports}
-    extended.user_attrs = {**trial.user_attrs, **added.user_attrs}
-    extended.system_attrs = {**trial.system_attrs, **added.system_attrs}
-    if added.values:
-        extended.values = values_in_order(added.values)
-    return extended
+    extended = altered(
+        trial,
+        params={**trial.params, **added.params},
+        distributions={**trial.distributions, **added.distributions},
+        intermediate_values={**trial.intermediate_values, **added.reports},
+        user_attrs={**trial.user_attrs, **added.user_attrs},
+        system_attrs={**trial.system_attrs, **added.system_attrs},
+    )
+    return altered(extended, values=values_in_order(added.values)) if added.values else extended

@@ -27,7 +27,7 @@ from sqlalchemy import Connection
 from headsweep.studies.batch import Changes, write_changes
 from headsweep.studies.database import Database, open_database
 from headsweep.studies.mirror import Mirror
-from headsweep.studies.schema import FrozenStudy, fetch_trials, stock_storage, trial_id
+from headsweep.studies.schema import FrozenStudy, altered, fetch_trials, stock_storage, trial_id
 
 
 class BatchedStorage(BaseStorage):
@@ -294,10 +294,7 @@ class BatchedStorage(BaseStorage):
         return self._changes.setdefault(key, Changes())
 
     def _replace(self, trial: FrozenTrial, **fields: Any) -> None:
-        changed = copy.copy(trial)
-        for name, value in fields.items():
-            setattr(changed, name, value)
-        self._mirrors[self._study_of[trial_id(trial)]].put(changed)
+        self._mirrors[self._study_of[trial_id(trial)]].put(altered(trial, **fields))
 
     def _put(self, study_id: int, trial: FrozenTrial, *, own: bool) -> None:
         mirror = self.mirror(study_id)
