@@ -95,6 +95,23 @@ def test_a_crowd_changes_no_bit_of_a_linear_head(batch_size: int) -> None:
             assert weights[name].equal(tensor), (n, place, name)
 
 
+@pytest.mark.parametrize("n_labels", [1, 2, 3])
+def test_a_neighbour_changes_no_bit_of_a_head_of_few_labels(n_labels: int) -> None:
+    """A product of fewer rows than a BLAS has registers for is added up in another order."""
+    splits = (
+        make_split("train", 300, seed=1, width=384, n_labels=n_labels),
+        make_split("valid", 90, seed=2, width=384, n_labels=n_labels),
+    )
+    settings = EngineSettings(device="cpu", slots=20)
+    fixed = {"training.batch_size": 256, "training.max_epochs": 2}
+    watched = with_values(WATCHED[0], fixed, where="test")
+    (alone,) = train_to_end([watched], *splits, settings)
+    for n in (2, 4, 6, 18):
+        among = train_to_end([watched] * n, *splits, settings)[-1].predictor.state_dict()
+        for name, tensor in alone.predictor.state_dict().items():
+            assert among[name].equal(tensor), (n, name)
+
+
 @pytest.mark.parametrize("loss", ["bce", "weighted_bce", "focal", "asymmetric"])
 def test_a_ragged_last_batch_changes_no_bit_of_a_linear_head(loss: str) -> None:
     """61 rows of 5 labels fill no whole vector, so a slot's last numbers share one with others'."""

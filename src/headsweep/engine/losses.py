@@ -76,10 +76,12 @@ def loss(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
     return LOSSES[settings.kind](logits, _smooth(targets, settings.label_smoothing), settings)
 
 
-def gradient(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """Elementwise derivative of the loss with respect to the logits."""
+def gradient_(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
+    """Elementwise derivative of the loss with respect to the logits, written in their place."""
     smoothed = _smooth(targets, settings.label_smoothing)
-    return GRADIENTS[settings.kind](logits, smoothed, settings)
+    if settings.kind == "bce":
+        return logits.sigmoid_().sub_(smoothed)
+    return logits.copy_(GRADIENTS[settings.kind](logits, smoothed, settings))
 
 
 def _smooth(targets: Tensor, smoothing: Hyper) -> Tensor:
@@ -90,10 +92,6 @@ def _smooth(targets: Tensor, smoothing: Hyper) -> Tensor:
 
 def _bce(z: Tensor, y: Tensor, s: LossSettings) -> Tensor:
     return -(y * logsigmoid(z) + (1 - y) * logsigmoid(-z))
-
-
-def _bce_gradient(z: Tensor, y: Tensor, s: LossSettings) -> Tensor:
-    return torch.sigmoid(z).sub_(y)
 
 
 def _weighted_bce(z: Tensor, y: Tensor, s: LossSettings) -> Tensor:
@@ -153,7 +151,6 @@ LOSSES: dict[str, _Elementwise] = {
     "asymmetric": _asymmetric,
 }
 GRADIENTS: dict[str, _Elementwise] = {
-    "bce": _bce_gradient,
     "weighted_bce": _weighted_bce_gradient,
     "focal": _focal_gradient,
     "asymmetric": _asymmetric_gradient,

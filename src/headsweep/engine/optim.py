@@ -30,18 +30,18 @@ class Optimizer(ABC):
         """Go on with the same parameters and gradient buffers at another place in memory."""
         self.params, self.grads = list(params), list(grads)
 
-    def step(self, learning_rate: float) -> None:
-        """Update the parameters; gradients are clipped in place."""
+    def step(self, learning_rate: float, count: int) -> None:
+        """The `count`-th update of the parameters, from 1 on; gradients are clipped in place."""
         if self.training.clip_norm is not None:
             _clip(self.grads, self.training.clip_norm)
-        self._update(learning_rate)
+        self._update(learning_rate, count)
 
     @abstractmethod
     def moments(self) -> dict[str, Tensor]:
         """The live tensors, by name, that the next step depends on besides the parameters."""
 
     @abstractmethod
-    def _update(self, learning_rate: float) -> None: ...
+    def _update(self, learning_rate: float, count: int) -> None: ...
 
 
 class AdamW(Optimizer):
@@ -57,13 +57,13 @@ class AdamW(Optimizer):
         self.counts = [self.count] * len(self.params)
 
     def moments(self) -> dict[str, Tensor]:
-        """First and second moments, and the number of steps."""
+        """First and second moments; the number of steps is the slot's."""
         first = {f"exp_avg.{i}": moment for i, moment in enumerate(self.exp_avgs)}
         second = {f"exp_avg_sq.{i}": moment for i, moment in enumerate(self.exp_avg_sqs)}
-        return {**first, **second, "count": self.count}
+        return {**first, **second}
 
-    def _update(self, learning_rate: float) -> None:
-        self.count += 1
+    def _update(self, learning_rate: float, count: int) -> None:
+        self.count.fill_(count)
         torch._fused_adamw_(
             self.params,
             self.grads,
@@ -94,7 +94,7 @@ class SGD(Optimizer):
         """The momenta."""
         return {f"momentum.{i}": momentum for i, momentum in enumerate(self.momenta)}
 
-    def _update(self, learning_rate: float) -> None:
+    def _update(self, learning_rate: float, count: int) -> None:
         torch._fused_sgd_(
             self.params,
             self.grads,

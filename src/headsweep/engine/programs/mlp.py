@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headsweep.config import MLPConfig
 from headsweep.engine.inputs import Inputs
-from headsweep.engine.losses import gradient, loss_settings
+from headsweep.engine.losses import gradient_, loss_settings
 from headsweep.engine.noise import drop, uniforms
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
@@ -62,7 +62,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
             layer, a = self._forward_layer(depth, width, a, batch)
             layers.append(layer)
         weight, bias = self.params[-2:]
-        error = gradient(torch.addmm(bias, a, weight.T), batch.targets, self.loss)
+        error = gradient_(torch.addmm(bias, a, weight.T), batch.targets, self.loss)
         error.mul_(1 / error.numel())
         torch.mm(error.T, a, out=self.grads[-2])
         torch.sum(error, 0, out=self.grads[-1])

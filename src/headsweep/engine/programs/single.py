@@ -46,7 +46,7 @@ class SingleTrainer(ABC, Generic[Batch]):
     def train_batch(self, batch: Batch) -> None:
         """One optimiser step."""
         self.compute_gradients(batch)
-        self.optimizer.step(self.slot.next_learning_rate())
+        self.optimizer.step(self.slot.next_learning_rate(), self.slot.step)
 
     def weights(self) -> dict[str, Tensor]:
         """What training changes, by name: parameters and running statistics, live."""
