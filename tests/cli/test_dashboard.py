@@ -2,65 +2,93 @@
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from wsgiref.simple_server import make_server
 
 import optuna
 import pytest
-from optuna_dashboard import wsgi
+from optuna.trial import create_trial
+from sqlalchemy import event
 
-from headsweep.cli.dashboard import guarded
-from headsweep.studies.store import open_storage
+from headsweep.settings import WorkerSettings
+from headsweep.studies.schema import trial_id
+from headsweep.studies.session import join
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import create_or_continue, open_storage
+from tests.dashboard import ask, open_page, served
+from tests.leaderboard.chromium import CHROMIUM, Page, browse
+from tests.studies.builders import make_spec
 
 
 @pytest.fixture
-def port(tmp_path: Path) -> Iterator[int]:
-    """A served store that holds one study."""
+def storage(tmp_path: Path) -> Iterator[BatchedStorage]:
+    """A store that holds one study."""
     storage = open_storage(f"sqlite:///{tmp_path}/study.db", create=True)
     optuna.create_study(study_name="seen", storage=storage)
-    server = make_server("127.0.0.1", 0, lambda environ, start: app(environ, start))
-    app = guarded(wsgi(storage), port=server.server_port)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    yield storage
     storage.database.close()
 
 
-def ask(port: int, method: str, path: str, host: str | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request(method, path, headers={"Host": host} if host else {})
-    response = connection.getresponse()
-    answer = response.status, response.read()
-    connection.close()
-    return answer
+@pytest.fixture
+def port(storage: BatchedStorage) -> Iterator[int]:
+    with served(storage) as port:
+        yield port
+
+
+def studies(port: int) -> list[str]:
+    status, body = ask(port, "GET", "/api/studies")
+    assert status == 200
+    return [study["study_name"] for study in json.loads(body)["study_summaries"]]
 
 
 def test_it_shows_the_studies_of_the_store(port):
-    status, body = ask(port, "GET", "/api/studies")
-    assert status == 200
-    assert [s["study_name"] for s in json.loads(body)["study_summaries"]] == ["seen"]
-    assert ask(port, "GET", "/dashboard/", f"localhost:{port}")[0] == 200
+    assert studies(port) == ["seen"]
+    assert ask(port, "GET", "/dashboard/", Host=f"localhost:{port}")[0] == 200
+    assert ask(port, "HEAD", "/dashboard/")[0] == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "anything"])
 def test_it_refuses_to_change_anything(port, method):
     assert ask(port, method, "/api/studies/1")[0] == 405
-    _, body = ask(port, "GET", "/api/studies")
-    assert len(json.loads(body)["study_summaries"]) == 1
+    assert ask(port, method, "/api/studies")[0] == 405
+    assert studies(port) == ["seen"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", ""])
-def test_it_refuses_a_foreign_host(port, host):
+@pytest.mark.parametrize("path", ["/api", "/api/studies/1/note", "/new", "/artifacts/../study.db"])
+def test_it_refuses_routes_that_it_does_not_know(port, path):
+    assert ask(port, "GET", path)[0] == 403
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", " "])
+def test_it_refuses_a_foreign_host(storage, writable, host):
     """A page that points its own name at 127.0.0.1 sends that name."""
-    assert ask(port, "GET", "/api/studies", host.format(port=port) or " ")[0] == 403
+    with served(storage, writable=writable) as port:
+        named = host.format(port=port)
+        assert ask(port, "GET", "/api/studies", Host=named)[0] == 403
+        assert ask(port, "DELETE", "/api/studies/1", Host=named)[0] == 403
+        assert studies(port) == ["seen"]
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
+def test_it_refuses_a_foreign_origin(storage, writable, origin):
+    with served(storage, writable=writable) as port:
+        assert ask(port, "GET", "/api/studies", Origin=origin)[0] == 403
+        assert ask(port, "DELETE", "/api/studies/1", Origin=origin)[0] == 403
+        assert studies(port) == ["seen"]
+
+
+def test_whoever_asks_for_it_may_write(storage):
+    with served(storage, writable=True) as port:
+        own = {"Origin": f"http://127.0.0.1:{port}", "Content-Type": "application/json"}
+        note = json.dumps({"version": 1, "body": "seen by people"})
+        assert ask(port, "PUT", "/api/studies/1/note", body=note, **own)[0] == 204
+        assert ask(port, "DELETE", "/api/studies/1", **own)[0] == 204
+        assert studies(port) == []
 
 
 def test_a_taken_port_is_a_usage_error(headsweep, tmp_path):
@@ -71,3 +99,65 @@ def test_a_taken_port_is_a_usage_error(headsweep, tmp_path):
         ended = headsweep("dashboard", "--storage", url, "--port", port)
     assert ended.code == 2
     assert "the port must be free" in ended.err
+
+
+def statements_of_a_refresh(storage: BatchedStorage) -> int:
+    """How many statements the page of a study costs whose trials were read before."""
+    statements: list[object] = []
+    event.listen(storage.database.engine, "before_cursor_execute", lambda *a: statements.append(a))
+    # A server of its own, since optuna-dashboard keeps what it read for some seconds.
+    with served(storage) as port:
+        assert ask(port, "GET", "/api/studies/1")[0] == 200
+    return len(statements)
+
+
+def test_a_refresh_reads_what_is_new_and_no_more(storage):
+    """The storage behind the dashboard keeps trials: 70 of them cost as much as 10."""
+    study = optuna.load_study(study_name="seen", storage=storage)
+    costs = []
+    for n in (10, 60):
+        study.add_trials(
+            [create_trial(value=i / n, intermediate_values={1: 0.1, 3: i / n}) for i in range(n)]
+        )
+        storage.sync(1)
+        costs.append(statements_of_a_refresh(storage))
+    assert costs[0] == costs[1] < 25
+
+
+# In a real browser.
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if not CHROMIUM.is_file():
+        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
+    with browse(tmp_path_factory.mktemp("chromium")) as page:
+        yield page
+
+
+def test_a_running_study_in_a_browser(tmp_path, page):
+    """Trials of another connection are seen as they run, and their next report at the next look."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    with contextlib.closing(open_storage(url, create=True).database):
+        create_or_continue(make_spec(tmp_path), open_storage(url))
+    with join("probe", url, WorkerSettings(), worker="one") as session:
+        first, *others = [trial_id(trial) for trial in session.claim(4).trials]
+        for epoch in (1, 3):
+            for key in (first, *others)[epoch > 1 :]:
+                session.report(key, epoch, 0.5 + epoch / 100)
+            if epoch == 1:
+                session.complete(first, 0.625, epochs=1)
+            session.flush()
+            with served(open_storage(url)) as port:
+                open_page(page, port, "/studies/1")
+                page.wait_for("probe")
+                page.wait_for("History")
+                open_page(page, port, "/studies/1/trials?numbers=1")
+                page.wait_for("Running")
+                page.wait_for("training.learning_rate")
+                status, body = ask(port, "GET", "/api/studies/1")
+            assert status == 200
+            trials = json.loads(body)["trials"]
+            assert [trial["state"] for trial in trials] == ["Complete", *["Running"] * 3]
+            assert trials[1]["intermediate_values"][-1]["step"] == epoch
+            assert page.complaints == []

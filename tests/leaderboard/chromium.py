@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ class Page:
         self._next = 0
         self._session: dict[str, str] = {}
         self._loaded = False
+        self._site = "file:"
         self.complaints: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
@@ -68,10 +70,32 @@ class Page:
         self.call("Emulation.setDeviceMetricsOverride", **screen)
         feature = {"name": "prefers-color-scheme", "value": theme}
         self.call("Emulation.setEmulatedMedia", features=[feature])
+        self.visit(path.resolve().as_uri(), site="file:")
+
+    def visit(self, url: str, *, site: str) -> None:
+        """Load a page that may ask for what lies under `site`, and wait for its load event."""
+        self._site = site
         self._loaded = False
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         while not self._loaded:
             self._note(self._read())
+
+    def wait_for(self, text: str, *, within_s: float = 120.0) -> None:
+        """Wait until the page shows a text."""
+        try:
+            self.wait_until(
+                f"document.body.innerText.includes({json.dumps(text)})", within_s=within_s
+            )
+        except TimeoutError as error:
+            raise AssertionError(self.value("document.body.innerText")) from error
+
+    def wait_until(self, condition: str, *, within_s: float = 120.0) -> None:
+        """Wait until a JavaScript expression holds."""
+        deadline = time.monotonic() + within_s
+        while not self.value(condition):
+            if time.monotonic() > deadline:
+                raise TimeoutError(condition)
+            time.sleep(0.1)
 
     def value(self, expression: str) -> Any:
         """The value of a JavaScript expression on the page."""
@@ -97,7 +121,8 @@ class Page:
         asked = params.get("request", {}).get("url", "")
         if method in COMPLAINTS:
             self.complaints.append(json.dumps(params))
-        if method == "Network.requestWillBeSent" and not asked.startswith("file:"):
+        here = asked.startswith((self._site, "data:"))
+        if method == "Network.requestWillBeSent" and not here:
             self.complaints.append(f"request of {asked}")
 
 

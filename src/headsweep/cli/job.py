@@ -73,7 +73,9 @@ def finalize_study(
     """
     # The plots' libraries load for seconds; bad input is told before that.
     from headsweep.leaderboard.finalize import finalize
+    from headsweep.leaderboard.notes import attach_board
 
     folder = finalize(study_name, storage_url, out, engine, reopen=reopen)
+    attach_board(study_name, storage_url, folder)
     print_leaderboard(folder)
     click.echo(f"report: {folder / 'report.html'}")

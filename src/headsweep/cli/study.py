@@ -159,12 +159,13 @@ def export(study_name: str, storage_url: str, trial: int | None, output: Path) -
 @click.command(cls=Command)
 @options.storage
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
-def dashboard(storage_url: str, port: int) -> None:
-    """Open optuna-dashboard on the storage, at 127.0.0.1 only."""
+@click.option("--writable", is_flag=True, help="Let it change and delete studies: no password!")
+def dashboard(storage_url: str, port: int, writable: bool) -> None:
+    """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only."""
     from headsweep.cli.dashboard import serve
     from headsweep.studies.store import open_storage
 
-    serve(open_storage(storage_url), port=port)
+    serve(open_storage(storage_url), port=port, writable=writable)
 
 
 def _trial(value: str) -> int | None:
