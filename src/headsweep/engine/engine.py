@@ -13,6 +13,7 @@ from headsweep.engine.checkpoints import Snapshot
 from headsweep.engine.device import flushed_denormals, prepare_device
 from headsweep.engine.groups import Group, group_key
 from headsweep.engine.inputs import Inputs
+from headsweep.engine.memory import ran_out_of_memory
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.slots import EpochReport
 from headsweep.heads.predictor import Predictor, PredictorSpec
@@ -39,6 +40,8 @@ class Engine:
         self.inputs = Inputs(train, valid, prepare_device(settings))
         self._groups: list[Group] = []
         self._group_of: dict[int, Group] = {}
+        self._largest: dict[GroupKey, int] = {}
+        """How many slots a group may have, where memory has been too small for more."""
         self._numbers = itertools.count()
 
     @property
@@ -53,7 +56,7 @@ class Engine:
             ConfigError: the head does not fit the features.
         """
         key = self._key(config)
-        group = next((g for g in self._groups if g.key == key), None)
+        group = next((g for g in self._groups if g.key == key and self._has_room(g)), None)
         return self._place(config, group or Group(key, self.inputs, position=0))
 
     def replay(self, config: Config) -> Admission:
@@ -63,7 +66,14 @@ class Engine:
             ConfigError: the head does not fit the features.
         """
         key, position = self._key(config), config.training.tape_position
-        group = next((g for g in self._groups if (g.key, g.position) == (key, position)), None)
+        group = next(
+            (
+                g
+                for g in self._groups
+                if (g.key, g.position) == (key, position) and self._has_room(g)
+            ),
+            None,
+        )
         return self._place(config, group or Group(key, self.inputs, position))
 
     @torch.no_grad()
@@ -76,17 +86,35 @@ class Engine:
         key = self._key(config)
         position = config.training.tape_position + len(snapshot.history)
         admission = self._place(config, Group(key, self.inputs, position))
-        group = self._group_of[admission.slot]
-        slot = group.slots[admission.slot]
-        slot.set_clock(snapshot.step, snapshot.history)
-        group.program.restore(slot, snapshot.tensors)
+        self._group_of[admission.slot].restore(admission.slot, snapshot)
         return admission
 
     @torch.no_grad()
     def run_epoch(self) -> list[EpochReport]:
-        """Train every slot by one epoch and validate it; finished slots stay until evicted."""
+        """Train every slot by one epoch and validate it; finished slots stay until evicted.
+
+        When memory runs out, the other groups wait on the host, then the group halves. Only a slot
+        that does not fit alone fails.
+        """
+        reports: list[EpochReport] = []
+        due = list(self._groups)
         with flushed_denormals():
-            return [report for group in self._groups for report in group.run_epoch()]
+            while due:
+                group = due.pop(0)
+                shortage = _shortage(group, reports)
+                if shortage is None:
+                    continue
+                group.park()
+                others = [g for g in self._groups if g.on_device]
+                if len(group.slots) > 1 and not (others and group.in_step):
+                    due = [group, self._split(group), *due]
+                elif others:
+                    for other in others:
+                        other.park()
+                    due = [group, *due]
+                else:
+                    reports += group.fail(f"memory must hold a trial alone, found: {shortage}")
+        return reports
 
     def evict(self, slot: int) -> None:
         """Free a slot; a group without slots ends."""
@@ -102,9 +130,7 @@ class Engine:
     def snapshot(self, slot: int) -> Snapshot:
         """All that the slot's next epoch depends on, copied to the CPU."""
         group = self._group_of[slot]
-        state = group.program.state(group.slots[slot])
-        tensors = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
-        return Snapshot(group.slots[slot].step, self.history(slot), tensors)
+        return Snapshot(group.slots[slot].step, self.history(slot), group.state(slot))
 
     @torch.no_grad()
     def predictor(self, slot: int) -> Predictor:
@@ -118,7 +144,18 @@ class Engine:
 
     def _key(self, config: Config) -> GroupKey:
         self.inputs.shape(config)  # refuses a head that does not fit the features
-        return group_key(config, self.inputs.n_train)
+        return group_key(config, self.inputs)
+
+    def _has_room(self, group: Group) -> bool:
+        return len(group.slots) < self._largest.get(group.key, self.slots)
+
+    def _split(self, group: Group) -> Group:
+        """Half of a group as a group of its own; groups of this key stay as small from now on."""
+        sibling = group.split()
+        self._largest[group.key] = max(len(group.slots), len(sibling.slots))
+        self._groups.append(sibling)
+        self._group_of |= dict.fromkeys(sibling.slots, sibling)
+        return sibling
 
     def _place(self, config: Config, group: Group) -> Admission:
         if self.free == 0:
@@ -129,3 +166,17 @@ class Engine:
             self._groups.append(group)
         self._group_of[number] = group
         return Admission(number, group.position)
+
+
+def _shortage(group: Group, reports: list[EpochReport]) -> str | None:
+    """Add a group's reports of one epoch; or what the device said when memory ran out.
+
+    The error itself is not kept: its traceback holds the tensors that filled the memory.
+    """
+    try:
+        reports += group.run_epoch()
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        return str(error).partition("\n")[0]
+    return None

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import nan
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from headsweep.config import Config, MLPConfig
+from headsweep.engine.checkpoints import Snapshot
 from headsweep.engine.inputs import Inputs
+from headsweep.engine.memory import ran_out_of_memory
 from headsweep.engine.programs.autograd import AutogradProgram
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.programs.linear import LinearProgram
 from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
+from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import batch_bounds, batches
 from headsweep.heads.base import Head
@@ -25,68 +31,170 @@ PROGRAMS: dict[str, type[Program]] = {
     "linear": LinearProgram,
     "logistic": LogisticProgram,
     "mlp": MLPProgram,
+    "stacked_mlp": StackedMLPProgram,
     "retrieval": RetrievalProgram,
     "autograd": AutogradProgram,
 }
 
 
-def group_key(config: Config, n_train: int) -> GroupKey:
-    """The group that a config trains in; batches are at most the `n_train` rows there are."""
+def group_key(config: Config, inputs: Inputs) -> GroupKey:
+    """The group that a config trains in; batches are at most as long as the training split."""
     training, features = config.training, config.features
-    program = _program_name(config)
+    program = program_name(config, inputs.device.type)
+    whole = program == "logistic"
     return GroupKey(
         program=program,
         input=features.input,
         normalization=features.normalization,
-        batch_size=n_train if program == "logistic" else min(training.batch_size, n_train),
+        batch_size=inputs.n_train if whole else min(training.batch_size, inputs.n_train),
         seed=training.seed,
     )
 
 
-def _program_name(config: Config) -> str:
+def program_name(config: Config, device_type: str) -> str:
+    """A function of config and device kind alone, so that a replay meets the same program."""
     if config.training.optimizer == "lbfgs":
         return "logistic"
     if isinstance(config.head, MLPConfig) and config.head.norm == "batch":
         return "autograd"
+    if config.head.kind == "mlp" and device_type == "cuda":
+        return "stacked_mlp"
     return config.head.kind if config.head.kind in PROGRAMS else "autograd"
 
 
 class Group:
-    """Slots of one key at one position of their tape."""
+    """Slots of one key at one position of their tape.
+
+    Their tensors are in a program, or parked on the host while the device has no memory for them.
+    """
 
     def __init__(self, key: GroupKey, inputs: Inputs, position: int) -> None:
         self.key, self.inputs = key, inputs
         self.position = position
-        self.program = PROGRAMS[key.program](key, inputs)
         self.slots: dict[int, Slot] = {}
         self.steps_per_epoch = len(batch_bounds(inputs.n_train, key.batch_size))
+        self._program: Program | None = None
+        self._held: set[int] = set()
+        """Slots in the program; one that is neither held nor parked has its first weights."""
+        self._parked: dict[int, Mapping[str, Tensor]] = {}
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the group takes memory of the device."""
+        return self._program is not None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all slots have taken the same steps of the present epoch."""
+        return len({self._taken(slot) for slot in self.slots.values()}) <= 1
 
     def admit(self, number: int, config: Config) -> None:
         """Let a trial enter at the tape's present position."""
         epochs = 1 if self.key.program == "logistic" else config.training.max_epochs
         slot = Slot(number, config, self.steps_per_epoch, epochs)
-        self.program.admit(slot)
+        try:
+            self._enter(slot)
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            self.park()  # the slot enters when the group trains
         self.slots[number] = slot
+
+    def restore(self, number: int, snapshot: Snapshot) -> None:
+        """Let a trial go on where it stood."""
+        slot = self.slots[number]
+        slot.set_clock(snapshot.step, snapshot.history)
+        if number in self._held:
+            self._entered(slot).restore(slot, snapshot.tensors)
+        else:
+            self._parked[number] = snapshot.tensors
+
+    def state(self, number: int) -> dict[str, Tensor]:
+        """A trial's tensors, copied to the host."""
+        slot = self.slots[number]
+        tensors = self._parked.get(number) or self._entered(slot).state(slot)
+        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def evict(self, number: int) -> None:
         """Free a trial's place."""
-        self.program.evict(self.slots.pop(number))
+        slot = self.slots.pop(number)
+        self._parked.pop(number, None)
+        if number in self._held:
+            self._entered(slot).evict(slot)
+            self._held.remove(number)
 
     def best_head(self, number: int) -> Head:
         """A trial's head with its best weights."""
-        return self.program.best_head(self.slots[number])
+        slot = self.slots[number]
+        return self._entered(slot).best_head(slot)
+
+    def park(self) -> None:
+        """Move all tensors to the host, and give the device's memory back."""
+        self._parked |= {number: self.state(number) for number in self._held}
+        self._held.clear()
+        self._program = None
+        if self.inputs.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def split(self) -> Group:
+        """Move half of the parked slots, or those a step ahead, to a new group."""
+        leaving = list(self.slots)[len(self.slots) // 2 :]
+        if not self.in_step:
+            least = min(self._taken(slot) for slot in self.slots.values())
+            leaving = [n for n, slot in self.slots.items() if self._taken(slot) > least]
+        sibling = Group(self.key, self.inputs, self.position)
+        for number in leaving:
+            sibling.slots[number] = self.slots.pop(number)
+            if number in self._parked:
+                sibling._parked[number] = self._parked.pop(number)
+        return sibling
+
+    def fail(self, reason: str) -> list[EpochReport]:
+        """Reports that say why no slot can go on."""
+        reports = []
+        for slot in self.slots.values():
+            report = replace(slot.finish_epoch(nan, nan, nan), failure=reason)
+            slot.history[-1] = report
+            reports.append(report)
+        return reports
 
     def run_epoch(self) -> list[EpochReport]:
-        """Train every slot on one epoch of the tape, then validate all of them at once."""
-        tape_step = self.position * self.steps_per_epoch
-        for rows in batches(self.key.seed, self.position, self.inputs.n_train, self.key.batch_size):
-            self.program.train_batch(rows.to(self.inputs.device), tape_step)
-            tape_step += 1
-        self.position += 1
-        slots, probabilities = self.program.validate()
-        return self._report(slots, probabilities.to("cpu", torch.float32).numpy())
+        """Train every slot on what is left of its epoch, then validate all of them at once.
 
-    def _report(self, slots: Sequence[Slot], scores: NDArray[np.float32]) -> list[EpochReport]:
+        When memory runs out, every slot's clock tells which steps it has taken; called again, the
+        group goes on from there.
+        """
+        *_, program = (self._entered(slot) for slot in self.slots.values())
+        (taken,) = {self._taken(slot) for slot in self.slots.values()}
+        key = self.key
+        minibatches = list(batches(key.seed, self.position, self.inputs.n_train, key.batch_size))
+        program.train_epoch(minibatches[taken:], self.position * self.steps_per_epoch + taken)
+        slots, probabilities = program.validate()
+        self.position += 1
+        return self._report(program, slots, probabilities.to("cpu", torch.float32).numpy())
+
+    def _entered(self, slot: Slot) -> Program:
+        """The program, with a slot in it."""
+        if slot.number not in self._held:
+            self._enter(slot)
+        assert self._program is not None
+        return self._program
+
+    def _enter(self, slot: Slot) -> None:
+        self._program = self._program or PROGRAMS[self.key.program](self.key, self.inputs)
+        self._program.admit(slot)
+        if slot.number in self._parked:
+            self._program.restore(slot, self._parked[slot.number])
+            del self._parked[slot.number]
+        self._held.add(slot.number)
+
+    def _taken(self, slot: Slot) -> int:
+        """Optimiser steps of the present epoch that a slot has taken; a solver takes none."""
+        return max(0, slot.step - slot.epoch * self.steps_per_epoch)
+
+    def _report(
+        self, program: Program, slots: Sequence[Slot], scores: NDArray[np.float32]
+    ) -> list[EpochReport]:
         """Rank the scores `(K, c, n_valid)` and keep the best weights of slots that improved."""
         finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
         ranked = np.where(finite[:, None, None], scores, 0.0).astype(np.float32).swapaxes(1, 2)
@@ -100,7 +208,7 @@ class Group:
                 float(auprc_macro[k]), float(auroc_macro[k]), float(losses[k])
             )
             if report.best_epoch == report.epoch:
-                self.program.keep_best(slot)
+                program.keep_best(slot)
             reports.append(report)
         return reports
 

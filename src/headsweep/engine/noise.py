@@ -19,9 +19,13 @@ def uniforms(seed: int, step: int, layer: int, count: int, device: torch.device)
     The hash is `lowbias32` (C. Wellons, "Prospecting for Hash Functions", 2018) of the position,
     keyed by seed, step and layer.
     """
-    key = minibatch_key(seed, step, layer)
-    x = torch.arange(count, dtype=torch.int32, device=device)
-    x += key - 2**32 if key >= 2**31 else key
+    positions = torch.arange(count, dtype=torch.int32, device=device)
+    return uniforms_at(positions, signed(minibatch_key(seed, step, layer)))
+
+
+def uniforms_at(positions: Tensor, keys: int | Tensor) -> Tensor:
+    """The same stream at int32 positions of any shape; keys are int32 too, and broadcast."""
+    x = positions + keys
     x ^= (x >> 16) & 0xFFFF
     x *= _MULTIPLIERS[0]
     x ^= (x >> 15) & 0x1FFFF
@@ -43,6 +47,11 @@ def drop(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
 def minibatch_key(seed: int, step: int, layer: int) -> int:
     """An unsigned 32-bit key for one layer of one minibatch."""
     return _mix(_mix(_mix(seed) ^ (step * _GOLDEN)) ^ (layer + 1))
+
+
+def signed(key: int) -> int:
+    """The same 32 bits as a signed integer."""
+    return key - 2**32 if key >= 2**31 else key
 
 
 def _mix(x: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -39,6 +39,11 @@ class Program(ABC):
     @abstractmethod
     def evict(self, slot: Slot) -> None:
         """Forget the slot."""
+
+    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        """One step on each of consecutive minibatches, whose rows lie on the CPU."""
+        for i, rows in enumerate(minibatches):
+            self.train_batch(rows.to(self.inputs.device), tape_step + i)
 
     @abstractmethod
     def train_batch(self, rows: Tensor, tape_step: int) -> None:

@@ -1,0 +1,15 @@
+"""Telling a device that has run out of memory from other faults."""
+
+from __future__ import annotations
+
+import torch
+
+WORDS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+"""Of PyTorch's CPU allocator, of a BLAS handle's workspace, and of the CUDA driver."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it followed on, says that memory could not be had."""
+    if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WORDS):
+        return True
+    return error.__context__ is not None and ran_out_of_memory(error.__context__)

@@ -1,0 +1,244 @@
+"""When memory runs out, groups shrink and go on; only a trial that does not fit alone fails."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from headsweep.config import Config
+from headsweep.engine import groups
+from headsweep.engine.engine import Engine
+from headsweep.engine.memory import ran_out_of_memory
+from headsweep.engine.programs.base import Program
+from headsweep.engine.programs.linear import LinearProgram
+from headsweep.engine.programs.mlp import MLPBatch, MLPProgram, MLPTrainer
+from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
+from headsweep.engine.slots import EpochReport, Slot
+from headsweep.settings import EngineSettings
+from tests.engine.conftest import config, make_split
+
+SPLITS = make_split("train", 150, seed=1), make_split("valid", 90, seed=2)
+SETTINGS = EngineSettings(device="cpu", slots=16)
+CPU_MESSAGE = (
+    "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 96 bytes. Error code 12 (Cannot allocate memory)"
+)
+RATES = (0.001, 0.003, 0.01, 0.02, 0.05)
+LINEAR = [config(f"training.learning_rate={rate}") for rate in RATES]
+MLPS = [
+    config("head=mlp", f"head.width={8 * (1 + i)}", f"training.learning_rate={rate}")
+    for i, rate in enumerate(RATES)
+]
+
+
+def exhausted(
+    message: str = "CUDA out of memory. Tried to allocate 2 GiB.",
+) -> torch.OutOfMemoryError:
+    return torch.OutOfMemoryError(message)
+
+
+def train(configs: list[Config], epochs: int = 4) -> dict[int, list[EpochReport]]:
+    """Reports of every config over some epochs, whether it failed or not."""
+    engine = Engine(*SPLITS, SETTINGS)
+    slots = [engine.admit(one).slot for one in configs]
+    reports = [report for _ in range(epochs) for report in engine.run_epoch()]
+    return {i: [r for r in reports if r.slot == slot] for i, slot in enumerate(slots)}
+
+
+def assert_unchanged(
+    monkeypatch: pytest.MonkeyPatch, kind: str, small: type[Program], configs: list[Config]
+) -> None:
+    """The same numbers on a device with little memory as on one with enough."""
+    expected = train(configs)
+    monkeypatch.setitem(groups.PROGRAMS, kind, small)
+    assert train(configs) == expected
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("error", [exhausted(), RuntimeError(CPU_MESSAGE)], ids=["cuda", "cpu"])
+def test_a_group_halves_until_it_fits(
+    monkeypatch: pytest.MonkeyPatch, limit: int, error: RuntimeError
+) -> None:
+    class Small(LinearProgram):
+        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+            if len(self.members) > limit:
+                raise error
+            super().train_batch(rows, tape_step)
+
+    assert_unchanged(monkeypatch, "linear", Small, LINEAR)
+
+
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_steps_taken_before_memory_ran_out_are_not_taken_again(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Slots in turn on one minibatch: the first two have taken the step that the third cannot."""
+
+    class Trainer(MLPTrainer):
+        def compute_gradients(self, batch: MLPBatch) -> None:
+            if (self.slot.number, self.slot.step) == (2, step) and not refused:
+                refused.append(step)
+                raise exhausted()
+            super().compute_gradients(batch)
+
+    class Small(MLPProgram):
+        def trainer(self, slot: Slot) -> MLPTrainer:
+            return Trainer(slot, self.inputs, self.x_valid)
+
+    refused: list[int] = []
+    assert_unchanged(monkeypatch, "mlp", Small, MLPS)
+    assert refused == [step]
+
+
+def test_scoring_without_memory_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(MLPProgram):
+        def validate(self) -> tuple[list[Slot], Tensor]:
+            if len(self.members) > 2:
+                raise exhausted()
+            return super().validate()
+
+    assert_unchanged(monkeypatch, "mlp", Small, MLPS)
+
+
+def test_a_stack_of_mlps_halves_within_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its groups have other shapes then, so a BLAS rounds otherwise."""
+
+    class Small(StackedMLPProgram):
+        def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+            if len(self.members) > 2:
+                super().train_epoch(minibatches[:2], tape_step)
+                raise exhausted()
+            super().train_epoch(minibatches, tape_step)
+
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", StackedMLPProgram)
+    expected = train(MLPS)
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", Small)
+    for i, reports in train(MLPS).items():
+        losses = [report.loss for report in expected[i]]
+        assert [report.loss for report in reports] == pytest.approx(losses, rel=1e-4)
+
+
+def test_groups_that_fit_only_in_turn_wait_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of all programs together bounds them, so each gives way to the next."""
+    alive: set[Program] = set()
+
+    class Small(LinearProgram):
+        def admit(self, slot: Slot) -> None:
+            super().admit(slot)
+            alive.add(self)
+            present = {group._program for group in engine._groups}
+            if len(alive & present) > 1:
+                raise exhausted()
+
+    both = [LINEAR[0], LINEAR[1], config("features.normalization=l2"), config("features=both")]
+    expected = train(both)
+    monkeypatch.setitem(groups.PROGRAMS, "linear", Small)
+    engine = Engine(*SPLITS, SETTINGS)
+    slots = [engine.admit(one).slot for one in both]
+    reports = [report for _ in range(4) for report in engine.run_epoch()]
+    for i, slot in enumerate(slots):
+        assert [report for report in reports if report.slot == slot] == expected[i]
+    assert len(engine._groups) == 3  # none was halved
+
+
+def test_a_trial_that_does_not_fit_alone_fails_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Small(MLPProgram):
+        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+            if any(member.slot.config == MLPS[3] for member in self.members.values()):
+                raise exhausted("CUDA out of memory. Tried to allocate 9 GiB.\nGPU 0 has …")
+            super().train_batch(rows, tape_step)
+
+    expected = train(MLPS, epochs=1)
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", Small)
+    reports = train(MLPS, epochs=1)
+    (failed,) = reports.pop(3)
+    assert failed.finished
+    assert failed.failure == (
+        "memory must hold a trial alone, found: CUDA out of memory. Tried to allocate 9 GiB."
+    )
+    assert reports == {i: report for i, report in expected.items() if i != 3}
+
+
+def test_a_trial_that_finds_no_memory_when_it_enters_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(LinearProgram):
+        def admit(self, slot: Slot) -> None:
+            if len(self.members) == 2:
+                raise exhausted()
+            super().admit(slot)
+
+    expected = train(LINEAR)
+    monkeypatch.setitem(groups.PROGRAMS, "linear", Small)
+    assert train(LINEAR) == expected
+
+
+def test_a_group_that_was_halved_is_not_filled_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(LinearProgram):
+        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+            if len(self.members) > 2:
+                refused.append(len(self.members))
+                raise exhausted()
+            super().train_batch(rows, tape_step)
+
+    refused: list[int] = []
+    monkeypatch.setitem(groups.PROGRAMS, "linear", Small)
+    engine = Engine(*SPLITS, SETTINGS)
+    for one in LINEAR[:3]:
+        engine.admit(one)
+    engine.run_epoch()
+    for one in LINEAR[3:]:
+        engine.admit(one)
+    engine.run_epoch()
+    assert refused == [3]
+    assert all(len(group.slots) <= 2 for group in engine._groups)
+
+
+def test_parked_slots_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their snapshots, their heads, and their eviction."""
+    engine = Engine(*SPLITS, SETTINGS)
+    slots = [engine.admit(one).slot for one in LINEAR[:3]]
+    engine.run_epoch()
+    snapshots = [engine.snapshot(slot) for slot in slots]
+    heads = [engine.predictor(slot).head.state_dict() for slot in slots]
+    (group,) = engine._groups
+    group.park()
+    for slot, snapshot, head in zip(slots, snapshots, heads, strict=True):
+        again = engine.snapshot(slot)
+        assert all(again.tensors[name].equal(t) for name, t in snapshot.tensors.items())
+        present = engine.predictor(slot).head.state_dict()
+        assert all(present[name].equal(tensor) for name, tensor in head.items())
+    group.park()
+    engine.evict(slots[0])
+    assert {report.slot for report in engine.run_epoch()} == set(slots[1:])
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(LinearProgram):
+        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+            raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setitem(groups.PROGRAMS, "linear", Broken)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(LINEAR)
+
+
+def test_a_lack_of_memory_behind_another_error_is_seen() -> None:
+    """As when a recording that ran out of memory cannot be ended either."""
+
+    def record() -> None:
+        try:
+            raise exhausted()
+        finally:
+            raise RuntimeError("capture failed because of a previous error")
+
+    with pytest.raises(RuntimeError, match="capture failed") as raised:
+        record()
+    assert ran_out_of_memory(raised.value)
+
+
+def test_the_cpu_allocator_says_so_in_words() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert ran_out_of_memory(raised.value)
