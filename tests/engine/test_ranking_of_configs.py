@@ -1,0 +1,48 @@
+"""A study's ranking of configs does not hang on which of them were trained together."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from scipy.stats import kendalltau
+
+from headsweep.config import Config, with_values
+from headsweep.engine import groups
+from headsweep.engine.fixed import train_to_end
+from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
+from headsweep.settings import EngineSettings
+from headsweep.studies.space import suggest
+from headsweep.studies.spec import load_study_file
+from tests.engine.conftest import make_split
+
+STUDIES = Path(__file__).parents[2] / "search_spaces"
+SPLITS = make_split("train", 200, seed=1), make_split("valid", 200, seed=2)
+
+
+def drawn_configs(study: str, n: int) -> list[Config]:
+    """Random configs of a shipped study's space, one epoch each."""
+    spec = load_study_file(STUDIES / f"{study}.yaml", [])
+    short = {"training.max_epochs": 1, "training.warmup_epochs": 0.0}
+    draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [
+        with_values(spec.config, suggest(draws.ask(), spec.space, spec.config) | short, where=study)
+        for _ in range(n)
+    ]
+
+
+def reached(configs: list[Config]) -> list[float]:
+    settings = EngineSettings(device="cpu", slots=50)
+    return [trained.best_auprc_macro for trained in train_to_end(configs, *SPLITS, settings)]
+
+
+@pytest.mark.parametrize("study", ["linear_visual", "mlp_visual"])
+def test_fifty_configs_rank_alike_alone_and_fused(
+    study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to the bit on a CPU; in the stacks that a GPU gets, ranked alike."""
+    configs = drawn_configs(study, 50)
+    alone = [value for one in configs for value in reached([one])]
+    assert len(set(alone)) > 40  # there is something to rank
+    assert reached(configs) == alone
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", StackedMLPProgram)
+    assert kendalltau(alone, reached(configs)).statistic >= 0.98
