@@ -25,6 +25,7 @@ from tests.data.builders import LABELS, write_split
 from tests.studies.builders import make_spec
 
 BUDGET = 30
+SLICES = ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb")
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def launch(
         "probe",
         storage.database.shown,
         n_workers,
-        EngineSettings(device="cpu", slots=4),
+        EngineSettings(device="auto", slots=4),
         log_dir=tmp_path / "logs",
         show=show,
     )
@@ -81,10 +82,20 @@ def processes_of(tmp_path: Path) -> list[Path]:
     return [process for process in found if int(process.name) != os.getpid()]
 
 
+def variables_of(process: Path) -> dict[str, str]:
+    entries = (process / "environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
 def test_workers_survive_a_death_and_meet_the_budget_exactly(
-    tmp_path: Path, storage: BatchedStorage
+    tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One worker is killed once it holds trials; a new one starts in its place."""
+    """One worker is killed once it holds trials; a new one starts in its place.
+
+    Each is given one of the two slices of a GPU that a scheduler chose.
+    """
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(SLICES))
+    given: dict[str, set[str]] = {}
     seen: list[Summary] = []
     commands: set[bytes] = set()
     killed: list[int] = []
@@ -92,6 +103,10 @@ def test_workers_survive_a_death_and_meet_the_budget_exactly(
     def show(summary: Summary) -> None:
         seen.append(summary)
         workers = processes_of(tmp_path)
+        for worker in workers:
+            environment = variables_of(worker)
+            gpus = given.setdefault(environment["HEADSWEEP_WORKER"], set())
+            gpus.add(environment["CUDA_VISIBLE_DEVICES"])
         commands.update((worker / "cmdline").read_bytes() for worker in workers)
         if workers and not killed:
             killed.append(int(workers[0].name))
@@ -104,6 +119,9 @@ def test_workers_survive_a_death_and_meet_the_budget_exactly(
     assert {trial.user_attrs["worker"] for trial in storage.get_all_trials(1)}
     assert commands
     assert not any(b"sqlite" in command for command in commands)
+    # The worker that took the dead one's place is the same, on the same slice.
+    assert sorted(given.values(), key=str) == [{SLICES[0]}, {SLICES[1]}]
+    assert {t.user_attrs["worker"] for t in storage.get_all_trials(1)} <= set(given)
     assert f"{summary.states['COMPLETE']} complete" in line(summary)
     assert "of the epochs not trained" in saved(summary)
     assert processes_of(tmp_path) == []

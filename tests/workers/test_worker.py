@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sqlite3
 import time
 from collections import Counter
@@ -227,3 +228,30 @@ def wait_for_running(
             return ready
         time.sleep(0.02)
     raise AssertionError(f"expected {n} running trials within a minute, found {len(ready)}")
+
+
+def test_a_worker_started_again_takes_back_what_it_left_running(
+    tmp_path: Path, store_url: str, storage: BatchedStorage
+) -> None:
+    """Under its old id, long before its lease runs out; the trials of others are left alone."""
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    settings = WorkerSettings()
+    died = Session("probe", open_storage(store_url), settings, worker="slurm:1_0")
+    held = [trial.number for trial in died.claim(3).trials]
+    other = Session("probe", open_storage(store_url), settings, worker="slurm:1_1")
+    others = [trial.number for trial in other.claim(2).trials]
+
+    again = Session("probe", open_storage(store_url), settings, worker="slurm:1_0")
+    with again:
+        trials = storage.get_all_trials(study_id)
+        assert {trials[number].state for number in held} == {TrialState.FAIL}
+        assert {trials[number].user_attrs["lost"] for number in held} == {
+            "its worker was started again"
+        }
+        assert {trials[number].state for number in others} == {TrialState.RUNNING}
+        successors = [t for t in trials if t.user_attrs.get("retry_of") in held]
+        assert [t.params for t in successors] == [trials[number].params for number in held]
+        assert {t.number for t in again.claim(3).trials} == {t.number for t in successors}
+        assert summarize("probe", storage).workers_by_host == {socket.gethostname(): 2}
+    for session in (died, other):
+        session.storage.database.close()

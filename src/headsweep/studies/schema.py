@@ -98,6 +98,9 @@ def stock_storage(database: Database, *, create: bool) -> StockStorage:
     """
 
     def opened() -> StockStorage:
+        # The lock is a connection more, and a hundred workers may start at once.
+        if database.read(_is_made):
+            return StockStorage(database)
         with database.schema_lock():
             if not inspect(database.engine).has_table(models.VersionInfoModel.__tablename__):
                 if not create:
@@ -111,6 +114,13 @@ def stock_storage(database: Database, *, create: bool) -> StockStorage:
         return database.outlast(opened)
     except RuntimeError as error:
         raise StorageError(f"{database.shown}: {error}") from None
+
+
+def _is_made(connection: Connection) -> bool:
+    """Whether the tables are there and complete: their version is what Optuna writes last."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    return bool(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
 
 
 @dataclass

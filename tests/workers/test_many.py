@@ -1,0 +1,133 @@
+"""Sixty-four real workers on one PostgreSQL that takes its default hundred connections.
+
+Each is a process that joins, loads its data, builds an engine and trains. They are forked from one
+that has loaded the libraries, since sixty-four imports of torch would be minutes of two cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+
+from headsweep.settings import EngineSettings, WorkerSettings
+from headsweep.studies.ledger import WORKER
+from headsweep.studies.session import Session, join
+from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.workers.lease import Lease
+from tests.data.builders import LABELS, write_split
+from tests.postgres import Server
+from tests.studies.builders import make_spec
+from tests.workers.test_worker import assert_exact
+
+WORKERS = 64
+BUDGET = 4 * WORKERS
+
+pytestmark = pytest.mark.xdist_group("many workers")
+
+
+def work_as_process(study: str, url: str) -> None:
+    """What `headsweep worker` does; its exit code tells of errors."""
+    from headsweep.workers.stopping import stop_on_signals
+    from headsweep.workers.worker import work
+
+    with stop_on_signals(WorkerSettings.grace_s) as stop:
+        work(study, url, EngineSettings(device="cpu", slots=4), stop)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Sixty rows to train on, thirty to validate; the overrides that name them."""
+    monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "packed"))
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 60), ("valid", 30)):
+        targets = {f"{name}_{i}_a_1": rng.integers(0, 2, len(LABELS)) for i in range(n)}
+        write_split(tmp_path, name, targets)
+    return (f"paths.data_root={tmp_path}/features", f"paths.manifest_dir={tmp_path}/manifests")
+
+
+@pytest.fixture
+def processes() -> Iterator[list[BaseProcess]]:
+    """Workers that are not left behind."""
+    started: list[BaseProcess] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.join()
+
+
+class Watch:
+    """How many connections a database had at once, at most."""
+
+    def __init__(self, url: str) -> None:
+        self.most = 0
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            while not self._over.wait(0.1):
+                ((found,),) = connection.execute(count).fetchall()
+                self.most = max(self.most, found - 1)
+
+
+def test_sixty_four_workers_meet_the_budget_without_an_error(
+    tmp_path: Path, postgres: Server, data: tuple[str, ...], processes: list[BaseProcess]
+) -> None:
+    url = postgres.url(postgres.new_database())
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SHOW max_connections").fetchall() == [("100",)]
+    storage = open_storage(url, create=True)
+    study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=1", *data), storage)
+    refused = (postgres.folder / "log").read_text(errors="replace").count("FATAL")
+
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["headsweep.workers.worker", "tests.workers.test_many"])
+    with Watch(url) as watch, join("probe", url, WorkerSettings(), worker="witness") as witness:
+        # The witness holds the one trial there is, so that all the others come and wait.
+        assert len(witness.claim(1).trials) == 1
+        with Lease(witness.renew, WorkerSettings.lease_s) as lease:
+            lease.hold(witness.held)
+            for _ in range(WORKERS):
+                process = forks.Process(target=work_as_process, args=("probe", url))
+                process.start()
+                processes.append(process)
+            while joined(witness) < WORKERS + 1:
+                assert all(process.exitcode is None for process in processes)
+                time.sleep(0.1)
+            create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data), storage)
+            witness.hand_back(crashed=False)
+        for process in processes:
+            process.join(timeout=120)
+
+    assert [process.exitcode for process in processes] == [0] * WORKERS
+    trials = storage.get_all_trials(study_id)
+    assert_exact(trials, BUDGET)
+    ran = Counter(trial.user_attrs[WORKER] for trial in trials)
+    assert len(ran) > WORKERS // 2
+    assert WORKERS <= watch.most < 100
+    assert (postgres.folder / "log").read_text(errors="replace").count("FATAL") == refused
+    storage.database.close()
+
+
+def joined(session: Session) -> int:
+    """How many workers ever joined the session's study."""
+    return int(session.storage.get_study_user_attrs(session.study_id)["headsweep:n_workers"])
