@@ -1,0 +1,74 @@
+"""Trials that do not fit into memory alone: failed with their reason, beside the budget, capped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from optuna.trial import TrialState
+from torch import Tensor
+
+from headsweep.engine import groups
+from headsweep.engine.engine import Engine
+from headsweep.engine.programs.linear import LinearProgram
+from headsweep.errors import SearchError
+from headsweep.settings import EngineSettings, WorkerSettings
+from headsweep.studies.session import join
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import create_or_continue
+from headsweep.studies.trials import summarize
+from headsweep.workers.loop import Loop
+from headsweep.workers.stopping import Stop
+from tests.engine.conftest import make_split
+from tests.studies.builders import make_spec
+from tests.workers.test_worker import assert_exact
+
+SPLITS = make_split("train", 300, seed=1), make_split("valid", 90, seed=2)
+MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+@pytest.fixture(autouse=True)
+def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device on which minibatches of 256 rows do not fit, in however small a group."""
+
+    class Small(LinearProgram):
+        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+            if len(rows) > 64:
+                raise torch.OutOfMemoryError(MESSAGE)
+            super().train_batch(rows, tape_step)
+
+    monkeypatch.setitem(groups.PROGRAMS, "linear", Small)
+
+
+def work(url: str, *, max_failures: int) -> None:
+    settings = WorkerSettings(poll_s=0.01, max_failures=max_failures)
+    engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=8))
+    with join("probe", url, settings, worker="small") as session:
+        Loop(session, engine, settings, Stop()).run()
+
+
+def test_trials_that_do_not_fit_fail_with_their_reason_beside_the_budget(
+    tmp_path: Path, store_url: str, storage: BatchedStorage
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    work(store_url, max_failures=1000)
+    trials = storage.get_all_trials(study_id)
+    assert_exact(trials, 40)
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    assert failed
+    assert {trial.params["training.batch_size"] for trial in failed} == {256}
+    assert all(trial.user_attrs["failure"].endswith(MESSAGE) for trial in failed)
+    assert not any("retry_of" in trial.user_attrs for trial in trials)
+    assert {t.params["training.batch_size"] for t in trials if t not in failed} == {64}
+    assert summarize("probe", storage).states["FAIL"] == len(failed)
+
+
+def test_a_study_in_which_too_many_do_not_fit_stops(
+    tmp_path: Path, store_url: str, storage: BatchedStorage
+) -> None:
+    study_id = create_or_continue(make_spec(tmp_path), storage)
+    with pytest.raises(
+        SearchError, match=r"at most 3 failed trials.*memory must hold a trial alone"
+    ):
+        work(store_url, max_failures=3)
+    states = {trial.state for trial in storage.get_all_trials(study_id)}
+    assert TrialState.RUNNING not in states
