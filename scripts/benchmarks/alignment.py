@@ -95,12 +95,15 @@ def main() -> None:
     parser.add_argument("--no-loop", action="store_true")
     options = parser.parse_args()
     rows, gallery = make(options.rows, options.width, 18)
+    looped = 0.0
     for relevance in RELEVANCES:
-        fast, values = seconds(lambda r=relevance: retrieve(rows, rows, gallery, r, within=True))
+        fast, values = seconds(lambda r=relevance: retrieve(rows, rows, gallery, (r,), within=True))
         print(f"{relevance}: {fast:.1f} s in blocks", end="")
         if not options.no_loop:
             slow, due = seconds(lambda r=relevance: row_by_row(rows, gallery, r, options.sample))
             slow *= options.rows / options.sample
+            looped += slow
+            values = values[relevance]
             found = np.stack([values["average_precision"], values["ndcg"]], axis=1)
             gap = np.nanmax(np.abs(found[: options.sample] - due))
             print(f", {slow:.0f} s row by row: {slow / fast:.0f}x, differ by {gap:.1e}", end="")
@@ -110,6 +113,11 @@ def main() -> None:
             gap = np.abs(found[: options.sample, 0] - ranked).max()
             print(f", {slow:.0f} s in Python: {slow / fast:.0f}x, differ by {gap:.1e}", end="")
         print(flush=True)
+    together, _ = seconds(lambda: retrieve(rows, rows, gallery, RELEVANCES, within=True))
+    print(f"all three, as align does them: {together:.1f} s in blocks", end="")
+    if not options.no_loop:
+        print(f", {looped:.0f} s row by row: {looped / together:.0f}x", end="")
+    print()
     print(f"ctclip_report_to_volume: {seconds(lambda: report_to_volume(rows, rows))[0]:.1f} s")
     fast = seconds(lambda: volume_to_volume(rows, gallery.targets))[0]
     print(f"ctclip_volume_to_volume: {fast:.1f} s")

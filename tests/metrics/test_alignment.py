@@ -14,6 +14,7 @@ from headsweep.metrics.alignment import (
     RECALL_AT,
     RELEVANCES,
     Gallery,
+    Relevance,
     pair_similarity,
     report_to_volume,
     resampled_means,
@@ -108,7 +109,7 @@ def test_every_relevance_equals_its_definition(relevance, tied, within):
     for seed in range(3):
         first, second, gallery = make(90, seed, tied=tied)
         candidates = first if within else second
-        found = retrieve(first, candidates, gallery, relevance, within=within)
+        found = retrieve(first, candidates, gallery, RELEVANCES, within=within)[relevance]
         due = by_definition(first, candidates, gallery, relevance, within=within)
         assert found.keys() == due.keys()
         for name, values in due.items():
@@ -167,21 +168,28 @@ def test_paired_and_unpaired_similarity_equal_their_definition(tied):
         assert found["unpaired_similarity"][i] == pytest.approx(np.mean(others), abs=1e-6)
 
 
+def one(
+    queries: Rows, candidates: Rows, gallery: Gallery, relevance: Relevance, *, within: bool = False
+) -> dict[str, NDArray[np.float64]]:
+    """`retrieve` by one relevance."""
+    return retrieve(queries, candidates, gallery, (relevance,), within=within)[relevance]
+
+
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000), relevance=st.sampled_from(RELEVANCES), blocks=st.integers(1, 200))
 def test_blocks_and_the_order_of_rows_change_nothing(seed, relevance, blocks):
     first, second, gallery = make(60, seed, tied=True)
-    whole = retrieve(first, second, gallery, relevance, within=False)
+    whole = one(first, second, gallery, relevance)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alignment, "_CELLS_PER_BLOCK", blocks)
-        blocked = retrieve(first, second, gallery, relevance, within=False)
+        blocked = one(first, second, gallery, relevance)
     order = np.random.default_rng(seed).permutation(60)
     shuffled = Gallery(
         [gallery.scans[i] for i in order],
         [gallery.reports[i] for i in order],
         gallery.targets[order],
     )
-    again = retrieve(first[order], second[order], shuffled, relevance, within=False)
+    again = one(first[order], second[order], shuffled, relevance)
     for name, values in whole.items():
         np.testing.assert_array_equal(blocked[name], values)
         np.testing.assert_allclose(again[name], values[order], **EXACT)
@@ -190,7 +198,7 @@ def test_blocks_and_the_order_of_rows_change_nothing(seed, relevance, blocks):
 def test_equal_similarities_count_against_the_query():
     rows = np.ones((4, 1), dtype=np.float32)
     gallery = Gallery(["a", "b", "c", "d"], None, np.zeros((4, 1), dtype=np.uint8))
-    found = retrieve(rows, rows, gallery, "same_scan", within=False)
+    found = one(rows, rows, gallery, "same_scan")
     assert found["reciprocal_rank"].tolist() == [0.25] * 4
     assert found["recall@1"].tolist() == [0] * 4
 
@@ -199,14 +207,14 @@ def test_negative_zero_ties_with_zero():
     rows = np.array([[1, 0], [0, -1], [0, 1]], dtype=np.float32)
     gallery = Gallery(["a", "b", "c"], None, np.array([[1], [1], [0]], dtype=np.uint8))
     queries = np.array([[-0.0, 0.0]] * 3, dtype=np.float32)
-    found = retrieve(queries, rows, gallery, "shared_label", within=False)
+    found = one(queries, rows, gallery, "shared_label")
     assert found["reciprocal_rank"][0] == 0.5
 
 
 def test_a_query_without_a_relevant_row_has_no_value():
     first, _, gallery = make(20, 3, tied=False)
     alone = Gallery([str(i) for i in range(20)], None, gallery.targets)
-    found = retrieve(first, first, alone, "same_scan", within=True)
+    found = one(first, first, alone, "same_scan", within=True)
     assert all(np.isnan(values).all() for values in found.values())
 
 
@@ -214,9 +222,8 @@ def test_more_than_32_labels_are_shared_too():
     rows = np.eye(3, dtype=np.float32)
     targets = np.zeros((3, 40), dtype=np.uint8)
     targets[[0, 2], 39] = 1
-    found = retrieve(
-        rows, rows, Gallery(["a", "b", "c"], None, targets), "shared_label", within=True
-    )
+    gallery = Gallery(["a", "b", "c"], None, targets)
+    found = one(rows, rows, gallery, "shared_label", within=True)
     assert np.isfinite(found["ndcg"]).tolist() == [True, False, True]
 
 

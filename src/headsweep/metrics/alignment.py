@@ -43,8 +43,8 @@ JACCARD_AT = (1, 5, 10, 50)
 METRICS = (*(f"recall@{k}" for k in RECALL_AT), "reciprocal_rank", "average_precision", "ndcg")
 """What `retrieve` gives for every query."""
 
-# 16 MiB of similarities: enough queries at once for the matrix product to run at full speed.
-_CELLS_PER_BLOCK = 1 << 22
+# 64 MiB of similarities: enough queries at once for the matrix product to run at full speed.
+_CELLS_PER_BLOCK = 1 << 24
 # Up to so many relevant rows, counting what stands before each is faster than sorting all.
 _COUNTED = 16
 
@@ -68,36 +68,37 @@ class Gallery:
 
 
 def retrieve(
-    queries: Rows, candidates: Rows, gallery: Gallery, relevance: Relevance, *, within: bool
-) -> dict[str, Metric]:
+    queries: Rows,
+    candidates: Rows,
+    gallery: Gallery,
+    relevances: Sequence[Relevance],
+    *,
+    within: bool,
+) -> dict[str, dict[str, Metric]]:
     """Recall@K, reciprocal rank, average precision and NDCG of every query.
 
     Args:
         queries: (n, d) unit rows of one view.
         candidates: (n, d) unit rows of the view that is searched.
         gallery: what row i of both is.
-        relevance: which rows are relevant.
+        relevances: which rows are relevant; all are read off the same similarities.
         within: both views are one, so that a query is not to find itself.
 
     Returns:
-        Values (n,) by metric; NaN for queries without a relevant row.
+        Values (n,) by relevance and metric; NaN for queries without a relevant row.
     """
-    scan, report, labels = _integers(gallery)
-    words = _words(gallery.targets)
-    values = np.empty((len(METRICS), len(queries)))
-    for block, similarity in _similarities(queries, candidates):
-        for i, row in enumerate(similarity, start=block.start):
-            own = scan == scan[i]
-            if relevance == "same_scan":
-                relevant, left_out = own, (report == report[i]) & ~own
-            elif relevance == "same_labels":
-                relevant, left_out = labels == labels[i], own & within
-            else:
-                relevant = ((words & words[:, i : i + 1]) != 0).any(axis=0)
-                left_out = own & within
-            left_out[i] |= within
-            values[:, i] = _ranked(row, relevant & ~left_out, left_out)
-    return dict(zip(METRICS, values, strict=True))
+    known = _Known.of(gallery)
+    values = np.empty((len(relevances), len(METRICS), len(queries)))
+    if relevances:
+        for block, similarity in _similarities(queries, candidates):
+            for i, row in enumerate(similarity, start=block.start):
+                for relevance, found in zip(relevances, values, strict=True):
+                    relevant, left_out = known.standing(i, relevance, within=within)
+                    found[:, i] = _ranked(row.copy(), relevant, left_out)
+    return {
+        relevance: dict(zip(METRICS, found, strict=True))
+        for relevance, found in zip(relevances, values, strict=True)
+    }
 
 
 def report_to_volume(reports: Rows, volumes: Rows) -> dict[str, Metric]:
@@ -193,6 +194,39 @@ def resampled_means(
         drawn = weights @ sizes
         means[name] = np.where(drawn > 0, weights @ sums, np.nan) / np.maximum(drawn, 1)
     return means
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known of the rows, as integers that are equal where the rows are."""
+
+    scan: NDArray[np.int32]
+    report: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    words: NDArray[np.uint32]
+    """Label vectors as bits, (words, n): two rows share a label where they share a bit."""
+
+    @classmethod
+    def of(cls, gallery: Gallery) -> _Known:
+        """Of the rows of a gallery."""
+        return cls(*_integers(gallery), _words(gallery.targets))
+
+    def standing(self, i: int, relevance: Relevance, *, within: bool) -> tuple[Mask, Mask]:
+        """Rows that are relevant to query `i`, and rows that are left out, (n,) each."""
+        own = self.scan == self.scan[i]
+        if relevance == "same_scan":
+            relevant, left_out = own.copy(), (self.report == self.report[i]) & ~own
+        else:
+            left_out = own if within else np.zeros_like(own)
+            if relevance == "same_labels":
+                relevant = self.labels == self.labels[i]
+            else:
+                relevant = (self.words[0] & self.words[0, i]) != 0
+                for word in self.words[1:]:
+                    relevant |= (word & word[i]) != 0
+        left_out[i] |= within
+        relevant &= ~left_out
+        return relevant, left_out
 
 
 def _ranked(similarity: Rows, relevant: Mask, left_out: Mask) -> tuple[float, ...]:
