@@ -5,10 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
+from scipy.stats import t as student_t
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from headsweep.metrics.bootstrap import (
+    interval,
     patient_resamples,
+    rarer_class_patients,
     resampled_operating_points,
     resampled_ranking,
 )
@@ -79,3 +83,43 @@ def test_the_same_patients_meet_the_same_resamples_in_any_order():
     resamples = patient_resamples(patients, 20, seed=3)
     turned = patient_resamples(patients[::-1], 20, seed=3)
     np.testing.assert_array_equal(turned, resamples[:, ::-1])
+
+
+def normal_draws(mean: float) -> np.ndarray:
+    """Quantiles of a normal distribution with standard deviation 1."""
+    return norm.ppf((np.arange(20_000) + 0.5) / 20_000) + mean
+
+
+def test_draws_without_bias_give_percentiles():
+    found = interval(3.0, normal_draws(3.0), 10**9, 0.95)
+    assert found == pytest.approx(norm.ppf([0.025, 0.975]) + 3, abs=1e-3)
+
+
+def test_a_bias_is_taken_off_the_estimate_too():
+    """Draws around the estimate + 0.3: the truth is looked for around the estimate - 0.3."""
+    found = interval(3.0, normal_draws(3.3), 10**9, 0.95)
+    assert found == pytest.approx(norm.ppf([0.025, 0.975]) + 2.7, abs=3e-3)
+
+
+@pytest.mark.parametrize("patients", [5, 8, 40])
+def test_few_patients_widen_it_to_students_interval_of_a_mean(patients):
+    """Draws of a mean vary by the variance of the sample; Student's interval by that over n - 1."""
+    found = interval(0.0, normal_draws(0.0), patients, 0.9)
+    reach = student_t.ppf(0.95, patients - 1) * np.sqrt(patients / (patients - 1))
+    assert found == pytest.approx([-reach, reach], abs=0.02)
+
+
+def test_draws_that_never_vary_are_their_own_interval():
+    assert interval(1.0, np.ones(50), 12, 0.95) == (1.0, 1.0)
+
+
+def test_what_is_undefined_has_no_interval():
+    assert np.isnan(interval(np.nan, np.ones(3), 9, 0.95)).all()
+    assert np.isnan(interval(1.0, np.full(3, np.nan), 9, 0.95)).all()
+
+
+def test_the_rarer_class_is_counted_in_patients():
+    targets = np.array([[1, 0], [1, 0], [0, 0], [1, 1]], dtype=np.uint8)
+    patients = ["a", "a", "b", "b"]
+    assert rarer_class_patients(targets, patients).tolist() == [1, 1]
+    assert rarer_class_patients(targets[:2], patients[:2]).tolist() == [0, 0]

@@ -58,8 +58,9 @@ def compare_macro(
         draws: (B,) the same on resamples of the patients, the same resamples for every row.
 
     Returns:
-        For each pair `a, b, difference` (a minus b), its interval, a two-sided p-value, and
-        that corrected by Holm and by Benjamini-Hochberg over all pairs.
+        For each pair `a, b, difference` (a minus b), its percentile interval (what biases a
+        metric biases both rows alike), a two-sided p-value, and that corrected by Holm and by
+        Benjamini-Hochberg over all pairs.
     """
     pairs = []
     for i, j in combinations(range(len(names)), 2):

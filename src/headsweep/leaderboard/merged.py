@@ -23,7 +23,7 @@ TableRow = dict[str, str]
 
 NOTE = (
     "Ranks are those on valid, where rows were chosen. Below a value on test stands its 95 % "
-    "percentile interval over resampled patients. A tied rank is one more than the number of rows "
+    "interval over resampled patients. A tied rank is one more than the number of rows "
     "that are significantly better on that split (AUPRC, paired bootstrap, Holm). Boards on "
     "different data are never ranked together."
 )

@@ -64,6 +64,7 @@ def describe(
             "seed": RESAMPLING_SEED,
             "confidence": CONFIDENCE,
             "unit": "patient",
+            "interval": "bias-corrected percentiles, expanded",
         },
         "commit": code_commit(),
         "machine": machine(settings),

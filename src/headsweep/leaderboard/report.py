@@ -22,7 +22,7 @@ from headsweep.leaderboard.sections import (
 
 NOTE = (
     "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below a "
-    "value on test stands its 95 % percentile interval over resampled patients. The tied rank is "
+    "value on test stands its 95 % interval over resampled patients. The tied rank is "
     "one more than the number of finalists that are significantly better (AUPRC, Holm). F1 uses "
     "thresholds chosen on valid."
 )

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from headsweep.leaderboard.predictions import Predictions
 from headsweep.metrics.bootstrap import (
+    interval,
     patient_resamples,
+    rarer_class_patients,
     resampled_operating_points,
     resampled_ranking,
 )
@@ -53,6 +55,11 @@ class Measured:
     predictions: Predictions
     values: Mapping[str, Metric]
     resampled: Mapping[str, Metric]
+
+    @cached_property
+    def patients(self) -> Metric:
+        """Patients of each label's rarer class, (c,)."""
+        return rarer_class_patients(self.predictions.targets, self.predictions.patients)
 
     @cached_property
     def macro_draws(self) -> Mapping[str, Metric]:
@@ -117,12 +124,13 @@ def report_of(measured: Measured) -> dict[str, Any]:
     predictions = measured.predictions
     auprc = measured.values["auprc"].mean(axis=0)
     used = np.isfinite(auprc)
+    patients = mean_patients(measured.patients)
     return {
         "n_rows": len(predictions.volumes),
         "n_patients": len(set(predictions.patients)),
         "n_labels_used": int(used.sum()),
         **{
-            f"{name}_macro": summarise(macro(values), measured.macro_draws.get(name))
+            f"{name}_macro": summarise(macro(values), measured.macro_draws.get(name), patients)
             for name, values in measured.values.items()
         },
         "worst_label": predictions.labels[int(np.nanargmin(auprc))] if used.any() else None,
@@ -131,7 +139,9 @@ def report_of(measured: Measured) -> dict[str, Any]:
                 "support": int(predictions.targets[:, j].sum()),
                 "prevalence": float(predictions.targets[:, j].mean()),
                 **{
-                    name: summarise(values[:, j], _label_draws(measured, name, j))
+                    name: summarise(
+                        values[:, j], _label_draws(measured, name, j), measured.patients[j]
+                    )
                     for name, values in measured.values.items()
                 },
             }
@@ -156,24 +166,28 @@ def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict
     }
 
 
-def summarise(by_seed: Metric, draws: Metric | None) -> Summary:
-    """Mean and standard deviation over seeds, and the percentile interval over resamples.
+def summarise(by_seed: Metric, draws: Metric | None, patients: float) -> Summary:
+    """Mean and standard deviation over seeds, and the interval over resampled patients.
 
     Args:
         by_seed: (S,) values; undefined ones make the mean undefined.
         draws: (B,) values on resamples, averaged over seeds; None leaves the interval out.
+        patients: on how many of them the values rest.
     """
-    low = high = np.nan
-    if draws is not None and np.isfinite(draws).any() and np.isfinite(by_seed).all():
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.nanquantile(draws, [tail, 1 - tail])
+    mean = float(by_seed.mean())
+    low, high = (np.nan, np.nan) if draws is None else interval(mean, draws, patients, CONFIDENCE)
     spread = by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan
     return {
-        "mean": finite(by_seed.mean()),
+        "mean": finite(mean),
         "std": finite(spread),
         "ci_low": finite(low),
         "ci_high": finite(high),
     }
+
+
+def mean_patients(rarer: Metric) -> float:
+    """On how many patients a macro mean's labels rest on average; labels without any are out."""
+    return float(rarer[rarer > 0].mean()) if rarer.any() else 0.0
 
 
 def finite(value: float) -> float | None:

@@ -11,8 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headsweep.leaderboard.predictions import Predictions
-from headsweep.leaderboard.statistics import N_RESAMPLES, RESAMPLING_SEED, summarise
-from headsweep.metrics.bootstrap import patient_resamples, resampled_ranking
+from headsweep.leaderboard.statistics import (
+    N_RESAMPLES,
+    RESAMPLING_SEED,
+    mean_patients,
+    summarise,
+)
+from headsweep.metrics.bootstrap import (
+    patient_resamples,
+    rarer_class_patients,
+    resampled_ranking,
+)
 from headsweep.metrics.ranking import average_precision_and_auroc, macro, n_defined
 
 SUBGROUPS = "subgroups.parquet"
@@ -59,12 +68,13 @@ def _measure(by_seed: Sequence[Predictions], members: np.ndarray[Any, Any]) -> d
     resamples = patient_resamples(patients, N_RESAMPLES, RESAMPLING_SEED)
     values = average_precision_and_auroc(targets, scores)
     draws = resampled_ranking(targets, scores, resamples)
+    rest_on = mean_patients(rarer_class_patients(targets, patients))
     return {
         "n_rows": len(targets),
         "n_patients": len(set(patients)),
         "n_labels_used": int(n_defined(values[0][0])),
         **{
-            f"{name}_macro": summarise(macro(value), macro(drawn).mean(axis=0))
+            f"{name}_macro": summarise(macro(value), macro(drawn).mean(axis=0), rest_on)
             for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True)
         },
     }

@@ -1,4 +1,4 @@
-"""AUPRC, AUROC and F1 on bootstrap resamples of patients, all resamples at once.
+"""AUPRC, AUROC and F1 on bootstrap resamples of patients, all at once, and their intervals.
 
 A resample is how often each row is drawn. The rows of a label are sorted once; the counts of every
 resample are then accumulated in that order, which gives the same values as sorting each resample.
@@ -6,11 +6,13 @@ resample are then accumulated in that order, which gives the same values as sort
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
 
 from headsweep.metrics.ranking import Metric, Scores, Targets
 from headsweep.metrics.thresholds import OperatingPoint
@@ -94,6 +96,49 @@ def resampled_operating_points(
         np.broadcast_to(count(positive), shape),
         np.broadcast_to(count(~positive), shape),
     )
+
+
+def rarer_class_patients(targets: Targets, patients: Sequence[str]) -> Metric:
+    """How many patients have a row of each label's rarer class, (n, c) → (c,).
+
+    So many independent values a ranking metric of that label rests on.
+    """
+    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
+    positive = targets.astype(bool)
+    held = [
+        [len(np.unique(patient[rows])) for rows in members.T] for members in (positive, ~positive)
+    ]
+    return np.asarray(np.min(held, axis=0), dtype=np.float64)
+
+
+def interval(
+    estimate: float, draws: Metric, patients: float, confidence: float
+) -> tuple[float, float]:
+    """The bias-corrected percentile interval (Efron 1981), expanded for few patients.
+
+    Average precision is higher on a sample than in the population, and higher again on resamples,
+    which repeat rows; the percentiles are shifted by as much the other way. Resamples of m
+    patients vary by (m - 1) / m of what they should, and normal quantiles are too close for a
+    variance so estimated: both are mended as Hesterberg (2015, expanded percentiles) does.
+
+    Args:
+        estimate: the metric on the sample.
+        draws: (B,) the metric on resamples; NaN is left out.
+        patients: m, on how many independent values the metric rests.
+        confidence: of the interval, such as 0.95.
+
+    Returns:
+        NaN, NaN where the metric is undefined.
+    """
+    drawn = draws[np.isfinite(draws)]
+    if not drawn.size or not math.isfinite(estimate):
+        return math.nan, math.nan
+    m = max(patients, 2)
+    below = (drawn < estimate).sum() + (drawn == estimate).sum() / 2
+    shift = 2 * ndtri((below + 0.5) / (drawn.size + 1))
+    reach = stdtrit(m - 1, (1 + confidence) / 2) * math.sqrt(m / (m - 1))
+    low, high = np.quantile(drawn, ndtr([shift - reach, shift + reach]))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

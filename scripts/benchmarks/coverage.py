@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""How often 95 % bootstrap intervals of macro AUPRC and AUROC hold the truth.
+
+Test sets are drawn as `headsweep data synth` draws them: CT-RATE's labels, one or two scans a
+patient, up to three reconstructions a scan. One logistic regression scores them all; the truth is
+what it reaches on very many patients. Three intervals meet the same sets: the leaderboard's, from
+resampled patients; the plain percentiles of the same resamples; and, as in many papers, the plain
+percentiles of resampled rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from headsweep.data.ct_rate import LABELS, patient_of
+from headsweep.data.synthetic import CONTENT_STD, Cohort, sample_cohort
+from headsweep.leaderboard.statistics import CONFIDENCE, RESAMPLING_SEED, mean_patients
+from headsweep.metrics.bootstrap import (
+    interval,
+    patient_resamples,
+    rarer_class_patients,
+    resampled_ranking,
+)
+from headsweep.metrics.ranking import average_precision_and_auroc, macro
+
+LATENT = len(CONTENT_STD) + 1 + 2 * len(LABELS)
+WIDTH = LATENT
+INTERVALS = ("leaderboard", "percentiles", "percentiles of rows")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patients", type=int, nargs="+", default=[100, 200, 500])
+    parser.add_argument("--sets", type=int, default=400, help="test sets of each size")
+    parser.add_argument("--resamples", type=int, default=600)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    maps = [np.linalg.qr(rng.standard_normal((WIDTH, LATENT)))[0] for _ in range(2)]
+
+    def draw(patients: int) -> Cohort:
+        return sample_cohort(rng, "test", 1, patients, maps)
+
+    def resampled(
+        targets: NDArray[np.uint8], scores: NDArray[np.float32], keys: Sequence[str]
+    ) -> NDArray[np.float64]:
+        resamples = patient_resamples(keys, options.resamples, RESAMPLING_SEED)
+        return both_macro(resampled_ranking(targets, scores, resamples))
+
+    train = draw(3000)
+    head = OneVsRestClassifier(LogisticRegression(C=10.0, max_iter=1000))
+    head.fit(train.image, train.targets)
+
+    def score(cohort: Cohort) -> NDArray[np.float32]:
+        return np.asarray(head.predict_proba(cohort.image), dtype=np.float32)[None]
+
+    population = draw(60_000)
+    truth = both_macro(average_precision_and_auroc(population.targets, score(population)))[:, 0]
+    print(f"truth: AUPRC {truth[0]:.4f}, AUROC {truth[1]:.4f}")
+    for patients in options.patients:
+        start = time.perf_counter()
+        held: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in INTERVALS}
+        for _ in range(options.sets):
+            cohort = draw(patients)
+            targets, scores = cohort.targets, score(cohort)
+            keys = [patient_of(volume) for volume in cohort.volumes]
+            estimates = both_macro(average_precision_and_auroc(targets, scores))[:, 0]
+            rest_on = mean_patients(rarer_class_patients(targets, keys))
+            draws = resampled(targets, scores, keys)
+            ends = [
+                interval(estimate, drawn, rest_on, CONFIDENCE)
+                for estimate, drawn in zip(estimates, draws, strict=True)
+            ]
+            by_row = resampled(targets, scores, cohort.volumes)
+            percentiles = (np.nanquantile(d, [0.025, 0.975], axis=1) for d in (draws, by_row))
+            for name, (low, high) in zip(INTERVALS, (np.array(ends).T, *percentiles), strict=True):
+                held[name].append((low <= truth) & (truth <= high))
+        shares = ", ".join(
+            f"{name} AUPRC {np.mean(hits, axis=0)[0]:.3f} AUROC {np.mean(hits, axis=0)[1]:.3f}"
+            for name, hits in held.items()
+        )
+        print(f"{patients} patients: {shares} ({time.perf_counter() - start:.0f} s)", flush=True)
+
+
+def both_macro(values: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Macro AUPRC and AUROC, (2, number of draws)."""
+    return np.stack([macro(metric).ravel() for metric in values])
+
+
+if __name__ == "__main__":
+    main()
