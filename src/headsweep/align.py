@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.cli import main
-from headsweep.cli.preflight import check_output
+from headsweep.cli.preflight import check_output, check_stems
 from headsweep.config import Config, Modality
 from headsweep.data.dataset import MODALITIES, Split, load_splits_alone, load_test_splits
 from headsweep.errors import ConfigError
@@ -71,6 +71,7 @@ def align(
     Raises:
         InputError: the head, the data or the output folder cannot be used.
     """
+    check_stems(config)
     check_output(out)
     if model is None:
         splits = load_splits_alone(config, cache_dir=cache_dir(), progress=progress)
@@ -142,10 +143,9 @@ def _measure(split: Split, views: Views, protocols: Sequence[str]) -> dict[str, 
         if direction == "visual_to_text":
             pairs = pair_similarity(queries, candidates, gallery)
             result["similarity"][direction] = summary(pairs)
+        asked = [name for name in RELEVANCES if name in protocols]
         found: dict[str, Mapping[str, Metric]] = {
-            name: retrieve(queries, candidates, gallery, name, within=within)
-            for name in RELEVANCES
-            if name in protocols
+            **retrieve(queries, candidates, gallery, asked, within=within)
         }
         if direction == "text_to_visual" and REPORT_TO_VOLUME in protocols:
             found[REPORT_TO_VOLUME] = report_to_volume(queries, candidates)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from headsweep.cli import main
-from headsweep.cli.preflight import check_manifests, check_output
+from headsweep.cli.preflight import check_manifests, check_output, check_stems
 from headsweep.compose import compose_config
 from headsweep.config import Config, with_values
 from headsweep.data.ct_clip import read_ctclip_scores
@@ -70,6 +70,7 @@ def evaluate(
     Raises:
         InputError: the head, the data or the output folder cannot be used.
     """
+    check_stems(config)
     check_output(out)
     predictor = load_predictor(folder / MODEL)
     labels = {"training.target_labels": list(predictor.spec.labels)}

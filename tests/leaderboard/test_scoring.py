@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,16 @@ def test_features_of_another_width_are_refused(exported, data, headsweep, tmp_pa
     ended = headsweep("evaluate", exported, f"manifest={new}", f"paths.data_root={tmp_path}")
     assert ended.code == 2
     assert f"{new}: visual features must be 96 wide as in training, found 5" in ended.err
+
+
+def test_manifests_of_one_stem_are_refused(exported, data, headsweep, tmp_path):
+    """Their scores would overwrite each other."""
+    one = data / "manifests/valid.csv"
+    other = Path(shutil.copy(one, tmp_path / "valid.csv"))
+    ended = headsweep("evaluate", exported, f"manifest={one}", f"manifest={other}")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"found {one} and {other}" in ended.err
+    assert not (exported / "evaluation").exists()
 
 
 def run_readme(folder: Path) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:

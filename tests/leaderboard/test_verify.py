@@ -2,10 +2,14 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +17,6 @@ import safetensors.torch
 import yaml
 
 from headsweep.errors import VerificationError
-from headsweep.leaderboard import provenance as record
 from headsweep.leaderboard.verify import verify
 
 
@@ -95,47 +98,63 @@ def test_a_missing_file_is_named(board, name):
 
 
 @pytest.fixture
-def moved(board, data, tmp_path) -> tuple[Path, Path]:
-    """A leaderboard whose data may be altered: its folder, and the folder of its data."""
-    copy, folder = Path(shutil.copytree(data, tmp_path / "data")), board
-    provenance = json.loads((folder / "provenance.json").read_text())
-    for one in provenance["finalists"]:
-        one["config"]["paths"] = {
-            **one["config"]["paths"],
-            "data_root": str(copy / "features"),
-            "manifest_dir": str(copy / "manifests"),
-        }
-    for path in folder.glob("finalists/*/config.yaml"):
-        path.write_text(path.read_text().replace(str(data), str(copy)))
-        name = path.relative_to(folder).as_posix()
-        provenance["files"][name] = record.file_digests(folder)[name]
-    (folder / "provenance.json").write_text(json.dumps(provenance))
-    return folder, copy
+def moved(data, tmp_path) -> Path:
+    """The data of the leaderboard in another folder, where they may be altered."""
+    return Path(shutil.copytree(data, tmp_path / "moved"))
 
 
-def test_a_changed_manifest_row_is_named(moved):
-    folder, copy = moved
-    path = copy / "manifests/test_manual_all.csv"
+def places(folder: Path) -> list[str]:
+    return [f"paths.data_root={folder}/features", f"paths.manifest_dir={folder}/manifests"]
+
+
+def test_a_fresh_process_needs_the_folder_and_the_data_alone(board, data, moved, tmp_path):
+    """No storage, no packed features, and neither folder nor data where they once were."""
+    for path in board.glob("finalists/*/config.yaml"):
+        assert str(data) in path.read_text()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HEADSWEEP")}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "headsweep", "leaderboard", "verify", board, *places(moved)],
+        env=kept, cwd=empty, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("equal to the bit\n")
+    assert {path.name for path in empty.iterdir()} == {"storage"}
+    assert {path.name for path in (empty / "storage").iterdir()} == {"packed"}
+
+
+def test_a_changed_manifest_row_is_named(board, moved, headsweep):
+    path = moved / "manifests/test_manual_all.csv"
     with path.open(newline="") as file:
         header, first, *rest = csv.reader(file)
     label = header.index("Emphysema")
     first[label] = "1" if first[label] == "0" else "0"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, first, *rest])
-    message = refused(folder)
-    assert "test_manual_all" in message
-    assert f"targets of {first[0].removesuffix('.nii.gz')}" in message
+    ended = headsweep("leaderboard", "verify", board, *places(moved))
+    assert ended.code == 1
+    assert "test_manual_all" in ended.err
+    assert f"targets of {first[0].removesuffix('.nii.gz')}" in ended.err
 
 
-def test_a_changed_feature_file_is_named(moved):
-    import numpy as np
-
-    folder, copy = moved
-    path = sorted((copy / "features/image").glob("train_*.npz"))[0]
+def test_a_changed_feature_file_is_named(board, moved, headsweep):
+    path = sorted((moved / "features/image").glob("train_*.npz"))[0]
     array = np.load(path)["arr"].copy()
     array.flat[0] += 1e-4
     np.savez(path, arr=array)
-    assert f"visual of {path.stem}" in refused(folder)
+    ended = headsweep("leaderboard", "verify", board, *places(moved))
+    assert ended.code == 1
+    assert f"visual of {path.stem}" in ended.err
+
+
+@pytest.mark.parametrize("override", ["training.seed=1", "paths.output_dir=x", "data.x=1"])
+def test_it_is_told_nothing_but_where_the_data_lie(board, headsweep, override):
+    ended = headsweep("leaderboard", "verify", board, override)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "paths.data_root, paths.manifest_dir" in ended.err
+    ended = headsweep("leaderboard", "verify", board, "--recompute", "paths.data_root=x")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
 
 
 def test_elsewhere_training_may_differ_a_little_but_files_may_not(board, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from headsweep.cli import options
 from headsweep.cli.command import Group
 
 _existing = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -45,12 +46,39 @@ def show(folders: tuple[Path, ...], form: str | None) -> None:
 
 @leaderboard.command()
 @folder
+@options.overrides
 @click.option(
     "--recompute", "only_recompute", is_flag=True, help="Do not train; use the predictions."
 )
-def verify(folder: Path, only_recompute: bool) -> None:
-    """Train again from the exported configs of DIR and compare with what it holds."""
-    from headsweep.leaderboard.recompute import recompute
+def verify(folder: Path, overrides: tuple[str, ...], only_recompute: bool) -> None:
+    """Train again from the exported configs of DIR and compare with what it holds.
+
+    Where the data have moved, paths.data_root=DIR and paths.manifest_dir=DIR say where to.
+    """
+    if only_recompute:
+        from headsweep.leaderboard.recompute import recompute
+
+        if overrides:
+            raise click.UsageError("--recompute reads no data, so it takes no overrides")
+        click.echo(recompute(folder))
+        return
     from headsweep.leaderboard.verify import verify as train_again
 
-    click.echo(recompute(folder) if only_recompute else train_again(folder))
+    click.echo(train_again(folder, _places(overrides)))
+
+
+def _places(overrides: tuple[str, ...]) -> dict[str, str]:
+    from headsweep.compose import override_value
+    from headsweep.errors import ConfigError
+    from headsweep.leaderboard.verify import MOVABLE
+
+    places = {}
+    for text in overrides:
+        key, value = override_value(text, where="command line")
+        if key not in MOVABLE:
+            raise ConfigError(
+                f"command line: verification may be told only where the data lie "
+                f"({', '.join(MOVABLE)}), found {text!r}"
+            )
+        places[key] = value
+    return places

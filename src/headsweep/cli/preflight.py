@@ -38,12 +38,24 @@ def check_manifests(config: Config) -> None:
     for name in (data.train_manifest, data.val_manifest, *data.test_manifests):
         if name is not None and not (path := Path(config.paths.manifest_dir) / name).is_file():
             raise ManifestError(f"{path}: a manifest must exist, found no file")
-    stems = ["val", *(Path(name).stem for name in data.test_manifests)]
+    check_stems(config)
+
+
+def check_stems(config: Config) -> None:
+    """Refuse test manifests that share a stem with each other, or with another split.
+
+    Raises:
+        ConfigError: results are kept by stem, so no two splits may have the same.
+    """
+    data = config.data
+    searched = (data.train_manifest, data.val_manifest or "valid.csv")
+    others = [name for name in searched if name not in data.test_manifests]
+    stems = ["val", *(Path(name).stem for name in (*others, *data.test_manifests))]
     for stem in stems:
         if stems.count(stem) > 1:
             raise ConfigError(
-                "data.test_manifests: file stems must differ from each other and from 'val', "
-                f"found {stem!r} twice"
+                "data.test_manifests: file stems must differ from each other, from those of train "
+                f"and valid, and from 'val', found {stem!r} twice"
             )
 
 

@@ -124,6 +124,7 @@ def evaluate(
         checkpoint, words = Path(words[0]), words[1:]
     overrides = [word for word in words if not word.startswith(MANIFEST)]
     manifests = [Path(word.removeprefix(MANIFEST)) for word in words if word.startswith(MANIFEST)]
+    _refuse_equal_stems(manifests)
     folder, config = checkpoint_of(checkpoint, overrides)
     out = out or folder / "evaluation"
     for manifest in manifests:
@@ -134,6 +135,17 @@ def evaluate(
         metrics = evaluate_one(folder, config, out, tune=tune, progress=is_interactive())
         print_evaluation(metrics)
         click.echo(f"files: {out}")
+
+
+def _refuse_equal_stems(manifests: list[Path]) -> None:
+    by_stem: dict[str, Path] = {}
+    for manifest in manifests:
+        other = by_stem.setdefault(manifest.stem, manifest)
+        if other is not manifest:
+            raise click.UsageError(
+                f"manifests must differ in their stems, which name the files of their scores, "
+                f"found {other} and {manifest}"
+            )
 
 
 ALIGNMENT_PROTOCOLS = (

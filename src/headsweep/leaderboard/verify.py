@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headsweep.config import parse_config, to_dict
+from headsweep.config import parse_config, to_dict, with_values
 from headsweep.data.dataset import Split, load_search_splits
 from headsweep.errors import VerificationError
 from headsweep.leaderboard.compare import Difference, largest_difference
@@ -47,10 +47,18 @@ are compared by digest there."""
 SAME_MACHINE = ("device", "threads", "torch")
 
 
-def verify(folder: Path) -> str:
+MOVABLE = ("paths.data_root", "paths.manifest_dir")
+"""Config keys that name where data lie, which may be elsewhere when a leaderboard is verified."""
+
+
+def verify(folder: Path, places: Mapping[str, str] | None = None) -> str:
     """Train the finalists of a leaderboard again and compare; a line that says how.
 
     Uses the exported configs and the data that they name; no storage is needed.
+
+    Args:
+        folder: the leaderboard's.
+        places: where the data lie now, by keys of `MOVABLE`; otherwise as the configs say.
 
     Raises:
         VerificationError: something differs; names the file and the largest difference.
@@ -60,7 +68,13 @@ def verify(folder: Path) -> str:
     finalists = _finalists(folder, recorded)
     settings = _settings(recorded)
     exact = all(machine(settings)[key] == recorded["machine"][key] for key in SAME_MACHINE)
-    train, valid, tests = _load(finalists)
+    # The finalists keep their own paths, which stand in the files that are compared.
+    reading = with_values(finalists[0].config, places or {}, where="command line")
+    modalities = union_of_modalities(finalist.config for finalist in finalists)
+    train, valid = load_search_splits(
+        reading, cache_dir=cache_dir(), modalities=modalities, progress=True
+    )
+    tests = load_test(reading, modalities)
     _check_data(folder, recorded, (train, valid, *tests))
 
     seeds = tuple(recorded["seeds"])
@@ -70,7 +84,7 @@ def verify(folder: Path) -> str:
     confirmed = confirm_with_progress(finalists, seeds, train, valid, settings)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
-        subgroups = load_test_subgroups(finalists[0].config, tests)
+        subgroups = load_test_subgroups(reading, tests)
         write_board(again, confirmed, facts, train, valid, tests, subgroups)
         _check_files(folder, again, exact=exact)
     check_digests(folder, recorded)
@@ -120,15 +134,6 @@ def _settings(recorded: Mapping[str, Any]) -> EngineSettings:
     made_on = recorded["machine"]
     device = "cpu" if made_on["device_kind"] == "cpu" else "auto"
     return EngineSettings(device=device, slots=made_on["slots"], threads=made_on["threads"])
-
-
-def _load(finalists: Sequence[Finalist]) -> tuple[Split, Split, tuple[Split, ...]]:
-    config = finalists[0].config
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
-    train, valid = load_search_splits(
-        config, cache_dir=cache_dir(), modalities=modalities, progress=True
-    )
-    return train, valid, load_test(config, modalities)
 
 
 def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Split]) -> None:
