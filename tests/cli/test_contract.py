@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 COMMANDS = {
     "run": {"--storage", "--workers", "--device", "--slots", "--n-trials", "--out"},
     "create": {"--storage", "--n-trials"},
     "worker": {"--storage", "--device", "--slots"},
+    "launch local": {"--storage", "--workers", "--device", "--slots", "--out"},
+    "launch slurm": {"--storage", "--workers", "--partition", "--gres", "--time", "--dry-run"},
     "finalize": {"--storage", "--out", "--reopen"},
     "status": {"--storage", "--json"},
     "export": {"--storage", "--trial", "-o"},
+    "studies": set(),
     "leaderboard show": {"--markdown", "--csv", "--html"},
     "leaderboard verify": {"--recompute"},
     "dashboard": {"--storage", "--port"},
@@ -44,11 +50,29 @@ def test_help_lists_every_command(headsweep):
     assert not {c for c in COMMANDS if f"\n  {c.split()[0]} " not in ended.out}
 
 
-def test_version_is_that_of_the_installed_package(headsweep):
+def test_version_names_the_commit(headsweep):
     from importlib.metadata import version
 
     ended = headsweep("--version")
-    assert (ended.code, ended.out) == (0, f"headsweep {version('headsweep')}\n")
+    asked = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    commit = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert ended.code == 0
+    assert ended.out == f"headsweep {version('headsweep')} ({commit.strip()})\n"
+
+
+def test_a_shipped_study_is_named_or_printed(headsweep):
+    listed = headsweep("studies")
+    assert listed.code == 0
+    names = [line.split()[0] for line in listed.out.splitlines()]
+    files = sorted((ROOT / "search_spaces").rglob("*.yaml"))
+    assert names == [
+        f.relative_to(ROOT / "search_spaces").with_suffix("").as_posix() for f in files
+    ]
+    text = (ROOT / "search_spaces" / "quickstart.yaml").read_text(encoding="utf-8")
+    assert headsweep("studies", "quickstart").out == text
+    ended = headsweep("studies", "quickstop")
+    assert ended.code == 2
+    assert "must be one of linear_text" in ended.err
 
 
 @pytest.mark.parametrize("module", ["headsweep", "headsweep.cli"])
@@ -71,7 +95,7 @@ def test_help_loads_no_heavy_library(module):
     ("args", "law"),
     [
         (["run"], "Missing argument 'STUDY.yaml'"),
-        (["launch"], "No such command 'launch'"),
+        (["lunch"], "No such command 'lunch'"),
         (["run", "study.yaml", "--worker", "2"], "No such option"),
         (["run", "study.yaml", "--workers", "0"], "0 is not in the range x>=1"),
         (["run", "study.yaml", "--slots", "many"], "'many' is not a valid integer"),

@@ -62,9 +62,18 @@ reopen = click.option(
 )
 overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(
-    "study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path, dir_okay=False)
+    "study_file",
+    metavar="STUDY.yaml",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=lambda ctx, param, value: _study_file(value),
 )
 study_name = click.argument("study_name", metavar="STUDY_NAME")
+
+
+def _study_file(given: Path) -> Path:
+    from headsweep.installation import study_path
+
+    return study_path(given)
 
 
 def _device(value: str) -> str:

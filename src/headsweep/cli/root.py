@@ -17,7 +17,14 @@ from headsweep.cli.command import Group
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="headsweep", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, param, asked: _show_version(ctx) if asked else None,
+    help="Show the version and the commit of the code.",
+)
 def root() -> None:
     """Search hyperparameters for heads on frozen features; end with a leaderboard."""
 
@@ -31,6 +38,7 @@ for command in (
     study.status,
     study.export,
     study.dashboard,
+    study.studies,
     board.leaderboard,
     data.data,
     single.train,
@@ -39,6 +47,15 @@ for command in (
     scaling.scaling,
 ):
     root.add_command(command)
+
+
+def _show_version(ctx: click.Context) -> NoReturn:
+    from importlib.metadata import version
+
+    from headsweep.installation import code_commit
+
+    click.echo(f"headsweep {version('headsweep')} ({code_commit() or 'commit not known'})")
+    ctx.exit()
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Commands on studies: run, create, worker, finalize, status, export, dashboard."""
+"""Commands on studies: run, create, worker, finalize, status, export, dashboard, studies."""
 
 from __future__ import annotations
 
@@ -166,6 +166,26 @@ def dashboard(storage_url: str, port: int, writable: bool) -> None:
     from headsweep.studies.store import open_storage
 
     serve(open_storage(storage_url), port=port, writable=writable)
+
+
+@click.command(cls=Command)
+@click.argument("name", required=False)
+def studies(name: str | None) -> None:
+    """List the study files that come with headsweep, or print one of them.
+
+    `run`, `create` and `scaling` take such a name in place of a file.
+    """
+    from headsweep.installation import shipped_studies
+
+    shipped = shipped_studies()
+    if name is None:
+        for known, file in shipped.items():
+            first = file.read_text(encoding="utf-8").partition("\n")[0]
+            click.echo(f"{known:24}{first.removeprefix('# ')}")
+        return
+    if name not in shipped:
+        raise click.BadParameter(f"must be one of {', '.join(shipped)}, found {name!r}")
+    click.echo(shipped[name].read_text(encoding="utf-8"), nl=False)
 
 
 def _trial(value: str) -> int | None:

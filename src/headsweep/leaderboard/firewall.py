@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import optuna
 
-import headsweep
 from headsweep.config import Config, Modality
 from headsweep.data.dataset import Split, load_test_splits
 from headsweep.data.metadata import read_subgroups
 from headsweep.errors import StudyError
+from headsweep.installation import code_commit
 from headsweep.leaderboard.subgroups import Attributes
 from headsweep.settings import cache_dir
 
@@ -92,24 +91,6 @@ def past_openings(study: optuna.Study) -> tuple[Opening, ...]:
     """The acts recorded so far, oldest first."""
     recorded: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
     return tuple(Opening(**{**act, "trials": tuple(act["trials"])}) for act in recorded)
-
-
-def code_commit() -> str | None:
-    """The commit of the code that runs, `-dirty` when it was changed; None outside a checkout."""
-    folder = Path(headsweep.__file__).parent
-    if not _git(folder, "ls-files", "__init__.py"):
-        return None
-    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return None
-    return result.stdout.strip() or None if result.returncode == 0 else None
 
 
 def _listed(trials: Sequence[int]) -> str:

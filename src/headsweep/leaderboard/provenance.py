@@ -19,8 +19,9 @@ import torch
 from headsweep.config import to_dict
 from headsweep.data.dataset import Split, row_digests
 from headsweep.errors import VerificationError
+from headsweep.installation import code_commit
 from headsweep.leaderboard.finalists import Finalist
-from headsweep.leaderboard.firewall import Opening, code_commit
+from headsweep.leaderboard.firewall import Opening
 from headsweep.leaderboard.statistics import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED
 from headsweep.settings import EngineSettings
 
