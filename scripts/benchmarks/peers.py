@@ -5,6 +5,7 @@ reused actors; Syne Tune's local backend; and one process a trial that reads a f
 seed benchmark did. Every service prunes by successive halving at the same rungs, but the last,
 which never pruned, and trains on one core, one trial process at a time. The trial itself is, for
 all but headsweep, a PyTorch loop with tensors in memory, fused AdamW and scikit-learn's metric.
+Before the clock starts, the data lie in memory for these, and headsweep has packed them.
 
 Ray Tune and Syne Tune are compared where they are installed (the `benchmark` extra).
 """
@@ -35,6 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
+
+from headsweep.studies.definition import StudySpec
 
 EPOCHS, RUNG, REDUCTION = 20, 1, 3
 BATCH_SIZE = 256
@@ -121,16 +124,11 @@ def macro(targets: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean([average_precision_score(targets[:, j], scores[:, j]) for j in labels]))
 
 
-def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
-    """The study file, the configs enqueued by stock Optuna, one worker."""
-    from headsweep.settings import EngineSettings
+def study_of(n_trials: int, kind: str, data: Data, folder: Path) -> StudySpec:
+    """The same study for headsweep, by its file."""
     from headsweep.studies.spec import load_study_file
-    from headsweep.studies.store import create_or_continue, open_storage
-    from headsweep.workers.stopping import Stop
-    from headsweep.workers.worker import work
 
-    os.environ["HEADSWEEP_CACHE"] = str(data.root / "packed")
-    file, url = folder / "study.yaml", f"sqlite:///{folder}/study.db"
+    file = folder / "study.yaml"
     head = ["head=mlp", "head.depth=1", "head.width=256"] if kind == "mlp" else ["head=linear"]
     base = [
         *head, f"paths.data_root={data.root / 'features'}",
@@ -148,13 +146,35 @@ def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder:
     file.write_text(
         yaml.safe_dump(
             {
-                "study": {"name": "peers", "n_trials": len(configs), "seed": 0},
+                "study": {"name": "peers", "n_trials": n_trials, "seed": 0},
                 "base": base, "space": space, "sampler": {"name": "random"}, "pruner": pruner,
                 "finalists": {"top_k": 1, "seeds": [0]},
             }
         )
     )  # fmt: skip
-    create_or_continue(load_study_file(file, []), open_storage(url, create=True))
+    return load_study_file(file, [])
+
+
+def pack(kind: str, data: Data) -> None:
+    """What `headsweep data pack` does."""
+    from headsweep.data.dataset import load_search_splits
+    from headsweep.settings import cache_dir
+
+    os.environ["HEADSWEEP_CACHE"] = str(data.root / "packed")
+    config = study_of(1, kind, data, data.root).config
+    load_search_splits(config, cache_dir=cache_dir(), modalities=["visual"])
+
+
+def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
+    """The study file, the configs enqueued by stock Optuna, one worker."""
+    from headsweep.settings import EngineSettings
+    from headsweep.studies.store import create_or_continue, open_storage
+    from headsweep.workers.stopping import Stop
+    from headsweep.workers.worker import work
+
+    url = f"sqlite:///{folder}/study.db"
+    spec = study_of(len(configs), kind, data, folder)
+    create_or_continue(spec, open_storage(url, create=True))
     study = optuna.load_study(study_name="peers", storage=url)
     for params in configs:
         study.enqueue_trial(params)
@@ -342,6 +362,7 @@ def main() -> None:
     rates: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as root:
         data = make_data(Path(root), arguments.rows, arguments.width, arguments.labels)
+        pack(arguments.head, data)
         for _ in range(arguments.rounds):
             for name in services:
                 n = arguments.process_trials if SERVICES[name] is by_process else arguments.trials

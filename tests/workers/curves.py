@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headsweep.config import Config
+from headsweep.engine.usage import Usage
 from headsweep.settings import WorkerSettings
 from headsweep.studies.session import Session, join
 from headsweep.workers.loop import Loop
@@ -56,6 +57,7 @@ class CurveEngine:
 
     def __init__(self, slots: int, *, epoch_s: float = 0.0, diverging: bool = False) -> None:
         self.slots = slots
+        self.usage = Usage()
         self.most_used = 0
         self.configs: list[Config] = []
         self._epoch_s = epoch_s
@@ -76,6 +78,9 @@ class CurveEngine:
 
     def run_epoch(self) -> list[EpochReport]:
         time.sleep(self._epoch_s)
+        self.usage.training_s += self._epoch_s
+        self.usage.fused_steps += 1
+        self.usage.slot_steps += len(self._training)
         return [self._advance(slot, training) for slot, training in self._training.items()]
 
     def evict(self, slot: int) -> None:

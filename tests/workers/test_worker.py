@@ -63,6 +63,10 @@ def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: Batc
     assert summary.best_value == max(t.value or 0 for t in trials if t.state.name == "COMPLETE")
     assert summary.epochs_planned == 40 * 9
     assert 0.2 < summary.share_not_trained < 0.8
+    assert summary.effort.slot_steps == sum(t.user_attrs["epochs_trained"] for t in trials)
+    assert summary.effort.used_places == summary.effort.slot_steps
+    assert summary.effort.places == 8 * summary.effort.fused_steps
+    assert sum(summary.effort.shares.values()) == pytest.approx(1)
     assert [t.number for t in best_trials("probe", storage, 1)] == [summary.best_trial]
 
 

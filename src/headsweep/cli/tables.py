@@ -117,6 +117,18 @@ def _mean_and_interval(summary: Mapping[str, float | None]) -> str:
     return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if None not in (low, high) else "")
 
 
+def _effort_cells(summary: Summary) -> list[str]:
+    """Where the workers' time went, and how full their engines were."""
+    effort = summary.effort
+    shares = [f"{share:.0%}" for share in effort.shares.values()]
+    return [
+        summary.study,
+        *shares,
+        f"{effort.occupancy or 0:.0%}",
+        f"{effort.slots_per_step or 0:.1f}",
+    ]
+
+
 def print_status(summaries: Sequence[Summary]) -> None:
     """Print how far every study is, a row a study."""
     from headsweep.launching.progress import line
@@ -133,6 +145,11 @@ def print_status(summaries: Sequence[Summary]) -> None:
     if hosts:
         console().print()
         print_table(["study", "host", "workers"], hosts)
+    spent = [_effort_cells(s) for s in summaries if s.effort.shares]
+    if spent:
+        console().print()
+        shares = ("training", "metrics", "store", "waiting")
+        print_table(["study", *shares, "slots used", "slots a step"], spent)
     for summary in summaries:
         if summary.last_failure:
             console().print(f"{summary.study}: the last failure was: {summary.last_failure}")

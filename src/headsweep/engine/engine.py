@@ -16,6 +16,7 @@ from headsweep.engine.inputs import Inputs
 from headsweep.engine.memory import ran_out_of_memory
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.slots import EpochReport
+from headsweep.engine.usage import Usage
 from headsweep.heads.predictor import Predictor, PredictorSpec
 from headsweep.settings import EngineSettings
 
@@ -38,6 +39,7 @@ class Engine:
     def __init__(self, train: Split, valid: Split, settings: EngineSettings) -> None:
         self.slots = settings.slots
         self.inputs = Inputs(train, valid, prepare_device(settings))
+        self.usage = Usage()
         self._groups: list[Group] = []
         self._group_of: dict[int, Group] = {}
         self._largest: dict[GroupKey, int] = {}
@@ -101,7 +103,7 @@ class Engine:
         with flushed_denormals():
             while due:
                 group = due.pop(0)
-                shortage = _shortage(group, reports)
+                shortage = self._shortage(group, reports)
                 if shortage is None:
                     continue
                 group.park()
@@ -157,6 +159,19 @@ class Engine:
         self._group_of |= dict.fromkeys(sibling.slots, sibling)
         return sibling
 
+    def _shortage(self, group: Group, reports: list[EpochReport]) -> str | None:
+        """Add a group's reports of one epoch; or what the device said when memory ran out.
+
+        The error itself is not kept: its traceback holds the tensors that filled the memory.
+        """
+        try:
+            reports += group.run_epoch(self.usage)
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            return str(error).partition("\n")[0]
+        return None
+
     def _place(self, config: Config, group: Group) -> Admission:
         if self.free == 0:
             raise RuntimeError(f"at most {self.slots} slots can be in use, found no free one")
@@ -166,17 +181,3 @@ class Engine:
             self._groups.append(group)
         self._group_of[number] = group
         return Admission(number, group.position)
-
-
-def _shortage(group: Group, reports: list[EpochReport]) -> str | None:
-    """Add a group's reports of one epoch; or what the device said when memory ran out.
-
-    The error itself is not kept: its traceback holds the tensors that filled the memory.
-    """
-    try:
-        reports += group.run_epoch()
-    except RuntimeError as error:
-        if not ran_out_of_memory(error):
-            raise
-        return str(error).partition("\n")[0]
-    return None

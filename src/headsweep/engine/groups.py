@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import nan
@@ -24,6 +25,7 @@ from headsweep.engine.programs.retrieval import RetrievalProgram
 from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import batch_bounds, batches
+from headsweep.engine.usage import Usage
 from headsweep.heads.base import Head
 from headsweep.metrics.ranking import average_precision_and_auroc, macro
 
@@ -158,20 +160,30 @@ class Group:
             reports.append(report)
         return reports
 
-    def run_epoch(self) -> list[EpochReport]:
+    def run_epoch(self, usage: Usage) -> list[EpochReport]:
         """Train every slot on what is left of its epoch, then validate all of them at once.
+
+        What that took is added to `usage`.
 
         When memory runs out, every slot's clock tells which steps it has taken; called again, the
         group goes on from there.
         """
+        begun = time.perf_counter()
         *_, program = (self._entered(slot) for slot in self.slots.values())
         (taken,) = {self._taken(slot) for slot in self.slots.values()}
         key = self.key
         minibatches = list(batches(key.seed, self.position, self.inputs.n_train, key.batch_size))
         program.train_epoch(minibatches[taken:], self.position * self.steps_per_epoch + taken)
         slots, probabilities = program.validate()
+        scores = probabilities.to("cpu", torch.float32).numpy()
         self.position += 1
-        return self._report(program, slots, probabilities.to("cpu", torch.float32).numpy())
+        trained = time.perf_counter()
+        reports = self._report(program, slots, scores)
+        usage.training_s += trained - begun
+        usage.metrics_s += time.perf_counter() - trained
+        usage.fused_steps += self.steps_per_epoch - taken
+        usage.slot_steps += (self.steps_per_epoch - taken) * len(slots)
+        return reports
 
     def _entered(self, slot: Slot) -> Program:
         """The program, with a slot in it."""

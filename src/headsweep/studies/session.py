@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.studies import ledger
+from headsweep.studies.effort import EFFORT, Effort
 from headsweep.studies.judging import build_judge
 from headsweep.studies.policy import build_sampler, longest_training, rungs
 from headsweep.studies.schema import forget_asked_trials, trial_id
@@ -191,6 +192,10 @@ class Session:
         """Ends a trial that failed by itself; another one takes its place in the budget."""
         self.storage.set_trial_user_attr(key, ledger.FAILURE, reason)
         self.storage.set_trial_state_values(key, TrialState.FAIL)
+
+    def note_effort(self, effort: Effort) -> None:
+        """Notes in the study what this worker has spent until now."""
+        self.storage.set_study_user_attr(self.study_id, EFFORT + self._worker, asdict(effort))
 
     def flush(self) -> frozenset[int]:
         """Writes all that happened; ids of the trials that are no longer ours."""

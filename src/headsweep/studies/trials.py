@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from headsweep.config import Config, with_values
 from headsweep.errors import StudyError
 from headsweep.studies.definition import StudySpec
+from headsweep.studies.effort import Effort, total_effort
 from headsweep.studies.ledger import FAILURE, HOST, WORKER, database_now, heartbeats
 from headsweep.studies.schema import to_local, trial_id
 from headsweep.studies.storage import BatchedStorage
@@ -85,6 +86,8 @@ class Summary:
     epochs_planned: int
     """Epochs that the finished trials would have trained without pruning or early stopping."""
     last_failure: str | None
+    effort: Effort
+    """What its workers spent, until they told it last."""
 
     @property
     def live_workers(self) -> int:
@@ -108,7 +111,7 @@ class Summary:
             "finished": self.finished,
             "share_not_trained": self.share_not_trained,
         }
-        return asdict(self) | derived
+        return asdict(self) | derived | {"effort": self.effort.to_dict()}
 
 
 def summarize(name: str, storage: BatchedStorage, *, lease_s: float = 60.0) -> Summary:
@@ -154,6 +157,7 @@ def summarize(name: str, storage: BatchedStorage, *, lease_s: float = 60.0) -> S
         epochs_trained=sum(trial.user_attrs.get(EPOCHS_TRAINED, 0) for trial in finished),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
         last_failure=failed[-1].user_attrs[FAILURE] if failed else None,
+        effort=total_effort(storage.get_study_user_attrs(study_id)),
     )
 
 

@@ -18,16 +18,26 @@ from headsweep.settings import WorkerSettings
 from headsweep.studies.schema import trial_id
 from headsweep.studies.session import Session
 from headsweep.studies.trials import trial_config
+from headsweep.workers.accounts import Accounts
 from headsweep.workers.lease import Lease
 from headsweep.workers.stopping import Stop
 
 if TYPE_CHECKING:
     from headsweep.engine.engine import Admission
     from headsweep.engine.slots import EpochReport
+    from headsweep.engine.usage import Usage
 
 
 class Slots(Protocol):
     """What the loop needs of an engine."""
+
+    @property
+    def slots(self) -> int:
+        """How many trials can be trained at once."""
+
+    @property
+    def usage(self) -> Usage:
+        """Where the engine's time went."""
 
     @property
     def free(self) -> int:
@@ -61,6 +71,7 @@ class Loop:
         self._settings = settings
         self._stop = stop
         self._lease = Lease(session.renew, settings.lease_s)
+        self._accounts = Accounts(engine.usage, session.note_effort)
         self._trial_in: dict[int, int] = {}
         self._claim_not_before = 0.0
 
@@ -86,9 +97,13 @@ class Loop:
             self._start_afresh()
         over = self._refill()
         if self._trial_in:
-            self._record(self._engine.run_epoch())
+            self._accounts.epoch(len(self._trial_in), self._engine.slots)
+            reports = self._engine.run_epoch()
+            with self._accounts.storing():
+                self._record(reports)
         elif not over:
-            self._stop.wait(self._settings.poll_s)
+            with self._accounts.waiting():
+                self._stop.wait(self._settings.poll_s)
         return not over or bool(self._trial_in)
 
     def _refill(self) -> bool:
@@ -96,7 +111,8 @@ class Loop:
         wanted = min(self._engine.free, self._session.at_once - len(self._trial_in))
         if wanted <= 0 or time.monotonic() < self._claim_not_before:
             return False
-        batch = self._session.claim(wanted)
+        with self._accounts.storing():
+            batch = self._session.claim(wanted)
         self._lease.hold(self._session.held, since=batch.claimed_at)
         if len(batch.trials) < wanted:
             self._claim_not_before = time.monotonic() + self._settings.poll_s
@@ -162,6 +178,7 @@ class Loop:
             return
         try:
             self._session.hand_back(crashed=crashed)
+            self._accounts.tell()
         except StorageError:
             # The leases run out instead; what ended the loop matters more.
             if not crashed:
