@@ -172,15 +172,28 @@ def open_database(
 def shown_url(url: URL | str) -> str:
     """A storage URL as it may be shown: without password or query."""
     try:
-        parsed = make_url(url)
+        parsed = _split(url)
     except (ArgumentError, ValueError):
         return "the storage URL"
     return parsed.set(query={}).render_as_string(hide_password=True)
 
 
+def _split(url: URL | str) -> URL:
+    """A URL in its parts; an `@` of a password that was not quoted belongs to the password.
+
+    Raises:
+        ArgumentError: no URL, or one whose password is cut where it should be quoted.
+    """
+    parsed = make_url(url)
+    if parsed.host and "@" in (parsed.database or ""):
+        raise ArgumentError("the password must be quoted")
+    tail, at, host = (parsed.host or "").rpartition("@")
+    return parsed.set(password=f"{parsed.password}@{tail}", host=host) if at else parsed
+
+
 def _parsed_url(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        parsed = _split(url)
     except (ArgumentError, ValueError):
         # The text may hold a password, so it is not shown.
         raise StorageError(
