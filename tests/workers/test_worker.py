@@ -147,11 +147,11 @@ def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path), storage)
-    worker = start(slots=6, epoch_s=0.2, lease_s=1.0)
+    worker = start(slots=6, epoch_s=0.2, lease_s=3.0)
     orphans = wait_for_running(storage, study_id, 6)
     worker.kill()
     worker.join()
-    work_here(store_url, CurveEngine(slots=8), lease_s=1.0)
+    work_here(store_url, CurveEngine(slots=8), lease_s=3.0)
     trials = storage.get_all_trials(study_id)
     assert_exact(trials, 40)
     retried = {t.user_attrs["retry_of"]: t for t in trials if "retry_of" in t.user_attrs}
@@ -170,12 +170,12 @@ def test_a_trial_that_kills_its_workers_is_given_up(
 ) -> None:
     study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=1"), storage)
     for _ in range(2):
-        worker = start(slots=1, epoch_s=1.0, lease_s=0.5)
-        wait_for_running(storage, study_id, 1, alive_within_s=0.5)
+        worker = start(slots=1, epoch_s=1.0, lease_s=2.0)
+        wait_for_running(storage, study_id, 1, alive_within_s=2.0)
         worker.kill()
         worker.join()
-        time.sleep(0.6)
-    work_here(store_url, CurveEngine(slots=1), lease_s=0.5, max_retries=1)
+        time.sleep(2.1)
+    work_here(store_url, CurveEngine(slots=1), lease_s=2.0, max_retries=1)
     trials = storage.get_all_trials(study_id)
     assert_exact(trials, 1)
     assert trials[1].user_attrs["failure"] == "its worker died 2 times"
