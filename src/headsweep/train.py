@@ -160,24 +160,14 @@ def _train_on(
             save_snapshot(engine.snapshot(slot), folder / STATE, identity)
             metrics.write(_line(report))
             metrics.flush()
-            tracker.log(report.epoch, metrics_of(report))
+            tracker.log(report.epoch, report.metrics)
             if on_epoch:
                 on_epoch(report)
-    best = metrics_of(history[history[-1].best_epoch - 1])
+    best = history[history[-1].best_epoch - 1].metrics
     _write_text(folder / "metrics.json", json.dumps(best, indent=2) + "\n")
     save_predictor(engine.predictor(slot), folder / "model.safetensors")
     tracker.finish(best, folder / "model.safetensors")
     return history
-
-
-def metrics_of(report: EpochReport) -> dict[str, float]:
-    """An epoch's metrics under the names that files and loggers give them."""
-    return {
-        "epoch": report.epoch,
-        "val/auprc_macro": report.auprc_macro,
-        "val/auroc_macro": report.auroc_macro,
-        "val/loss": report.loss,
-    }
 
 
 def _without_missing_text(config: Config, notice: Notice) -> Config:
@@ -256,7 +246,7 @@ def _yaml(config: Config) -> str:
 
 
 def _line(report: EpochReport) -> str:
-    return json.dumps(metrics_of(report)) + "\n"
+    return json.dumps(report.metrics) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:

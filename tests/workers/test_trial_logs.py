@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.data.synthetic import synthesize
 from headsweep.studies.store import open_storage, study_id_of
+from tests.conftest import Ended
 from tests.single.test_tracking import values, wandb_records
 
 SPACE = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}}
@@ -28,16 +29,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"paths.data_root={folder}/features", f"paths.manifest_dir={folder}/manifests"]
 
 
-Search = Callable[..., tuple[list[FrozenTrial], str]]
+class Search:
+    """Searches a small study with one worker."""
 
+    def __init__(self, headsweep: Callable[..., Ended], folder: Path, data: list[str]) -> None:
+        self.headsweep, self.folder, self.data = headsweep, folder, data
+        self.outputs = folder / "outputs" / "probe"
 
-@pytest.fixture
-def search(data: list[str], tmp_path: Path) -> Search:
-    """Searches a small study with a worker of its own; its trials, and what the worker said."""
-
-    def search(*overrides: str) -> tuple[list[FrozenTrial], str]:
-        folder = tmp_path / "study"
-        folder.mkdir(exist_ok=True)
+    def create(self, name: str, *overrides: str) -> str:
+        """The store of a new study."""
         study = {
             "study": {"name": "probe", "n_trials": TRIALS, "seed": 1},
             "base": [f"training.max_epochs={EPOCHS}", "training.batch_size=32", *overrides],
@@ -45,35 +45,45 @@ def search(data: list[str], tmp_path: Path) -> Search:
             "sampler": {"name": "random"},
             "pruner": {"name": "successive_halving", "min_resource": 1, "reduction_factor": 2},
         }
-        (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-        url = f"sqlite:///{folder}/{len(list(folder.iterdir()))}.db"
-        place = f"paths.output_dir={tmp_path}/outputs"
-        said = ""
-        for words in (["create", folder / "study.yaml", *data, place], ["worker", "probe"]):
-            done = subprocess.run(
-                [sys.executable, "-m", "headsweep", *words, "--storage", url],
-                cwd=folder, capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            said += done.stderr
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(study, sort_keys=False))
+        url = f"sqlite:///{self.folder}/{name}.db"
+        outputs = f"paths.output_dir={self.outputs.parent}"
+        ended = self.headsweep("create", file, *self.data, outputs, "--storage", url)
+        assert ended.code == 0, ended.err
+        return url
+
+    def work(self, url: str) -> str:
+        """What its worker said."""
+        ended = self.headsweep("worker", "probe", "--storage", url)
+        assert ended.code == 0, ended.err
+        return ended.err
+
+    def trials(self, url: str) -> list[FrozenTrial]:
         storage = open_storage(url)
         trials = storage.get_all_trials(study_id_of("probe", storage))
         storage.database.close()
-        return trials, said
+        return trials
 
-    return search
+
+@pytest.fixture
+def search(headsweep: Callable[..., Ended], tmp_path: Path, data: list[str], monkeypatch) -> Search:
+    monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "packed"))
+    return Search(headsweep, tmp_path, data)
 
 
 def params_and_values(trials: list[FrozenTrial]) -> list[tuple[object, ...]]:
     return [(t.state, t.params, t.value, t.intermediate_values) for t in trials]
 
 
-def test_every_trial_is_a_run_that_tensorboard_reads(search, tmp_path):
+def test_every_trial_is_a_run_that_tensorboard_reads(search):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trials, said = search("logging=tensorboard")
-    assert "Notice" not in said
+    url = search.create("logged", "logging=tensorboard")
+    assert "Notice" not in search.work(url)
+    trials = search.trials(url)
     assert Counter(trial.state for trial in trials)[TrialState.PRUNED] > 0
-    runs = tmp_path / "outputs/probe/runs"
+    runs = search.outputs / "runs"
     assert {path.name for path in runs.iterdir()} == {f"trial-{t.number}" for t in trials}
     for trial in trials:
         events = EventAccumulator(str(runs / f"trial-{trial.number}/tensorboard"))
@@ -89,11 +99,14 @@ def test_every_trial_is_a_run_that_tensorboard_reads(search, tmp_path):
         assert f"- {trial.state.name.lower()}" in about
 
 
-def test_wandb_groups_the_trials_under_the_name_of_the_study(search, tmp_path):
-    trials, said = search("logging=wandb", "logging.tags=[night]")
-    assert "Notice" not in said
-    for trial in trials:
-        folder = tmp_path / f"outputs/probe/runs/trial-{trial.number}"
+def test_wandb_groups_the_trials_under_the_name_of_the_study(search):
+    """In a process of its own, since W&B keeps a service beside the process that starts it."""
+    url = search.create("logged", "logging=wandb", "logging.tags=[night]")
+    command = [sys.executable, "-m", "headsweep", "worker", "probe", "--storage", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Notice" not in done.stderr
+    for trial in search.trials(url):
+        folder = search.outputs / f"runs/trial-{trial.number}"
         records = list(wandb_records(folder))
         (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
         assert (run.run_group, run.display_name) == ("probe", f"trial-{trial.number}")
@@ -105,12 +118,14 @@ def test_wandb_groups_the_trials_under_the_name_of_the_study(search, tmp_path):
         assert max(trial.intermediate_values) == len(steps)
 
 
-def test_a_logger_that_cannot_write_costs_one_line_and_changes_no_trial(search, tmp_path):
-    quiet, _ = search()
-    (tmp_path / "outputs/probe").mkdir(parents=True)
-    (tmp_path / "outputs/probe/runs").write_text("in the way")
-    trials, said = search("logging=tensorboard")
-    assert params_and_values(trials) == params_and_values(quiet)
+def test_a_logger_that_cannot_write_costs_one_line_and_changes_no_trial(search):
+    quiet = search.create("quiet")
+    search.work(quiet)
+    search.outputs.mkdir(parents=True)
+    (search.outputs / "runs").write_text("in the way")
+    logged = search.create("logged", "logging=tensorboard")
+    said = search.work(logged)
+    assert params_and_values(search.trials(logged)) == params_and_values(search.trials(quiet))
     notices = [line for line in said.splitlines() if line.startswith("Notice: ")]
     assert len(notices) == 1
     assert notices[0].startswith("Notice: logging of trials ended: ")

@@ -28,6 +28,16 @@ class EpochReport:
     finished: bool
     failure: str | None = None
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What it reached, under the names that files and loggers give it."""
+        return {
+            "epoch": self.epoch,
+            "val/auprc_macro": self.auprc_macro,
+            "val/auroc_macro": self.auroc_macro,
+            "val/loss": self.loss,
+        }
+
 
 @dataclass
 class Slot:

@@ -21,6 +21,7 @@ from headsweep.studies.trials import trial_config
 from headsweep.workers.accounts import Accounts
 from headsweep.workers.lease import Lease
 from headsweep.workers.stopping import Stop
+from headsweep.workers.trial_logs import STOPPED_S, STUCK_S, TrialLogs
 
 if TYPE_CHECKING:
     from headsweep.engine.engine import Admission
@@ -72,6 +73,7 @@ class Loop:
         self._stop = stop
         self._lease = Lease(session.renew, settings.lease_s)
         self._accounts = Accounts(engine.usage, session.note_effort)
+        self._logs = TrialLogs(session.spec)
         self._trial_in: dict[int, int] = {}
         self._claim_not_before = 0.0
 
@@ -90,6 +92,7 @@ class Loop:
                 crashed = False
             finally:
                 self._give_up(crashed=crashed)
+                self._logs.close(STOPPED_S if self._stop.asked else STUCK_S)
 
     def _go_on(self) -> bool:
         """One tick; whether the study may need another one of this worker."""
@@ -123,18 +126,21 @@ class Loop:
     def _admit(self, trial: FrozenTrial) -> None:
         key = trial_id(trial)
         try:
-            admission = self._engine.admit(trial_config(self._session.spec, trial))
+            config = trial_config(self._session.spec, trial)
+            admission = self._engine.admit(config)
         except (ConfigError, TrialError) as error:
             self._session.fail(key, str(error))
             self._session.flush()
             return
         self._trial_in[admission.slot] = key
         self._session.admitted(trial, admission.tape_position)
+        self._logs.admitted(admission.slot, trial.number, config)
 
     def _record(self, reports: Sequence[EpochReport]) -> None:
         """Tells the store what came of an epoch, and frees the places of trials that ended."""
         if self._lease.fenced():
             return
+        self._logs.heard(reports)
         session, trial_in = self._session, self._trial_in
         sound = [report for report in reports if report.failure is None]
         at_rung = [report for report in sound if report.epoch in session.rungs]
@@ -156,10 +162,13 @@ class Loop:
     def _end(self, key: int, report: EpochReport) -> None:
         if report.failure is not None:
             self._session.fail(key, report.failure)
+            self._logs.ended(report.slot, "failed")
         elif report.finished:
             self._session.complete(key, report.best_auprc_macro, epochs=report.epoch)
+            self._logs.ended(report.slot, "complete")
         else:
             self._session.prune(key, epochs=report.epoch)
+            self._logs.ended(report.slot, "pruned")
 
     def _start_afresh(self) -> None:
         """Others may run our trials by now: tell nothing of them, and claim anew."""
@@ -170,6 +179,7 @@ class Loop:
     def _evict(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self._engine.evict(slot)
+            self._logs.forget(slot)
             del self._trial_in[slot]
 
     def _give_up(self, *, crashed: bool) -> None:
