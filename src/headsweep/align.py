@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from headsweep.cli import main
 from headsweep.cli.preflight import check_output, check_stems
 from headsweep.config import Config, Modality
+from headsweep.data.ct_clip import read_ctclip_latents
+from headsweep.data.ct_rate import patient_of, scan_of
 from headsweep.data.dataset import MODALITIES, Split, load_splits_alone, load_test_splits
 from headsweep.errors import ConfigError
 from headsweep.heads.predictor import Predictor, load_predictor
@@ -37,6 +39,7 @@ from headsweep.metrics.ranking import Metric
 from headsweep.settings import cache_dir
 
 PROTOCOLS = (*RELEVANCES, REPORT_TO_VOLUME, VOLUME_TO_VOLUME)
+WITHOUT_LABELS = ("same_scan", REPORT_TO_VOLUME)
 DIRECTIONS: tuple[tuple[Modality, Modality], ...] = (
     ("visual", "text"),
     ("text", "visual"),
@@ -75,17 +78,50 @@ def align(
     check_output(out)
     if model is None:
         splits = load_splits_alone(config, cache_dir=cache_dir(), progress=progress)
-        results = {s.name: _measure(s, _raw_views(s), protocols) for s in splits}
+        results = {s.name: _measure_split(s, _raw_views(s), protocols) for s in splits}
     else:
         predictor = _retrieval_predictor(model)
         splits = load_test_splits(
             config, cache_dir=cache_dir(), modalities=MODALITIES, progress=progress
         )
-        results = {s.name: _measure(s, _projected(s, predictor), protocols) for s in splits}
+        results = {s.name: _measure_split(s, _projected(s, predictor), protocols) for s in splits}
+    _write(results, out)
+    return results
+
+
+def align_ctclip(
+    folder: Path, out: Path, *, protocols: Sequence[str] = PROTOCOLS
+) -> dict[str, dict[str, Any]]:
+    """Retrieval among the latents that CT-CLIP's scripts left in a folder.
+
+    Args:
+        folder: holds `image_latents.npz`, `accessions.txt`, perhaps `text_latents.npz` and
+            `labels_weights.npz`; without the latter, protocols that need labels are left out.
+        out: folder that gets `alignment.json`.
+        protocols: some of `PROTOCOLS`.
+
+    Raises:
+        InputError: a file cannot be used, or the output folder cannot be written.
+    """
+    check_output(out)
+    found = read_ctclip_latents(folder)
+    patients = [patient_of(volume) for volume in found.volumes]
+    scans = [scan_of(volume) for volume in found.volumes]
+    targets = found.targets
+    if targets is None:
+        targets = np.zeros((len(scans), 1), dtype=np.uint8)
+        protocols = [name for name in protocols if name in WITHOUT_LABELS]
+    views = {modality: _unit(rows) for modality, rows in found.latents.items()}
+    gallery = Gallery(scans, None, targets)
+    results = {"ctclip": _measure(gallery, patients, views, protocols)}
+    _write(results, out)
+    return results
+
+
+def _write(results: Mapping[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2) + "\n"
     (out / "alignment.json").write_text(text, encoding="utf-8")
-    return results
 
 
 def _retrieval_predictor(model: Path) -> Predictor:
@@ -121,15 +157,21 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _measure(split: Split, views: Views, protocols: Sequence[str]) -> dict[str, Any]:
+def _measure_split(split: Split, views: Views, protocols: Sequence[str]) -> dict[str, Any]:
     gallery = Gallery(split.scans, split.reports, split.targets)
-    counts = patient_resamples(sorted(set(split.patients)), N_RESAMPLES, RESAMPLING_SEED)
+    return _measure(gallery, split.patients, views, protocols)
+
+
+def _measure(
+    gallery: Gallery, patients: Sequence[str], views: Views, protocols: Sequence[str]
+) -> dict[str, Any]:
+    counts = patient_resamples(sorted(set(patients)), N_RESAMPLES, RESAMPLING_SEED)
 
     def summary(values: Mapping[str, Metric]) -> dict[str, Any]:
-        return _summary(values, split.patients, counts)
+        return _summary(values, patients, counts)
 
     result: dict[str, Any] = {
-        "n_rows": len(split.volumes),
+        "n_rows": len(patients),
         "n_patients": counts.shape[1],
         "similarity": {},
         "protocols": {f"{name}/{VERSION}": {} for name in protocols},
@@ -150,7 +192,7 @@ def _measure(split: Split, views: Views, protocols: Sequence[str]) -> dict[str, 
         if direction == "text_to_visual" and REPORT_TO_VOLUME in protocols:
             found[REPORT_TO_VOLUME] = report_to_volume(queries, candidates)
         if direction == "visual_to_visual" and VOLUME_TO_VOLUME in protocols:
-            found[VOLUME_TO_VOLUME] = volume_to_volume(queries, split.targets)
+            found[VOLUME_TO_VOLUME] = volume_to_volume(queries, gallery.targets)
         for name, values in found.items():
             result["protocols"][f"{name}/{VERSION}"][direction] = summary(values)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from headsweep.data.ct_rate import LABELS
 from tests.single.conftest import Run
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "analyze_alignment.py"
@@ -78,3 +81,46 @@ def test_a_head_that_does_not_project_is_refused(
     ended = headsweep("align", "--checkpoint", tmp_path)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "only a retrieval head projects both modalities" in ended.err
+
+
+def ctclip_latents(folder: Path, small_data: tuple[str, ...], *, labels: bool) -> None:
+    """The largest test manifest as CT-CLIP's scripts would have left it."""
+    features, manifests = (Path(override.partition("=")[2]) for override in small_data)
+    with (manifests / "test_manual_all.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name, column in (("image", "visual_feature_path"), ("text", "text_feature_path")):
+        latents = np.stack([np.load(features / row[column])["arr"] for row in rows])
+        np.savez(folder / f"{name}_latents.npz", data=latents)
+    if labels:
+        targets = np.array([[int(row[label]) for label in LABELS] for row in rows])
+        np.savez(folder / "labels_weights.npz", data=targets)
+    names = "".join(f"{row['volumename']}.nii.gz\n" for row in rows)
+    (folder / "accessions.txt").write_text(names)
+
+
+def test_ctclips_latents_are_searched_as_the_manifest_of_the_same_rows(
+    small_data: tuple[str, ...], run: Run, tmp_path: Path
+):
+    ctclip_latents(tmp_path, small_data, labels=True)
+    run("align", "--ctclip", tmp_path)
+    run("align", *small_data, "--out", tmp_path / "manifest")
+    found = alignment(tmp_path / "alignment")["ctclip"]
+    assert found == alignment(tmp_path / "manifest")["test_manual_all"]
+
+
+def test_without_labels_only_pairs_are_searched(
+    small_data: tuple[str, ...], run: Run, headsweep, tmp_path: Path
+):
+    ctclip_latents(tmp_path, small_data, labels=False)
+    run("align", "--ctclip", tmp_path)
+    found = alignment(tmp_path / "alignment")["ctclip"]
+    assert set(found["protocols"]) == {"same_scan/1", "ctclip_report_to_volume/1"}
+    (tmp_path / "text_latents.npz").unlink()
+    run("align", "--ctclip", tmp_path)
+    found = alignment(tmp_path / "alignment")["ctclip"]["protocols"]
+    assert set(found["same_scan/1"]) == {"visual_to_visual"}
+    accessions = (tmp_path / "accessions.txt").read_text().splitlines()
+    (tmp_path / "accessions.txt").write_text("\n".join(accessions[1:]))
+    ended = headsweep("align", "--ctclip", tmp_path)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"image_latents.npz: must hold {len(accessions) - 1} rows" in ended.err

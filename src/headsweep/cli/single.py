@@ -171,19 +171,35 @@ ALIGNMENT_PROTOCOLS = (
     help=f"What counts as found; may be given several times.  [default: all of "
     f"{', '.join(ALIGNMENT_PROTOCOLS)}]",
 )
+@click.option(
+    "--ctclip",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Search the image_latents.npz, text_latents.npz, labels_weights.npz and accessions.txt "
+    "in DIR, which CT-CLIP's scripts wrote, instead of manifests.",
+)
 def align(
     overrides: tuple[str, ...],
     checkpoint: Path | None,
     out: Path | None,
     protocols: tuple[str, ...],
+    ctclip: Path | None,
 ) -> None:
     """Retrieve scans across and within modalities, raw or through a head."""
     from headsweep.align import align as align_views
+    from headsweep.align import align_ctclip
     from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_alignment
     from headsweep.evaluate import MODEL, checkpoint_of
     from headsweep.train import config_of
 
+    if ctclip is not None:
+        if overrides or checkpoint:
+            raise click.UsageError("--ctclip takes neither a trained head nor overrides")
+        out = out or ctclip / "alignment"
+        print_alignment(align_ctclip(ctclip, out, protocols=protocols))
+        click.echo(f"files: {out}")
+        return
     if checkpoint is None:
         config, model = config_of(None, overrides), None
     else:

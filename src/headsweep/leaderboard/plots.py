@@ -225,6 +225,7 @@ def _thinned(x: Values, y: Values) -> tuple[Values, Values]:
 
 def _unit_square(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel)
+    axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))  # each tick is laid out anew: most of the time
 
 
 def _colors(n: int) -> list[str]:
