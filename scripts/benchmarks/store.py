@@ -1,44 +1,73 @@
-"""Cost of a trial cycle in the store: claim, 6 params, 5 rung reports, verdicts, tell.
+"""Cost of whole trial cycles in the store: claim, 6 params, 5 rung reports, verdicts, tell.
 
-    python scripts/benchmarks/store.py [--database sqlite|postgresql] [--finished 100 1000 10000]
-        [--slots 1 32 256] [--workers 1 4] [--samplers random tpe] [--stock] [--seconds 10]
+Training is left out: what is timed is all that a worker does besides. headsweep takes turns with
+stock Optuna's RDB storage, its gRPC proxy in front of that, and its journal in a file. All run the
+same cycles: at each tick a fifth of the slots is claimed anew, every slot reports and is judged,
+and those at the last rung are told. Verdicts are asked for and not obeyed, so that every trial
+reports five times. Only whole rounds of ticks count, after a first one in which the slots fill.
 
-Training is left out: what is timed is all that a worker does besides. PostgreSQL is started from
-the binaries that the tests use. Contestants are run in turn, so that a busy machine slows all.
+PostgreSQL is started from the binaries that the tests use. The whole plan takes hours; each
+dimension is an option:
+
+    python scripts/benchmarks/store.py --databases sqlite --finished 1000 --slots 32 --workers 1
 """
+
+# ruff: noqa: D102  (the methods of a contestant are documented in its protocol)
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import math
 import multiprocessing
 import random
 import shutil
 import signal
+import socket
+import statistics
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import optuna
-from optuna.trial import TrialState, create_trial
+import psycopg
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    JournalStorage,
+    RDBStorage,
+    run_grpc_proxy_server,
+)
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import Connection
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
+from tests.postgres import Server, new_server  # noqa: E402
+
 from headsweep.settings import WorkerSettings  # noqa: E402
+from headsweep.studies.batch import Changes, end_trials, write_details, write_heartbeats  # noqa: E402
 from headsweep.studies.definition import StudySpec  # noqa: E402
-from headsweep.studies.policy import build_sampler  # noqa: E402
-from headsweep.studies.schema import trial_id  # noqa: E402
+from headsweep.studies.ledger import insert_trials  # noqa: E402
+from headsweep.studies.schema import trial_id, utc_now  # noqa: E402
 from headsweep.studies.session import join  # noqa: E402
 from headsweep.studies.space import distribution, suggest  # noqa: E402
 from headsweep.studies.spec import load_study_file  # noqa: E402
 from headsweep.studies.store import create_or_continue, open_storage  # noqa: E402
 
 RUNGS = (1, 3, 9, 27, 81)
+NAME = "benchmark"
 STUDY = """
 study: {{name: benchmark, n_trials: 1000000, seed: 1}}
 base: [head=mlp, training.max_epochs=81]
@@ -52,6 +81,188 @@ space:
 sampler: {{name: {sampler}}}
 pruner: {{name: successive_halving, min_resource: 1, reduction_factor: 3}}
 """
+PROCESSES = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the plan; `running` trials of another worker stand in the study."""
+
+    finished: int
+    running: int
+    slots: int
+    workers: int
+    sampler: str
+
+
+def value(rate: float, epoch: int) -> float:
+    return 1 - abs(rate - 0.01) - 1 / (1 + epoch) + random.gauss(0, 0.01)
+
+
+class Contestant(Protocol):
+    """A worker's share in a study; trials go by any key."""
+
+    def claim(self, n: int) -> dict[int, float]:
+        """Starts up to `n` trials; their learning rates by key."""
+
+    def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
+        """Reports (epoch, value) of every trial, asks for verdicts, tells the trials in `last`."""
+
+
+class Ours:
+    """headsweep's session."""
+
+    def __init__(self, url: str, spec: StudySpec) -> None:
+        self.session = join(NAME, url, WorkerSettings(), worker=str(random.random())).__enter__()
+
+    def claim(self, n: int) -> dict[int, float]:
+        trials = self.session.claim(n).trials
+        return {trial_id(trial): trial.params["training.learning_rate"] for trial in trials}
+
+    def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
+        for key, (epoch, reached) in reports.items():
+            self.session.report(key, epoch, reached)
+        pruned = self.session.verdicts(list(reports))
+        for key in last:
+            if key in pruned:
+                self.session.prune(key, epochs=RUNGS[-1])
+            else:
+                self.session.complete(key, reports[key][1], epochs=RUNGS[-1])
+        assert not self.session.flush()
+
+
+class Stock:
+    """Stock Optuna over one of its storages."""
+
+    def __init__(self, url: str, spec: StudySpec) -> None:
+        sampler = {"random": RandomSampler, "tpe": TPESampler}[spec.sampler.name]
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+        self.spec = spec
+        self.study = optuna.load_study(
+            study_name=NAME,
+            storage=self.open(url),
+            sampler=sampler(**spec.sampler.kwargs),
+            pruner=pruner,
+        )
+        self.trials: dict[int, optuna.Trial] = {}
+
+    def open(self, url: str) -> BaseStorage | str:
+        raise NotImplementedError
+
+    def claim(self, n: int) -> dict[int, float]:
+        rates = {}
+        for _ in range(n):
+            trial = self.study.ask()
+            params = suggest(trial, self.spec.space, self.spec.config)
+            self.trials[trial.number] = trial
+            rates[trial.number] = params["training.learning_rate"]
+        return rates
+
+    def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
+        for number, (epoch, reached) in reports.items():
+            trial = self.trials[number]
+            trial.report(reached, epoch)
+            pruned = trial.should_prune()
+            if number in last and pruned:
+                self.study.tell(trial, state=TrialState.PRUNED)
+            elif number in last:
+                self.study.tell(trial, reached)
+
+
+class Rdb(Stock):
+    """Its RDB storage, on the database itself."""
+
+    def open(self, url: str) -> BaseStorage | str:
+        return stock_url(url)
+
+
+class Grpc(Stock):
+    """Its gRPC proxy: one process holds the RDB storage for all."""
+
+    def open(self, url: str) -> BaseStorage | str:
+        host, port = url.removeprefix("grpc://").split(":")
+        return GrpcStorageProxy(host=host, port=int(port))
+
+
+class Journal(Stock):
+    """Its journal, a file."""
+
+    def open(self, url: str) -> BaseStorage | str:
+        return journal(url)
+
+
+CONTESTANTS: dict[str, Callable[[str, StudySpec], Contestant]] = {
+    "headsweep": Ours,
+    "rdb": Rdb,
+    "grpc": Grpc,
+    "journal": Journal,
+}
+
+
+def stock_url(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
+def journal(url: str) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(url.removeprefix("journal://")))
+
+
+def work(name: str, url: str, spec: StudySpec, slots: int, seconds: float) -> tuple[int, float]:
+    """Trials that one worker finishes in whole rounds, and the seconds that took."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    contestant = CONTESTANTS[name](url, spec)
+    rates: dict[int, float] = {}
+    rung: dict[int, int] = {}
+    a_tick = math.ceil(slots / len(RUNGS))
+
+    def play_round() -> int:
+        n_told = 0
+        for _ in RUNGS:
+            claimed = contestant.claim(min(a_tick, slots - len(rates)))
+            rates.update(claimed)
+            rung.update(dict.fromkeys(claimed, 0))
+            epochs = {key: RUNGS[rung[key]] for key in rates}
+            reports = {key: (epochs[key], value(rate, epochs[key])) for key, rate in rates.items()}
+            last = {key for key in rates if epochs[key] == RUNGS[-1]}
+            contestant.tick(reports, last)
+            for key in rates:
+                rung[key] += 1
+            for key in last:
+                del rates[key], rung[key]
+            n_told += len(last)
+        return n_told
+
+    play_round()
+    START.wait()
+    n, begun = 0, time.perf_counter()
+    while (wall := time.perf_counter() - begun) < seconds or not n:
+        n += play_round()
+    return n, wall
+
+
+def share_start(barrier: Any) -> None:
+    """Gives a worker process the barrier at which all wait until all are ready."""
+    global START
+    START = barrier
+
+
+def compete(
+    name: str, url: str, spec: StudySpec, cell: Cell, seconds: float, patience_s: float
+) -> tuple[float, float] | None:
+    """Milliseconds of a worker's time a trial, and trials a second of all; None: too slow."""
+    barrier = PROCESSES.Barrier(cell.workers)
+    with PROCESSES.Pool(cell.workers, share_start, (barrier,)) as pool:
+        job = [(name, url, spec, cell.slots, seconds)] * cell.workers
+        try:
+            results = pool.starmap_async(work, job, chunksize=1).get(patience_s)
+        except multiprocessing.TimeoutError:
+            return None
+    cost = statistics.mean(wall / n for n, wall in results)
+    return 1000 * cost, sum(n / wall for n, wall in results)
+
+
+# Studies to begin from: filled once, then copied for every turn.
 
 
 def define(folder: Path, sampler: str) -> StudySpec:
@@ -60,44 +271,37 @@ def define(folder: Path, sampler: str) -> StudySpec:
     return load_study_file(path, [])
 
 
-def value(rate: float, epoch: int) -> float:
-    return 1 - abs(rate - 0.01) - 1 / (1 + epoch) + random.gauss(0, 0.01)
+def past_trials(spec: StudySpec, cell: Cell) -> Iterator[FrozenTrial]:
+    """Finished trials as successive halving leaves them, then running ones at the second rung."""
+    distributions = {key: distribution(dimension) for key, dimension in spec.space.items()}
+    memory = optuna.create_study(sampler=RandomSampler(seed=1))
+    for i in range(cell.finished + cell.running):
+        params = memory.ask(distributions).params
+        depth = 1 + min(len(RUNGS) - 1, int(random.expovariate(1.0)))
+        running = i >= cell.finished
+        steps = RUNGS[:2] if running else RUNGS[:depth]
+        reports = {step: value(params["training.learning_rate"], step) for step in steps}
+        ended = TrialState.COMPLETE if steps == RUNGS else TrialState.PRUNED
+        yield create_trial(
+            state=TrialState.RUNNING if running else ended,
+            params=params,
+            distributions=distributions,
+            value=None if running else reports[steps[-1]],
+            intermediate_values=reports,
+            system_attrs={f"completed_rung_{i}": reports[s] for i, s in enumerate(steps)},
+        )
 
 
-def fill(spec: StudySpec, url: str, n_finished: int) -> None:
-    """Gives a new study `n_finished` finished trials, by stock Optuna's own bulk path."""
+def fill_database(spec: StudySpec, url: str, cell: Cell) -> None:
+    """Writes all in one transaction; what runs has a sign of life from a day ahead."""
     storage = open_storage(url, create=True)
     study_id = create_or_continue(spec, storage)
-    distributions = {key: distribution(dimension) for key, dimension in spec.space.items()}
-    memory = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    rows = []
-    for _ in range(n_finished):
-        params = memory.ask(distributions).params
-        rate = params["training.learning_rate"]
-        steps = RUNGS[: 1 + min(len(RUNGS) - 1, int(random.expovariate(1.0)))]
-        reports = {step: value(rate, step) for step in steps}
-        rows.append(
-            create_trial(
-                state=TrialState.COMPLETE if steps == RUNGS else TrialState.PRUNED,
-                params=params,
-                distributions=distributions,
-                value=reports[steps[-1]],
-                intermediate_values=reports,
-                system_attrs={f"completed_rung_{i}": reports[s] for i, s in enumerate(steps)},
-            )
-        )
-    insert(storage, study_id, rows)
-    storage.database.close()
+    trials = list(past_trials(spec, cell))
 
-
-def insert(storage, study_id: int, trials: list[optuna.trial.FrozenTrial]) -> None:
-    """Writes finished trials in one transaction."""
-    from headsweep.studies.batch import Changes, end_trials, write_details
-    from headsweep.studies.ledger import insert_trials
-
-    def work(connection) -> None:
-        now = time_now()
-        keys = insert_trials(connection, study_id, len(trials), 0, TrialState.RUNNING, now)
+    def write(connection: Connection) -> None:
+        now = utc_now()
+        n = len(trials)
+        keys = insert_trials(connection, study_id, n, 0, TrialState.RUNNING, now)
         changes = {
             key: Changes(
                 params={
@@ -110,149 +314,175 @@ def insert(storage, study_id: int, trials: list[optuna.trial.FrozenTrial]) -> No
             for key, trial in zip(keys, trials, strict=True)
         }
         write_details(connection, changes)
-        ends = {key: (t.state, t.values) for key, t in zip(keys, trials, strict=True)}
-        end_trials(connection, ends)
+        by_key = dict(zip(keys, trials, strict=True))
+        ended = {k: (t.state, t.values) for k, t in by_key.items() if t.state.is_finished()}
+        end_trials(connection, ended)
+        write_heartbeats(connection, by_key.keys() - ended.keys(), now.replace(year=now.year + 1))
 
-    storage.database.write(work, study_id=study_id)
-
-
-def time_now():
-    from headsweep.studies.schema import utc_now
-
-    return utc_now()
-
-
-def ours(url: str, slots: int, seconds: float) -> tuple[int, float]:
-    """Trials finished by one worker of ours, and the time that took."""
-    running: dict[int, tuple[float, int]] = {}
-    n = 0
-    with join("benchmark", url, WorkerSettings(), worker=str(random.random())) as session:
-        session.claim(0)
-        session.storage.sync(session.study_id)
-        begun = time.perf_counter()
-        while time.perf_counter() - begun < seconds:
-            for trial in session.claim(slots - len(running)).trials:
-                running[trial_id(trial)] = (trial.params["training.learning_rate"], 0)
-            reported = []
-            for key, (rate, rung) in running.items():
-                session.report(key, RUNGS[rung], value(rate, RUNGS[rung]))
-                reported.append(key)
-            pruned = session.verdicts(reported)
-            for key in reported:
-                rate, rung = running[key]
-                running[key] = (rate, rung + 1)
-                if rung + 1 == len(RUNGS):
-                    session.complete(key, value(rate, 81), epochs=81)
-                elif key in pruned:
-                    session.prune(key, epochs=RUNGS[rung])
-            session.flush()
-            n += len(running.keys() - session.held)
-            running = {key: state for key, state in running.items() if key in session.held}
-        wall = time.perf_counter() - begun
-        session.hand_back(crashed=False)
-    return n, wall
-
-
-def stock(url: str, slots: int, seconds: float) -> tuple[int, float]:
-    """The same with stock Optuna's storage, sampler and pruner."""
-    storage = open_storage(url)
-    from headsweep.studies.store import load_spec
-
-    spec = load_spec("benchmark", storage)
+    storage.database.write(write, study_id=study_id)
     storage.database.close()
-    theirs = optuna.storages.get_storage(stock_url(url))
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-    study = optuna.Study("benchmark", theirs, build_sampler(spec, 0), pruner)
-    running: dict[int, tuple[optuna.Trial, float, int]] = {}
-    n = 0
-    study.get_trials(deepcopy=False)
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        while len(running) < slots:
-            trial = study.ask()
-            params = suggest(trial, spec.space, spec.config)
-            running[trial.number] = (trial, params["training.learning_rate"], 0)
-        for number, (trial, rate, rung) in list(running.items()):
-            trial.report(value(rate, RUNGS[rung]), RUNGS[rung])
-            running[number] = (trial, rate, rung + 1)
-            if trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
-            elif rung + 1 == len(RUNGS):
-                study.tell(trial, value(rate, 81))
-            else:
-                continue
-            del running[number]
-            n += 1
-    return n, time.perf_counter() - begun
 
 
-def stock_url(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://")
+def fill_journal(spec: StudySpec, path: Path, cell: Cell) -> None:
+    study = optuna.create_study(study_name=NAME, storage=journal(str(path)), direction="maximize")
+    study.add_trials(list(past_trials(spec, cell)))
 
 
-CONTESTANTS = {"ours": ours, "stock": stock}
+class Stores:
+    """Copies of filled studies, in every kind of database."""
 
+    def __init__(self, folder: Path, server: Server | None) -> None:
+        self.folder = folder
+        self.server = server
+        self.filled: dict[tuple[str, int, int, str], str] = {}
+        self.counter = itertools.count()
 
-def contest(name: str, url: str, slots: int, seconds: float) -> tuple[int, float]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore")
-    return CONTESTANTS[name](url, slots, seconds)
+    def copy(self, kind: str, spec: StudySpec, cell: Cell) -> str:
+        key = (kind, cell.finished, cell.running, cell.sampler)
+        if key not in self.filled:
+            self.filled[key] = self._fill(kind, spec, cell)
+        filled = self.filled[key]
+        if self.server is not None and kind == "postgresql":
+            copied = f"copy_{next(self.counter)}"
+            with psycopg.connect(self.server.url("postgres"), autocommit=True) as connection:
+                connection.execute(f'CREATE DATABASE "{copied}" TEMPLATE "{filled}"')
+            return self.server.url(copied)
+        path = self.folder / f"{next(self.counter)}"
+        shutil.copyfile(filled, path)
+        return f"{'sqlite:///' if kind == 'sqlite' else 'journal://'}{path}"
+
+    def _fill(self, kind: str, spec: StudySpec, cell: Cell) -> str:
+        path = self.folder / f"{next(self.counter)}"
+        if kind == "file":
+            fill_journal(spec, path, cell)
+        elif kind == "sqlite":
+            fill_database(spec, f"sqlite:///{path}", cell)
+        else:
+            assert self.server is not None
+            database = self.server.new_database()
+            fill_database(spec, self.server.url(database), cell)
+            return database
+        return str(path)
 
 
 @contextmanager
-def databases(kinds: list[str], folder: Path) -> Iterator[dict[str, object]]:
-    """Makers of empty stores."""
-    from tests.postgres import new_server
-
-    server = new_server(Path("/tmp")) if "postgresql" in kinds else None
-    counter = itertools.count()
-    makers = {
-        "sqlite": lambda: f"sqlite:///{folder}/{next(counter)}.db",
-        "postgresql": lambda: server.url(server.new_database()),
-    }
+def proxy(name: str, url: str) -> Iterator[str]:
+    """The URL that a contestant is given: for gRPC that of a server in front of the database."""
+    if name != "grpc":
+        yield url
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = PROCESSES.Process(target=serve_grpc, args=(stock_url(url), port), daemon=True)
+    server.start()
+    GrpcStorageProxy(host="127.0.0.1", port=port).wait_server_ready(timeout=60)
     try:
-        yield {kind: makers[kind] for kind in kinds}
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.join()
+
+
+def serve_grpc(url: str, port: int) -> None:
+    warnings.simplefilter("ignore")
+    run_grpc_proxy_server(RDBStorage(url), host="127.0.0.1", port=port)
+
+
+def seconds_to_open(url: str) -> float:
+    begun = time.perf_counter()
+    storage = open_storage(url)
+    storage.sync(1)
+    taken = time.perf_counter() - begun
+    storage.database.close()
+    return taken
+
+
+def turns(databases: Sequence[str], contestants: Sequence[str]) -> list[tuple[str, str]]:
+    """Who competes on what: the journal knows files alone, the others databases."""
+    return [
+        (kind, name)
+        for kind, name in itertools.product(databases, contestants)
+        if (kind == "file") == (name == "journal")
+    ]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    kinds = ["sqlite", "postgresql", "file"]
+    samplers = ["random", "tpe"]
+    parser.add_argument("--databases", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument(
+        "--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS)
+    )
+    parser.add_argument("--samplers", nargs="+", choices=samplers, default=samplers)
+    parser.add_argument("--finished", nargs="+", type=int, default=[100, 1000, 10000])
+    parser.add_argument("--running", nargs="+", type=int, default=[0], help="of another worker")
+    parser.add_argument("--slots", nargs="+", type=int, default=[1, 32, 256])
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=1, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn, at least")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds of a turn, at most")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    warnings.simplefilter("ignore")
+    server = new_server(Path("/tmp")) if "postgresql" in args.databases else None
+    cells = itertools.product(args.finished, args.running, args.slots, args.workers, args.samplers)
+    rows = []
+    print("finished running slots workers sampler database   contestant ms/trial trials/s opened_s")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            stores = Stores(Path(folder), server)
+            for cell in (Cell(*combination) for combination in cells):
+                for row in run_cell(cell, stores, args):
+                    rows.append(row)
+                    show(row)
     finally:
         if server is not None:
             server.stop(signal.SIGQUIT)
             shutil.rmtree(server.folder)
+    print(json.dumps(rows))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--database", nargs="+", default=["sqlite", "postgresql"])
-    parser.add_argument("--finished", nargs="+", type=int, default=[100, 1000])
-    parser.add_argument("--slots", nargs="+", type=int, default=[1, 32])
-    parser.add_argument("--workers", nargs="+", type=int, default=[1])
-    parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
-    parser.add_argument("--contestants", nargs="+", default=["ours", "stock"])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    args = parser.parse_args()
-    print("database finished slots workers sampler contestant ms/trial trials/s open_s", flush=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        databases(args.database, Path(folder)) as makers,
+def run_cell(cell: Cell, stores: Stores, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The medians of every contestant over the rounds, in which they take turns."""
+    spec = define(stores.folder, cell.sampler)
+    taken: defaultdict[tuple[str, str], list[tuple[float, float] | None]] = defaultdict(list)
+    opened: defaultdict[str, list[float]] = defaultdict(list)
+    for _, (kind, name) in itertools.product(
+        range(args.rounds), turns(args.databases, args.contestants)
     ):
-        for kind, finished, slots, workers, sampler, name in itertools.product(
-            args.database, args.finished, args.slots, args.workers, args.samplers, args.contestants
-        ):
-            url = makers[kind]()
-            fill(define(Path(folder), sampler), url, finished)
-            begun = time.perf_counter()
-            storage = open_storage(url)
-            storage.sync(1)
-            opened_s = time.perf_counter() - begun
-            storage.database.close()
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                results = pool.starmap(contest, [(name, url, slots, args.seconds)] * workers)
-            n = sum(count for count, _ in results)
-            wall = max(wall for _, wall in results)
-            cost = 1000 * wall * workers / n if n else float("inf")
-            print(
-                f"{kind:10} {finished:6} {slots:4} {workers:2} {sampler:6} {name:5} "
-                f"{cost:8.2f} {n / wall:8.1f} {opened_s:6.2f}",
-                flush=True,
-            )
+        url = stores.copy(kind, spec, cell)
+        if name == "headsweep":
+            opened[kind].append(seconds_to_open(url))
+        with proxy(name, url) as reached:
+            result = compete(name, reached, spec, cell, args.seconds, args.patience)
+        taken[kind, name].append(result)
+    for (kind, name), results in taken.items():
+        in_time = [result for result in results if result is not None]
+        whole = len(in_time) == len(results)
+        yield asdict(cell) | {
+            "database": kind,
+            "contestant": name,
+            "ms_per_trial": statistics.median(ms for ms, _ in in_time) if whole else None,
+            "trials_per_s": statistics.median(speed for _, speed in in_time) if whole else None,
+            "opened_s": statistics.median(opened[kind]) if name == "headsweep" else None,
+        }
+
+
+def show(row: dict[str, Any]) -> None:
+    numbers = " ".join(
+        f"{'-' if row[key] is None else format(row[key], '.2f'):>8}"
+        for key in ("ms_per_trial", "trials_per_s", "opened_s")
+    )
+    print(
+        f"{row['finished']:8} {row['running']:7} {row['slots']:5} {row['workers']:7} "
+        f"{row['sampler']:7} {row['database']:10} {row['contestant']:10} {numbers}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
