@@ -1,0 +1,143 @@
+"""How time grows with trials, rows and width, and peak memory with slots and with trials.
+
+Every point is a process of its own, which trains configs drawn from a shipped study's space on
+synthetic splits and says how long that took and how much memory it held at most, beyond what it
+held before. Memory is measured on MLPs of one shape, whose weights outweigh what slots share. The
+exponent is the slope of a least-squares line through the logarithms: 1 is linear growth, 0 is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+MEBIBYTE = 2**20
+KIBIBYTE = 2**10
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one process trains."""
+
+    head: str
+    trials: int
+    slots: int
+    rows: int
+    width: int
+    epochs: int
+    fixed: tuple[str, ...] = ("training.batch_size=256", 'features.normalization="zscore"')
+
+
+def main() -> None:
+    """Measure along each axis, print a table, and one line of JSON last."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--head", choices=["linear", "mlp"], default="linear")
+    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--point", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.point is not None:
+        print(json.dumps(train(Point(**json.loads(arguments.point)))))
+        return
+    base = Point(arguments.head, 32, 16, arguments.rows, arguments.width, arguments.epochs)
+    heavy = replace(
+        base, head="mlp", trials=64, epochs=1, rows=1000,
+        fixed=(*base.fixed, "head.width=512", "head.depth=2"),
+    )  # fmt: skip
+    axes = {
+        ("seconds", "trials"): (8, 16, 32, 64),
+        ("seconds", "rows"): tuple(base.rows * k // 2 for k in (1, 2, 4, 8)),
+        ("seconds", "width"): tuple(base.width * k // 2 for k in (1, 2, 4, 8)),
+        ("mebibytes", "slots"): (8, 16, 32, 64),
+        ("mebibytes", "trials"): (16, 32, 64, 128),
+    }
+    table = Table(title=f"{base.head} heads, at {base.trials} trials in {base.slots} slots, "
+                  f"{base.rows} × {base.width} rows, {base.epochs} epochs")  # fmt: skip
+    for column in ("grows", "with", "at", "measured", "exponent"):
+        table.add_column(column)
+    results = []
+    for (measure, axis), values in axes.items():
+        fixed, rounds = (base, arguments.rounds) if measure == "seconds" else (heavy, 1)
+        points = [_at(fixed, axis, value) for value in values]
+        found = _medians(points, measure, rounds)
+        exponent = float(np.polyfit(np.log(values), np.log(found), 1)[0])
+        table.add_row(measure, axis, _joined(values), _joined(found), f"{exponent:.2f}")
+        results.append({"measure": measure, "axis": axis, "values": values, "found": found,
+                        "exponent": exponent})  # fmt: skip
+    Console().print(table)
+    print(json.dumps({**asdict(base), "growth": results}))
+
+
+def train(point: Point) -> dict[str, float]:
+    """Seconds of training, and mebibytes held at most beyond those before it."""
+    import torch
+
+    from engine import STUDIES, draw_configs, make_split
+    from headsweep.engine.engine import Engine
+    from headsweep.settings import EngineSettings
+
+    settings = EngineSettings(device="cpu", slots=point.slots)
+    torch.set_num_threads(1)
+    train_split = make_split("train", point.rows, point.width, 18, seed=1)
+    valid_split = make_split("valid", 1000, point.width, 18, seed=2)
+    study = STUDIES[point.head]
+    waiting = draw_configs(study, point.trials, point.epochs, point.fixed, seed=0)
+    engine = Engine(train_split, valid_split, settings)
+    # What is made and loaded once, whoever trains, is no growth.
+    first = engine.admit(draw_configs(study, 1, 1, point.fixed, seed=1)[0]).slot
+    engine.run_epoch()
+    engine.evict(first)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _peak_mebibytes()
+    start = time.perf_counter()
+    while waiting or engine.free < engine.slots:
+        while waiting and engine.free:
+            engine.admit(waiting.pop())
+        for report in engine.run_epoch():
+            if report.finished:
+                engine.evict(report.slot)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "mebibytes": _peak_mebibytes() - before}
+
+
+def _at(point: Point, axis: str, value: int) -> Point:
+    return Point(**(asdict(point) | {axis: value}))
+
+
+def _medians(points: Sequence[Point], measure: str, rounds: int) -> list[float]:
+    """Of every point, over rounds in which the points take turns."""
+    runs = [[_run(point)[measure] for point in points] for _ in range(rounds)]
+    return [statistics.median(values) for values in zip(*runs, strict=True)]
+
+
+def _run(point: Point) -> dict[str, float]:
+    command = [sys.executable, __file__, "--point", json.dumps(asdict(point))]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def _peak_mebibytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE / MEBIBYTE
+
+
+def _joined(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
+
+
+if __name__ == "__main__":
+    main()
