@@ -26,11 +26,14 @@ COMMANDS = {
     "dashboard": {"--storage", "--port"},
     "data synth": set(),
     "data prepare": {"--labels-csv", "--labels_csv", "--output-file", "--row-policy"},
+    "data subsets": {"--budgets", "--seeds", "--out"},
+    "data folds": {"--folds", "--seed", "--out"},
     "data pack": set(),
     "data check": set(),
-    "train": {"--config"},
-    "evaluate": {"--checkpoint"},
-    "align": {"--checkpoint"},
+    "train": {"--config", "--multirun"},
+    "evaluate": {"--checkpoint", "--thresholds", "--ctclip"},
+    "align": {"--checkpoint", "--protocol", "--ctclip"},
+    "scaling": {"--device", "--out"},
 }
 
 

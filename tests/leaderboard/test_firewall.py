@@ -2,6 +2,8 @@
 
 import ast
 import json
+import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -73,17 +75,64 @@ def test_no_other_code_reads_a_test_manifest():
     named = {"leaderboard/firewall.py"}
     single_runs = {"evaluate.py", "align.py"}
     inspection = {"data/check.py", "cli/data.py", "cli/preflight.py"}
-    assert users_of("load_test_splits") - {"data/dataset.py"} == named | single_runs
+    loaders = users_of("load_test_splits") | users_of("load_splits_alone")
+    assert loaders - {"data/dataset.py"} == named | single_runs
     assert users_of("test_manifests") - {"config.py", "data/dataset.py"} == named | inspection
+    assert users_of("load_test") == {"leaderboard/firewall.py", "leaderboard/verify.py"}
+    assert users_of("open_test") == {"leaderboard/firewall.py", "leaderboard/finalize.py"}
 
 
 def users_of(name: str) -> set[str]:
-    """Modules that speak a name, imported or as an attribute."""
+    """Modules that speak a name: imported, as an attribute, or as the last part of a text."""
+    return {
+        module
+        for module, nodes in nodes_of_modules().items()
+        for node in nodes
+        if name in (getattr(node, key, None) for key in ("attr", "id", "name"))
+        or (isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names})
+        or (isinstance(node, ast.Constant) and str(node.value).rpartition(".")[2] == name)
+    }
+
+
+@cache
+def nodes_of_modules() -> dict[str, list[ast.AST]]:
+    """Syntax of every module of the package."""
     root = Path(headsweep.__file__).parent
     return {
-        path.relative_to(root).as_posix()
+        path.relative_to(root).as_posix(): list(ast.walk(ast.parse(path.read_text())))
         for path in root.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if name in (getattr(node, "attr", None), getattr(node, "id", None))
-        or (isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names})
     }
+
+
+def test_a_search_and_single_runs_need_no_test_data(data, headsweep, tmp_path):
+    """Test manifests hold nothing but their first line, and no feature of theirs exists.
+
+    Whatever is trained, searched, counted or exported does without; only finalizing, which
+    records first that it opens test, comes to grief.
+    """
+    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    for path in copy.glob("manifests/test_*.csv"):
+        header, *rows = path.read_text().splitlines(keepends=True)
+        path.write_text(header)
+        for row in rows:
+            for name in row.split(",")[1:3]:
+                (copy / "features" / name).unlink(missing_ok=True)
+    places = [f"paths.data_root={copy}/features", f"paths.manifest_dir={copy}/manifests"]
+    study = make_study(tmp_path / "blind", copy, name="blind", base="head=linear", n_trials=1)
+    storage = ("--storage", study.storage_url)
+    file = tmp_path / "blind" / "study.yaml"
+    checkpoint = f"paths.checkpoint_dir={tmp_path}/run"
+    for command in (
+        ("create", file, *places, *storage, "--n-trials", 3),
+        ("worker", "blind", *storage),
+        ("status", "blind", *storage),
+        ("export", "blind", *storage, "-o", tmp_path / "best.yaml"),
+        ("train", "--config", tmp_path / "best.yaml", checkpoint),
+    ):
+        ended = headsweep(*command)
+        assert ended.code == 0, ended.err
+    assert not past_openings(study.optuna)
+    ended = headsweep("finalize", "blind", *storage, "--out", tmp_path / "board")
+    assert ended.code != 0
+    assert "manifests/test_" in ended.err
+    assert len(past_openings(study.optuna)) == 1
