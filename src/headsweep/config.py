@@ -39,6 +39,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 Modality = Literal["visual", "text"]
 FeatureInput = Literal["visual", "text", "both"]
 Normalization = Literal["none", "l2", "zscore", "whiten"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class Section(BaseModel):
@@ -132,6 +133,8 @@ class TrainingConfig(Section):
     asymmetric_gamma_neg: NonNegativeFloat = 4.0
     asymmetric_gamma_pos: NonNegativeFloat = 1.0
     asymmetric_clip: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    precision: Precision = "float32"
+    """To what the inputs of matrix products are rounded in training (see `engine.precision`)."""
     seed: NonNegativeInt = 42
     tape_position: NonNegativeInt = 0
     """Epoch of the shared tape of permutations at which training enters (see `engine.tape`)."""
@@ -239,6 +242,7 @@ class Config(Section):
             "head.kind": (self.head.kind, "linear"),
             "training.loss": (training.loss, "bce"),
             "training.label_smoothing": (training.label_smoothing, 0.0),
+            "training.precision": (training.precision, "float32"),
         }
         for key, (value, due) in found.items():
             if value != due:

@@ -16,6 +16,7 @@ from headsweep.config import Config, MLPConfig
 from headsweep.engine.checkpoints import Snapshot
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.memory import ran_out_of_memory
+from headsweep.engine.precision import rounded_products
 from headsweep.engine.programs.autograd import AutogradProgram
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.programs.linear import LinearProgram
@@ -50,6 +51,7 @@ def group_key(config: Config, inputs: Inputs) -> GroupKey:
         normalization=features.normalization,
         batch_size=inputs.n_train if whole else min(training.batch_size, inputs.n_train),
         seed=training.seed,
+        precision=training.precision,
     )
 
 
@@ -173,7 +175,8 @@ class Group:
         (taken,) = {self._taken(slot) for slot in self.slots.values()}
         key = self.key
         minibatches = list(batches(key.seed, self.position, self.inputs.n_train, key.batch_size))
-        program.train_epoch(minibatches[taken:], self.position * self.steps_per_epoch + taken)
+        with rounded_products(key.precision, self.inputs.device):
+            program.train_epoch(minibatches[taken:], self.position * self.steps_per_epoch + taken)
         slots, probabilities = program.validate()
         scores = probabilities.to("cpu", torch.float32).numpy()
         self.position += 1

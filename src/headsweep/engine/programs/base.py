@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from headsweep.config import FeatureInput, Normalization
+from headsweep.config import FeatureInput, Normalization, Precision
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
@@ -23,6 +23,7 @@ class GroupKey:
     normalization: Normalization
     batch_size: int
     seed: int
+    precision: Precision
 
 
 class Program(ABC):

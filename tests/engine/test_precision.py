@@ -1,0 +1,88 @@
+"""`training.precision` rounds what enters a product, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headsweep.config import Config, with_values
+from headsweep.engine import groups
+from headsweep.engine.engine import Engine
+from headsweep.engine.fixed import train_to_end
+from headsweep.engine.precision import rounded_products, to_bf16, to_tf32
+from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
+from headsweep.errors import ConfigError
+from headsweep.settings import EngineSettings
+from tests.engine.conftest import config, make_split
+
+SPLITS = make_split("train", 150, seed=1), make_split("valid", 90, seed=2)
+SETTINGS = EngineSettings(device="cpu", slots=8)
+CPU = torch.device("cpu")
+SIGNIFICANT_BITS = {"tf32": 11, "bf16": 8}
+
+
+@given(
+    st.floats(
+        width=32, allow_nan=False, allow_infinity=False, max_value=2**100, min_value=-(2**100)
+    )
+)
+def test_numbers_are_rounded_to_the_nearest_with_so_many_bits(value: float) -> None:
+    for precision, rounded in [("tf32", to_tf32), ("bf16", to_bf16)]:
+        bits = SIGNIFICANT_BITS[precision]
+        result = rounded(torch.tensor([value])).item()
+        mantissa = np.frexp(result)[0] * 2**bits
+        assert abs(value) < 2**-100 or mantissa == int(mantissa)
+        assert abs(result - value) <= max(abs(value) * 2**-bits, 2**-120)
+
+
+def test_rounding_keeps_what_is_no_number() -> None:
+    odd = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    for rounded in (to_tf32, to_bf16):
+        torch.testing.assert_close(rounded(odd), odd, equal_nan=True)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize(
+    ("program", "one"),
+    [
+        ("linear", config("training.learning_rate=0.02")),
+        ("mlp", config("head=mlp", "head.width=16", "head.norm=layer")),
+        ("stacked_mlp", config("head=mlp", "head.width=16", "head.norm=layer")),
+        ("autograd", config("head=mlp", "head.width=16", "head.norm=batch")),
+        ("retrieval", config("head=retrieval", "head.dim=8", "head.neighbours=7")),
+    ],
+)
+def test_every_program_rounds_a_little_and_learns_alike(
+    precision: str, program: str, one: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 16 roundings: a retrieval head's neighbours change at once, not by degrees."""
+    if program == "stacked_mlp":
+        monkeypatch.setitem(groups.PROGRAMS, "mlp", StackedMLPProgram)
+    coarse = with_values(one, {"training.precision": precision}, where="test")
+    exact, rounded = train_to_end([one, coarse], *SPLITS, SETTINGS)
+    losses = [[report.loss for report in t.history] for t in (exact, rounded)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=16 * 2 ** -SIGNIFICANT_BITS[precision])
+
+
+def test_precisions_do_not_share_a_step() -> None:
+    engine = Engine(*SPLITS, SETTINGS)
+    for precision in ("float32", "tf32", "bf16", "bf16"):
+        engine.admit(config(f"training.precision={precision}"))
+    assert sorted(len(group.slots) for group in engine._groups) == [1, 1, 2]
+
+
+def test_nothing_is_rounded_outside() -> None:
+    x = torch.randn(4, 4)
+    exact = x @ x
+    with rounded_products("bf16", CPU):
+        assert not (x @ x).equal(exact)
+    assert (x @ x).equal(exact)
+    with rounded_products("float32", CPU):
+        assert (x @ x).equal(exact)
+
+
+def test_a_solver_wants_float32() -> None:
+    with pytest.raises(ConfigError, match=r"training\.precision must be float32 with .*lbfgs"):
+        config("training.optimizer=lbfgs", "training.precision=tf32")
