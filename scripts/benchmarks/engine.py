@@ -7,7 +7,8 @@ heads with a barrier (HFTA's way). Same configs, data, epochs and one thread; th
 and medians over the rounds are compared: of CPU seconds, or of seconds on another device.
 
 Configs are drawn at random from the space of a shipped study. Early stopping is off, so that every
-way trains every epoch.
+way trains every epoch. With `--alone`, (a) and (b) train every config by itself: the lowest ratio
+is the worst point of the space, where nothing is fused.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from torch import Tensor, nn
 
 from headsweep.config import Config, MLPConfig, RetrievalConfig, with_values
 from headsweep.data.dataset import Split
+from headsweep.engine.engine import Engine
 from headsweep.engine.fixed import train_to_end
 from headsweep.engine.groups import group_key
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.losses import loss, loss_settings
 from headsweep.engine.schedule import learning_rate
 from headsweep.engine.tape import batch_bounds
@@ -293,10 +295,7 @@ def _train_stack(configs: Sequence[Config], inputs: Inputs) -> list[float]:
     if isinstance(head, RetrievalConfig):
         return _train_summed(configs, inputs)
     t = first.training
-    x, x_valid = (
-        inputs.matrix(first.features.input, first.features.normalization, valid=v)
-        for v in (False, True)
-    )
+    x, x_valid = (inputs.matrix(Variant.of(first), valid=v) for v in (False, True))
     widths = head.widths if isinstance(head, MLPConfig) else ()
     sizes = list(itertools.pairwise([x.shape[1], *widths, inputs.targets.shape[1]]))
     k = len(configs)
@@ -373,6 +372,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--alone", action="store_true", help="every config by itself")
     parser.add_argument(
         "--fix", nargs="*", default=[], metavar="KEY=VALUE", help="config leaves to hold fixed"
     )
@@ -385,16 +385,45 @@ def main() -> None:
     shape = arguments.width, arguments.labels
     train = make_split("train", arguments.rows, *shape, seed=1)
     valid = make_split("valid", arguments.valid_rows, *shape, seed=2)
+    if arguments.alone:
+        report_alone(configs, train, valid, device)
+        return
     times: dict[str, list[float]] = defaultdict(list)
     values: dict[str, list[float]] = {}
-    # Every way is one thread: its CPU time does not count what else the machine does.
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    clock = clock_of(device)
     for _ in range(arguments.rounds):
         for name in arguments.ways:
             start = clock()
             values[name] = WAYS[name](configs, train, valid, device, arguments.slots)
             times[name].append(clock() - start)
     report(arguments, times, values, slots_per_step(configs, train, valid, device))
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Every way is one thread: its CPU time does not count what else the machine does."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
+
+
+def report_alone(
+    configs: Sequence[Config], train: Split, valid: Split, device: torch.device
+) -> None:
+    """Print the ratio of (b) to (a) for every config, and one JSON line last."""
+    clock, ratios = clock_of(device), []
+    engine, inputs = Engine(train, valid, EngineSettings(str(device))), Inputs(train, valid, device)
+    for config in configs:
+        inputs.matrix(Variant.of(config), valid=False)
+        slot = engine.replay(config).slot
+        start = clock()
+        for _ in range(config.training.max_epochs):
+            engine.run_epoch()
+        ours = clock() - start
+        engine.evict(slot)
+        start = clock()
+        _train_one(config, inputs)
+        ratios.append((clock() - start) / ours)
+        print(f"{ratios[-1]:.2f}", config.head, config.training.batch_size)
+    result = {"configs": len(configs), "lowest": min(ratios), "median": statistics.median(ratios)}
+    print(json.dumps(result))
 
 
 def slots_per_step(

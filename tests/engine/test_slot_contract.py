@@ -46,12 +46,21 @@ def run_among(watched: Config, neighbours: list[tuple[int, int, Config]]) -> lis
 
 
 rates = st.floats(1e-4, 10.0).map(lambda rate: {"training.learning_rate": rate})
+variants = st.fixed_dictionaries(
+    {
+        "features.input": st.sampled_from(["visual", "text"]),
+        "features.normalization": st.sampled_from(["zscore", "l2", "none"]),
+    }
+)
 neighbour_configs = st.builds(
-    lambda base, values, width: with_values(
-        base, values | ({"head.width": width} if base.head.kind == "mlp" else {}), where="test"
+    lambda base, values, variant, width: with_values(
+        base,
+        values | variant | ({"head.width": width} if base.head.kind == "mlp" else {}),
+        where="test",
     ),
     st.sampled_from(WATCHED),
     rates,
+    variants,
     st.integers(1, 40),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,19 @@ from headsweep.data.dataset import Split, required_modalities
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.heads.base import MODALITIES_OF, HeadShape
 from headsweep.heads.normalization import Normalizer, fit_normalizer
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to read the features: which modalities, and how they are normalised."""
+
+    input: FeatureInput
+    normalization: Normalization
+
+    @classmethod
+    def of(cls, config: Config) -> Variant:
+        """The one that a config chooses."""
+        return cls(config.features.input, config.features.normalization)
 
 
 class Inputs:
@@ -36,7 +50,7 @@ class Inputs:
         )
         self._normalizers: dict[tuple[Modality, Normalization], Normalizer] = {}
         self._views: dict[tuple[Modality, Normalization, bool], Tensor] = {}
-        self._joined: dict[tuple[FeatureInput, Normalization, bool], Tensor] = {}
+        self._joined: dict[tuple[Variant, bool], Tensor] = {}
         count = valid.targets.sum(axis=0)
         if not ((count > 0) & (count < len(valid.targets))).any():
             raise ManifestError(
@@ -85,15 +99,13 @@ class Inputs:
             self._views[key] = normalised.clone().to(self.device)
         return self._views[key]
 
-    def matrix(
-        self, feature_input: FeatureInput, normalization: Normalization, *, valid: bool
-    ) -> Tensor:
+    def matrix(self, variant: Variant, *, valid: bool) -> Tensor:
         """The `(n, d)` input of label heads: the chosen views side by side."""
-        modalities: Sequence[Modality] = MODALITIES_OF[feature_input]
+        modalities: Sequence[Modality] = MODALITIES_OF[variant.input]
         if len(modalities) == 1:
-            return self.view(modalities[0], normalization, valid=valid)
-        key = (feature_input, normalization, valid)
+            return self.view(modalities[0], variant.normalization, valid=valid)
+        key = (variant, valid)
         if key not in self._joined:
-            views = [self.view(m, normalization, valid=valid) for m in modalities]
+            views = [self.view(m, variant.normalization, valid=valid) for m in modalities]
             self._joined[key] = torch.cat(views, dim=1)
         return self._joined[key]

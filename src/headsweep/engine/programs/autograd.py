@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.losses import loss, loss_settings
 from headsweep.engine.noise import minibatch_key
-from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 from headsweep.errors import ConfigError
@@ -21,7 +21,7 @@ from headsweep.heads.base import LabelHead
 class AutogradBatch:
     """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the seed of its random layers."""
 
-    x: Tensor
+    x: Mapping[Variant, Tensor]
     targets: Tensor
     seed: int
 
@@ -29,14 +29,14 @@ class AutogradBatch:
 class AutogradTrainer(SingleTrainer[AutogradBatch]):
     """One `LabelHead`, trained as its author would train it."""
 
-    def __init__(self, slot: Slot, inputs: Inputs, x_valid: Tensor) -> None:
+    def __init__(self, slot: Slot, inputs: Inputs) -> None:
         super().__init__(slot, inputs)
         if not isinstance(self.head, LabelHead):
             raise ConfigError(
                 f"a head without a program of its own must be a LabelHead, "
                 f"found {type(self.head).__name__}"
             )
-        self.x_valid = x_valid
+        self.x_valid = inputs.matrix(self.variant, valid=True)
         self.loss = loss_settings(slot.config.training, inputs.pos_weight)
 
     def compute_gradients(self, batch: AutogradBatch) -> None:
@@ -45,7 +45,7 @@ class AutogradTrainer(SingleTrainer[AutogradBatch]):
         devices = [self.inputs.device] if self.inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(batch.seed)
-            logits = self.head(batch.x)
+            logits = self.head(batch.x[self.variant])
             mean_loss = loss(logits, batch.targets, self.loss).mean()
             grads = torch.autograd.grad(mean_loss, list(self.head.parameters()))
         for kept, grad in zip(self.grads, grads, strict=True):
@@ -61,19 +61,14 @@ class AutogradTrainer(SingleTrainer[AutogradBatch]):
 class AutogradProgram(SlotwiseProgram[AutogradBatch, AutogradTrainer]):
     """Slots of any `LabelHead` on one tape."""
 
-    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
-        super().__init__(key, inputs)
-        self.x = inputs.matrix(key.input, key.normalization, valid=False)
-        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
-
     def trainer(self, slot: Slot) -> AutogradTrainer:
-        """An autograd trainer on this group's input."""
-        return AutogradTrainer(slot, self.inputs, self.x_valid)
+        """An autograd trainer."""
+        return AutogradTrainer(slot, self.inputs)
 
     def prepare_batch(self, rows: Tensor, tape_step: int) -> AutogradBatch:
         """Gather the rows and derive the seed of this minibatch."""
         return AutogradBatch(
-            x=self.x.index_select(0, rows),
+            x=self.gather(rows),
             targets=self.inputs.targets.index_select(0, rows),
             seed=minibatch_key(self.key.seed, tape_step, 0),
         )

@@ -93,8 +93,8 @@ class LinearProgram(Program):
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
-        self.x = inputs.matrix(key.input, key.normalization, valid=False)
-        self.x_valid = _in_whole_vectors(inputs.matrix(key.input, key.normalization, valid=True))
+        self.x = self.matrix(valid=False)
+        self.x_valid = _in_whole_vectors(self.matrix(valid=True))
         self.n_labels, self.width = inputs.targets.shape[1], self.x.shape[1]
         self.smallest = -(-SMALLEST_PRODUCT // self.n_labels)
         self.members: list[_Member] = []

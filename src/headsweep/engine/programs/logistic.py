@@ -29,8 +29,8 @@ class LogisticProgram(Program):
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
-        self.x = inputs.matrix(key.input, key.normalization, valid=False)
-        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
+        self.x = self.matrix(valid=False)
+        self.x_valid = self.matrix(valid=True)
         self.members: dict[int, _Member] = {}
 
     def admit(self, slot: Slot) -> None:

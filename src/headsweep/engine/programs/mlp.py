@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -9,10 +10,9 @@ import torch
 from torch import Tensor
 
 from headsweep.config import MLPConfig
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.losses import gradient_, loss_settings
 from headsweep.engine.noise import drop, uniforms
-from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 
@@ -25,7 +25,7 @@ aten = torch.ops.aten
 class MLPBatch:
     """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the dropout noise of every layer."""
 
-    x: Tensor
+    x: Mapping[Variant, Tensor]
     targets: Tensor
     noise: tuple[Tensor, ...]
 
@@ -46,18 +46,18 @@ class _Layer:
 class MLPTrainer(SingleTrainer[MLPBatch]):
     """One MLP; its gradients are those of autograd, computed without building a graph."""
 
-    def __init__(self, slot: Slot, inputs: Inputs, x_valid: Tensor) -> None:
+    def __init__(self, slot: Slot, inputs: Inputs) -> None:
         super().__init__(slot, inputs)
         assert isinstance(slot.config.head, MLPConfig)
         self.config = slot.config.head
-        self.x_valid = x_valid
+        self.x_valid = inputs.matrix(self.variant, valid=True)
         self.loss = loss_settings(slot.config.training, inputs.pos_weight)
         self.params_a_layer = 4 if self.config.norm == "layer" else 2
 
     def compute_gradients(self, batch: MLPBatch) -> None:
         """Forward, loss gradient, backward."""
         layers: list[_Layer] = []
-        a = batch.x
+        a = batch.x[self.variant]
         for depth, width in enumerate(self.config.widths):
             layer, a = self._forward_layer(depth, width, a, batch)
             layers.append(layer)
@@ -136,26 +136,21 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
 
 
 class MLPProgram(SlotwiseProgram[MLPBatch, MLPTrainer]):
-    """Slots of any depth, width, activation and dropout on one tape."""
-
-    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
-        super().__init__(key, inputs)
-        self.x = inputs.matrix(key.input, key.normalization, valid=False)
-        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
+    """Slots of any input, depth, width, activation and dropout on one tape."""
 
     def trainer(self, slot: Slot) -> MLPTrainer:
-        """An MLP trainer on this group's input."""
-        return MLPTrainer(slot, self.inputs, self.x_valid)
+        """An MLP trainer."""
+        return MLPTrainer(slot, self.inputs)
 
     def prepare_batch(self, rows: Tensor, tape_step: int) -> MLPBatch:
         """Gather the rows, and draw dropout noise for the widest slot of every layer."""
         dropping = [m.config.widths for m in self.members.values() if m.config.dropout > 0]
         widest = [max(layer) for layer in zip_longest(*dropping, fillvalue=0)]
         return MLPBatch(
-            x=self.x.index_select(0, rows),
+            x=self.gather(rows),
             targets=self.inputs.targets.index_select(0, rows),
             noise=tuple(
-                uniforms(self.key.seed, tape_step, layer, len(rows) * width, self.x.device)
+                uniforms(self.key.seed, tape_step, layer, len(rows) * width, rows.device)
                 for layer, width in enumerate(widest)
             ),
         )

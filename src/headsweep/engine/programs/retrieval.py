@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsweep.config import Modality, RetrievalConfig
+from headsweep.config import Modality, Normalization, RetrievalConfig
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
@@ -25,14 +25,14 @@ class RetrievalBatch:
     """A minibatch of pairs.
 
     Attributes:
-        views: normalised features `(b, d)` by modality.
+        views: features `(b, d)` by modality and normalisation.
         same: `(b, b)`, whether two different rows show one scan or share one report: such pairs
             are neither positives nor negatives of the instance loss.
         affinity: `(b, b)`, Jaccard overlap of the label sets with each row summing to one; the
             diagonal is zero.
     """
 
-    views: Mapping[Modality, Tensor]
+    views: Mapping[tuple[Modality, Normalization], Tensor]
     same: Tensor
     affinity: Tensor
 
@@ -47,7 +47,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         self.retrieval = self.head
         self.config = slot.config.head
         self.modalities: tuple[Modality, ...] = tuple(inputs.shape(slot.config).widths)
-        normalization = slot.config.features.normalization
+        normalization = self.variant.normalization
         self.train_views = {m: inputs.view(m, normalization, valid=False) for m in self.modalities}
         self.valid_views = {m: inputs.view(m, normalization, valid=True) for m in self.modalities}
         rows = self.config.gallery_rows
@@ -58,8 +58,9 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
 
     def compute_gradients(self, batch: RetrievalBatch) -> None:
         """Gradients of the projections from those of the unit embeddings."""
+        views = {m: batch.views[m, self.variant.normalization] for m in self.modalities}
         raw = {
-            modality: batch.views[modality] @ weight.T
+            modality: views[modality] @ weight.T
             for modality, weight in zip(self.modalities, self.params, strict=True)
         }
         norms = {m: z.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM) for m, z in raw.items()}
@@ -72,7 +73,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         for modality, grad in zip(self.modalities, self.grads, strict=True):
             torch.mm(
                 _through_unit_length(unit_grads[modality], unit[modality], norms[modality]).T,
-                batch.views[modality],
+                views[modality],
                 out=grad,
             )
 
@@ -133,7 +134,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
 
 
 class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
-    """Slots of any width and temperature on one tape."""
+    """Slots of any input, width and temperature on one tape."""
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
@@ -147,13 +148,17 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
 
     def prepare_batch(self, rows: Tensor, tape_step: int) -> RetrievalBatch:
         """Gather both views, and compare the rows' scans, reports and labels."""
-        member = next(iter(self.members.values()))
+        views = {
+            (modality, member.variant.normalization): view
+            for member in self.members.values()
+            for modality, view in member.train_views.items()
+        }
         same = _equal_pairs(self.scans[rows])
         if self.reports is not None:
             same |= _equal_pairs(self.reports[rows])
         same.fill_diagonal_(False)
         return RetrievalBatch(
-            views={m: view.index_select(0, rows) for m, view in member.train_views.items()},
+            views={name: view.index_select(0, rows) for name, view in views.items()},
             same=same,
             affinity=label_affinity(self.inputs.targets.index_select(0, rows)),
         )

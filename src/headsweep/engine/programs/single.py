@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.optim import make_optimizer
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.slots import Slot
@@ -34,6 +34,7 @@ class SingleTrainer(ABC, Generic[Batch]):
         config = slot.config
         self.slot = slot
         self.inputs = inputs
+        self.variant = Variant.of(config)
         shape = inputs.shape(config)
         self.head: Head = build_head(config.head, shape, seed=config.training.seed).to(
             inputs.device
@@ -82,6 +83,8 @@ class SingleTrainer(ABC, Generic[Batch]):
 class SlotwiseProgram(Program, Generic[Batch, Trainer]):
     """Prepares a minibatch once, and lets every slot train on it in turn."""
 
+    one_variant = False
+
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
         self.members: dict[int, Trainer] = {}
@@ -93,6 +96,11 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
     @abstractmethod
     def trainer(self, slot: Slot) -> Trainer:
         """The trainer of a new slot."""
+
+    def gather(self, rows: Tensor) -> dict[Variant, Tensor]:
+        """Training inputs `(b, d)` in every way that some slot reads them."""
+        variants = dict.fromkeys(member.variant for member in self.members.values())
+        return {v: self.inputs.matrix(v, valid=False).index_select(0, rows) for v in variants}
 
     def admit(self, slot: Slot) -> None:
         """Build the slot's head."""

@@ -132,8 +132,8 @@ class StackedMLPProgram(Program):
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
-        self.x = inputs.matrix(key.input, key.normalization, valid=False)
-        self.x_valid = inputs.matrix(key.input, key.normalization, valid=True)
+        self.x = self.matrix(valid=False)
+        self.x_valid = self.matrix(valid=True)
         self.steps_per_epoch = len(batch_bounds(inputs.n_train, key.batch_size))
         self.members: dict[int, Member] = {}
         self.stack: _Stack | None = None
