@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headsweep.config import Config, MLPConfig
 from headsweep.engine.checkpoints import Snapshot
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.memory import ran_out_of_memory
 from headsweep.engine.precision import rounded_products
 from headsweep.engine.programs.autograd import AutogradProgram
@@ -42,13 +42,12 @@ PROGRAMS: dict[str, type[Program]] = {
 
 def group_key(config: Config, inputs: Inputs) -> GroupKey:
     """The group that a config trains in; batches are at most as long as the training split."""
-    training, features = config.training, config.features
+    training = config.training
     program = program_name(config, inputs.device.type)
     whole = program == "logistic"
     return GroupKey(
         program=program,
-        input=features.input,
-        normalization=features.normalization,
+        variant=Variant.of(config) if PROGRAMS[program].one_variant else None,
         batch_size=inputs.n_train if whole else min(training.batch_size, inputs.n_train),
         seed=training.seed,
         precision=training.precision,

@@ -5,22 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from headsweep.config import FeatureInput, Normalization, Precision
-from headsweep.engine.inputs import Inputs
+from headsweep.config import Precision
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
 
 
 @dataclass(frozen=True)
 class GroupKey:
-    """What cannot vary among slots that read one tape in one tensor program."""
+    """What cannot vary among slots that read one tape in one tensor program.
+
+    `variant` is none where a program reads several of them side by side.
+    """
 
     program: str
-    input: FeatureInput
-    normalization: Normalization
+    variant: Variant | None
     batch_size: int
     seed: int
     precision: Precision
@@ -29,9 +32,17 @@ class GroupKey:
 class Program(ABC):
     """Trains slots that share minibatches; a slot's numbers never depend on its neighbours."""
 
+    one_variant: ClassVar[bool] = True
+    """Whether all slots must read the features in one way."""
+
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         self.key = key
         self.inputs = inputs
+
+    def matrix(self, *, valid: bool) -> Tensor:
+        """The input `(n, d)` that all slots read."""
+        assert self.key.variant is not None
+        return self.inputs.matrix(self.key.variant, valid=valid)
 
     @abstractmethod
     def admit(self, slot: Slot) -> None:
