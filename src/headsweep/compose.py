@@ -34,12 +34,18 @@ def compose_config(overrides: Sequence[str], *, where: str) -> Config:
     parsed = [_parse(text, where=where) for text in overrides]
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            choices = [o.input_line for o in parsed if o.key_or_group in GROUPS and o.input_line]
+            chosen = (*GROUPS, "head.kind")  # what decides which keys there are
+            choices = [o.input_line for o in parsed if o.key_or_group in chosen and o.input_line]
             known = leaf_paths(_to_config(compose("config", choices), where=where))
             for override in parsed:
                 if override.key_or_group not in (*GROUPS, *known):
                     raise ConfigError(f"{where}: {unknown_key(override.key_or_group, known)}")
-            return _to_config(compose("config", list(overrides)), where=where)
+            # Hydra knows no keys of a head that another package brings: known ones are forced.
+            forced = [
+                text if override.key_or_group in GROUPS else f"++{text}"
+                for text, override in zip(overrides, parsed, strict=True)
+            ]
+            return _to_config(compose("config", forced), where=where)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}: {_first_line(error)}") from None
 

@@ -1,0 +1,47 @@
+"""docs/tutorial.md, followed word by word by a shell on the real reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+
+
+def test_it_is_followed_word_by_word(real_reports: Path, tmp_path: Path) -> None:
+    commands = "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+    assert commands.count("headsweep ") >= 8
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "real_reports").symlink_to(real_reports.resolve())
+    project = tmp_path / "project"
+    project.mkdir()
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HEADSWEEP")}
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=project,
+        env=kept | {"PATH": programs},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+    board = project / "outputs" / "tutorial"
+    provenance = json.loads((board / "provenance.json").read_text())
+    assert provenance["n_trials_searched"] == 24
+    shown = re.search(r"^```\n(rank .*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    # Figures are of one machine; what they stand beside is not.
+    header, *lines = shown[1].splitlines()
+    assert header in [line.rstrip() for line in ended.stdout.splitlines()]
+    splits = set(re.findall(r"test_manual_\w+", shown[1]))
+    assert len(lines) == 8
+    assert splits == set(re.findall(r"test_manual_\w+", ended.stdout)) != set()
+    value = json.loads((project / "runs" / "best" / "metrics.json").read_text())["auprc_macro"]
+    exported = (project / "best.yaml").read_text()
+    assert repr(value) in exported
