@@ -1,5 +1,7 @@
 """A stack of MLPs: equal to plain PyTorch runs, true to the slot contract, deaf to the host."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -223,3 +225,20 @@ def test_kernels_a_step_do_not_grow_with_slots() -> None:
         return len(recorder.kernels)
 
     assert kernels(12) - kernels(4) == 8
+
+
+def test_a_stack_that_is_laid_out_anew_leaves_no_memory_behind() -> None:
+    """Not even until Python collects cycles: it does not know how full a GPU is."""
+    engine = Engine(*SPLITS, SETTINGS)
+    leaving, _ = (engine.admit(WATCHED).slot for _ in range(2))
+    engine.run_epoch()
+    (group,) = engine._groups
+    assert isinstance(group._program, StackedMLPProgram)
+    assert group._program.stack is not None
+    before = weakref.ref(group._program.stack)
+    gc.disable()
+    try:
+        engine.evict(leaving)
+        assert before() is None
+    finally:
+        gc.enable()

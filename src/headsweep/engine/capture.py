@@ -23,20 +23,23 @@ def record_graph(step: Step) -> Step:
 
 
 class RecordedStep:
-    """Takes a step as it is the first time, records the second, and replays it from then on."""
+    """Takes a step as it is the first time, records the second, and replays it from then on.
 
-    def __init__(self, step: Step, record: Callable[[Step], Step] | None) -> None:
+    It holds the recording, not the step, so that nothing keeps its owner's memory alive.
+    """
+
+    def __init__(self, record: Callable[[Step], Step] | None) -> None:
         """`record` is None where nothing is to be recorded: the step is then called every time."""
-        self.step, self.record = step, record
+        self.record = record
         self.replay: Step | None = None
         self.warm = False
 
-    def __call__(self) -> None:
-        """Take the step."""
+    def __call__(self, step: Step) -> None:
+        """Take the step, the same one every time."""
         if self.replay is not None:
             self.replay()
         elif self.record is not None and self.warm:
-            self.replay = self.record(self.step)
+            self.replay = self.record(step)
         else:
-            self.step()
+            step()
             self.warm = True

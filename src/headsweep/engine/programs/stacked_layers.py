@@ -114,14 +114,14 @@ class Norm:
     shift_grad: Tensor
     runs: list[tuple[slice, int]]
     """Rows and number of neighbours of one width."""
-    applies: Tensor
-    """By slot, `(K, 1)`."""
+    passed: Tensor
+    """Which slots are not normalised, `(K, 1)`."""
     slot_of_row: Tensor
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The output, the normalised input, and the reciprocal deviation by row."""
         variance = self._by_slot(z, lambda part: part.var(1, correction=0))
-        rstd = torch.where(self.applies, (variance + LAYER_NORM_EPSILON).rsqrt_(), 1.0)
+        rstd = variance.add_(LAYER_NORM_EPSILON).rsqrt_().masked_fill_(self.passed, 1.0)
         rstd_by_row = rstd.index_select(0, self.slot_of_row)
         normed = (z - self._means(z)).mul_(rstd_by_row)
         return normed * self.scale.unsqueeze(1) + self.shift.unsqueeze(1), normed, rstd_by_row
@@ -139,7 +139,7 @@ class Norm:
     def _means(self, matrix: Tensor) -> Tensor:
         """By row, the mean over the units of its slot; 0 where nothing is normalised."""
         means = self._by_slot(matrix, lambda part: part.mean(1))
-        return torch.where(self.applies, means, 0.0).index_select(0, self.slot_of_row)
+        return means.masked_fill_(self.passed, 0.0).index_select(0, self.slot_of_row)
 
     def _by_slot(self, matrix: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
         """A reduction over the units of every slot, `(K, b)`."""
@@ -349,7 +349,7 @@ def _lay_out_norm(members: Sequence[Member], depth: int, like: Tensor) -> Norm |
         start += count * width
     return Norm(
         scale, shift, scale_grad, shift_grad, runs,
-        applies=torch.tensor([[m.has_norm] for m in members], device=like.device),
+        passed=torch.tensor([[not m.has_norm] for m in members], device=like.device),
         slot_of_row=_column(range(len(members)), widths, like.device).squeeze(1),
     )  # fmt: skip
 

@@ -82,7 +82,7 @@ class _Stack:
         )
         self.counts = zeros(len(self.members))
         """Optimiser steps of every slot; float32, as the fused kernels want them."""
-        self.take_step = RecordedStep(self.step, record)
+        self.recorded = RecordedStep(record)
 
     def step(self) -> None:
         """Forward, backward, update: weights change after the last allocation."""
@@ -174,7 +174,7 @@ class StackedMLPProgram(Program):
         stack.epoch.load(*self._tape(minibatches), *self._schedule(len(minibatches), tape_step))
         stack.counts.copy_(torch.tensor([float(m.slot.step) for m in stack.members]))
         for _ in minibatches:
-            stack.take_step()
+            stack.recorded(stack.step)
             for member in stack.members:
                 member.slot.step += 1
 
