@@ -52,17 +52,27 @@ def frames(written: str) -> list[str]:
     return [state for state in states if state.strip()]
 
 
+def half_way(states: list[str]) -> str:
+    """The live line when about half of the trials were finished."""
+    live = [state for state in states if "running" in state and "trials/min" in state]
+
+    def distance(state: str) -> float:
+        counted = re.search(r"(\d+)/(\d+)", Text.from_ansi(state).plain)
+        return abs(int(counted[1]) / int(counted[2]) - 0.5) if counted else 1.0
+
+    return min(live, key=distance).strip()
+
+
 def main() -> None:
     command = ["headsweep", "run", *sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder:
         store = ["--storage", f"sqlite:///{folder}/study.db", "--out", f"{folder}/board"]
         written = in_a_terminal([sys.executable, "-m", *command, *store])
         states = frames(written)
-        searching = [state for state in states if "running" in state and "trials/min" in state]
         end = written.replace("\r\n", "\n")
         board = end[end.index("rank") - 10 :].partition("report:")[0]
         saved = next(line for line in end.splitlines() if "epochs not trained" in line)
-        shown = [f"$ {' '.join(command)}", searching[len(searching) // 2].strip(), saved]
+        shown = [f"$ {' '.join(command)}", half_way(states), saved]
         terminal = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
         for part in (*shown, board.strip("\n")):
             terminal.print(Text.from_ansi(CURSOR.sub("", part)))
