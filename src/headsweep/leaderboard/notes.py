@@ -13,7 +13,7 @@ from optuna_dashboard import save_note
 
 from headsweep.errors import OutputError
 from headsweep.leaderboard.provenance import read_provenance
-from headsweep.studies.store import artifact_folder, open_storage
+from headsweep.studies.store import artifact_folder, open_storage, study_id_of
 
 
 def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
@@ -38,10 +38,11 @@ def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"{artifacts}: must be writable, found {error.strerror}") from None
     board = (folder / "leaderboard.md").read_text(encoding="utf-8")
-    plots = {name: f"/artifacts/{study._study_id}/{key}" for name, key in keys.items()}
+    study_id = study_id_of(study.study_name, storage)
+    plots = {name: f"/artifacts/{study_id}/{key}" for name, key in keys.items()}
     save_note(study, f"# Leaderboard\n\n{board}\n\n{_pictures(plots)}")
     for rank, finalist in enumerate(read_provenance(folder)["finalists"], start=1):
-        key = storage.get_trial_id_from_study_id_trial_number(study._study_id, finalist["trial"])
+        key = storage.get_trial_id_from_study_id_trial_number(study_id, finalist["trial"])
         save_note(optuna.Trial(study, key), _of_finalist(rank, folder / "finalists" / str(rank)))
     storage.database.close()
 

@@ -1,13 +1,13 @@
 """Parzen estimators over mixed spaces, as TPE uses them: many points evaluated at once.
 
-Kernels, widths and prior are those of Optuna's multivariate TPE: a product of truncated normals
-(numbers) and smoothed one-hot weights (categories) around each observation, and one broad kernel
-over the whole space.
+A density is a product of truncated normals (numbers) and smoothed one-hot weights (categories)
+around each observation, and of one broad kernel over the whole space. With the widths of
+`neighbour_gaps` it is that of Optuna's multivariate TPE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,59 +23,138 @@ from scipy.special import logsumexp, ndtr, ndtri
 Floats = NDArray[np.float64]
 
 _TINY = 1e-300
-_SMALLEST_WIDTH = 100
+_FINEST = 100
 """No kernel is narrower than this share of the range, once there are as many observations."""
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """Kernels of one numerical dimension, on the scale in which it is searched.
+class Scale:
+    """The scale on which a numerical dimension is searched: of logarithms, if `log`.
 
-    `mu` and `sigma` have shape (m,). A stepped dimension is widened by half a step at both ends,
-    and a value stands for the interval of one step around it.
+    A stepped dimension is widened by half a step at both ends.
     """
 
-    mu: Floats
-    sigma: Floats
     low: float
     high: float
     log: bool
     step: float | None
 
+    @property
+    def span(self) -> float:
+        """The width of the range."""
+        return self.high - self.low
+
+    def of(self, x: Floats) -> Floats:
+        """Values on this scale."""
+        return np.log(x) if self.log else x
+
+
+Widths = Callable[[Floats, Scale], Floats]
+"""From (n,) observations on a scale to the widths (n,) of their kernels."""
+
+
+def neighbour_gaps(mu: Floats, scale: Scale) -> Floats:
+    """A kernel's width is the larger gap to its neighbours; the ends look inwards only.
+
+    Source: `optuna.samplers.TPESampler`.
+    """
+    order = np.argsort(mu)
+    gaps = np.diff(np.concatenate([[scale.low], mu[order], [scale.high]]))
+    widths = np.maximum(gaps[:-1], gaps[1:])
+    if len(mu) >= 2:
+        widths[0], widths[-1] = gaps[1], gaps[-2]
+    unsorted = np.empty_like(widths)
+    unsorted[order] = widths
+    return _clipped_gaps(unsorted, scale, len(mu) + 1)
+
+
+def closing_in(weights: Floats, n_dimensions: int) -> Widths:
+    """As `neighbour_gaps`, but no wider than the observations are spread, by Scott's rule.
+
+    Source: D. W. Scott, *Multivariate Density Estimation*, 1992, with the effective number of
+    weighted observations. Few observations tell little of their spread: n of them have kernels of
+    at least 1 / n² of the range; and neighbours on a stepped dimension stay within reach.
+    """
+
+    def widths(mu: Floats, scale: Scale) -> Floats:
+        if len(mu) == 0:
+            return np.empty(0)
+        share = weights / weights.sum()
+        spread = np.sqrt(share @ (mu - share @ mu) ** 2)
+        n_effective = 1 / (share @ share)
+        narrowest = scale.span / min(_FINEST, len(mu) ** 2)
+        if scale.step is not None and not scale.log:
+            narrowest = max(narrowest, scale.step / 4)
+        widest = max(spread * n_effective ** (-1 / (n_dimensions + 4)), narrowest)
+        clipped: Floats = np.minimum(neighbour_gaps(mu, scale), widest)
+        return clipped
+
+    return widths
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Kernels of one numerical dimension: `mu` and `sigma` on its scale, shape (m,), prior first.
+
+    Where there are steps, a value stands for the interval of one step around it.
+    """
+
+    mu: Floats
+    sigma: Floats
+    scale: Scale
+
     def log_kernels(self, x: Floats) -> Floats:
         """Log densities, or masses where there are steps; (n,) values → (n, m)."""
-        total = np.log(self._mass(self.low, self.high))
-        if self.step is None:
-            z = (self._scaled(x)[:, None] - self.mu) / self.sigma
-            density: Floats = -0.5 * z * z - np.log(self.sigma * np.sqrt(2 * np.pi)) - total
-            return density
+        total = np.log(self._mass(self.scale.low, self.scale.high))
+        if self.scale.step is None:
+            z = self.scale.of(x)[:, None] - self.mu
+            z /= self.sigma
+            z *= z
+            z *= -0.5
+            z -= np.log(self.sigma * np.sqrt(2 * np.pi)) + total
+            return z
         # Many values are equal; each needs two normal integrals a kernel.
         distinct, place = np.unique(x, return_inverse=True)
-        left, right = (self._scaled(distinct + side * self.step / 2) for side in (-1, 1))
+        half = self.scale.step / 2
+        left, right = (self.scale.of(distinct + side * half) for side in (-1, 1))
         mass = self._mass(left[:, None], right[:, None])
         return (np.log(np.maximum(mass, _TINY)) - total)[place]
 
     def draw(self, kernels: NDArray[np.intp], rng: np.random.RandomState) -> Floats:
         """One value from each of the given kernels."""
-        mu, sigma = self.mu[kernels], self.sigma[kernels]
-        below, above = ndtr((self.low - mu) / sigma), ndtr((self.high - mu) / sigma)
+        mu, sigma, scale = self.mu[kernels], self.sigma[kernels], self.scale
+        below, above = ndtr((scale.low - mu) / sigma), ndtr((scale.high - mu) / sigma)
         scaled = mu + sigma * ndtri(below + rng.uniform(size=len(mu)) * (above - below))
-        x = np.clip(scaled, self.low, self.high)
-        return np.exp(x) if self.log else x
+        x = np.clip(scaled, scale.low, scale.high)
+        return np.exp(x) if scale.log else x
 
-    def grown(self, x: float) -> _Numbers:
-        """With one more kernel, as wide as the larger gap to its neighbours."""
-        point = float(self._scaled(np.array([x]))[0])
-        neighbours = np.sort(self.mu[1:])  # the first kernel is the prior's
-        place = int(np.searchsorted(neighbours, point))
-        left = neighbours[place - 1] if place > 0 else self.low
-        right = neighbours[place] if place < len(neighbours) else self.high
+    def log_uniform(self, x: Floats) -> Floats:
+        """Log densities, or masses, of a draw from all of the range; (n,) values → (n,)."""
+        if self.scale.step is None:
+            return np.full(len(x), -np.log(self.scale.span))
+        left, right = (self.scale.of(x + side * self.scale.step / 2) for side in (-1, 1))
+        shares: Floats = np.log((right - left) / self.scale.span)
+        return shares
+
+    def draw_uniform(self, n: int, rng: np.random.RandomState) -> Floats:
+        """`n` values from all of the range."""
+        x = rng.uniform(self.scale.low, self.scale.high, size=n)
+        return np.exp(x) if self.scale.log else x
+
+    def kernel_at(self, x: float) -> _Numbers:
+        """The kernel of one more observation, as wide as the larger gap to its neighbours."""
+        point = float(self.scale.of(np.array([x]))[0])
+        others = self.mu[1:]  # the first kernel is the prior's
+        left = np.max(others, where=others <= point, initial=self.scale.low)
+        right = np.min(others, where=others > point, initial=self.scale.high)
         gap = np.array([max(point - left, right - point)])
-        width = _clipped(gap, self.high - self.low, len(neighbours) + 2)
-        return replace(self, mu=np.append(self.mu, point), sigma=np.append(self.sigma, width))
+        width = _clipped_gaps(gap, self.scale, len(others) + 2)
+        return replace(self, mu=np.array([point]), sigma=width)
 
-    def _scaled(self, x: Floats) -> Floats:
-        return np.log(x) if self.log else x
+    def joined(self, other: _Numbers) -> _Numbers:
+        """With the kernels of another estimate of the same dimension."""
+        mu, sigma = np.append(self.mu, other.mu), np.append(self.sigma, other.sigma)
+        return replace(self, mu=mu, sigma=sigma)
 
     def _mass(self, left: Floats | float, right: Floats | float) -> Floats:
         mass: Floats = ndtr((right - self.mu) / self.sigma) - ndtr((left - self.mu) / self.sigma)
@@ -90,7 +169,7 @@ class _Categories:
 
     def log_kernels(self, x: Floats) -> Floats:
         """Log masses; (n,) indices of choices → (n, m)."""
-        masses: Floats = np.log(self.weights.T[x.astype(int)])
+        masses: Floats = np.log(self.weights.T)[x.astype(int)]
         return masses
 
     def draw(self, kernels: NDArray[np.intp], rng: np.random.RandomState) -> Floats:
@@ -100,12 +179,22 @@ class _Categories:
         drawn: Floats = (cumulative < rng.uniform(size=len(kernels))[:, None]).sum(axis=1) * 1.0
         return drawn
 
-    def grown(self, x: float) -> _Categories:
-        """With one more kernel, as smooth as the others."""
+    def log_uniform(self, x: Floats) -> Floats:
+        """Log masses of a draw from all choices; (n,) indices → (n,)."""
+        return np.full(len(x), -np.log(self.weights.shape[1]))
+
+    def draw_uniform(self, n: int, rng: np.random.RandomState) -> Floats:
+        """`n` indices from all choices."""
+        return rng.randint(self.weights.shape[1], size=n).astype(np.float64)
+
+    def kernel_at(self, x: float) -> _Categories:
+        """The kernel of one more observation, as smooth as the others."""
         n_kernels, n_choices = self.weights.shape
-        one = np.full((1, n_choices), 1.0 / n_kernels)
-        one[0, int(x)] += 1.0
-        return _Categories(np.concatenate([self.weights, one / one.sum()]))
+        return _Categories(_smoothed(np.array([x]), n_choices, n_kernels))
+
+    def joined(self, other: _Categories) -> _Categories:
+        """With the kernels of another estimate of the same dimension."""
+        return _Categories(np.concatenate([self.weights, other.weights]))
 
 
 class Parzen:
@@ -115,67 +204,100 @@ class Parzen:
         observations: (n, d), in Optuna's internal representation.
         space: the d distributions.
         weights: (n,), relative to the prior's weight of 1.
+        widths: how wide the kernels of numbers are.
     """
 
     def __init__(
-        self, observations: Floats, space: Sequence[BaseDistribution], weights: Floats
+        self,
+        observations: Floats,
+        space: Sequence[BaseDistribution],
+        weights: Floats,
+        widths: Widths = neighbour_gaps,
     ) -> None:
         self._space = space
         self._weights = np.append(1.0, weights)
-        self._columns = [_column(observations[:, i], d) for i, d in enumerate(space)]
+        self._columns = [_column(observations[:, i], d, widths) for i, d in enumerate(space)]
 
-    def draw(self, n: int, rng: np.random.RandomState) -> Floats:
-        """`n` points, (n, d), each legal in its dimension."""
-        kernels = rng.choice(len(self._weights), size=n, p=self._weights / self._weights.sum())
+    @property
+    def weight(self) -> float:
+        """The sum of all weights, the prior's included."""
+        return float(self._weights.sum())
+
+    def draw(self, n: int, rng: np.random.RandomState, *, renewed: float = 0.0) -> Floats:
+        """`n` points, (n, d), each legal in its dimension; a share of the values drawn anew.
+
+        `renewed` is the probability that a value comes from all of its range instead.
+        """
+        kernels = rng.choice(len(self._weights), size=n, p=self._weights / self.weight)
         drawn = [column.draw(kernels, rng) for column in self._columns]
+        if renewed:
+            for i, column in enumerate(self._columns):
+                anew = rng.uniform(size=n) < renewed
+                drawn[i][anew] = column.draw_uniform(int(anew.sum()), rng)
         return np.stack([_legal(x, d) for x, d in zip(drawn, self._space, strict=True)], axis=1)
 
-    def log_density(self, points: Floats) -> Floats:
-        """Log densities of (n, d) points, (n,)."""
-        kernels = sum(column.log_kernels(points[:, i]) for i, column in enumerate(self._columns))
-        log_weights = np.log(self._weights / self._weights.sum())
-        density: Floats = logsumexp(kernels + log_weights, axis=1)
+    def log_density(self, points: Floats, *, renewed: float = 0.0) -> Floats:
+        """Log densities of (n, d) points, (n,), were they drawn with `renewed`."""
+        kernels = _log_products(self._columns, points, renewed)
+        kernels += np.log(self._weights / self.weight)
+        density: Floats = logsumexp(kernels, axis=1)
         return density
 
-    def add(self, point: Floats) -> None:
-        """Lets one more point of weight 1 into the mixture."""
-        self._columns = [c.grown(x) for c, x in zip(self._columns, point, strict=True)]
-        self._weights = np.append(self._weights, 1.0)
+    def add(self, point: Floats, weight: float, *, at: Floats) -> Floats:
+        """Lets one more point into the mixture.
+
+        Returns:
+            Log densities (n,) of its kernel at (n, d) points.
+        """
+        kernels = [c.kernel_at(x) for c, x in zip(self._columns, point, strict=True)]
+        pairs = zip(self._columns, kernels, strict=True)
+        self._columns = [column.joined(kernel) for column, kernel in pairs]  # type: ignore[arg-type]
+        self._weights = np.append(self._weights, weight)
+        return _log_products(kernels, at)[:, 0]
 
 
-def _column(observations: Floats, distribution: BaseDistribution) -> _Numbers | _Categories:
+def _column(
+    observations: Floats, distribution: BaseDistribution, widths: Widths
+) -> _Numbers | _Categories:
     if isinstance(distribution, CategoricalDistribution):
         n_kernels, n_choices = len(observations) + 1, len(distribution.choices)
-        weights = np.full((n_kernels, n_choices), 1.0 / n_kernels)
-        weights[np.arange(1, n_kernels), observations.astype(int)] += 1.0
-        return _Categories(weights / weights.sum(axis=1, keepdims=True))
+        prior = np.full((1, n_choices), 1.0 / n_choices)
+        return _Categories(np.concatenate([prior, _smoothed(observations, n_choices, n_kernels)]))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     half = (distribution.step or 0.0) / 2
     low, high = distribution.low - half, distribution.high + half
     mu = observations
     if distribution.log:
         mu, low, high = np.log(mu), float(np.log(low)), float(np.log(high))
+    scale = Scale(low, high, distribution.log, distribution.step)
     mu = np.clip(mu, low, high)  # a trial may be from before the range was narrowed
-    sigma = np.append(high - low, _widths(mu, low, high))
-    mu = np.append(0.5 * (low + high), mu)
-    return _Numbers(mu, sigma, low, high, distribution.log, distribution.step)
+    sigma = np.append(scale.span, widths(mu, scale))
+    return _Numbers(np.append(0.5 * (low + high), mu), sigma, scale)
 
 
-def _widths(mu: Floats, low: float, high: float) -> Floats:
-    """A kernel's width is the larger gap to its neighbours; the ends look inwards only."""
-    order = np.argsort(mu)
-    padded = np.concatenate([[low], mu[order], [high]])
-    gaps = np.diff(padded)
-    widths = np.maximum(gaps[:-1], gaps[1:])
-    if len(mu) >= 2:
-        widths[0], widths[-1] = gaps[1], gaps[-2]
-    unsorted = np.empty_like(widths)
-    unsorted[order] = widths
-    return _clipped(unsorted, high - low, len(mu) + 1)
+def _log_products(
+    columns: Sequence[_Numbers | _Categories], points: Floats, renewed: float = 0.0
+) -> Floats:
+    product = np.zeros((1, 1))
+    for column, x in zip(columns, points.T, strict=True):
+        kernels = column.log_kernels(x)
+        if renewed:
+            anew = np.log(renewed) + column.log_uniform(x)[:, None]
+            kernels = np.logaddexp(np.log1p(-renewed) + kernels, anew)
+        product = product + kernels
+    return product
 
 
-def _clipped(widths: Floats, span: float, n_kernels: int) -> Floats:
-    clipped: Floats = np.clip(widths, span / min(_SMALLEST_WIDTH, 1 + n_kernels), span)
+def _smoothed(indices: Floats, n_choices: int, n_kernels: int) -> Floats:
+    """One-hot weights of (n,) choices, each choice a share of one observation heavier."""
+    weights = np.full((len(indices), n_choices), 1.0 / n_kernels)
+    weights[np.arange(len(indices)), indices.astype(int)] += 1.0
+    smoothed: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return smoothed
+
+
+def _clipped_gaps(gaps: Floats, scale: Scale, n_kernels: int) -> Floats:
+    clipped: Floats = np.clip(gaps, scale.span / min(_FINEST, 1 + n_kernels), scale.span)
     return clipped
 
 

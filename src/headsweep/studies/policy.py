@@ -40,6 +40,8 @@ _NOT_DATA = {"self", "seed", "search_space", "independent_sampler", "source_tria
 _NOT_DATA |= {"gamma", "weights", "constraints_func", "args", "kwargs"}
 # One sequence or grid is shared by all workers, so all must walk it with the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
+# Optuna's CMA-ES keeps its optimiser in the store as a pickle, which runs code when it is read.
+_PICKLES = ("cmaes",)
 
 
 def resolve_sampler(spec: StudySpec, *, where: str) -> Policy:
@@ -76,6 +78,19 @@ def resolve_pruner(spec: StudySpec, *, where: str) -> Policy:
     policy = _resolve_pruner(spec.pruner, longest_training(spec), where=where)
     _try(lambda: build_pruner(policy), where=where)
     return policy
+
+
+def refuse_pickles(spec: StudySpec, *, shared: bool) -> None:
+    """Refuse a sampler that unpickles what it finds in a store that others can write to.
+
+    Raises:
+        StudyError: such a sampler on a shared store.
+    """
+    if shared and spec.sampler.name in _PICKLES:
+        raise StudyError(
+            f"{spec.name}:sampler.name: a sampler that unpickles from the store must have it to "
+            f"itself, a local SQLite file; found {spec.sampler.name} on PostgreSQL"
+        )
 
 
 def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:

@@ -1,4 +1,4 @@
-"""Optuna's tables, and their rows as trials: with `tpe`, all that knows Optuna's private parts.
+"""Optuna's tables, and their rows as trials: all that knows Optuna's private parts.
 
 The schema is Optuna's own (`optuna>=5.0,<5.1`), so that stock Optuna and optuna-dashboard read and
 write the same database. Datetimes lie in it as naive UTC and are naive local time in a trial.

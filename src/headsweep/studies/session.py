@@ -21,7 +21,7 @@ from headsweep.settings import WorkerSettings, host_name
 from headsweep.studies import ledger
 from headsweep.studies.effort import EFFORT, Effort
 from headsweep.studies.judging import build_judge
-from headsweep.studies.policy import build_sampler, longest_training, rungs
+from headsweep.studies.policy import build_sampler, longest_training, refuse_pickles, rungs
 from headsweep.studies.schema import forget_asked_trials, trial_id
 from headsweep.studies.space import suggest
 from headsweep.studies.storage import BatchedStorage
@@ -61,13 +61,14 @@ class Session:
             running are handed back when the session is entered.
 
     Raises:
-        StudyError: no study of that name is in the store.
+        StudyError: no study of that name is in the store, or its sampler may not be used there.
     """
 
     def __init__(
         self, study_name: str, storage: BatchedStorage, settings: WorkerSettings, *, worker: str
     ) -> None:
         self.spec = load_spec(study_name, storage)
+        refuse_pickles(self.spec, shared=storage.database.file is None)
         self.study_id = study_id_of(study_name, storage)
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
@@ -223,11 +224,13 @@ class Session:
 
     def _suggest(self, claimed: Sequence[int]) -> None:
         sampler = self._study.sampler
-        batch = sampler.batch() if isinstance(sampler, BatchedTPESampler) else nullcontext()
+        batch = (
+            sampler.batch(len(claimed)) if isinstance(sampler, BatchedTPESampler) else nullcontext()
+        )
         with warnings.catch_warnings(), batch:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            for place, key in enumerate(claimed):
-                if place == 0 or not isinstance(sampler, BatchedTPESampler):
+            for key in claimed:
+                if not isinstance(sampler, BatchedTPESampler):
                     forget_asked_trials(self._study)
                 suggest(optuna.Trial(self._study, key), self.spec.space, self.spec.config)
 
