@@ -120,6 +120,7 @@ def test_optimisers_are_pytorchs_to_the_bit(
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(theirs, clip_norm)
         reference.step()
+        optimizer.clip()
         optimizer.step(training.learning_rate, step)
     for p, expected in zip(ours, theirs, strict=True):
         assert p.equal(expected)

@@ -143,6 +143,31 @@ def test_a_ragged_last_batch_changes_no_bit_of_a_linear_head(loss: str) -> None:
             assert weights[name].equal(tensor), (n, place, name)
 
 
+@pytest.mark.parametrize(
+    ("loss", "key", "own", "other"),
+    [
+        ("bce", "label_smoothing", 0.1, 0.03),
+        ("bce", "label_smoothing", 0.0, 0.03),
+        ("focal", "focal_gamma", 2.0, 1.3),
+        ("focal", "focal_alpha", 0.3, 0.7),
+        ("asymmetric", "asymmetric_gamma_neg", 3.0, 2.2),
+        ("asymmetric", "asymmetric_gamma_pos", 1.0, 0.4),
+        ("asymmetric", "asymmetric_clip", 0.05, 0.01),
+    ],
+)
+def test_a_neighbour_with_another_loss_setting_changes_no_bit(
+    loss: str, key: str, own: float, other: float
+) -> None:
+    fixed = {"training.loss": loss, f"training.{key}": own, "training.max_epochs": 6}
+    watched = with_values(WATCHED[0], fixed, where="test")
+    neighbour = with_values(watched, {f"training.{key}": other}, where="test")
+    (alone,) = train_to_end([watched], *SPLITS, SETTINGS)
+    for configs in ([watched, watched], [watched, neighbour], [watched, neighbour, watched]):
+        among = train_to_end(configs, *SPLITS, SETTINGS)[0].predictor.state_dict()
+        for name, tensor in alone.predictor.state_dict().items():
+            assert among[name].equal(tensor), name
+
+
 @pytest.mark.parametrize("watched", WATCHED, ids=lambda c: c.head.kind)
 def test_a_refilled_slot_is_replayed_from_its_tape_position(watched: Config) -> None:
     engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=2))

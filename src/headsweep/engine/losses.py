@@ -49,20 +49,22 @@ def loss_settings(training: TrainingConfig, pos_weight: Tensor) -> LossSettings:
 
 
 def stack_settings(slots: Sequence[LossSettings]) -> LossSettings:
-    """The losses of K slots of one kind, for logits `(K, c, b)`."""
+    """The losses of K slots of one kind, for logits `(K, c, b)`.
 
-    def column(values: Sequence[Hyper]) -> Hyper:
-        first = values[0]
-        if all(value == first for value in values):
-            return first
+    A power of a number rounds otherwise than a power of a tensor, so settings are tensors even
+    where all slots agree; only no smoothing at all is the same either way.
+    """
+
+    def column(values: Sequence[Hyper]) -> Tensor:
         return torch.tensor([float(v) for v in values], device=slots[0].pos_weight.device).view(
             -1, 1, 1
         )
 
+    smoothing = [slot.label_smoothing for slot in slots]
     return LossSettings(
         kind=slots[0].kind,
         pos_weight=torch.stack([slot.pos_weight for slot in slots]).unsqueeze(2),
-        label_smoothing=column([slot.label_smoothing for slot in slots]),
+        label_smoothing=column(smoothing) if any(smoothing) else 0.0,
         focal_gamma=column([slot.focal_gamma for slot in slots]),
         focal_alpha=column([slot.focal_alpha for slot in slots]),
         gamma_neg=column([slot.gamma_neg for slot in slots]),

@@ -30,18 +30,18 @@ class Optimizer(ABC):
         """Go on with the same parameters and gradient buffers at another place in memory."""
         self.params, self.grads = list(params), list(grads)
 
-    def step(self, learning_rate: float, count: int) -> None:
-        """The `count`-th update of the parameters, from 1 on; gradients are clipped in place."""
+    def clip(self) -> None:
+        """Clip the gradients in place, where the config says so; the step's last allocation."""
         if self.training.clip_norm is not None:
             _clip(self.grads, self.training.clip_norm)
-        self._update(learning_rate, count)
+
+    @abstractmethod
+    def step(self, learning_rate: float, count: int) -> None:
+        """The `count`-th update of the parameters, from 1 on."""
 
     @abstractmethod
     def moments(self) -> dict[str, Tensor]:
         """The live tensors, by name, that the next step depends on besides the parameters."""
-
-    @abstractmethod
-    def _update(self, learning_rate: float, count: int) -> None: ...
 
 
 class AdamW(Optimizer):
@@ -62,7 +62,8 @@ class AdamW(Optimizer):
         second = {f"exp_avg_sq.{i}": moment for i, moment in enumerate(self.exp_avg_sqs)}
         return {**first, **second}
 
-    def _update(self, learning_rate: float, count: int) -> None:
+    def step(self, learning_rate: float, count: int) -> None:
+        """The update of `torch.optim.AdamW`."""
         self.count.fill_(count)
         torch._fused_adamw_(
             self.params,
@@ -94,7 +95,8 @@ class SGD(Optimizer):
         """The momenta."""
         return {f"momentum.{i}": momentum for i, momentum in enumerate(self.momenta)}
 
-    def _update(self, learning_rate: float, count: int) -> None:
+    def step(self, learning_rate: float, count: int) -> None:
+        """The update of `torch.optim.SGD`."""
         torch._fused_sgd_(
             self.params,
             self.grads,

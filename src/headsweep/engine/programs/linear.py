@@ -148,6 +148,8 @@ class LinearProgram(Program):
         )  # fmt: skip
         torch.sum(error[:, :, : len(rows)], dim=2, out=self.bias_grad[:stack])
         for member in self.members:
+            member.optimizer.clip()
+        for member in self.members:
             member.optimizer.step(member.slot.next_learning_rate(), member.slot.step)
 
     def validate(self) -> tuple[list[Slot], Tensor]:

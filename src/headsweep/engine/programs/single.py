@@ -47,6 +47,7 @@ class SingleTrainer(ABC, Generic[Batch]):
     def train_batch(self, batch: Batch) -> None:
         """One optimiser step."""
         self.compute_gradients(batch)
+        self.optimizer.clip()
         self.optimizer.step(self.slot.next_learning_rate(), self.slot.step)
 
     def weights(self) -> dict[str, Tensor]:
