@@ -1,0 +1,64 @@
+"""Three heads on three inputs of the real reports: one board, and a report, in a real browser."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from headsweep.leaderboard.merged import merge, to_html
+from tests.leaderboard.conftest import make_study
+from tests.leaderboard.test_browser import DESK, PHONE, WIDTHS, brightness, page
+
+__all__ = ["page"]
+
+HEADS, INPUTS = ("linear", "mlp", "retrieval"), ("visual", "text", "both")
+STUDIES = [f"{head}-{features}" for head, features in product(HEADS, INPUTS)]
+
+
+@pytest.fixture(scope="module")
+def boards(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The leaderboard's folder of every study, of one trial each."""
+    folder = tmp_path_factory.mktemp("nine")
+    found = {}
+    for name in STUDIES:
+        head, features = name.split("-")
+        base = f"head={head}, features={features}"
+        study = make_study(folder / name, real_reports.resolve(), name=name, base=base, n_trials=2)
+        found[name] = study.finalize(folder / name / "board")
+    return found
+
+
+@pytest.fixture(scope="module")
+def merged_page(boards: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "board.html"
+    path.write_text(to_html(merge(list(boards.values()))), encoding="utf-8")
+    return path
+
+
+def test_nine_studies_are_ranked_on_one_board(boards):
+    (board,) = merge(list(boards.values()))
+    assert sorted(row["study"] for row in board.rows) == sorted(STUDIES)
+    assert [row["rank"] for row in board.rows] == [str(rank) for rank in range(1, 10)]
+    values = [float(row["val/auprc_macro"]) for row in board.rows]
+    assert values == sorted(values, reverse=True)
+    assert {row["test_manual_all/tied_rank"] for row in board.rows} <= set(map(str, range(1, 10)))
+
+
+@pytest.mark.parametrize("screen", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["board", "report"])
+def test_they_fit_the_screen_and_the_console_is_silent(
+    page, boards, merged_page, kind, theme, screen
+):
+    html = merged_page if kind == "board" else boards["retrieval-both"] / "report.html"
+    page.complaints.clear()
+    page.show(html, **screen, theme=theme)
+    assert page.complaints == []
+    content, window = page.value(WIDTHS)
+    assert content == window <= screen["width"]
+    assert (brightness(page) > 0.5) == (theme == "light")
+    if kind == "board":
+        text = page.value("document.body.innerText")
+        assert not [name for name in STUDIES if name not in text]
