@@ -1,0 +1,112 @@
+"""Trains random configs of a head study to the end and records their best validation AUPRC.
+
+    python scripts/benchmarks/record_head_study.py [--fit-only] paths.data_root=FEATURES
+        paths.manifest_dir=MANIFESTS
+
+Writes `tests/studies/recorded/head_study.parquet`: a row a trial, its params (null where a key is
+not active) and its value. Training is by the engine, one thread, every trial from tape position 0.
+Then fits the Gaussian process through which samplers search the table, and writes its length
+scales and its noise, relative to the signal, to `surrogate.json` beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from headsweep.config import Config, with_values
+from headsweep.data.dataset import load_search_splits
+from headsweep.engine.engine import Engine
+from headsweep.settings import EngineSettings, cache_dir
+from headsweep.studies.space import suggest
+from headsweep.studies.spec import load_study_file
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.studies.objectives import RECORDED, SURROGATE, TABLE, recorded_trials
+
+N_FITTED = 600
+
+
+def train(configs: list[Config], engine: Engine) -> list[float | None]:
+    """The value of every config; None where training failed."""
+    # Those that share a program stand together, so that groups are full.
+    waiting = sorted(enumerate(configs), key=lambda item: _group(item[1]), reverse=True)
+    index_of: dict[int, int] = {}
+    values: list[float | None] = [None] * len(configs)
+    begun, n_done = time.monotonic(), 0
+    while waiting or index_of:
+        while waiting and engine.free:
+            index, config = waiting.pop()
+            index_of[engine.replay(config).slot] = index
+        for report in engine.run_epoch():
+            if report.failure is None and not report.finished:
+                continue
+            index = index_of.pop(report.slot)
+            values[index] = None if report.failure else report.best_auprc_macro
+            engine.evict(report.slot)
+            n_done += 1
+            if n_done % 100 == 0:
+                print(f"{n_done} of {len(configs)}, {time.monotonic() - begun:.0f} s", flush=True)
+    return values
+
+
+def _group(config: Config) -> tuple[str, int]:
+    return config.features.normalization, config.training.batch_size
+
+
+def record(overrides: list[str]) -> dict[str, float]:
+    """Trains and writes the table."""
+    spec = load_study_file(RECORDED / "head_study.yaml", overrides)
+    sampler = optuna.samplers.RandomSampler(seed=spec.seed)
+    study = optuna.create_study(sampler=sampler)
+    params = [suggest(study.ask(), spec.space, spec.config) for _ in range(spec.n_trials)]
+    configs = [with_values(spec.config, p, where=f"trial {i}") for i, p in enumerate(params)]
+    splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=("visual", "text"))
+    values = train(configs, Engine(*splits, EngineSettings(device="cpu", slots=16)))
+    kept = [i for i, value in enumerate(values) if value is not None]
+    columns = {key: [params[i].get(key) for i in kept] for key in spec.space}
+    table = pa.table({**columns, "value": pa.array([values[i] for i in kept], pa.float32())})
+    pq.write_table(table, TABLE, compression="zstd")
+    best = max(value for value in values if value is not None)
+    return {"trials": len(kept), "failed": len(values) - len(kept), "best": best}
+
+
+def fit() -> dict[str, float]:
+    """Fits the surrogate to a random half of the table; how much of the other half it explains."""
+    points, values = recorded_trials()
+    order = np.random.default_rng(0).permutation(len(points))
+    fitted, held_out = order[:N_FITTED], order[N_FITTED:]
+    signal = ConstantKernel(1.0) * Matern(np.ones(points.shape[1]), (0.05, 100.0), nu=2.5)
+    process = GaussianProcessRegressor(signal + WhiteKernel(0.1), normalize_y=True, random_state=0)
+    process.fit(points[fitted], values[fitted])
+    kernel = process.kernel_
+    surrogate = {
+        "length_scales": [round(float(scale), 4) for scale in kernel.k1.k2.length_scale],
+        "noise": round(float(kernel.k2.noise_level / kernel.k1.k1.constant_value), 6),
+    }
+    SURROGATE.write_text(json.dumps(surrogate) + "\n")
+    return {"r2_held_out": float(process.score(points[held_out], values[held_out]))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fit-only", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    told = {} if args.fit_only else record(args.overrides)
+    print(json.dumps(told | fit()))
+
+
+if __name__ == "__main__":
+    main()
