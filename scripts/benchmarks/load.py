@@ -55,6 +55,8 @@ def proxy(listener: socket.socket, port: int, sent: object, received: object) ->
                     selector.register(end, selectors.EVENT_READ)
                 continue
             end = key.fileobj
+            if end not in peers:  # its other end was closed just before
+                continue
             other, counter = peers[end]
             try:
                 data = end.recv(1 << 16)
