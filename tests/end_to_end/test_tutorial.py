@@ -42,6 +42,8 @@ def test_it_is_followed_word_by_word(real_reports: Path, tmp_path: Path) -> None
     splits = set(re.findall(r"test_manual_\w+", shown[1]))
     assert len(lines) == 8
     assert splits == set(re.findall(r"test_manual_\w+", ended.stdout)) != set()
-    value = json.loads((project / "runs" / "best" / "metrics.json").read_text())["auprc_macro"]
-    exported = (project / "best.yaml").read_text()
-    assert repr(value) in exported
+    exported = re.search(
+        r"^trial \d+, (val/auprc_macro \S+): best.yaml$", ended.stdout, re.MULTILINE
+    )
+    assert exported is not None
+    assert f"{exported[1]} in epoch" in ended.stdout
