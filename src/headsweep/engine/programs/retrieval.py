@@ -27,13 +27,14 @@ class RetrievalBatch:
     Attributes:
         views: features `(b, d)` by modality and normalisation.
         same: `(b, b)`, whether two different rows show one scan or share one report: such pairs
-            are neither positives nor negatives of the instance loss.
+            are neither positives nor negatives of the instance loss. None where there is no such
+            pair.
         affinity: `(b, b)`, Jaccard overlap of the label sets with each row summing to one; the
             diagonal is zero.
     """
 
     views: Mapping[tuple[Modality, Normalization], Tensor]
-    same: Tensor
+    same: Tensor | None
     affinity: Tensor
 
 
@@ -105,13 +106,14 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
     ) -> None:
         """Symmetric InfoNCE (van den Oord et al. 2018, as in CLIP) between the two views."""
         first, second = self.modalities
-        similarity = unit[first] @ unit[second].T / self.config.temperature
-        similarity.masked_fill_(batch.same, -torch.inf)
-        error = torch.softmax(similarity, dim=1) + torch.softmax(similarity, dim=0)
+        similarity = (unit[first] / self.config.temperature) @ unit[second].T
+        if batch.same is not None:
+            similarity.masked_fill_(batch.same, -torch.inf)
+        error = torch.softmax(similarity, dim=1).add_(torch.softmax(similarity, dim=0))
         error.diagonal().sub_(2)
-        error.mul_((1 - self.config.label_weight) / (2 * len(error) * self.config.temperature))
-        grads[first].addmm_(error, unit[second])
-        grads[second].addmm_(error.T, unit[first])
+        weight = (1 - self.config.label_weight) / (2 * len(error) * self.config.temperature)
+        grads[first].addmm_(error, unit[second], alpha=weight)
+        grads[second].addmm_(error.T, unit[first], alpha=weight)
 
     def _add_label_gradient(
         self, unit: Mapping[Modality, Tensor], grads: dict[Modality, Tensor], batch: RetrievalBatch
@@ -124,13 +126,13 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         # Views of unit length side by side have length sqrt(len(chosen)).
         scale = len(chosen) ** -0.5
         embedding = torch.cat([unit[m] for m in chosen], dim=1).mul_(scale)
-        similarity = embedding @ embedding.T / self.config.temperature
+        similarity = (embedding / self.config.temperature) @ embedding.T
         similarity.fill_diagonal_(-torch.inf)
         error = torch.softmax(similarity, dim=1).sub_(batch.affinity)
-        error.mul_(self.config.label_weight / (len(error) * self.config.temperature))
+        weight = self.config.label_weight / (len(error) * self.config.temperature)
         gradient = (error + error.T) @ embedding
         for modality, part in zip(chosen, gradient.chunk(len(chosen), dim=1), strict=True):
-            grads[modality].add_(part, alpha=scale)
+            grads[modality].add_(part, alpha=scale * weight)
 
 
 class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
@@ -159,7 +161,7 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
         same.fill_diagonal_(False)
         return RetrievalBatch(
             views={name: view.index_select(0, rows) for name, view in views.items()},
-            same=same,
+            same=same if same.any() else None,
             affinity=label_affinity(self.inputs.targets.index_select(0, rows)),
         )
 
