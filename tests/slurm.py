@@ -16,6 +16,8 @@ import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 START_TIMEOUT_S = 60
+SAVE_S = 10
+"""The controller keeps what changed a few seconds later; what did not change is kept already."""
 CPUS = 3
 """Cores that the node declares, whatever the machine has."""
 GRACE_S = 10
@@ -103,7 +105,10 @@ class Slurm:
         self._until(lambda: bool(self.tell("squeue")), "slurmctld")
 
     def kill_controller(self) -> None:
-        """Ends the controller as a power cut would; jobs go on."""
+        """Ends the controller as a power cut would, soon after it kept its state; jobs go on."""
+        begun = time.time()
+        while (self.state / "job_state").stat().st_mtime < begun and time.time() < begun + SAVE_S:
+            time.sleep(0.1)
         controller = self.processes.pop("slurmctld")
         controller.kill()
         controller.wait()
