@@ -1,20 +1,15 @@
-"""Connections to PostgreSQL: few for each worker, so that 64 workers fit under its default 100."""
+"""Connections to PostgreSQL: few for each worker, so that many fit under its default 100."""
 
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from headsweep.settings import WorkerSettings
-from headsweep.studies.session import join
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import create_or_continue
-from headsweep.workers.lease import Lease
 from tests.postgres import Server
 from tests.studies.builders import make_spec
 from tests.workers.conftest import Start
@@ -41,9 +36,11 @@ def counted(url: str) -> Iterator[list[int]]:
 
     looking = threading.Thread(target=look)
     looking.start()
-    yield seen
-    over.set()
-    looking.join()
+    try:
+        yield seen
+    finally:
+        over.set()
+        looking.join()
 
 
 def test_a_worker_holds_two_connections_at_most(
@@ -58,36 +55,3 @@ def test_a_worker_holds_two_connections_at_most(
             worker.join()
     assert 2 <= max(seen) <= 4
     assert_exact(storage.get_all_trials(study_id), 40)
-
-
-def test_64_workers_fit_under_the_default_limit(
-    tmp_path: Path, store_url: str, storage: BatchedStorage
-) -> None:
-    """At rest each holds one connection. Whoever finds none left for a second one tries again."""
-    study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=64"), storage)
-    storage.database.close()
-    at_rest, on = (threading.Barrier(64 + 1, timeout=300) for _ in range(2))
-    settings = WorkerSettings()
-
-    def work(number: int) -> None:
-        with join("probe", store_url, settings, worker=f"{number}") as session:
-            session.claim(1)
-            at_rest.wait()
-            on.wait()
-            with Lease(session.renew, lease_s=8.0) as lease:
-                lease.hold(session.held)
-                (trial,) = session.held
-                for epoch in range(1, 6):
-                    session.report(trial, epoch, 0.5)
-                    session.flush()
-                session.complete(trial, 0.5, epochs=5)
-                session.flush()
-
-    with counted(store_url) as seen, ThreadPoolExecutor(64) as pool:
-        done = pool.map(work, range(64))
-        at_rest.wait()
-        while seen[-1] != 64:  # the server lets go of closed connections in its own time
-            time.sleep(0.01)
-        on.wait()
-        list(done)
-    assert_exact(storage.get_all_trials(study_id), 64)
