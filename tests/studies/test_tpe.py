@@ -165,7 +165,11 @@ BEHIND = {"Hartmann 6": "half of the seeds end in its second basin, -3.20; stock
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.xfail(reason=BEHIND[name])] if name in BEHIND else [])
+        # Which basin a seed ends in may turn on a machine's last bits: either outcome is told.
+        pytest.param(
+            name,
+            marks=[pytest.mark.xfail(reason=BEHIND[name], strict=False)] if name in BEHIND else [],
+        )
         for name in [*FUNCTIONS, "head"]
     ],
 )
