@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -131,7 +132,7 @@ class Ours:
         assert not self.session.flush()
 
 
-class Stock:
+class Stock(ABC):
     """Stock Optuna over one of its storages."""
 
     def __init__(self, url: str, spec: StudySpec) -> None:
@@ -146,8 +147,8 @@ class Stock:
         )
         self.trials: dict[int, optuna.Trial] = {}
 
-    def open(self, url: str) -> BaseStorage | str:
-        raise NotImplementedError
+    @abstractmethod
+    def open(self, url: str) -> BaseStorage | str: ...
 
     def claim(self, n: int) -> dict[int, float]:
         rates = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -15,16 +16,16 @@ Scalar = bool | int | float | str | None
 Choice = Scalar | tuple[PositiveInt, ...]
 
 
-class Dimension(Section):
+class Dimension(Section, ABC):
     """One searched config key; it is suggested only when every condition of `when` holds."""
 
     type: str
     when: Mapping[str, tuple[Choice, ...]] = {}
 
     @property
+    @abstractmethod
     def extremes(self) -> Mapping[str, Choice]:
         """Values that must be legal for all others to be: keyed by their place in the file."""
-        raise NotImplementedError
 
 
 class FloatDimension(Dimension):
