@@ -101,8 +101,30 @@ def launch_local(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     storage = open_storage(storage_url)
+    places = _places(study_name, storage_url, n_workers, engine, log_dir)
+    with _heard() as interrupts:
+        try:
+            _watch(places, interrupts, lambda: show(summarize(study_name, storage)))
+        finally:
+            _end(places)
+            summary = _last_summary(study_name, storage)
+    if interrupts.seen:
+        raise KeyboardInterrupt
+    show(summary)
+    if summary.finished < summary.n_trials:
+        raise WorkerError(
+            f"{study_name}: workers must finish {summary.n_trials} trials, found "
+            f"{summary.finished}; see {log_dir}"
+        )
+    return summary
+
+
+def _places(
+    study_name: str, storage_url: str, n_workers: int, engine: EngineSettings, log_dir: Path
+) -> list[_Place]:
+    """Where the workers of one launch will run."""
     launch = f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    places = [
+    return [
         _Place(
             log=log_dir / f"worker_{i}.log",
             command=[
@@ -121,21 +143,6 @@ def launch_local(
         )
         for i in range(n_workers)
     ]
-    with _heard() as interrupts:
-        try:
-            _watch(places, interrupts, lambda: show(summarize(study_name, storage)))
-        finally:
-            _end(places)
-            summary = _last_summary(study_name, storage)
-    if interrupts.seen:
-        raise KeyboardInterrupt
-    show(summary)
-    if summary.finished < summary.n_trials:
-        raise WorkerError(
-            f"{study_name}: workers must finish {summary.n_trials} trials, found "
-            f"{summary.finished}; see {log_dir}"
-        )
-    return summary
 
 
 def _watch(places: list[_Place], interrupts: _Interrupts, refresh: Callable[[], None]) -> None:

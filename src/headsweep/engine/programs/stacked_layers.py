@@ -18,10 +18,10 @@ from torch import Tensor
 from headsweep.config import MLPConfig
 from headsweep.engine.losses import LossSettings
 from headsweep.engine.noise import uniforms_at
+from headsweep.engine.programs.mlp import LAYER_NORM_EPSILON
 from headsweep.engine.slots import Slot
 from headsweep.engine.updates import Update
 
-LAYER_NORM_EPSILON = 1e-5
 NEVER = -1.0
 """A threshold that all noise exceeds."""
 
