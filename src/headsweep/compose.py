@@ -1,23 +1,38 @@
-"""Config groups and Hydra overrides → a typed config: the one place that calls Hydra's composer."""
+"""Config groups and Hydra overrides → a typed config: the one place that calls Hydra.
+
+Hydra's grammar reads an override and Hydra's composer loads the groups that it chooses. Values go
+from the grammar straight to the typed config: no composer sees them, so nothing in them can be
+resolved, looked up or imported.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
+import re
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import FloatRange, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from headsweep.config import Config, leaf_paths, parse_config, unknown_key
+from headsweep.config import Config, leaf_paths, parse_config, unknown_key, with_values
 from headsweep.errors import ConfigError
 
 CONFIG_MODULE = "headsweep.configs"
 GROUPS = ("head", "features", "training", "data", "paths", "logging")
+MAX_CHARACTERS = 4000
+"""Most characters of one override: Hydra's grammar takes a time that grows with their square."""
+MAX_RUNS = 10_000
+"""Most combinations of a sweep."""
+
+# Hydra's lexer knows no letter beyond ASCII outside of quotes.
+_PLAIN_TEXT = re.compile(r"[^\\'\"(){}\[\],]*")
 
 
 def compose_config(overrides: Sequence[str], *, where: str) -> Config:
@@ -28,26 +43,25 @@ def compose_config(overrides: Sequence[str], *, where: str) -> Config:
         where: file or command the overrides came from, for the error.
 
     Raises:
-        ConfigError: an override that Hydra cannot parse, an unknown key, a value that breaks its
-            law, an interpolation, or anything that reaches for Hydra itself.
+        ConfigError: an override that Hydra cannot parse, an unknown key or choice, a value that
+            breaks its law, an interpolation, or anything that reaches for Hydra itself.
     """
-    parsed = [_parse(text, where=where) for text in overrides]
-    try:
-        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            chosen = (*GROUPS, "head.kind")  # what decides which keys there are
-            choices = [o.input_line for o in parsed if o.key_or_group in chosen and o.input_line]
-            known = leaf_paths(_to_config(compose("config", choices), where=where))
-            for override in parsed:
-                if override.key_or_group not in (*GROUPS, *known):
-                    raise ConfigError(f"{where}: {unknown_key(override.key_or_group, known)}")
-            # Hydra knows no keys of a head that another package brings: known ones are forced.
-            forced = [
-                text if override.key_or_group in GROUPS else f"++{text}"
-                for text, override in zip(overrides, parsed, strict=True)
-            ]
-            return _to_config(compose("config", forced), where=where)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"{where}: {_first_line(error)}") from None
+    values = dict(override_value(text, where=where) for text in overrides)
+    choices = {key: values.pop(key) for key in GROUPS if key in values}
+    for group, choice in choices.items():
+        known = _options(group)
+        if choice not in known:
+            law = f"{group} must be one of {', '.join(known)}"
+            raise ConfigError(f"{where}: {law}, found {choice!r}")
+    plain = copy.deepcopy(_composed(tuple(f"{k}={v}" for k, v in choices.items())))
+    if "head.kind" in values:  # which keys there are depends on it, as on a choice
+        plain["head"]["kind"] = values.pop("head.kind")
+    config = parse_config(plain, where=where)
+    known = leaf_paths(config)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_key(key, known)}")
+    return with_values(config, values, where=where)
 
 
 def override_value(text: str, *, where: str) -> tuple[str, Any]:
@@ -56,8 +70,13 @@ def override_value(text: str, *, where: str) -> tuple[str, Any]:
     Raises:
         ConfigError: the text is not a plain assignment.
     """
-    override = _parse(text, where=where)
-    return override.key_or_group, override.value()
+    override = _hydra_override(text, where=where)
+    if override.is_delete() or override.is_add() or override.is_sweep_override():
+        raise ConfigError(f"{where}: an override must set one known key, found {text!r}")
+    key, value = override.key_or_group, override.value()
+    if override.package is not None or key.partition(".")[0] == "hydra" or _interpolates(value):
+        raise ConfigError(f"{where}: an override must be plain data, found {text!r}")
+    return key, value
 
 
 def expand_sweep(
@@ -73,16 +92,19 @@ def expand_sweep(
         For each combination the swept overrides, which tell it from the others, and all of them.
 
     Raises:
-        ConfigError: an override that Hydra cannot parse or that has no list of values.
+        ConfigError: an override that Hydra cannot parse or that has no list of values, or more
+            combinations than `MAX_RUNS`.
     """
     choices: list[list[str]] = []
+    n_runs = 1
     for text in overrides:
         override = _hydra_override(text, where=where)
-        if override.is_discrete_sweep():
-            values = override.sweep_string_iterator()
-            choices.append([f"{override.get_key_element()}={value}" for value in values])
-        else:
-            choices.append([text])
+        options = _sweep_options(override, text, where=where)
+        n_runs *= len(options)
+        if not 1 <= n_runs <= MAX_RUNS:
+            law = f"a sweep must span 1 to {MAX_RUNS} runs"
+            raise ConfigError(f"{where}: {law}, found more or none with {text!r}")
+        choices.append(options)
     swept = [len(options) > 1 for options in choices]
     return [
         (tuple(itertools.compress(combination, swept)), list(combination))
@@ -90,29 +112,62 @@ def expand_sweep(
     ]
 
 
+def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
+    """The plain overrides that one override stands for: itself, or `MAX_RUNS` + 1 at the most."""
+    if not override.is_discrete_sweep():
+        return [text]
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):
+        # Decimals bound neither their number nor, at step 0 or nan, their end.
+        steps = sweep.range()
+        if isinstance(steps, FloatRange):
+            span = float(steps.stop) - float(steps.start)
+            endless = not abs(span) <= abs(float(steps.step)) * MAX_RUNS
+        else:
+            endless = len(steps) > MAX_RUNS
+        if endless:
+            law = f"a sweep must span 1 to {MAX_RUNS} runs"
+            raise ConfigError(f"{where}: {law}, found more with {text!r}")
+    values = itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1)
+    return [f"{override.get_key_element()}={value}" for value in values]
+
+
 def _hydra_override(text: str, *, where: str) -> Override:
+    if len(text) > MAX_CHARACTERS:
+        law = f"an override must have at most {MAX_CHARACTERS} characters"
+        raise ConfigError(f"{where}: {law}, found {len(text)} in {text[:40]!r}…")
+    key, equals, value = text.partition("=")
+    if not value.isascii() and _PLAIN_TEXT.fullmatch(value):
+        text = f"{key}{equals}'{value}'"
     try:
         return OverridesParser.create().parse_override(text)
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError, ArithmeticError) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"{where}: an override must read key=value, found {text!r} ({_first_line(error)})"
+            f"{where}: an override must read key=value, found {text!r} ({reason})"
         ) from None
 
 
-def _parse(text: str, *, where: str) -> Override:
-    override = _hydra_override(text, where=where)
-    if override.is_delete() or override.is_add() or override.is_sweep_override():
-        raise ConfigError(f"{where}: an override must set one known key, found {text!r}")
-    if "${" in text or override.key_or_group.partition(".")[0] == "hydra":
-        raise ConfigError(f"{where}: an override must be plain data, found {text!r}")
-    return override
+@functools.cache
+def _options(group: str) -> tuple[str, ...]:
+    """The choices of a config group: names of its files, which nothing else may name."""
+    folder = files(CONFIG_MODULE).joinpath(group)
+    return tuple(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir()))
 
 
-def _to_config(composed: Any, *, where: str) -> Config:
-    plain = OmegaConf.to_container(composed, resolve=False)
+@functools.cache
+def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    """The config of known group choices as plain data; not to be changed."""
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        plain = OmegaConf.to_container(compose("config", list(choices)), resolve=False)
     assert isinstance(plain, dict)
-    return parse_config({str(key): value for key, value in plain.items()}, where=where)
+    return {str(key): value for key, value in plain.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _interpolates(value: Any) -> bool:
+    """Whether a plain value holds text that OmegaConf would resolve."""
+    if isinstance(value, dict):
+        return any(map(_interpolates, (*value, *value.values())))
+    if isinstance(value, list):
+        return any(map(_interpolates, value))
+    return isinstance(value, str) and "${" in value

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -314,8 +315,16 @@ def with_values(config: Config, values: Mapping[str, Any], *, where: str) -> Con
             node = node.get(name) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
             raise ConfigError(f"{where}:{path}: {unknown_key(path, leaf_paths(config))}")
-        node[leaf] = json.loads(value) if isinstance(value, str) and value[:1] == "[" else value
+        node[leaf] = value if isinstance(node[leaf], str) else _listed(value)
     return parse_config(data, where=where)
+
+
+def _listed(value: Any) -> Any:
+    """The list that a JSON text holds; any other value, and text that is no JSON, as it is."""
+    if isinstance(value, str) and value[:1] == "[":
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def leaf_paths(config: Config) -> tuple[str, ...]:

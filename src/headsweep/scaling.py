@@ -25,6 +25,7 @@ from headsweep.config import Config, NonNegativeInt, PositiveInt, Section, expla
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
 from headsweep.data.prepare import write_table
 from headsweep.data.splits import group_folds, linked_groups, split_by_group
+from headsweep.documents import read_document
 from headsweep.engine.fixed import train_to_end
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.leaderboard.plots import plot
@@ -34,7 +35,6 @@ from headsweep.metrics.multiplicity import benjamini_hochberg, holm
 from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
 from headsweep.metrics.resampled_t import FoldMean, corrected_mean, seeds_averaged
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.train import read_plain
 
 METRICS = ("auprc_macro", "auroc_macro")
 
@@ -77,7 +77,7 @@ def read_scaling_study(path: Path, overrides: Sequence[str]) -> tuple[ScalingStu
     Raises:
         ConfigError: the file, a key, a value or an override breaks its law.
     """
-    data = read_plain(path)
+    data = read_document(path)
     try:
         study = ScalingStudy.model_validate_json(json.dumps(data))
     except ValidationError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from headsweep.cli import main
 from headsweep.cli.preflight import check_output
@@ -19,6 +18,7 @@ from headsweep.compose import GROUPS, compose_config, expand_sweep, override_val
 from headsweep.config import Config, parse_config, to_dict, with_values
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
 from headsweep.data.manifest import read_manifest
+from headsweep.documents import read_document, to_yaml
 from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
 from headsweep.engine.engine import Engine
 from headsweep.engine.fixed import Trained
@@ -41,7 +41,7 @@ def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
     """
     if config_file is None:
         return compose_config(overrides, where=COMMAND_LINE)
-    data = read_plain(config_file)
+    data = read_document(config_file)
     pairs = [override_value(text, where=COMMAND_LINE) for text in overrides]
     choices = [text for text, (key, _) in zip(overrides, pairs, strict=True) if key in GROUPS]
     chosen = to_dict(compose_config(choices, where=COMMAND_LINE))
@@ -67,21 +67,6 @@ def multirun_configs(config_file: Path | None, overrides: Sequence[str]) -> list
             with_values(config, {"paths.checkpoint_dir": str(folder)}, where=COMMAND_LINE)
         )
     return configs
-
-
-def read_plain(config_file: Path) -> dict[str, Any]:
-    """The plain mapping that a YAML file holds.
-
-    Raises:
-        ConfigError: the file is missing, is no YAML, or holds something else than a mapping.
-    """
-    try:
-        data = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{config_file}: a config must be a YAML file, found {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{config_file}: a config must be a mapping, found {data!r}")
-    return data
 
 
 def train(
@@ -242,7 +227,7 @@ def _yaml(config: Config) -> str:
     """The config as `--config` reads it; it describes the run, resumed or not."""
     plain = to_dict(config)
     plain["training"]["resume"] = to_dict(Config())["training"]["resume"]
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return to_yaml(plain)
 
 
 def _line(report: EpochReport) -> str:

@@ -6,7 +6,7 @@ import yaml
 from headsweep.config import parse_config
 from headsweep.data.dataset import load_search_splits, required_modalities
 from headsweep.engine.fixed import train_to_end
-from headsweep.errors import OutputError, VerificationError
+from headsweep.errors import ConfigError, OutputError
 from headsweep.leaderboard.export import read_config, write_config
 from headsweep.settings import cache_dir
 from headsweep.studies.trials import trial_config
@@ -46,5 +46,5 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(VerificationError, match=r"config\.yaml: a config must be"):
+    with pytest.raises(ConfigError, match=r"config\.yaml:"):
         read_config(path)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from headsweep.config import Config, parse_config, to_dict
-from headsweep.errors import OutputError, VerificationError
+from headsweep.documents import read_document, to_yaml
+from headsweep.errors import OutputError
 
 
 def write_config(config: Config, path: Path, *, study: str, trial: int, value: float) -> None:
@@ -20,7 +19,7 @@ def write_config(config: Config, path: Path, *, study: str, trial: int, value: f
         OutputError: the file cannot be written.
     """
     head = f"# study {study}, trial {trial}, recorded val/auprc_macro {value!r}\n"
-    body = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    body = to_yaml(to_dict(config))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(head + body, encoding="utf-8")
@@ -32,13 +31,6 @@ def read_config(path: Path) -> Config:
     """The config that `write_config` wrote.
 
     Raises:
-        VerificationError: the file is missing or no YAML.
-        ConfigError: a key or value that breaks its law.
+        ConfigError: the file is missing or no plain YAML, or a key or value breaks its law.
     """
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise VerificationError(f"{path}: a config must be readable, found {error}") from None
-    if not isinstance(plain, dict):
-        raise VerificationError(f"{path}: a config must be a mapping, found {plain!r}")
-    return parse_config(plain, where=str(path))
+    return parse_config(read_document(path), where=str(path))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from headsweep.compose import compose_config, override_value
 from headsweep.config import Config, Section, explain, leaf_paths, unknown_key, with_values
+from headsweep.documents import read_document
 from headsweep.errors import ConfigError, StudyError
 from headsweep.studies.definition import (
     DIMENSIONS,
@@ -21,7 +22,6 @@ from headsweep.studies.definition import (
     Policy,
     StudySpec,
 )
-from headsweep.studies.documents import read_document
 from headsweep.studies.policy import resolve_pruner, resolve_sampler
 from headsweep.studies.space import suggestion_order
 
@@ -41,7 +41,8 @@ def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
 
     Raises:
         StudyError: the file breaks its schema: `file:key: law, found`.
-        ConfigError: a base value or a bound breaks a law of the config.
+        ConfigError: the file is no plain YAML, or a base value or a bound breaks a law of the
+            config.
     """
     document = read_document(path)
     base_overrides = [text for text in overrides if not _override_file(document, text)]

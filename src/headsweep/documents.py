@@ -1,16 +1,25 @@
-"""A YAML file as plain data: YAML 1.2 scalars, no aliases, no duplicate keys, bounded size."""
+"""A YAML file as plain data: YAML 1.2 scalars, no aliases, no duplicate keys, bounded size.
+
+Study files and exported configs may come from anyone, so what could take more time or memory than
+a person would ever write is refused before it is built.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from headsweep.errors import StudyError
+from headsweep.errors import ConfigError
 
 MAX_BYTES = 1_000_000
+MAX_NODES = 2_000
+"""Most keys, values and lists of a file; an exported config has about a hundred."""
+MAX_DEPTH = 20
+MAX_DIGITS = 100
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -31,18 +40,34 @@ class _PlainLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
+    nodes = 0
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
+        self.nodes += 1
+        self.depth += 1
+        law = None
         if getattr(event, "anchor", None) is not None:  # an alias names its anchor as well
-            raise yaml.MarkedYAMLError(
-                problem="a study file must hold plain data, found an anchor or alias",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
+            law = "a YAML file must hold plain data, found an anchor or alias"
+        elif self.nodes > MAX_NODES:
+            law = f"a YAML file must hold at most {MAX_NODES} keys and values, found more"
+        elif self.depth > MAX_DEPTH:
+            law = f"a YAML file must nest at most {MAX_DEPTH} levels, found more"
+        if law is not None:
+            raise yaml.MarkedYAMLError(problem=law, problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _integer(loader: _PlainLoader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > MAX_DIGITS:
+        raise yaml.MarkedYAMLError(
+            problem=f"a number must have at most {MAX_DIGITS} digits, found {len(text)}",
+            problem_mark=node.start_mark,
+        )
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
@@ -65,8 +90,16 @@ def _mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[str, Any]:
     return mapping
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes text that YAML 1.1 or 1.2 would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 for _tag, (_pattern, _first) in _SCALARS.items():
-    _PlainLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern.pattern})$"), _first)
+    for _kind in (_PlainLoader, _PlainDumper):
+        _kind.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern.pattern})$"), _first)
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 _PlainLoader.add_constructor("tag:yaml.org,2002:float", _number)
 _PlainLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
@@ -76,29 +109,33 @@ def read_document(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        StudyError: the file cannot be read, is larger than 1 MB, or is not one mapping of plain
-            data with distinct keys; the line is named.
+        ConfigError: the file cannot be read, is larger than 1 MB, `MAX_NODES` or `MAX_DEPTH`, or is
+            not one mapping of plain data with distinct keys; the line is named.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise StudyError(f"{path}: a study file must be at most {MAX_BYTES} bytes, found more")
+            raise ConfigError(f"{path}: a YAML file must be at most {MAX_BYTES} bytes, found more")
         document = yaml.load(content.decode(), Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
-        raise StudyError(f"{path}: a study file must be readable, found {error.strerror}") from None
+        raise ConfigError(f"{path}: a YAML file must be readable, found {error.strerror}") from None
     except UnicodeDecodeError:
-        raise StudyError(f"{path}: a study file must be UTF-8 text, found other bytes") from None
-    except RecursionError:
-        raise StudyError(f"{path}: a study file must nest a few levels, found too many") from None
+        raise ConfigError(f"{path}: a YAML file must be UTF-8 text, found other bytes") from None
     except yaml.YAMLError as error:
-        raise StudyError(_explain(path, error)) from None
+        raise ConfigError(_explain(path, error)) from None
     if not isinstance(document, dict):
-        raise StudyError(f"{path}: a study file must be a mapping, found {type(document).__name__}")
+        raise ConfigError(f"{path}: a YAML file must be a mapping, found {type(document).__name__}")
     return document
+
+
+def to_yaml(plain: Mapping[str, Any]) -> str:
+    """Plain data as the text of a file that `read_document` reads as the same data."""
+    text: str = yaml.dump(plain, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _explain(path: Path, error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{path}:{error.problem_mark.line + 1}: {error.problem}"
-    return f"{path}: a study file must be YAML, found {' '.join(str(error).split())}"
+    return f"{path}: a YAML file must be YAML, found {' '.join(str(error).split())}"
