@@ -21,7 +21,14 @@ from hydra.core.override_parser.types import FloatRange, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from headsweep.config import Config, leaf_paths, parse_config, unknown_key, with_values
+from headsweep.config import (
+    Config,
+    escapes,
+    leaf_paths,
+    parse_config,
+    unknown_key,
+    with_values,
+)
 from headsweep.errors import ConfigError
 
 CONFIG_MODULE = "headsweep.configs"
@@ -30,6 +37,15 @@ MAX_CHARACTERS = 4000
 """Most characters of one override: Hydra's grammar takes a time that grows with their square."""
 MAX_RUNS = 10_000
 """Most combinations of a sweep."""
+
+LOCAL = (
+    "paths.output_dir",
+    "paths.checkpoint_dir",
+    "data.train_manifest",
+    "data.val_manifest",
+    "data.test_manifests",
+)
+"""Keys that name what is written, and the manifests below `paths.manifest_dir`."""
 
 # Hydra's lexer knows no letter beyond ASCII outside of quotes.
 _PLAIN_TEXT = re.compile(r"[^\\'\"(){}\[\],]*")
@@ -77,6 +93,22 @@ def override_value(text: str, *, where: str) -> tuple[str, Any]:
     if override.package is not None or key.partition(".")[0] == "hydra" or _interpolates(value):
         raise ConfigError(f"{where}: an override must be plain data, found {text!r}")
     return key, value
+
+
+def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
+    """Refuse overrides in a file from others that write, or look for manifests, just anywhere.
+
+    Raises:
+        ConfigError: a key of `LOCAL` is an absolute path, or one with `..`.
+    """
+    for text in overrides:
+        key, value = override_value(text, where=where)
+        for name in value if isinstance(value, list) else [value]:
+            if key in LOCAL and escapes(str(name)):
+                raise ConfigError(
+                    f"{where}: {key} in a file must be a relative path without '..' "
+                    f"(the command line may give others), found {name!r}"
+                )
 
 
 def expand_sweep(

@@ -29,8 +29,13 @@ from headsweep.errors import ConfigError
 
 HEAD_ENTRY_POINTS = "headsweep.heads"
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Width = Annotated[int, Field(gt=0, le=100_000)]
+Depth = Annotated[int, Field(gt=0, le=100)]
+Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
+Rows = Annotated[int, Field(gt=0, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -65,9 +70,9 @@ class MLPConfig(HeadConfig):
     """Hidden layers (linear, norm, activation, dropout), then a linear map to the logits."""
 
     kind: Literal["mlp"] = "mlp"
-    depth: PositiveInt = 2
-    width: PositiveInt = 512
-    hidden_dims: tuple[PositiveInt, ...] | None = None
+    depth: Depth = 2
+    width: Width = 512
+    hidden_dims: Annotated[tuple[Width, ...], Field(max_length=100)] | None = None
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     norm: Literal["none", "layer", "batch"] = "none"
     dropout: Dropout = 0.0
@@ -85,13 +90,13 @@ class RetrievalConfig(HeadConfig):
     """
 
     kind: Literal["retrieval"] = "retrieval"
-    dim: PositiveInt = 256
+    dim: Width = 256
     temperature: PositiveFloat = 0.07
-    neighbours: PositiveInt = 30
+    neighbours: Rows = 30
     neighbour_temperature: PositiveFloat = 0.07
     label_weight: Fraction = 0.5
     """0 trains on pairs alone (instance loss), 1 on labels alone."""
-    gallery_rows: PositiveInt | None = 8192
+    gallery_rows: Rows | None = 8192
     """Training rows searched for neighbours: a seeded subset of this size, or all of them."""
 
 
@@ -120,9 +125,9 @@ class TrainingConfig(Section):
     beta1: Momentum = 0.9
     beta2: Momentum = 0.999
     momentum: Momentum = 0.9
-    batch_size: PositiveInt = 256
-    max_epochs: PositiveInt = 50
-    early_stopping_patience: PositiveInt | None = 10
+    batch_size: Rows = 256
+    max_epochs: Epochs = 50
+    early_stopping_patience: Epochs | None = 10
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_epochs: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = None
@@ -136,7 +141,7 @@ class TrainingConfig(Section):
     asymmetric_clip: Annotated[float, Field(ge=0, lt=1)] = 0.05
     precision: Precision = "float32"
     """To what the inputs of matrix products are rounded in training (see `engine.precision`)."""
-    seed: NonNegativeInt = 42
+    seed: Seed = 42
     tape_position: NonNegativeInt = 0
     """Epoch of the shared tape of permutations at which training enters (see `engine.tape`)."""
     target_labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -346,6 +351,11 @@ def value_at(config: Config, path: str) -> Any:
     for name in path.split("."):
         node = node[name]
     return node
+
+
+def escapes(path: str) -> bool:
+    """Whether a path can lead out of the folder that it is relative to, links aside."""
+    return path.startswith("/") or ".." in path.split("/") or "\0" in path
 
 
 def unknown_key(key: str, known: tuple[str, ...]) -> str:

@@ -100,7 +100,7 @@ def test_help_loads_no_heavy_library(module):
         (["run"], "Missing argument 'STUDY.yaml'"),
         (["lunch"], "No such command 'lunch'"),
         (["run", "study.yaml", "--worker", "2"], "No such option"),
-        (["run", "study.yaml", "--workers", "0"], "0 is not in the range x>=1"),
+        (["run", "study.yaml", "--workers", "0"], "0 is not in the range 1<=x<=10000"),
         (["run", "study.yaml", "--slots", "many"], "'many' is not a valid integer"),
         (["run", "study.yaml", "--device", "gpu"], "must be auto, cpu, cuda or cuda:i"),
         (["export", "study", "--trial", "last", "-o", "x.yaml"], "must be best or the number"),

@@ -104,7 +104,7 @@ BAD = [
     ("study.n_trails", 3, "study.n_trails: every key must be known, found 'n_trails'; the nearest"),
     ("study.n_trials", 0, "study.n_trials: input should be greater than 0, found 0"),
     ("study.n_trials", "many", "study.n_trials: input should be a valid integer, found 'many'"),
-    ("study.name", "../etc", "study.name"),
+    ("study.name", "../etc", "study.name: a name must begin with a letter"),
     ("sampler.name", "tpa", "sampler.name: every key must be known, found 'tpa'; the nearest"),
     ("sampler.multivariate", True, "sampler.multivariate: every key must be known"),
     ("sampler.seed", 3, "sampler.seed: every key must be known"),

@@ -11,7 +11,7 @@ from headsweep.cli.command import Group
 from headsweep.cli.prepare import prepare
 from headsweep.cli.subsets import folds, subsets
 
-at_least_one = click.IntRange(min=1)
+patients = click.IntRange(min=1, max=1_000_000)
 
 
 @click.group(cls=Group)
@@ -21,18 +21,18 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--patients-train", type=at_least_one, default=2000, metavar="N", show_default=True)
-@click.option("--patients-valid", type=at_least_one, default=500, metavar="N", show_default=True)
-@click.option("--patients-test", type=at_least_one, default=500, metavar="N", show_default=True)
+@click.option("--patients-train", type=patients, default=2000, metavar="N", show_default=True)
+@click.option("--patients-valid", type=patients, default=500, metavar="N", show_default=True)
+@click.option("--patients-test", type=patients, default=500, metavar="N", show_default=True)
 @click.option(
     "--width",
-    type=at_least_one,
+    type=click.IntRange(min=1, max=100_000),
     default=512,
     metavar="D",
     show_default=True,
     help="Width of the features.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=42, metavar="N", show_default=True)
+@click.option("--seed", type=options.seed, default=42, metavar="N", show_default=True)
 def synth(
     folder: Path,
     patients_train: int,

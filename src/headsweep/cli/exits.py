@@ -11,6 +11,9 @@ from headsweep.errors import HeadsweepError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+MAX_CHARACTERS = 2000
+"""Most characters of an error's line."""
+
 _URL_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s'\"]*@")
 _QUERY_PASSWORD = re.compile(r"((?:password|passwd|pwd|passfile)\s*=\s*)[^\s&'\"]+", re.IGNORECASE)
 
@@ -20,14 +23,20 @@ def redact(text: str) -> str:
     return _QUERY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
 
 
+def printable(text: str) -> str:
+    """The text with every control character, by which it could command a terminal, spelt out."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def exit_code(error: Exception) -> int:
     """The exit code of the command that ended with `error`."""
     return error.exit_code if isinstance(error, HeadsweepError | click.ClickException) else FAILED
 
 
 def line(error: Exception) -> str:
-    """One line that says what went wrong."""
-    return redact(" ".join(_message(error).split()))
+    """One line that says what went wrong; a value found in a file may be a megabyte long."""
+    text = printable(redact(" ".join(_message(error).split())))
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
 def _message(error: Exception) -> str:

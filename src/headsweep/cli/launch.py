@@ -65,7 +65,7 @@ def local(
 @options.storage
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=options.n_workers,
     required=True,
     metavar="N",
     help="Tasks of the array, a worker each.",
@@ -75,7 +75,11 @@ def local(
 @click.option("--time", metavar="TIME", help="A worker's time limit, as in 04:00:00.")
 @click.option("--mem", metavar="SIZE", help="A worker's memory, as in 16G.")
 @click.option(
-    "--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="A worker's cores."
+    "--cpus",
+    type=click.IntRange(min=1, max=10_000),
+    default=1,
+    show_default=True,
+    help="A worker's cores.",
 )
 @click.option(
     "--sbatch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -21,9 +22,11 @@ storage = click.option(
     help="Optuna storage: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE.  "
     f"[default: ${STORAGE_URL_VARIABLE}, or {DEFAULT_STORAGE_URL}]",
 )
+seed = click.IntRange(min=0, max=2**32 - 1)
+n_workers = click.IntRange(min=1, max=10_000)
 workers = click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=n_workers,
     metavar="N",
     help="Worker processes.  [default: one a GPU; on a CPU two, or one on a single core]",
 )
@@ -37,7 +40,7 @@ device = click.option(
 )
 slots = click.option(
     "--slots",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=10_000),
     default=EngineSettings.slots,
     show_default=True,
     metavar="K",
@@ -45,7 +48,7 @@ slots = click.option(
 )
 n_trials = click.option(
     "--n-trials",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=10**9),
     metavar="N",
     help="Finished trials to reach; may grow an existing study.  [default: the study file's]",
 )
@@ -78,6 +81,6 @@ def _study_file(given: Path) -> Path:
 
 def _device(value: str) -> str:
     kind, _, index = value.partition(":")
-    if value in {"auto", "cpu", "cuda"} or (kind == "cuda" and index.isdigit()):
+    if value in {"auto", "cpu", "cuda"} or (kind == "cuda" and re.fullmatch(r"[0-9]{1,3}", index)):
         return value
     raise click.BadParameter(f"must be auto, cpu, cuda or cuda:i, found {value!r}")

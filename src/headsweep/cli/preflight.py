@@ -17,8 +17,9 @@ def check_output(folder: Path) -> None:
     Raises:
         OutputError: it, or the folder that it would be made in, cannot be written.
     """
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    existing = folder
     try:
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

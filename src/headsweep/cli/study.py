@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -192,6 +193,6 @@ def _trial(value: str) -> int | None:
     """The number of the trial asked for; None is the best one."""
     if value == "best":
         return None
-    if value.isdigit():
+    if re.fullmatch("[0-9]{1,9}", value):
         return int(value)
     raise click.BadParameter(f"must be best or the number of a trial, found {value!r}")

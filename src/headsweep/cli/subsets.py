@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from headsweep.cli import options
 from headsweep.cli.command import Command
 
 if TYPE_CHECKING:
@@ -45,8 +47,8 @@ def subsets(
 
 @click.command(cls=Command)
 @manifest
-@click.option("--folds", "n_folds", type=click.IntRange(min=2), default=5, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--folds", "n_folds", type=click.IntRange(2, 1000), default=5, show_default=True)
+@click.option("--seed", type=options.seed, default=0, show_default=True)
 @out
 def folds(manifest_file: Path, n_folds: int, seed: int, out: Path | None) -> None:
     """Cut K folds by patient: a train and a valid manifest each."""
@@ -72,9 +74,6 @@ def _show(written: Sequence[Subset], folder: Path) -> None:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise click.BadParameter(
-            f"must be whole numbers with commas between, found {text!r}"
-        ) from None
+    if not re.fullmatch(r"[0-9]{1,18}(, *[0-9]{1,18}){0,999}", text):
+        raise click.BadParameter(f"must be whole numbers with commas between, found {text!r}")
+    return tuple(map(int, text.split(",")))

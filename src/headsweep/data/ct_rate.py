@@ -54,7 +54,7 @@ patient patient_id scan scan_id split fold source label_source
 METADATA_COLUMNS = frozenset(_METADATA.split())
 """CT-RATE's 44 metadata columns, and names that other tables use for keys and provenance."""
 
-VOLUME_NAME = re.compile(r"(?P<patient>.*\d)_(?P<scan>[a-z]+)(?:_(?P<reconstruction>\d+))?")
+VOLUME_NAME = re.compile(r"(?P<patient>[^/]*\d)_(?P<scan>[a-z]+)(?:_(?P<reconstruction>\d+))?")
 """`valid_53_a_1`: split and patient, scan, reconstruction (absent when a row is a whole scan)."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config import ColumnsConfig, Modality
+from headsweep.config import ColumnsConfig, Modality, escapes
 from headsweep.data.ct_rate import (
     FINDINGS,
     LABELS,
@@ -221,7 +222,7 @@ def _header_faults(
         if name not in header
     ]
     for names, kind in ((header, "columns"), (labels, "target labels")):
-        doubles = sorted({name for name in names if list(names).count(name) > 1})
+        doubles = sorted(name for name, count in Counter(names).items() if count > 1)
         if doubles:
             faults.append(Fault(path, 1, f"{kind} must have distinct names, found {doubles} twice"))
     if not _feature_columns(header, columns):
@@ -247,7 +248,7 @@ def _row_faults(
             yield f"a label must be 0 or 1, found {cells[label]!r} in column {label!r}"
     for column in feature_columns:
         feature = cells[column]
-        if feature.startswith("/") or ".." in feature.split("/") or "\0" in feature:
+        if escapes(feature):
             yield (
                 f"{column} must be relative to paths.data_root and stay inside it, "
                 f"found {feature!r}"

@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from headsweep.config import Config, NonNegativeInt, PositiveFloat, PositiveInt, Section, to_dict
+from headsweep.config import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
+from headsweep.errors import ConfigError, StudyError
+
+MAX_NAME_BYTES = 200
+"""Most bytes of a study's name: file systems allow 255, and some names are longer by a suffix."""
+
+
+def _fit_for_a_folder(name: str) -> str:
+    # Letters of any script with their combining marks; no separator, quote or control character.
+    known = all(c.isalnum() or unicodedata.category(c) in ("Mn", "Mc") or c in " ._-" for c in name)
+    if not (known and name[:1].isalnum() and not name.endswith(" ")):
+        raise ValueError(
+            "a name must begin with a letter or digit and go on with letters, digits, inner "
+            f"spaces, '.', '_' and '-', found {name!r}"
+        )
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"a name must have at most {MAX_NAME_BYTES} bytes, found {name!r}")
+    return name
+
+
+StudyName = Annotated[str, AfterValidator(_fit_for_a_folder)]
+"""A study's name is a folder's, and stands in scripts and pages."""
 
 Scalar = bool | int | float | str | None
 Choice = Scalar | tuple[PositiveInt, ...]
+Choices = Annotated[tuple[Choice, ...], Field(max_length=1000)]
 
 
 class Dimension(Section, ABC):
     """One searched config key; it is suggested only when every condition of `when` holds."""
 
     type: str
-    when: Mapping[str, tuple[Choice, ...]] = {}
+    when: Mapping[str, Choices] = {}
 
     @property
     @abstractmethod
@@ -70,7 +93,7 @@ class CategoricalDimension(Dimension):
     """A set of choices; a list, such as hidden widths, is one choice."""
 
     type: Literal["categorical"] = "categorical"
-    choices: Annotated[tuple[Choice, ...], Field(min_length=1)]
+    choices: Annotated[Choices, Field(min_length=1)]
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -93,16 +116,17 @@ DIMENSIONS: Mapping[str, type[Dimension]] = {
 class Identity(Section):
     """Name, budget and seed of a study."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    name: StudyName
+    """Letters of any script, digits, spaces, `.`, `_` and `-`."""
     n_trials: PositiveInt
-    seed: NonNegativeInt = 42
+    seed: Seed = 42
 
 
 class Finalists(Section):
     """How many of the best trials are trained again, and with which seeds."""
 
-    top_k: PositiveInt = 5
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    top_k: Annotated[int, Field(gt=0, le=1000)] = 5
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2, 3, 4)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -121,7 +145,7 @@ class Policy(Section):
 class StudySpec(Section):
     """All that defines a study."""
 
-    name: str
+    name: StudyName
     n_trials: int
     seed: int
     config: Config
@@ -141,22 +165,32 @@ def spec_to_json(spec: StudySpec) -> str:
 
 
 def spec_from_json(text: str) -> StudySpec:
-    """The inverse of `spec_to_json`."""
-    plain = json.loads(text)
-    space = {
-        key: DIMENSIONS[value["type"]].model_validate_json(json.dumps(value))
-        for key, value in plain["space"].items()
-    }
-    return StudySpec(
-        name=plain["name"],
-        n_trials=plain["n_trials"],
-        seed=plain["seed"],
-        config=Config.model_validate_json(json.dumps(plain["config"])),
-        space=space,
-        sampler=Policy(**plain["sampler"]),
-        pruner=Policy(**plain["pruner"]),
-        finalists=Finalists.model_validate_json(json.dumps(plain["finalists"])),
-    )
+    """The inverse of `spec_to_json`.
+
+    Raises:
+        StudyError: the text is not what `spec_to_json` wrote.
+    """
+    try:
+        plain = json.loads(text)
+        space = {
+            key: DIMENSIONS[value["type"]].model_validate_json(json.dumps(value))
+            for key, value in plain["space"].items()
+        }
+        return StudySpec(
+            name=plain["name"],
+            n_trials=plain["n_trials"],
+            seed=plain["seed"],
+            config=Config.model_validate_json(json.dumps(plain["config"])),
+            space=space,
+            sampler=Policy(**plain["sampler"]),
+            pruner=Policy(**plain["pruner"]),
+            finalists=Finalists.model_validate_json(json.dumps(plain["finalists"])),
+        )
+    except ConfigError as error:
+        raise StudyError(f"a stored study must be one of headsweep's, found {error}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise StudyError(f"a stored study must be one of headsweep's, found {reason}") from None
 
 
 def difference(old: StudySpec, new: StudySpec) -> str | None:

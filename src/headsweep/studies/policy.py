@@ -38,6 +38,8 @@ PRUNERS: Mapping[str, type[BasePruner]] = {
 # Arguments that a study file cannot give: code, or what the study itself decides.
 _NOT_DATA = {"self", "seed", "search_space", "independent_sampler", "source_trials", "x0"}
 _NOT_DATA |= {"gamma", "weights", "constraints_func", "args", "kwargs"}
+MAX_ARGUMENT = 1_000_000
+"""Largest integer for a sampler or pruner: some are counts of arrays, others are exponents."""
 # One sequence or grid is shared by all workers, so all must walk it with the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
 # Optuna's CMA-ES keeps its optimiser in the store as a pickle, which runs code when it is read.
@@ -128,14 +130,12 @@ def rungs(policy: Policy, max_epochs: int) -> frozenset[int]:
     epochs = range(1, max_epochs + 1)
     match policy.name:
         case "successive_halving" | "hyperband":
-            step = kwargs["min_resource"] * kwargs["reduction_factor"] ** kwargs.get(
-                "min_early_stopping_rate", 0
-            )
             steps = []
+            step = kwargs["min_resource"]
             while step <= max_epochs:
                 steps.append(step)
                 step *= kwargs["reduction_factor"]
-            return frozenset(steps)
+            return frozenset(steps[kwargs.get("min_early_stopping_rate", 0) :])
         case "median" | "percentile" | "threshold":
             first, every = kwargs.get("n_warmup_steps", 0), kwargs.get("interval_steps", 1)
             # The first report in an interval is judged; epochs begin at 1, intervals may at 0.
@@ -173,17 +173,11 @@ def _resolve_pruner(policy: Policy, max_epochs: int, *, where: str) -> Policy:
                 place = f"{where}.wrapped_pruner"
                 if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
                     raise StudyError(f"{place}.name: must be the name of a pruner, found {inner!r}")
-                given = Policy(
-                    name=inner["name"],
-                    kwargs={
-                        **inner.get("kwargs", {}),
-                        **{
-                            key: value
-                            for key, value in inner.items()
-                            if key not in ("name", "kwargs")
-                        },
-                    },
-                )
+                nested = inner.get("kwargs", {})
+                if not isinstance(nested, dict):
+                    raise StudyError(f"{place}.kwargs: must map names to values, found {nested!r}")
+                direct = {k: v for k, v in inner.items() if k not in ("name", "kwargs")}
+                given = Policy(name=inner["name"], kwargs={**nested, **direct})
                 kwargs["wrapped_pruner"] = _resolve_pruner(
                     given, max_epochs, where=place
                 ).model_dump()
@@ -207,6 +201,8 @@ def _checked_kwargs(policy: Policy, known: Mapping[str, type], *, where: str) ->
         if key != "wrapped_pruner" and not _fits(str(accepted[key].annotation), value):
             law = f"must be of type {accepted[key].annotation}"
             raise StudyError(f"{where}.{key}: {law}, found {value!r}")
+        if isinstance(value, int) and abs(value) > MAX_ARGUMENT:
+            raise StudyError(f"{where}.{key}: must be at most {MAX_ARGUMENT}, found {value}")
     for key, parameter in accepted.items():
         required = parameter.default is inspect.Parameter.empty and key != "wrapped_pruner"
         if required and key not in policy.kwargs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -23,6 +23,9 @@ from headsweep.studies.definition import (
     FloatDimension,
     IntDimension,
 )
+
+MAX_GRID_POINTS = 100_000
+"""Optuna holds them all in memory."""
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
@@ -87,24 +90,32 @@ def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
     """The values of every dimension, for the grid sampler.
 
     Raises:
-        StudyError: a dimension has no finite set of values, or is conditional.
+        StudyError: a dimension has no finite set of values, or is conditional, or there are more
+            than `MAX_GRID_POINTS`.
     """
     values: dict[str, list[Any]] = {}
+    n_points = 1
     for key, dimension in space.items():
         if dimension.when:
             raise StudyError(f"{where}: a grid must have no conditions, found one on {key}")
+        points: Sequence[Any]
         match dimension:
             case CategoricalDimension():
-                values[key] = [_stored(choice) for choice in dimension.choices]
+                points = [_stored(choice) for choice in dimension.choices]
             case IntDimension(log=False):
-                values[key] = list(range(dimension.low, dimension.high + 1, dimension.step))
+                points = range(dimension.low, dimension.high + 1, dimension.step)
             case FloatDimension(step=float(step)):
-                n = int((dimension.high - dimension.low) / step + 1e-9) + 1
-                values[key] = [dimension.low + i * step for i in range(n)]
+                last = min((dimension.high - dimension.low) / step + 1e-9, MAX_GRID_POINTS)
+                points = [dimension.low + i * step for i in range(int(last) + 1)]
             case _:
                 raise StudyError(
                     f"{where}: a grid must have finitely many values, found {key} without a step"
                 )
+        n_points *= len(points)
+        if n_points > MAX_GRID_POINTS:
+            law = f"a grid must have at most {MAX_GRID_POINTS} points"
+            raise StudyError(f"{where}: {law}, found more with {key}")
+        values[key] = list(points)
     return values
 
 

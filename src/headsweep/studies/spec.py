@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from headsweep.compose import compose_config, override_value
+from headsweep.compose import compose_config, override_value, refuse_escapes
 from headsweep.config import Config, Section, explain, leaf_paths, unknown_key, with_values
 from headsweep.documents import read_document
 from headsweep.errors import ConfigError, StudyError
@@ -101,6 +101,7 @@ def _spec_from_document(
 def _base(base: Any, *, where: str) -> list[str]:
     if not isinstance(base, list) or not all(isinstance(text, str) for text in base):
         raise StudyError(f"{where}: base must be a list of key=value texts, found {base!r}")
+    refuse_escapes(base, where=where)
     return base
 
 
