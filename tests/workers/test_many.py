@@ -123,7 +123,8 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
     assert_exact(trials, BUDGET)
     ran = Counter(trial.user_attrs[WORKER] for trial in trials)
     assert len(ran) > WORKERS // 2
-    assert WORKERS <= watch.most < 100
+    # One each, the witness's, this test's own, and now and then one that is just being closed.
+    assert WORKERS <= watch.most <= WORKERS + 10
     assert (postgres.folder / "log").read_text(errors="replace").count("FATAL") == refused
     storage.database.close()
 

@@ -123,17 +123,16 @@ class Database:
         return StorageError(f"{self.shown}: the storage must answer, found: {found}")
 
     @contextmanager
-    def schema_lock(self) -> Iterator[None]:
-        """Lets one process at a time create the tables."""
+    def schema_lock(self) -> Iterator[Engine]:
+        """Lets one process at a time create the tables, on as many connections as that takes."""
         if self.dialect == "sqlite":
             with _directory_lock(Path(str(self._url.database)).parent):
-                yield
+                yield self.engine
             return
-        # A connection beside the pool's, all of which the creation of the tables may need.
         apart = _postgres_engine(self._url, poolclass=NullPool)
         with apart.begin() as connection:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, 0)")
-            yield
+            yield apart
 
     def close(self) -> None:
         """Closes all connections."""
@@ -290,7 +289,7 @@ def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
         },
         pool_pre_ping=True,
         poolclass=poolclass,
-        **({"pool_size": 1, "max_overflow": 1} if poolclass is QueuePool else {}),
+        **({"pool_size": 1, "max_overflow": 0} if poolclass is QueuePool else {}),
     )
 
 

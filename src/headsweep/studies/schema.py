@@ -28,6 +28,7 @@ from sqlalchemy import (
     CompoundSelect,
     Connection,
     Double,
+    Engine,
     Integer,
     Row,
     Select,
@@ -79,11 +80,14 @@ class StockStorage(RDBStorage):
         self.failed_trial_callback = None
         self.engine = database.engine
         self.scoped_session = orm.scoped_session(orm.sessionmaker(bind=self.engine))
-        # The version manager writes on one connection while another one reads.
-        deferred = self.engine.execution_options(**{DEFERRED: True})
-        sessions = orm.scoped_session(orm.sessionmaker(bind=deferred))
-        self._version_manager = _VersionManager(self.url, deferred, sessions)
-        self._version_manager.check_table_schema_compatibility()
+        self._version_manager = _version_manager(self.url, self.engine)
+        # Optuna's own check reads on two connections at once; a worker has one.
+        known = self._version_manager.get_head_version()
+        found = self._version_manager.get_current_version()
+        if found != known:
+            raise StorageError(
+                f"{self.url}: its tables must be of Optuna's version {known}, found {found}"
+            )
 
     def create_trial(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
         """Creates a trial as `create_new_trial` does; all of it."""
@@ -98,22 +102,26 @@ def stock_storage(database: Database, *, create: bool) -> StockStorage:
     """
 
     def opened() -> StockStorage:
-        # The lock is a connection more, and a hundred workers may start at once.
-        if database.read(_is_made):
-            return StockStorage(database)
-        with database.schema_lock():
-            if not inspect(database.engine).has_table(models.VersionInfoModel.__tablename__):
-                if not create:
-                    raise StorageError(
-                        f"{database.shown}: the storage must hold studies, found none"
-                    )
-                models.BaseModel.metadata.create_all(database.engine)
-            return StockStorage(database)
+        if not database.read(_is_made):
+            _make_tables(database, create=create)
+        return StockStorage(database)
 
-    try:
-        return database.outlast(opened)
-    except RuntimeError as error:
-        raise StorageError(f"{database.shown}: {error}") from None
+    return database.outlast(opened)
+
+
+def _make_tables(database: Database, *, create: bool) -> None:
+    with database.schema_lock() as engine:
+        if not inspect(engine).has_table(models.VersionInfoModel.__tablename__):
+            if not create:
+                raise StorageError(f"{database.shown}: the storage must hold studies, found none")
+            models.BaseModel.metadata.create_all(engine)
+        _version_manager(database.shown, engine)  # writes the version where there is none
+
+
+def _version_manager(url: str, engine: Engine) -> _VersionManager:
+    # It writes on one connection while another one reads.
+    deferred = engine.execution_options(**{DEFERRED: True})
+    return _VersionManager(url, deferred, orm.scoped_session(orm.sessionmaker(bind=deferred)))
 
 
 def _is_made(connection: Connection) -> bool:
