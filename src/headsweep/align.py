@@ -18,6 +18,7 @@ from headsweep.config import Config, Modality
 from headsweep.data.ct_clip import read_ctclip_latents
 from headsweep.data.ct_rate import patient_of, scan_of
 from headsweep.data.dataset import MODALITIES, Split, load_splits_alone, load_test_splits
+from headsweep.durable import write_text
 from headsweep.errors import ConfigError
 from headsweep.heads.predictor import Predictor, load_predictor
 from headsweep.heads.retrieval import RetrievalHead
@@ -121,7 +122,7 @@ def align_ctclip(
 def _write(results: Mapping[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2) + "\n"
-    (out / "alignment.json").write_text(text, encoding="utf-8")
+    write_text(out / "alignment.json", text)
 
 
 def _retrieval_predictor(model: Path) -> Predictor:

@@ -17,6 +17,7 @@ from headsweep.config import Config, with_values
 from headsweep.data.ct_clip import read_ctclip_scores
 from headsweep.data.ct_rate import patient_of
 from headsweep.data.dataset import load_search_splits, load_splits_alone, load_test_splits
+from headsweep.durable import write_text
 from headsweep.errors import ConfigError
 from headsweep.heads.predictor import load_predictor
 from headsweep.leaderboard.predictions import Predictions, predict, write_predictions
@@ -122,7 +123,7 @@ def write_metrics(
     for predictions in by_split:
         write_predictions(predictions, out / "predictions" / f"{predictions.name}.parquet")
         metrics[predictions.name] = report_of(measure([predictions], [thresholds]))
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 

@@ -26,6 +26,7 @@ from headsweep.data.dataset import Split, load_search_splits, required_modalitie
 from headsweep.data.prepare import write_table
 from headsweep.data.splits import group_folds, linked_groups, split_by_group
 from headsweep.documents import read_document
+from headsweep.durable import write_text
 from headsweep.engine.fixed import train_to_end
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.leaderboard.plots import plot
@@ -318,7 +319,7 @@ def _write(
 ) -> None:
     rows = [[str(value) for value in asdict(cell).values()] for cell in cells]
     write_table(out / "cells.csv", tuple(Cell.__dataclass_fields__), rows)
-    (out / "scaling.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "scaling.json", json.dumps(summary, indent=2) + "\n")
 
     def draw(axes: Axes) -> None:
         for source, points in summary["curves"]["auprc_macro"].items():

@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from headsweep.config import Config, parse_config, to_dict, with_values
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
 from headsweep.data.manifest import read_manifest
 from headsweep.documents import read_document, to_yaml
+from headsweep.durable import locked, write_text
 from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
 from headsweep.engine.engine import Engine
 from headsweep.engine.fixed import Trained
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import ConfigError, TrialError
+from headsweep.errors import ConfigError, OutputError, TrialError
 from headsweep.heads.predictor import save_predictor
 from headsweep.settings import EngineSettings, cache_dir
 from headsweep.tracking import Notice, start_tracker
@@ -105,13 +107,14 @@ def train(
     identity = _identity(config, fit, valid, engine.inputs.device, settings)
     snapshot = _snapshot_to_resume(config, folder, identity, notice)
     folder.mkdir(parents=True, exist_ok=True)
-    if snapshot is None:
-        slot = engine.replay(config).slot
-        (folder / STATE).unlink(missing_ok=True)
-    else:
-        slot = engine.restore(config, snapshot).slot
-    _write_text(folder / "config.yaml", _yaml(config))
-    history = _train_on(engine, slot, config, folder, identity, on_epoch, notice)
+    with _alone_in(folder):
+        if snapshot is None:
+            slot = engine.replay(config).slot
+            (folder / STATE).unlink(missing_ok=True)
+        else:
+            slot = engine.restore(config, snapshot).slot
+        write_text(folder / "config.yaml", _yaml(config))
+        history = _train_on(engine, slot, config, folder, identity, on_epoch, notice)
     return Trained(
         config,
         engine.predictor(slot),
@@ -119,6 +122,19 @@ def train(
         history[-1].best_epoch,
         history,
     )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Refuses a folder in which another run is at work: their lines and states would mix."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError:
+            raise OutputError(
+                f"{folder}: one run at a time may write to a folder, found another at work"
+            ) from None
+        yield
 
 
 def _train_on(
@@ -133,7 +149,7 @@ def _train_on(
     """Train a slot to its end, with the state, metrics and logs of every epoch."""
     before = engine.history(slot)
     # An interrupted run may have written its last line only in part; the state is the truth.
-    _write_text(folder / METRICS, "".join(_line(report) for report in before))
+    write_text(folder / METRICS, "".join(_line(report) for report in before))
     tracker = start_tracker(
         config, folder, run_id=identity["run"], first_epoch=len(before) + 1, notice=notice
     )
@@ -149,7 +165,7 @@ def _train_on(
             if on_epoch:
                 on_epoch(report)
     best = history[history[-1].best_epoch - 1].metrics
-    _write_text(folder / "metrics.json", json.dumps(best, indent=2) + "\n")
+    write_text(folder / "metrics.json", json.dumps(best, indent=2) + "\n")
     save_predictor(engine.predictor(slot), folder / "model.safetensors")
     tracker.finish(best, folder / "model.safetensors")
     return history
@@ -232,10 +248,6 @@ def _yaml(config: Config) -> str:
 
 def _line(report: EpochReport) -> str:
     return json.dumps(report.metrics) + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

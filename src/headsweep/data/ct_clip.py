@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from headsweep.config import Modality
 from headsweep.data.ct_rate import LABELS, volume_of
+from headsweep.data.features import read_matrix
 from headsweep.errors import FeatureError
 
 PREDICTED, LABELLED, ACCESSIONS = "predicted_weights.npz", "labels_weights.npz", "accessions.txt"
@@ -111,10 +111,4 @@ def _refuse_shape(
 
 
 def _matrix(path: Path) -> NDArray[np.float64]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return np.asarray(archive["data"], dtype=np.float64)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise FeatureError(
-            f"{path}: must be an npz file with the array 'data', found {error}"
-        ) from None
+    return read_matrix(path, "data").astype(np.float64)

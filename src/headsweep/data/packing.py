@@ -6,13 +6,10 @@ without one is no pack; a lock beside it keeps two processes from packing the sa
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +22,7 @@ from headsweep.config import Modality
 from headsweep.data.features import read_feature
 from headsweep.data.manifest import Manifest
 from headsweep.data.progress import progress_bar
+from headsweep.durable import locked, replacing, write_text
 from headsweep.errors import FeatureError, ManifestError, OutputError
 
 FORMAT = 1
@@ -66,7 +64,8 @@ def pack(
 
     Raises:
         ManifestError: the manifest lacks the modality's column, or a row its path.
-        FeatureError: a feature file cannot be used; names it and the manifest's row.
+        FeatureError: a feature file cannot be used, or changes meanwhile; names it and the
+            manifest's row.
         OutputError: `cache_dir` cannot be written.
     """
     paths = _feature_paths(manifest, modality, data_root)
@@ -75,13 +74,23 @@ def pack(
     folder = cache_dir / f"{manifest.name}-{modality}-{key}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"), ThreadPoolExecutor(THREADS) as pool:
+        with locked(folder / "lock"), ThreadPoolExecutor(THREADS) as pool:
+            # Under the lock, anything temporary was left by a process that died.
+            for leftover in folder.glob("*.partial"):
+                leftover.unlink()
             files = _states(manifest, modality, paths, pool)
             index = _current_index(folder, manifest.volumes, files)
             if index is None:
-                index = _write_pack(folder, manifest, paths, files, pool, progress=progress)
+                with replacing(folder / "matrix.npy") as file:
+                    index = _write_matrix(file, manifest, paths, pool, progress=progress)
+                    now = _states(manifest, modality, paths, pool)
+                    _refuse_changes(manifest, paths, files, now)
+                    # A stale index must not outlive the matrix it describes.
+                    (folder / "index.json").unlink(missing_ok=True)
+                index["files"] = files
+                write_text(folder / "index.json", json.dumps(index))
             return PackedFeatures(
-                matrix=np.load(folder / "matrix.npy", mmap_mode="r", allow_pickle=False),
+                matrix=npy_format.open_memmap(folder / "matrix.npy", mode="r"),
                 fingerprint=index["fingerprint"],
             )
     except OSError as error:
@@ -145,14 +154,6 @@ def _states(
     return [state for block in blocks for state in block]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel frees when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _current_index(
     folder: Path, volumes: Sequence[str], files: list[FileState]
 ) -> dict[str, Any] | None:
@@ -166,35 +167,20 @@ def _current_index(
     return index if {key: index.get(key) for key in wanted} == wanted else None
 
 
-def _write_pack(
-    folder: Path,
-    manifest: Manifest,
-    paths: Sequence[Path],
-    files: list[FileState],
-    pool: ThreadPoolExecutor,
-    *,
-    progress: bool,
-) -> dict[str, Any]:
-    # Under the lock, anything temporary was left by a process that died.
-    for leftover in folder.glob("*.partial"):
-        leftover.unlink()
-    # A stale index must not outlive the matrix it describes.
-    (folder / "index.json").unlink(missing_ok=True)
-    with _durable(folder / "matrix.npy") as file:
-        width, fingerprint = _write_matrix(file, manifest, paths, pool, progress=progress)
-        size = file.tell()
-    index = {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        "rows": len(paths),
-        "width": width,
-        "matrix_bytes": size,
-        "volumes": list(manifest.volumes),
-        "files": files,
-    }
-    with _durable(folder / "index.json") as file:
-        file.write(json.dumps(index).encode())
-    return index
+def _refuse_changes(
+    manifest: Manifest, paths: Sequence[Path], before: list[FileState], now: list[FileState]
+) -> None:
+    """Refuses files that changed while they were read: a row may be half of one, half of another.
+
+    Raises:
+        FeatureError: names the first file.
+    """
+    for index, (old, new) in enumerate(zip(before, now, strict=True)):
+        if old != new:
+            raise FeatureError(
+                f"{paths[index]}: a feature file must not change while it is packed, found it "
+                f"written meanwhile ({manifest.place(index)})"
+            )
 
 
 def _write_matrix(
@@ -204,8 +190,8 @@ def _write_matrix(
     pool: ThreadPoolExecutor,
     *,
     progress: bool,
-) -> tuple[int, str]:
-    """Writes all rows block by block; returns the width and the content's fingerprint."""
+) -> dict[str, Any]:
+    """Writes all rows block by block; the index of what was written, without the files' states."""
     width = len(_read_row(manifest, paths, 0))
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), width)}
     npy_format.write_array_header_1_0(file, header)
@@ -227,7 +213,15 @@ def _write_matrix(
             file.write(data)
             digest.update(data)
             advance(len(rows))
-    return width, digest.hexdigest()
+    file.flush()  # a full disk is told here, while the old pack is whole
+    return {
+        "format": FORMAT,
+        "fingerprint": digest.hexdigest(),
+        "rows": len(paths),
+        "width": width,
+        "matrix_bytes": file.tell(),
+        "volumes": list(manifest.volumes),
+    }
 
 
 def _read_row(manifest: Manifest, paths: Sequence[Path], index: int) -> NDArray[np.float32]:
@@ -235,14 +229,3 @@ def _read_row(manifest: Manifest, paths: Sequence[Path], index: int) -> NDArray[
         return read_feature(paths[index])
     except FeatureError as error:
         raise FeatureError(f"{error} ({manifest.place(index)})") from None
-
-
-@contextmanager
-def _durable(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only once it is whole and on disk."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -7,6 +7,7 @@ finds no partner at a join is dropped and listed with the step and the reason.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from headsweep.config import ColumnsConfig
 from headsweep.data.ct_rate import FINDINGS, NOT_GIVEN, VOLUME_NAME, scan_of, volume_of
 from headsweep.data.features import read_feature
 from headsweep.data.manifest import LABEL_VALUES, label_columns
+from headsweep.durable import replacing, write_text
 from headsweep.errors import ManifestError, OutputError
 
 Step = Literal["split", "labels", "reports", "metadata", "policy"]
@@ -187,7 +189,8 @@ def write_scan_means(prepared: Prepared, data_root: Path) -> None:
         target = data_root / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(target, arr=mean.astype(np.float32))
+            with replacing(target) as file:
+                np.savez(file, arr=mean.astype(np.float32))
         except OSError as error:
             raise OutputError(f"{target}: mean features must be writable, found {error}") from None
 
@@ -198,12 +201,11 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]
     Raises:
         OutputError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
-        partial.replace(path)
+        write_text(path, text.getvalue())
     except OSError as error:
         raise OutputError(f"{path}: the file must be writable, found {error}") from None
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headsweep.data.manifest import Manifest
 from headsweep.data.prepare import write_table
 from headsweep.data.splits import group_folds, linked_groups, split_by_group
+from headsweep.durable import write_text
 from headsweep.errors import ManifestError, OutputError
 
 
@@ -130,6 +131,6 @@ def _write(
 
 def _write_index(path: Path, subsets: Sequence[Subset]) -> None:
     try:
-        path.write_text(json.dumps([asdict(subset) for subset in subsets], indent=2) + "\n")
+        write_text(path, json.dumps([asdict(subset) for subset in subsets], indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"{path}: the file must be writable, found {error}") from None

@@ -15,7 +15,6 @@ have little variance, as pathology has in real encoders, so whitening brings the
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from headsweep.data.copula import latent_correlation, to_labels
 from headsweep.data.ct_rate import FINDINGS, LABELS, NOT_GIVEN, PREVALENCES
 from headsweep.data.progress import progress_bar
+from headsweep.durable import new_folder
 from headsweep.errors import ConfigError, OutputError
 
 PHI = {
@@ -227,32 +227,35 @@ def _write(out: Path, cohorts: dict[str, Cohort], *, progress: bool) -> dict[str
     """Writes everything beside `out`, then moves it there whole."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: the output must be a new or empty folder, found it in use")
-    partial = out.with_name(f".{out.name}.partial")
+    rows = {name: _rows(cohort) for name, cohort in cohorts.items()}
+    rows["test_manual_all"] = rows["test_manual_train"] + rows["test_manual_valid"]
     try:
-        if partial.exists():  # left by a run that was killed
-            shutil.rmtree(partial)
-        for folder in ("manifests", "features/image", "features/text"):
-            (partial / folder).mkdir(parents=True)
-        total = sum(len(cohort.volumes) for cohort in cohorts.values())
-        with progress_bar("writing features", total, visible=progress) as advance:
-            for cohort in cohorts.values():
-                for volume, image, text in zip(
-                    cohort.volumes, cohort.image, cohort.text, strict=True
-                ):
-                    np.savez(partial / f"features/image/{volume}.npz", arr=image[None])
-                    np.savez(partial / f"features/text/{volume}.npz", arr=text[None])
-                    advance(1)
-        rows = {name: _rows(cohort) for name, cohort in cohorts.items()}
-        rows["test_manual_all"] = rows["test_manual_train"] + rows["test_manual_valid"]
-        for name, lines in rows.items():
-            with (partial / f"manifests/{name}.csv").open(
-                "w", encoding="utf-8", newline=""
-            ) as file:
-                csv.writer(file, lineterminator="\n").writerows([HEADER, *lines])
-        partial.replace(out)
+        with new_folder(out) as partial:
+            _fill(partial, cohorts, rows, progress=progress)
     except OSError as error:
         raise OutputError(f"{out}: the output must be writable, found {error}") from None
     return {name: len(lines) for name, lines in rows.items()}
+
+
+def _fill(
+    partial: Path,
+    cohorts: dict[str, Cohort],
+    rows: dict[str, list[list[str]]],
+    *,
+    progress: bool,
+) -> None:
+    for folder in ("manifests", "features/image", "features/text"):
+        (partial / folder).mkdir(parents=True)
+    total = sum(len(cohort.volumes) for cohort in cohorts.values())
+    with progress_bar("writing features", total, visible=progress) as advance:
+        for cohort in cohorts.values():
+            for volume, image, text in zip(cohort.volumes, cohort.image, cohort.text, strict=True):
+                np.savez(partial / f"features/image/{volume}.npz", arr=image[None])
+                np.savez(partial / f"features/text/{volume}.npz", arr=text[None])
+                advance(1)
+    for name, lines in rows.items():
+        with (partial / f"manifests/{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([HEADER, *lines])
 
 
 HEADER = ["volumename", "visual_feature_path", "text_feature_path", *LABELS, *FINDINGS]

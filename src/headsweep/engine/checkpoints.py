@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from headsweep.durable import write_bytes
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import ConfigError
 
@@ -46,12 +46,7 @@ def save_snapshot(snapshot: Snapshot, path: Path, identity: Mapping[str, Any]) -
         "history": [asdict(report) for report in snapshot.history],
     }
     tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(safetensors.torch.save(tensors, {"headsweep": json.dumps(header)}))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(header)}))
 
 
 def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:

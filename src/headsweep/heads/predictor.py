@@ -19,6 +19,7 @@ from headsweep.config import (
     Normalization,
     head_config_type,
 )
+from headsweep.durable import write_bytes
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
 from headsweep.heads.normalization import Normalizer
@@ -89,7 +90,7 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
         "labels": list(spec.labels),
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
-    path.write_bytes(safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
+    write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
 
 
 def load_predictor(path: Path) -> Predictor:

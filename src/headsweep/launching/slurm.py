@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headsweep.durable import write_text
 from headsweep.errors import LaunchError, OutputError, WorkerError
 from headsweep.settings import (
     LAUNCHER_VARIABLE,
@@ -113,7 +114,7 @@ def submit(script: str, places: Places, storage_url: str) -> str:
     try:
         places.folder.mkdir(parents=True, exist_ok=True)
         places.logs.mkdir(parents=True, exist_ok=True)
-        (places.folder / SCRIPT).write_text(script, encoding="utf-8")
+        write_text(places.folder / SCRIPT, script)
         _write_secrets(places.folder / SECRETS, storage_url)
     except OSError as error:
         raise OutputError(
@@ -185,10 +186,8 @@ def _write_secrets(path: Path, storage_url: str) -> None:
     """Writes the file so that it is never readable by others, not even for a moment."""
     secrets = {STORAGE_URL_VARIABLE: storage_url}
     secrets |= {name: os.environ[name] for name in SECRET_VARIABLES[1:] if name in os.environ}
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600, exist_ok=False)
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in secrets.items()]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines), mode=0o600)
 
 
 def _is_preempted(shown: str, job: str) -> bool:

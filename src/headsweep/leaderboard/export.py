@@ -6,6 +6,7 @@ from pathlib import Path
 
 from headsweep.config import Config, parse_config, to_dict
 from headsweep.documents import read_document, to_yaml
+from headsweep.durable import write_text
 from headsweep.errors import OutputError
 
 
@@ -22,7 +23,7 @@ def write_config(config: Config, path: Path, *, study: str, trial: int, value: f
     body = to_yaml(to_dict(config))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(head + body, encoding="utf-8")
+        write_text(path, head + body)
     except OSError as error:
         raise OutputError(f"{path}: a config must be writable, found {error.strerror}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from headsweep.data.dataset import (
     search_fingerprints,
 )
 from headsweep.data.progress import progress_bar
+from headsweep.durable import locked
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import OutputError, StudyError, VerificationError
 from headsweep.leaderboard.comparisons import compare_rows
@@ -105,7 +105,9 @@ def finalize(
             return out
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
-        openings, tests = open_test(study, named, spec.config, modalities, reopen=reopen)
+        openings, tests = open_test(
+            study_name, storage, named, spec.config, modalities, reopen=reopen
+        )
         subgroups = load_test_subgroups(spec.config, tests)
         results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
         splits = (train, valid, *tests)
@@ -221,8 +223,7 @@ def staging(out: Path) -> Iterator[Path]:
     with ExitStack() as held:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context((out / LOCK).open("a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.enter_context(locked(out / LOCK))
             for leftover in out.glob(f"{PARTIAL}*"):
                 shutil.rmtree(leftover)
             staged = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
@@ -237,6 +238,6 @@ def staging(out: Path) -> Iterator[Path]:
             (out / PROVENANCE).unlink(missing_ok=True)
         for entry in entries:
             target = out / entry.name
-            if target.is_dir():
-                shutil.rmtree(target)
+            if target.is_dir():  # goes with the staged folder, whole until then
+                target.replace(staged / f"{PARTIAL}{entry.name}")
             entry.replace(target)

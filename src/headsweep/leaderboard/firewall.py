@@ -17,6 +17,8 @@ from headsweep.errors import StudyError
 from headsweep.installation import code_commit
 from headsweep.leaderboard.subgroups import Attributes
 from headsweep.settings import cache_dir
+from headsweep.studies.storage import BatchedStorage
+from headsweep.studies.store import amend_study_attr, study_id_of
 
 OPENINGS = "headsweep:test_openings"
 """Study attribute that keeps the acts, oldest first."""
@@ -36,7 +38,8 @@ class Opening:
 
 
 def open_test(
-    study: optuna.Study,
+    study_name: str,
+    storage: BatchedStorage,
     trials: Sequence[int],
     config: Config,
     modalities: Sequence[Modality],
@@ -48,7 +51,8 @@ def open_test(
     Opening again for the same trials is the same act: it can tell nothing new.
 
     Args:
-        study: whose finalists are fixed.
+        study_name: whose finalists are fixed.
+        storage: where it lies.
         trials: numbers of the finalists.
         config: names the manifests.
         modalities: which features to load.
@@ -58,19 +62,25 @@ def open_test(
         StudyError: test was opened before for other trials, and no reason is given.
         ManifestError, FeatureError: the data are at fault.
     """
-    openings = past_openings(study)
     named = tuple(sorted(trials))
-    if not openings or openings[-1].trials != named:
+
+    def act(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        openings = _openings(recorded or [])
+        if openings and openings[-1].trials == named:
+            return recorded or []
         if openings and not reopen:
             raise StudyError(
-                f"{study.study_name}: test must be opened once, found it opened "
+                f"{study_name}: test must be opened once, found it opened "
                 f"{openings[-1].when} for trials {_listed(openings[-1].trials)} and asked for "
                 f'{_listed(named)}; --reopen "why" opens it again, and is shown on the leaderboard'
             )
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        openings = (*openings, Opening(when, named, code_commit(), reopen if openings else None))
-        study.set_user_attr(OPENINGS, [asdict(opening) for opening in openings])
-    return openings, load_test(config, modalities)
+        opening = Opening(when, named, code_commit(), reopen if openings else None)
+        return [*(recorded or []), asdict(opening)]
+
+    # In one transaction: of two acts at once, the second must know of the first.
+    recorded = amend_study_attr(study_id_of(study_name, storage), OPENINGS, act, storage)
+    return _openings(recorded), load_test(config, modalities)
 
 
 def load_test(config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
@@ -89,7 +99,10 @@ def load_test_subgroups(config: Config, tests: Sequence[Split]) -> dict[str, Att
 
 def past_openings(study: optuna.Study) -> tuple[Opening, ...]:
     """The acts recorded so far, oldest first."""
-    recorded: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
+    return _openings(study.user_attrs.get(OPENINGS, []))
+
+
+def _openings(recorded: Sequence[dict[str, Any]]) -> tuple[Opening, ...]:
     return tuple(Opening(**{**act, "trials": tuple(act["trials"])}) for act in recorded)
 
 

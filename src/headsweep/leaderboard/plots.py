@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from headsweep.durable import write_bytes
 from headsweep.metrics.calibration import Reliability
 from headsweep.metrics.thresholds import OperatingPoint
 
@@ -82,8 +83,8 @@ class Plot:
 
     def save(self, folder: Path) -> None:
         """Write the figure as SVG and PNG."""
-        (folder / f"{self.name}.svg").write_bytes(self.svg)
-        (folder / f"{self.name}.png").write_bytes(self._render("png"))
+        write_bytes(folder / f"{self.name}.svg", self.svg)
+        write_bytes(folder / f"{self.name}.png", self._render("png"))
 
     def _render(self, kind: str) -> bytes:
         buffer = io.BytesIO()

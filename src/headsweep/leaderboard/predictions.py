@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from headsweep.config import Modality
 from headsweep.data.dataset import Split
+from headsweep.durable import replacing
 from headsweep.errors import VerificationError
 from headsweep.heads.predictor import Predictor
 from headsweep.metrics.retrieval import instance_ranks
@@ -127,4 +128,5 @@ def _write(
     path: Path, volumes: tuple[str, ...], patients: tuple[str, ...], columns: Mapping[str, object]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"volumename": volumes, "patient": patients, **columns}), path)
+    with replacing(path) as file:
+        pq.write_table(pa.table({"volumename": volumes, "patient": patients, **columns}), file)

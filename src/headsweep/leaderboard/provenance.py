@@ -18,6 +18,7 @@ import torch
 
 from headsweep.config import to_dict
 from headsweep.data.dataset import Split, row_digests
+from headsweep.durable import replacing
 from headsweep.errors import VerificationError
 from headsweep.installation import code_commit
 from headsweep.leaderboard.finalists import Finalist
@@ -107,7 +108,8 @@ def machine(settings: EngineSettings) -> dict[str, Any]:
 def write_data_rows(splits: Sequence[Split], path: Path) -> None:
     """Write a digest of every row of every split, so that verification can name what changed."""
     tables = [pa.table(data_rows(split)) for split in splits]
-    pq.write_table(pa.concat_tables(tables), path)
+    with replacing(path) as file:
+        pq.write_table(pa.concat_tables(tables), file)
 
 
 def data_rows(split: Split) -> dict[str, list[str]]:

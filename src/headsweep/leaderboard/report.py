@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from headsweep.durable import write_text
 from headsweep.leaderboard.comparisons import SIGNIFICANCE
 from headsweep.leaderboard.page import Cell, TableCard, render
 from headsweep.leaderboard.results import FinalistResult
@@ -73,7 +74,7 @@ def write_report(
         best_config=(folder / results[0].folder / "config.yaml").read_text(encoding="utf-8"),
         facts=list(_facts(provenance)),
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
 
 
 def _headline(provenance: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.data.dataset import Split
+from headsweep.durable import write_text
 from headsweep.heads.predictor import Predictor, save_predictor
 from headsweep.heads.retrieval import RetrievalHead
 from headsweep.leaderboard.export import write_config
@@ -162,7 +163,7 @@ def plain_thresholds(thresholds: Thresholds, labels: Sequence[str]) -> dict[str,
 def write_json(data: Any, path: Path) -> None:
     """Write plain data, floats in full, as indented JSON."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def _evaluate_seed(

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headsweep.durable import replacing
 from headsweep.leaderboard.predictions import Predictions
 from headsweep.leaderboard.statistics import (
     N_RESAMPLES,
@@ -49,7 +50,8 @@ def write_subgroups(by_split: Mapping[str, tuple[Sequence[str], Attributes]], pa
         pa.table({"split": [name] * len(volumes), "volumename": list(volumes), **attributes})
         for name, (volumes, attributes) in by_split.items()
     ]
-    pq.write_table(pa.concat_tables(tables, promote_options="default"), path)
+    with replacing(path) as file:
+        pq.write_table(pa.concat_tables(tables, promote_options="default"), file)
 
 
 def read_subgroups_of(path: Path, split: str) -> dict[str, list[str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headsweep.durable import write_text
 from headsweep.leaderboard.provenance import StudyFacts
 from headsweep.leaderboard.results import FinalistResult
 
@@ -51,11 +53,12 @@ def metric_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
 
 def write_tables(rows: Sequence[Row], folder: Path) -> None:
     """Write `leaderboard.csv`, floats in full and undefined ones empty, and `leaderboard.md`."""
-    with (folder / "leaderboard.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "leaderboard.md").write_text(to_markdown(rows), encoding="utf-8")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "leaderboard.csv", table.getvalue())
+    write_text(folder / "leaderboard.md", to_markdown(rows))
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

@@ -140,14 +140,19 @@ def reap(
     """Fails the trials whose lease ran out, each after its successor was queued; whether any did.
 
     A trial that lost its worker more than `max_retries` times has none: it probably kills them.
+    A sign of life from the future was written before the clock was set back; it counts from now,
+    or the trials of a dead worker would wait until the clock has caught up.
     """
     running = [trial_id(trial) for trial in mirror.in_state(TrialState.RUNNING)]
     dialect = connection.dialect.name
-    lapsed = {
+    bounds = {
         "ids": bound_ids(running, dialect),
         "oldest": now - datetime.timedelta(seconds=lease_s),
+        "now": now,
     }
-    stale = list(connection.execute(_lapsed(dialect), lapsed).scalars())
+    doubtful = connection.execute(_doubtful(dialect), bounds).all()
+    write_heartbeats(connection, [row.trial_id for row in doubtful if row.heartbeat > now], now)
+    stale = [row.trial_id for row in doubtful if row.heartbeat <= now]
     dead = fetch_trials(connection, lock_running(connection, stale)) if stale else []
     _bury(connection, mirror.study_id, dead, "its lease ran out", max_retries=max_retries)
     return bool(dead)
@@ -366,7 +371,10 @@ def _beats(dialect: str) -> Select[Any]:
 
 
 @cache
-def _lapsed(dialect: str) -> Select[Any]:
-    """Trials among the `ids` whose last sign of life came before `oldest`."""
-    query = select(HEARTBEATS.c.trial_id).where(HEARTBEATS.c.heartbeat < bindparam("oldest"))
+def _doubtful(dialect: str) -> Select[Any]:
+    """Trials among the `ids` whose last sign of life came before `oldest`, or after `now`."""
+    beat = HEARTBEATS.c.heartbeat
+    query = select(HEARTBEATS.c.trial_id, beat).where(
+        (beat < bindparam("oldest")) | (beat > bindparam("now"))
+    )
     return query.where(among(HEARTBEATS.c.trial_id, "ids", dialect))

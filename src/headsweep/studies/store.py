@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,22 @@ def pin_data(study_id: int, fingerprints: Mapping[str, str], storage: BatchedSto
             )
 
     storage.database.write(pin, study_id=study_id)
+
+
+def amend_study_attr(
+    study_id: int, key: str, amend: Callable[[Any], Any], storage: BatchedStorage
+) -> Any:
+    """Replaces an attribute by what `amend` makes of it (of None where there is none); the new one.
+
+    Nobody else writes in between. `amend` may raise, and may be called again after an outage.
+    """
+
+    def work(connection: Connection) -> Any:
+        amended = amend(_attrs(connection, study_id).get(key))
+        _write_attrs(connection, study_id, {key: amended})
+        return amended
+
+    return storage.database.write(work, study_id=study_id)
 
 
 def next_worker_index(study_id: int, storage: BatchedStorage) -> int:

@@ -1,0 +1,147 @@
+"""Files and folders that are whole: a reader, or who comes after a kill, finds the old or the new.
+
+What is written lies beside its place, as `.<name>.partial`, and takes that place in one step. Its
+writer holds a lock on it, which the kernel frees when the writer dies: two writers of one file wait
+for each other, and what a dead one left is taken over by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int | None = None) -> Iterator[IO[bytes]]:
+    """A binary file that appears at `path` once its block has ended well and it is on disk.
+
+    A link is followed; what is no file, such as `/dev/stdout`, is written to as it is.
+
+    Args:
+        path: the file; its folder exists.
+        mode: its permissions; None leaves them to the process's mask.
+
+    Raises:
+        OSError: names `path`; it is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        with target.open("wb") as file:
+            yield file
+        return
+    partial = _partial(target)
+    try:
+        handle = _claim(partial, lambda: _open_file(partial, mode))
+        with os.fdopen(handle, "wb") as file:
+            try:
+                file.truncate()
+                yield file
+                file.flush()
+                os.fsync(handle)
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Replaces a file of UTF-8 text; see `replacing`."""
+    with replacing(path, mode=mode) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which appears at `path`, where nothing or an empty folder is, once whole.
+
+    Raises:
+        OSError: it cannot be written, or something lies at `path`.
+    """
+    partial = _partial(path)
+    with ExitStack() as held:
+        try:
+            handle = _claim(partial, lambda: _open_folder(partial))
+            held.callback(os.close, handle)
+            _empty(partial)
+            yield partial
+            partial.replace(path)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+            raise
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds a lock that the kernel frees when its holder dies; the file at `path` stays.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is false.
+        OSError: the file cannot be made.
+    """
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _claim(partial: Path, open_it: Callable[[], int]) -> int:
+    """A handle, under a lock, of what lies at `partial` once no other writer is at work on it."""
+    while True:
+        handle = open_it()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _lies_at(handle, partial):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the writer before has put it in its place meanwhile
+
+
+def _open_file(partial: Path, mode: int | None) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(partial, flags, 0o666 if mode is None else mode)
+    if mode is not None:
+        os.fchmod(handle, mode)  # it may be a dead writer's
+    return handle
+
+
+def _open_folder(partial: Path) -> int:
+    partial.mkdir(parents=True, exist_ok=True)
+    return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _lies_at(handle: int, path: Path) -> bool:
+    try:
+        there = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
