@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ import click
 from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi
 
+from headsweep.cli import exits
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import artifact_folder
 
@@ -20,13 +23,32 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = "127.0.0.1"
-READING = ("GET", "HEAD")
-PAGES = re.compile(
+_READS = re.compile(
     r"/|/favicon\.ico|/dashboard(/.*)?|/static/.+|/csv/\d+"
     r"|/api/meta|/api/studies|/api/studies/\d+(/param_importances|/plot/\w+)?"
-    r"|/artifacts/\d+(/\d+)?/[0-9a-f-]+"
+    r"|/artifacts/\d+(/\d+)?/[0-9a-f-]{36}"
 )
-"""The routes of optuna-dashboard that only read."""
+_WRITES = {
+    "POST": re.compile(
+        r"/api/studies(/\d+/(rename|preference(/\w+)?|\d+/skip))?"
+        r"|/api/trials/\d+/(tell|user-attrs)|/api/artifacts/\d+(/\d+)?"
+    ),
+    "PUT": re.compile(
+        r"/api/studies/\d+(/\d+)?/note|/api/studies/\d+/preference_feedback_component"
+    ),
+    "DELETE": re.compile(
+        r"/api/studies/\d+(/preference/\w+)?|/api/artifacts/\d+(/\d+)?/[0-9a-f-]{36}"
+    ),
+}
+"""The routes of optuna-dashboard that read, and those that write, by their methods."""
+_PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+_NO_PAGE = "sandbox; default-src 'none'"
+"""The content security policy of whatever is not the dashboard's own page."""
 
 
 def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
@@ -36,6 +58,7 @@ def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
         click.BadParameter: the port is taken.
     """
     app = guarded(application(storage), port=port, writable=writable)
+    logging.getLogger("optuna_dashboard").addHandler(OneLine())
     try:
         server = make_server(LOOPBACK, port, app, Server, QuietHandler)
     except OSError as error:
@@ -55,36 +78,83 @@ def application(storage: BatchedStorage) -> WSGIApplication:
 
 
 def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIApplication:
-    """The application, answering only requests of this very host, and only those that read.
+    """The application, answering only requests of this very host, and only on routes it knows.
 
     A foreign Host header means that a web page has made its own name point here (DNS rebinding), a
-    foreign Origin that a page from elsewhere asks.
+    foreign Origin that a page from elsewhere asks. Artifacts bear the types that a database names
+    which others write to, so they are pictures or downloads, never pages.
 
     Args:
         app: optuna-dashboard.
         port: at which it is served.
-        writable: whether any method and route may pass.
+        writable: whether methods and routes that write may pass.
     """
     hosts = {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
-    origins = {None, *(f"http://{host}" for host in hosts)}
+    origins = {f"http://{host}" for host in hosts}
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        reads = method in ("GET", "HEAD")
+
+        def start(status: str, headers: Sequence[tuple[str, str]], *error: Any) -> Any:
+            return start_response(status, _tamed(path, headers), *error)
+
         if environ.get("HTTP_HOST") not in hosts:
-            return _refuse(start_response, "403 Forbidden", "the host must be this machine")
-        if environ.get("HTTP_ORIGIN") not in origins:
-            return _refuse(start_response, "403 Forbidden", "the origin must be this dashboard")
-        if not writable and environ["REQUEST_METHOD"] not in READING:
-            return _refuse(start_response, "405 Method Not Allowed", "only reading is allowed")
-        if not writable and not PAGES.fullmatch(environ["PATH_INFO"]):
-            return _refuse(start_response, "403 Forbidden", "the route must be one that reads")
-        return app(environ, start_response)
+            return _refuse(start, "403 Forbidden", "the host must be this machine")
+        origin = environ.get("HTTP_ORIGIN")
+        if origin not in (*origins, None):
+            return _refuse(start, "403 Forbidden", "the origin must be this dashboard")
+        if not reads and not (writable and method in _WRITES):
+            return _refuse(start, "405 Method Not Allowed", "only reading is allowed")
+        if not reads and origin is None:
+            return _refuse(start, "403 Forbidden", "whoever writes must name the origin")
+        if not (_READS if reads else _WRITES[method]).fullmatch(path):
+            return _refuse(start, "403 Forbidden", "the route must be known")
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # optuna-dashboard needs one
+        return app(environ, start)
 
     return answer
 
 
-def _refuse(start_response: StartResponse, status: str, law: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+def _tamed(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers of an answer, of which the browser makes no more than is meant."""
+    given = {name.title(): value for name, value in headers}
+    if path.startswith("/artifacts/"):
+        kind = given.get("Content-Type")
+        given = {name: given[name] for name in ("Content-Length",) if name in given}
+        given["Content-Type"] = kind if kind in _PICTURES else "application/octet-stream"
+        given["Content-Disposition"] = "attachment"
+    given.pop("Access-Control-Allow-Origin", None)
+    return [*({"Content-Security-Policy": _NO_PAGE} | given | _SAFE_HEADERS).items()]
+
+
+def _refuse(start: Any, status: str, law: str) -> Iterable[bytes]:
+    start(status, [("Content-Type", "text/plain; charset=utf-8")])
     return [f"{law}\n".encode()]
+
+
+def _say(line: str) -> None:
+    click.echo(exits.printable(exits.redact(line)), err=True)
+
+
+class OneLine(logging.Handler):
+    """Says of what optuna-dashboard logs the first line; a stack follows it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        _say(record.getMessage().partition("\n")[0])
+
+
+class LastLine(io.StringIO):
+    """Where tracebacks of a request go: on the terminal, each is its last line."""
+
+    def flush(self) -> None:
+        """Say what was written since the last call."""
+        lines = [line for line in self.getvalue().split("\n") if line.strip()]
+        self.seek(0)
+        self.truncate()
+        if lines:
+            _say(lines[-1])
 
 
 class Server(ThreadingMixIn, WSGIServer):
@@ -94,7 +164,11 @@ class Server(ThreadingMixIn, WSGIServer):
 
 
 class QuietHandler(WSGIRequestHandler):
-    """A handler that logs nothing."""
+    """A handler that logs no requests, and faults in one line."""
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Keep the terminal for the address."""
+
+    def get_stderr(self) -> LastLine:
+        """See `LastLine`."""
+        return LastLine()

@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(exits.INTERRUPTED)
     except Exception as error:
         if "--debug" in args:
-            click.echo(exits.redact(traceback.format_exc()), err=True, nl=False)
+            click.echo(exits.printable(exits.redact(traceback.format_exc())), err=True, nl=False)
         click.echo(f"Error: {exits.line(error)}", err=True)
         sys.exit(exits.exit_code(error))
     sys.exit(code or exits.DONE)
