@@ -65,7 +65,8 @@ def page() -> str:
         SPACE,
         *(_section(f"`type: {name}`", model, "", level=3) for name, model in DIMENSIONS.items()),
         f"## `sampler`\n{samplers}; keyword arguments are\n"
-        "[Optuna's](https://optuna.readthedocs.io/en/stable/reference/samplers/index.html).\n",
+        "[Optuna's](https://optuna.readthedocs.io/en/stable/reference/samplers/index.html).\n"
+        "`cmaes` takes `n_startup_trials`, `popsize`, `consider_pruned_trials` and `lr_adapt`.\n",
         f"## `pruner`\n{pruners};\nkeyword arguments are "
         "[Optuna's](https://optuna.readthedocs.io/en/stable/reference/pruners.html).\n",
         _section("`finalists`", Finalists, "finalists."),

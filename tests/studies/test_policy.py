@@ -12,9 +12,8 @@ import pytest
 import headsweep
 from headsweep.errors import StudyError
 from headsweep.settings import WorkerSettings
-from headsweep.studies.definition import Policy, StudySpec, spec_to_json
+from headsweep.studies.definition import Policy, StudySpec
 from headsweep.studies.policy import (
-    _PICKLES,
     PRUNERS,
     SAMPLERS,
     build_pruner,
@@ -23,7 +22,7 @@ from headsweep.studies.policy import (
 )
 from headsweep.studies.session import Session
 from headsweep.studies.space import is_active
-from headsweep.studies.store import DEFINITION, create_or_continue, open_storage
+from headsweep.studies.store import create_or_continue, open_storage
 from tests.studies.builders import DOCUMENT, make_spec
 from tests.workers.curves import CurveEngine, work_through
 
@@ -163,35 +162,11 @@ def test_a_grid_must_have_a_point_for_every_trial(tmp_path: Path) -> None:
         make_spec(tmp_path, sampler={"name": "grid"}, space=FINITE_SPACE)
 
 
-def test_a_sampler_that_unpickles_is_refused_on_a_shared_store(
-    tmp_path: Path, store_url: str
-) -> None:
-    """Neither is such a study created, nor one joined whose definition was changed in the store."""
-    spec = make_spec(tmp_path, sampler={"name": "cmaes"})
-    storage = open_storage(store_url, create=True)
-    if store_url.startswith("sqlite"):
-        create_or_continue(spec, storage)
-        with Session(spec.name, storage, WorkerSettings(), worker="one") as session:
-            assert len(session.claim(2).trials) == 2
-        return
-    with pytest.raises(StudyError, match="found cmaes on PostgreSQL"):
-        create_or_continue(spec, storage)
-    assert storage.get_all_studies() == []
-    honest = make_spec(tmp_path)
-    study_id = create_or_continue(honest, storage)
-    storage.set_study_user_attr(study_id, DEFINITION, spec_to_json(spec))
-    with pytest.raises(StudyError, match="found cmaes on PostgreSQL"):
-        Session(spec.name, storage, WorkerSettings(), worker="one")
-    storage.database.close()
-
-
-def test_no_sampler_but_these_unpickles() -> None:
-    """Whoever adds a sampler, or a version of Optuna, is told when another one reads pickles."""
-    sources = {
-        name: inspect.getsource(inspect.getmodule(kind))  # type: ignore[arg-type]
-        for name, kind in SAMPLERS.items()
-    }
-    assert {name for name, source in sources.items() if "pickle.loads" in source} == set(_PICKLES)
+def test_no_sampler_unpickles() -> None:
+    """Whoever adds a sampler, or a version of Optuna, is told when one reads pickles."""
+    for name, kind in SAMPLERS.items():
+        source = inspect.getsource(inspect.getmodule(kind))  # type: ignore[arg-type]
+        assert not re.search(r"\bpickle\.|import pickle|from pickle", source), name
 
 
 def test_private_parts_of_optuna_are_known_to_one_module() -> None:

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 from headsweep.config import unknown_key
 from headsweep.errors import StudyError
 from headsweep.studies.definition import Dimension, IntDimension, Policy, StudySpec
+from headsweep.studies.evolution import ReplayedCmaEsSampler
 from headsweep.studies.space import grid
 from headsweep.studies.tpe import BATCHED_ARGUMENTS, BatchedTPESampler
 
@@ -22,7 +23,7 @@ SAMPLERS: Mapping[str, type[BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
     "random": optuna.samplers.RandomSampler,
     "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
+    "cmaes": ReplayedCmaEsSampler,
     "qmc": optuna.samplers.QMCSampler,
     "grid": optuna.samplers.GridSampler,
 }
@@ -42,8 +43,6 @@ MAX_ARGUMENT = 1_000_000
 """Largest integer for a sampler or pruner: some are counts of arrays, others are exponents."""
 # One sequence or grid is shared by all workers, so all must walk it with the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
-# Optuna's CMA-ES keeps its optimiser in the store as a pickle, which runs code when it is read.
-_PICKLES = ("cmaes",)
 
 
 def resolve_sampler(spec: StudySpec, *, where: str) -> Policy:
@@ -82,26 +81,13 @@ def resolve_pruner(spec: StudySpec, *, where: str) -> Policy:
     return policy
 
 
-def refuse_pickles(spec: StudySpec, *, shared: bool) -> None:
-    """Refuse a sampler that unpickles what it finds in a store that others can write to.
-
-    Raises:
-        StudyError: such a sampler on a shared store.
-    """
-    if shared and spec.sampler.name in _PICKLES:
-        raise StudyError(
-            f"{spec.name}:sampler.name: a sampler that unpickles from the store must have it to "
-            f"itself, a local SQLite file; found {spec.sampler.name} on PostgreSQL"
-        )
-
-
 def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
     """The study's sampler for one worker; each worker draws from its own stream."""
     name, kwargs = spec.sampler.name, dict(spec.sampler.kwargs)
     seed = spec.seed if name in _SHARED_SEQUENCE else _mixed_seed(spec.seed, worker)
     if name == "grid":
         kwargs["search_space"] = grid(spec.space, where="space")
-    if name in ("gp", "cmaes", "qmc"):
+    if name in ("gp", "qmc"):
         kwargs.setdefault("warn_independent_sampling", False)
     if name == "qmc":
         kwargs["warn_asynchronous_seeding"] = False
@@ -159,6 +145,9 @@ def longest_training(spec: StudySpec) -> int:
 
 def _resolve_pruner(policy: Policy, max_epochs: int, *, where: str) -> Policy:
     kwargs = _checked_kwargs(policy, PRUNERS, where=where)
+    for key in ("min_resource", "max_resource"):
+        if key in kwargs and (not isinstance(kwargs[key], int) or kwargs[key] < 1):
+            raise StudyError(f"{where}.{key}: must be an integer above 0, found {kwargs[key]!r}")
     match policy.name:
         case "successive_halving":
             kwargs.setdefault("min_resource", 1)
@@ -167,6 +156,9 @@ def _resolve_pruner(policy: Policy, max_epochs: int, *, where: str) -> Policy:
             kwargs.setdefault("min_resource", 1)
             kwargs.setdefault("max_resource", max_epochs)
             kwargs.setdefault("reduction_factor", 3)
+            # Optuna builds its brackets, which check these, when the first trial is judged.
+            halving = {key: kwargs[key] for key in ("min_resource", "reduction_factor")}
+            _try(lambda: optuna.pruners.SuccessiveHalvingPruner(**halving), where=where)
         case "patient":
             inner = kwargs.setdefault("wrapped_pruner", None)
             if inner is not None:
@@ -181,9 +173,6 @@ def _resolve_pruner(policy: Policy, max_epochs: int, *, where: str) -> Policy:
                 kwargs["wrapped_pruner"] = _resolve_pruner(
                     given, max_epochs, where=place
                 ).model_dump()
-    for key in ("min_resource", "max_resource"):
-        if key in kwargs and not isinstance(kwargs[key], int):
-            raise StudyError(f"{where}.{key}: must be an integer, found {kwargs[key]!r}")
     return Policy(name=policy.name, kwargs=kwargs)
 
 
@@ -201,8 +190,9 @@ def _checked_kwargs(policy: Policy, known: Mapping[str, type], *, where: str) ->
         if key != "wrapped_pruner" and not _fits(str(accepted[key].annotation), value):
             law = f"must be of type {accepted[key].annotation}"
             raise StudyError(f"{where}.{key}: {law}, found {value!r}")
-        if isinstance(value, int) and abs(value) > MAX_ARGUMENT:
-            raise StudyError(f"{where}.{key}: must be at most {MAX_ARGUMENT}, found {value}")
+        counts = "float" not in str(accepted[key].annotation) and isinstance(value, int)
+        if counts and not 0 <= value <= MAX_ARGUMENT:
+            raise StudyError(f"{where}.{key}: must be 0 to {MAX_ARGUMENT}, found {value}")
     for key, parameter in accepted.items():
         required = parameter.default is inspect.Parameter.empty and key != "wrapped_pruner"
         if required and key not in policy.kwargs:

@@ -270,6 +270,11 @@ def forget_asked_trials(study: Study) -> None:
     study._thread_local.cached_all_trials = None
 
 
+def set_system_attr(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    """Notes something at a running trial, as Optuna's own samplers do."""
+    study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
 def trial_id(trial: FrozenTrial) -> int:
     """The key of a trial in the database, unlike its number in the study."""
     return trial._trial_id

@@ -21,7 +21,7 @@ from headsweep.settings import WorkerSettings, host_name
 from headsweep.studies import ledger
 from headsweep.studies.effort import EFFORT, Effort
 from headsweep.studies.judging import build_judge
-from headsweep.studies.policy import build_sampler, longest_training, refuse_pickles, rungs
+from headsweep.studies.policy import build_sampler, longest_training, rungs
 from headsweep.studies.schema import forget_asked_trials, trial_id
 from headsweep.studies.space import suggest
 from headsweep.studies.storage import BatchedStorage
@@ -61,14 +61,13 @@ class Session:
             running are handed back when the session is entered.
 
     Raises:
-        StudyError: no study of that name is in the store, or its sampler may not be used there.
+        StudyError: no study of that name is in the store.
     """
 
     def __init__(
         self, study_name: str, storage: BatchedStorage, settings: WorkerSettings, *, worker: str
     ) -> None:
         self.spec = load_spec(study_name, storage)
-        refuse_pickles(self.spec, shared=storage.database.file is None)
         self.study_id = study_id_of(study_name, storage)
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage

@@ -17,7 +17,6 @@ from headsweep.studies.batch import upsert
 from headsweep.studies.database import open_database
 from headsweep.studies.definition import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.studies.ledger import N_TRIALS, count_states
-from headsweep.studies.policy import refuse_pickles
 from headsweep.studies.schema import STUDY_ATTRS
 from headsweep.studies.storage import BatchedStorage
 
@@ -60,10 +59,8 @@ def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:
     """Creates the study, or continues it with a budget that may have grown; its id.
 
     Raises:
-        StudyError: a study of this name exists with another definition or a larger budget, or its
-            sampler may not be used with this store.
+        StudyError: a study of this name exists with another definition or a larger budget.
     """
-    refuse_pickles(spec, shared=storage.database.file is None)
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:
