@@ -34,7 +34,8 @@ DEFERRED = "headsweep_deferred"
 """Execution option under which SQLite takes no lock before the first write."""
 # Faults that waiting does not mend, by what the drivers say.
 _LASTING = (
-    *("disk is full", "readonly", "unable to open", "disk I/O error", "no such table"),
+    *("disk is full", "readonly", "unable to open", "disk I/O error"),
+    *("no such", "has no column", "already exists", "syntax error"),  # another's tables
     *("authentication failed", "no password supplied", "does not exist", "translate host name"),
 )
 
