@@ -50,6 +50,8 @@ class _PlainLoader(yaml.SafeLoader):
         law = None
         if getattr(event, "anchor", None) is not None:  # an alias names its anchor as well
             law = "a YAML file must hold plain data, found an anchor or alias"
+        elif getattr(event, "tag", None) is not None:  # what a value is follows from its text
+            law = f"a YAML file must hold plain data, found the tag {event.tag}"
         elif self.nodes > MAX_NODES:
             law = f"a YAML file must hold at most {MAX_NODES} keys and values, found more"
         elif self.depth > MAX_DEPTH:
