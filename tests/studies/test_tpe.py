@@ -74,6 +74,33 @@ def test_draws_are_legal_and_follow_the_density() -> None:
     assert statistics.median(drawn[:, 1]) == pytest.approx(0.21, abs=0.03)
 
 
+def test_recombined_values_are_each_as_if_drawn_alone() -> None:
+    space = list(SPACE.values())
+    rng = np.random.RandomState(1)
+    observations = np.array([_drawn(d, 12, rng) for d in space]).T
+    weights = rank_weights(12)
+    points = Parzen(observations, space, weights).recombine(400, rng)
+    for i, distribution in enumerate(space):
+        assert all(distribution._contains(value) for value in points[:, i])
+    alone = [Parzen(observations[:, [i]], [d], weights) for i, d in enumerate(space)]
+    expected = sum(parzen.log_density(points[:, [i]]) for i, parzen in enumerate(alone))
+    recombined = Parzen(observations, space, weights).log_recombined(points)
+    np.testing.assert_allclose(recombined, expected)
+
+
+def test_recombined_points_leave_the_clusters_of_their_parents() -> None:
+    space = [FloatDistribution(0.0, 1.0), FloatDistribution(0.0, 1.0)]
+    observations = np.repeat([[0.2, 0.2], [0.8, 0.8]], 50, axis=0)
+    parzen = Parzen(observations, space, np.ones(100), closing_in(np.ones(100) / 1e4, 2))
+    rng = np.random.RandomState(0)
+    same_side = [
+        ((points < 0.5).all(axis=1) | (points > 0.5).all(axis=1)).mean()
+        for points in (parzen.draw(1000, rng), parzen.recombine(1000, rng))
+    ]
+    assert same_side[0] > 0.9
+    assert same_side[1] == pytest.approx(0.5, abs=0.06)
+
+
 def test_a_point_let_in_is_as_if_it_had_been_observed() -> None:
     """Exactly so for its own kernel; the widths of its neighbours are not fitted again."""
     space = [FloatDistribution(0.0, 1.0), CategoricalDistribution(("a", "b"))]

@@ -128,19 +128,6 @@ class _Numbers:
         x = np.clip(scaled, scale.low, scale.high)
         return np.exp(x) if scale.log else x
 
-    def log_uniform(self, x: Floats) -> Floats:
-        """Log densities, or masses, of a draw from all of the range; (n,) values → (n,)."""
-        if self.scale.step is None:
-            return np.full(len(x), -np.log(self.scale.span))
-        left, right = (self.scale.of(x + side * self.scale.step / 2) for side in (-1, 1))
-        shares: Floats = np.log((right - left) / self.scale.span)
-        return shares
-
-    def draw_uniform(self, n: int, rng: np.random.RandomState) -> Floats:
-        """`n` values from all of the range."""
-        x = rng.uniform(self.scale.low, self.scale.high, size=n)
-        return np.exp(x) if self.scale.log else x
-
     def kernel_at(self, x: float) -> _Numbers:
         """The kernel of one more observation, as wide as the larger gap to its neighbours."""
         point = float(self.scale.of(np.array([x]))[0])
@@ -179,14 +166,6 @@ class _Categories:
         drawn: Floats = (cumulative < rng.uniform(size=len(kernels))[:, None]).sum(axis=1) * 1.0
         return drawn
 
-    def log_uniform(self, x: Floats) -> Floats:
-        """Log masses of a draw from all choices; (n,) indices → (n,)."""
-        return np.full(len(x), -np.log(self.weights.shape[1]))
-
-    def draw_uniform(self, n: int, rng: np.random.RandomState) -> Floats:
-        """`n` indices from all choices."""
-        return rng.randint(self.weights.shape[1], size=n).astype(np.float64)
-
     def kernel_at(self, x: float) -> _Categories:
         """The kernel of one more observation, as smooth as the others."""
         n_kernels, n_choices = self.weights.shape
@@ -223,24 +202,27 @@ class Parzen:
         """The sum of all weights, the prior's included."""
         return float(self._weights.sum())
 
-    def draw(self, n: int, rng: np.random.RandomState, *, renewed: float = 0.0) -> Floats:
-        """`n` points, (n, d), each legal in its dimension; a share of the values drawn anew.
+    def draw(self, n: int, rng: np.random.RandomState) -> Floats:
+        """`n` points (n, d), legal in their dimensions, all values of a point from one kernel."""
+        kernels = self._kernels(n, rng)
+        return self._legal([column.draw(kernels, rng) for column in self._columns])
 
-        `renewed` is the probability that a value comes from all of its range instead.
-        """
-        kernels = rng.choice(len(self._weights), size=n, p=self._weights / self.weight)
-        drawn = [column.draw(kernels, rng) for column in self._columns]
-        if renewed:
-            for i, column in enumerate(self._columns):
-                anew = rng.uniform(size=n) < renewed
-                drawn[i][anew] = column.draw_uniform(int(anew.sum()), rng)
-        return np.stack([_legal(x, d) for x, d in zip(drawn, self._space, strict=True)], axis=1)
+    def recombine(self, n: int, rng: np.random.RandomState) -> Floats:
+        """`n` points (n, d), legal in their dimensions, each value from a kernel of its own."""
+        return self._legal([column.draw(self._kernels(n, rng), rng) for column in self._columns])
 
-    def log_density(self, points: Floats, *, renewed: float = 0.0) -> Floats:
-        """Log densities of (n, d) points, (n,), were they drawn with `renewed`."""
-        kernels = _log_products(self._columns, points, renewed)
-        kernels += np.log(self._weights / self.weight)
+    def log_density(self, points: Floats) -> Floats:
+        """Log densities (n,) at (n, d) points of what `draw` draws."""
+        kernels = _log_products(self._columns, points) + np.log(self._shares)
         density: Floats = logsumexp(kernels, axis=1)
+        return density
+
+    def log_recombined(self, points: Floats) -> Floats:
+        """The same of what `recombine` draws: the product of the dimensions' own densities."""
+        density = np.zeros(len(points))
+        for column, x in zip(self._columns, points.T, strict=True):
+            # One dimension of the broad kernel is never so thin that the sum would vanish.
+            density += np.log(np.exp(column.log_kernels(x)) @ self._shares)
         return density
 
     def add(self, point: Floats, weight: float, *, at: Floats) -> Floats:
@@ -254,6 +236,16 @@ class Parzen:
         self._columns = [column.joined(kernel) for column, kernel in pairs]  # type: ignore[arg-type]
         self._weights = np.append(self._weights, weight)
         return _log_products(kernels, at)[:, 0]
+
+    @property
+    def _shares(self) -> Floats:
+        return self._weights / self.weight
+
+    def _kernels(self, n: int, rng: np.random.RandomState) -> NDArray[np.intp]:
+        return rng.choice(len(self._weights), size=n, p=self._shares)
+
+    def _legal(self, drawn: Sequence[Floats]) -> Floats:
+        return np.stack([_legal(x, d) for x, d in zip(drawn, self._space, strict=True)], axis=1)
 
 
 def _column(
@@ -275,16 +267,10 @@ def _column(
     return _Numbers(np.append(0.5 * (low + high), mu), sigma, scale)
 
 
-def _log_products(
-    columns: Sequence[_Numbers | _Categories], points: Floats, renewed: float = 0.0
-) -> Floats:
+def _log_products(columns: Sequence[_Numbers | _Categories], points: Floats) -> Floats:
     product = np.zeros((1, 1))
     for column, x in zip(columns, points.T, strict=True):
-        kernels = column.log_kernels(x)
-        if renewed:
-            anew = np.log(renewed) + column.log_uniform(x)[:, None]
-            kernels = np.logaddexp(np.log1p(-renewed) + kernels, anew)
-        product = product + kernels
+        product = product + column.log_kernels(x)
     return product
 
 

@@ -8,9 +8,9 @@ A batch of 32 learns once where one trial after another learns 32 times, so a fi
 what it has, and stay wide enough. What differs from Optuna's was chosen by measurement
 (`docs/benchmarks.md`): the good are as few as the root of all, not a tenth, and weigh by rank, as
 parents do in evolution strategies; their kernels are no wider than the good are spread, so that a
-search closes in as fast as they do; a quarter of the suggestions may take single values from all of
-their range, as mutations; fewer draws compete for a suggestion; and what is not known yet weighs
-less than what is known not to be good.
+search closes in as fast as they do; half of the suggestions recombine the good, each value from a
+trial of its own, or what one batch found would settle where all the next ones search; fewer draws
+compete for a suggestion; and what is not known yet weighs less than what is known not to be good.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ Space = dict[str, BaseDistribution]
 
 GOOD, MAX_GOOD = 0.7, 25
 """Of n finished trials, the best 0.7 √n are good; at most so many."""
-MUTANTS = 0.25
-"""The share of suggestions in which single values are drawn anew."""
-RENEWED = 0.1
-"""The share of the values drawn anew in those."""
+RECOMBINED = 0.5
+"""The share of suggestions whose values come from the good one by one, not all from the same."""
 MAX_OBSERVATIONS = 600
 """The trials to stay away from are thinned to about so many, or fits would grow with the study."""
 N_AT_FULL_WEIGHT = 25
@@ -294,14 +292,16 @@ class _Fit:
         return best
 
     def _draw(self) -> None:
-        n_mutants = self._rng.binomial(self._n_ahead, MUTANTS)
-        parts = []
-        for n, renewed in ((self._n_ahead - n_mutants, 0.0), (n_mutants, RENEWED)):
-            drawn = self._below.draw(n * self._n_candidates, self._rng, renewed=renewed)
-            parts.append((drawn, self._below.log_density(drawn, renewed=renewed)))
-        self._drawn = np.concatenate([drawn for drawn, _ in parts])
-        self._log_below = np.concatenate([log_below for _, log_below in parts])
-        self._log_above = self._above.log_density(self._drawn) + math.log(self._above.weight)
+        below, above, rng, n = self._below, self._above, self._rng, self._n_candidates
+        n_recombined = rng.binomial(self._n_ahead, RECOMBINED)
+        joint = below.draw((self._n_ahead - n_recombined) * n, rng)
+        recombined = below.recombine(n_recombined * n, rng)
+        self._drawn = np.concatenate([joint, recombined])
+        self._log_below, self._log_above = (
+            np.concatenate([of.log_density(joint), of.log_recombined(recombined)])
+            for of in (below, above)
+        )
+        self._log_above += math.log(above.weight)
 
 
 def refined(groups: Sequence[Space], space: Space) -> list[Space]:
