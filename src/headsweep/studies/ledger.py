@@ -185,12 +185,14 @@ def _bury(
     dead: Sequence[FrozenTrial],
     reason: str,
     *,
+    crashed: bool = True,
     max_retries: int,
 ) -> None:
     """Fails trials that lost their worker, and queues a successor of each that may have one."""
-    poison = [t for t in dead if t.user_attrs.get(RETRIES, 0) >= max_retries]
-    lost = [t for t in dead if t.user_attrs.get(RETRIES, 0) < max_retries]
-    _succeed(connection, study_id, lost, reason, crashed=True)
+    retries = {trial_id(trial): trial.user_attrs.get(RETRIES, 0) for trial in dead}
+    poison = [t for t in dead if crashed and retries[trial_id(t)] >= max_retries]
+    lost = [t for t in dead if not crashed or retries[trial_id(t)] < max_retries]
+    _succeed(connection, study_id, lost, reason, crashed=crashed)
     fault = f"its worker died {max_retries + 1} times"
     write_attrs(connection, USER_ATTRS, {trial_id(t): {FAILURE: fault} for t in poison})
     end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in dead})
@@ -204,19 +206,19 @@ def hand_back(
     trial_ids: Sequence[int],
     *,
     crashed: bool,
+    max_retries: int,
 ) -> None:
     """Gives up trials that are still ours; their successors wait for the next worker.
 
     Args:
         changes: what is to be written first, as the end of other trials.
         crashed: whether the worker failed, which counts as a retry, or was told to stop.
+        max_retries: a trial that lost its worker by a crash more often has no successor.
     """
     write_changes(connection, changes)
     reason = "its worker failed" if crashed else "its worker was told to stop"
     trials = fetch_trials(connection, lock_running(connection, trial_ids))
-    _succeed(connection, study_id, trials, reason, crashed=crashed)
-    end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in trials})
-    _forget_rungs(connection, trials)
+    _bury(connection, study_id, trials, reason, crashed=crashed, max_retries=max_retries)
 
 
 def count_states(connection: Connection, study_id: int) -> dict[TrialState, int]:

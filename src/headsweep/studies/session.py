@@ -211,7 +211,14 @@ class Session:
         if not keys and not changes:
             return
         self.storage.database.write(
-            lambda c: ledger.hand_back(c, self.study_id, changes, keys, crashed=crashed),
+            lambda c: ledger.hand_back(
+                c,
+                self.study_id,
+                changes,
+                keys,
+                crashed=crashed,
+                max_retries=self._settings.max_retries,
+            ),
             study_id=self.study_id,
         )
         self.abandon()
