@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import FloatRange, Override, RangeSweep
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -34,7 +34,9 @@ from headsweep.errors import ConfigError
 CONFIG_MODULE = "headsweep.configs"
 GROUPS = ("head", "features", "training", "data", "paths", "logging")
 MAX_CHARACTERS = 4000
-"""Most characters of one override: Hydra's grammar takes a time that grows with their square."""
+"""Most characters of an override, and of all those in a file."""
+MAX_MARKS = 500
+"""Most brackets and commas of an override: the time of Hydra's parser grows with their square."""
 MAX_RUNS = 10_000
 """Most combinations of a sweep."""
 
@@ -99,8 +101,12 @@ def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
     """Refuse overrides in a file from others that write, or look for manifests, just anywhere.
 
     Raises:
-        ConfigError: a key of `LOCAL` is an absolute path, or one with `..`.
+        ConfigError: a key of `LOCAL` is an absolute path, or one with `..`; or more than
+            `MAX_CHARACTERS`.
     """
+    if (found := sum(map(len, overrides))) > MAX_CHARACTERS:
+        law = f"overrides in a file must have at most {MAX_CHARACTERS} characters"
+        raise ConfigError(f"{where}: {law}, found {found}")
     for text in overrides:
         key, value = override_value(text, where=where)
         for name in value if isinstance(value, list) else [value]:
@@ -150,14 +156,10 @@ def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
         return [text]
     sweep = override.value()
     if isinstance(sweep, RangeSweep):
-        # Decimals bound neither their number nor, at step 0 or nan, their end.
-        steps = sweep.range()
-        if isinstance(steps, FloatRange):
-            span = float(steps.stop) - float(steps.start)
-            endless = not abs(span) <= abs(float(steps.step)) * MAX_RUNS
-        else:
-            endless = len(steps) > MAX_RUNS
-        if endless:
+        assert sweep.start is not None
+        assert sweep.stop is not None
+        # Neither their number nor, at step 0 or nan, their end is bounded by Hydra.
+        if not abs(sweep.stop - sweep.start) < abs(sweep.step) * MAX_RUNS:
             law = f"a sweep must span 1 to {MAX_RUNS} runs"
             raise ConfigError(f"{where}: {law}, found more with {text!r}")
     values = itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1)
@@ -165,19 +167,27 @@ def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
 
 
 def _hydra_override(text: str, *, where: str) -> Override:
-    if len(text) > MAX_CHARACTERS:
-        law = f"an override must have at most {MAX_CHARACTERS} characters"
-        raise ConfigError(f"{where}: {law}, found {len(text)} in {text[:40]!r}…")
+    if len(text) > MAX_CHARACTERS or sum(map(text.count, "[{(,")) > MAX_MARKS:
+        raise ConfigError(
+            f"{where}: an override must have at most {MAX_CHARACTERS} characters, of which "
+            f"{MAX_MARKS} are brackets and commas, found more in {text[:40]!r}…"
+        )
     key, equals, value = text.partition("=")
     if not value.isascii() and _PLAIN_TEXT.fullmatch(value):
         text = f"{key}{equals}'{value}'"
     try:
-        return OverridesParser.create().parse_override(text)
+        return _parsed(text)
     except (HydraException, ValueError, RecursionError, ArithmeticError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"{where}: an override must read key=value, found {text!r} ({reason})"
         ) from None
+
+
+@functools.lru_cache(maxsize=1000)
+def _parsed(text: str) -> Override:
+    """What Hydra reads in an override; not to be changed."""
+    return OverridesParser.create().parse_override(text)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import yaml
 
 from headsweep.errors import ConfigError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
 MAX_NODES = 2_000
 """Most keys, values and lists of a file; an exported config has about a hundred."""
 MAX_DEPTH = 20
@@ -111,7 +111,7 @@ def read_document(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        ConfigError: the file cannot be read, is larger than 1 MB, `MAX_NODES` or `MAX_DEPTH`, or is
+        ConfigError: the file cannot be read, is larger than `MAX_BYTES`, `MAX_NODES` or `MAX_DEPTH`, or is
             not one mapping of plain data with distinct keys; the line is named.
     """
     try:

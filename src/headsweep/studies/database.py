@@ -194,6 +194,8 @@ def _split(url: URL | str) -> URL:
 def _parsed_url(url: str) -> URL:
     try:
         parsed = _split(url)
+        if "\0" in url:
+            raise ValueError("no file's name holds this")
     except (ArgumentError, ValueError):
         # The text may hold a password, so it is not shown.
         raise StorageError(
