@@ -213,12 +213,23 @@ def _validate(head: Head, config: Config, inputs: Inputs) -> float:
     head.eval()
     with torch.no_grad():
         if isinstance(head, RetrievalHead):
-            views, targets = _views(config, inputs, valid=False), inputs.targets
-            rows = head.config.gallery_rows or len(targets)
-            head.set_gallery({m: v[:rows] for m, v in views.items()}, targets[:rows])
-        scores = head.probabilities(_views(config, inputs, valid=True))
+            scores = _votes(head, config, inputs)
+        else:
+            scores = head.probabilities(_views(config, inputs, valid=True))
     head.train()
     return _macro(inputs, scores)
+
+
+def _votes(head: RetrievalHead, config: Config, inputs: Inputs) -> Tensor:
+    """Labels of the nearest training rows, as PyTorch says it in a few lines."""
+    gallery = head.embed(_views(config, inputs, valid=False))
+    queries = head.embed(_views(config, inputs, valid=True))
+    votes = []
+    for rows in queries.split(1024):
+        similarity, nearest = (rows @ gallery.T).topk(head.config.neighbours, dim=1)
+        weights = torch.softmax(similarity / head.config.neighbour_temperature, dim=1)
+        votes.append((weights.unsqueeze(1) @ inputs.targets[nearest]).squeeze(1))
+    return torch.cat(votes)
 
 
 def _train_one(config: Config, inputs: Inputs) -> float:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -19,6 +21,7 @@ from headsweep.config import (
 )
 from headsweep.errors import FeatureError
 from headsweep.heads.base import HeadShape
+from headsweep.heads.neighbours import largest, neighbour_probabilities
 from headsweep.heads.normalization import fit_normalizer
 from headsweep.heads.predictor import (
     Predictor,
@@ -27,7 +30,7 @@ from headsweep.heads.predictor import (
     save_predictor,
 )
 from headsweep.heads.registry import build_head
-from headsweep.heads.retrieval import RetrievalHead, neighbour_probabilities
+from headsweep.heads.retrieval import RetrievalHead
 
 SHAPE = HeadShape({"visual": 6, "text": 4}, "both", 3)
 VIEWS: Mapping[str, Tensor] = {"visual": torch.randn(20, 6), "text": torch.randn(20, 4)}
@@ -103,6 +106,29 @@ class TestNeighbours:
             torch.tensor([[1.0, 0, 0]]), gallery, torch.eye(3), neighbours=30, temperature=1e9
         )
         torch.testing.assert_close(ours, torch.full((1, 3), 1 / 3))
+
+
+@st.composite
+def rows_to_search(draw: st.DrawFn) -> tuple[Tensor, int]:
+    """Similarities with many ties, now and then a value that is none, and how many are wanted."""
+    n, m = draw(st.integers(1, 6)), draw(st.integers(1, 300))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = draw(st.sampled_from([1, 2, 5, 10_000]))
+    values = rng.integers(-levels, levels, (n, m)).astype(np.float32) / levels
+    values[rng.random((n, m)) < draw(st.sampled_from([0.0, 0.01]))] = draw(
+        st.sampled_from([np.nan, np.inf, -np.inf])
+    )
+    return torch.from_numpy(values), draw(st.integers(1, m))
+
+
+@given(rows_to_search())
+def test_the_largest_are_those_of_a_sort(case: tuple[Tensor, int]) -> None:
+    values, k = case
+    found, columns = largest(values, k)
+    expected = values.topk(k, dim=1).values.numpy()
+    np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), np.sort(expected, axis=1))
+    torch.testing.assert_close(values.gather(1, columns), found, rtol=0, atol=0, equal_nan=True)
+    assert all(len(set(row)) == k for row in columns.tolist())
 
 
 HEADS: list[HeadConfig] = [

@@ -13,9 +13,7 @@ from torch.nn import functional
 
 from headsweep.config import Modality, RetrievalConfig
 from headsweep.heads.base import MODALITIES_OF, Head, HeadShape, join_views
-
-QUERY_ROWS = 1024
-"""Rows compared with the gallery at once: bounds memory at `QUERY_ROWS × gallery` floats."""
+from headsweep.heads.neighbours import neighbour_probabilities
 
 
 class RetrievalHead(Head):
@@ -70,29 +68,3 @@ class RetrievalHead(Head):
             neighbours=self.config.neighbours,
             temperature=self.config.neighbour_temperature,
         )
-
-
-def neighbour_probabilities(
-    queries: Tensor, gallery: Tensor, targets: Tensor, *, neighbours: int, temperature: float
-) -> Tensor:
-    """Similarity-weighted labels of the nearest gallery rows (weighted k-NN of Wu et al. 2018).
-
-    Args:
-        queries: unit vectors `(n, e)`.
-        gallery: unit vectors `(m, e)`.
-        targets: labels `(m, c)` of the gallery.
-        neighbours: how many of the nearest rows vote; at most `m` do.
-        temperature: of the softmax over the neighbours' cosine similarities.
-
-    Returns:
-        Probabilities `(n, c)`.
-    """
-    scores = []
-    for rows in torch.split(queries, QUERY_ROWS):
-        similarity, nearest = (rows @ gallery.T).topk(min(neighbours, len(gallery)), dim=1)
-        # In float64, so that rows whose neighbours all agree tie exactly at 0 or 1 in float32;
-        # otherwise their order, and so their average precision, would be rounding noise.
-        weights = torch.softmax(similarity.double() / temperature, dim=1)
-        votes = torch.bmm(weights.unsqueeze(1), targets[nearest].double()).squeeze(1)
-        scores.append(votes.float())
-    return torch.cat(scores)

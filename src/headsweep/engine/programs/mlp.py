@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headsweep.config import MLPConfig
 from headsweep.engine.inputs import Inputs, Variant
@@ -15,6 +15,7 @@ from headsweep.engine.losses import gradient_, loss_settings
 from headsweep.engine.noise import drop, uniforms
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
+from headsweep.heads.base import Head
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -53,6 +54,11 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         self.x_valid = inputs.matrix(self.variant, valid=True)
         self.loss = loss_settings(slot.config.training, inputs.pos_weight)
         self.params_a_layer = 4 if self.config.norm == "layer" else 2
+
+    @staticmethod
+    def first_layers(head: Head) -> Sequence[nn.Parameter]:
+        """The first hidden layer's weights."""
+        return [next(head.parameters())]
 
     def compute_gradients(self, batch: MLPBatch) -> None:
         """Forward, loss gradient, backward."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headsweep.config import Modality, Normalization, RetrievalConfig
 from headsweep.engine.inputs import Inputs
@@ -57,6 +57,11 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
             order = permutation(slot.config.training.seed, 0, inputs.n_train)
             self.gallery_rows = order[:rows].sort().values.to(inputs.device)
 
+    @staticmethod
+    def first_layers(head: Head) -> Sequence[nn.Parameter]:
+        """The projections."""
+        return list(head.parameters())
+
     def compute_gradients(self, batch: RetrievalBatch) -> None:
         """Gradients of the projections from those of the unit embeddings."""
         views = {m: batch.views[m, self.variant.normalization] for m in self.modalities}
@@ -64,8 +69,11 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
             modality: views[modality] @ weight.T
             for modality, weight in zip(self.modalities, self.params, strict=True)
         }
-        norms = {m: z.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM) for m, z in raw.items()}
-        unit = {m: raw[m] / norms[m] for m in self.modalities}
+        inverse = {
+            m: z.norm(dim=1, keepdim=True).clamp_min_(SMALLEST_NORM).reciprocal_()
+            for m, z in raw.items()
+        }
+        unit = {m: raw[m].mul_(inverse[m]) for m in self.modalities}
         unit_grads = {m: torch.zeros_like(z) for m, z in unit.items()}
         if self.config.label_weight < 1:
             self._add_instance_gradient(unit, unit_grads, batch)
@@ -73,7 +81,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
             self._add_label_gradient(unit, unit_grads, batch)
         for modality, grad in zip(self.modalities, self.grads, strict=True):
             torch.mm(
-                _through_unit_length(unit_grads[modality], unit[modality], norms[modality]).T,
+                _through_unit_length_(unit_grads[modality], unit[modality], inverse[modality]).T,
                 views[modality],
                 out=grad,
             )
@@ -106,7 +114,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
     ) -> None:
         """Symmetric InfoNCE (van den Oord et al. 2018, as in CLIP) between the two views."""
         first, second = self.modalities
-        similarity = (unit[first] / self.config.temperature) @ unit[second].T
+        similarity = unit[first].mul(1 / self.config.temperature) @ unit[second].T
         if batch.same is not None:
             similarity.masked_fill_(batch.same, -torch.inf)
         error = torch.softmax(similarity, dim=1).add_(torch.softmax(similarity, dim=0))
@@ -126,7 +134,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         # Views of unit length side by side have length sqrt(len(chosen)).
         scale = len(chosen) ** -0.5
         embedding = torch.cat([unit[m] for m in chosen], dim=1).mul_(scale)
-        similarity = (embedding / self.config.temperature) @ embedding.T
+        similarity = embedding.mul(1 / self.config.temperature) @ embedding.T
         similarity.fill_diagonal_(-torch.inf)
         error = torch.softmax(similarity, dim=1).sub_(batch.affinity)
         weight = self.config.label_weight / (len(error) * self.config.temperature)
@@ -181,9 +189,10 @@ def label_affinity(targets: Tensor) -> Tensor:
     return torch.where(total > 0, overlap / total.clamp_min(SMALLEST_NORM), others)
 
 
-def _through_unit_length(grad: Tensor, unit: Tensor, norm: Tensor) -> Tensor:
-    """Gradient with respect to z of a function of z / |z|."""
-    return (grad - (grad * unit).sum(dim=1, keepdim=True) * unit) / norm
+def _through_unit_length_(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+    """Gradient with respect to z of a function of z / |z|, in the place of that of the function."""
+    along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
+    return grad.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
 def _equal_pairs(keys: Tensor) -> Tensor:

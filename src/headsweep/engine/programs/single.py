@@ -8,10 +8,11 @@ numbers are the same alone and among others.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.optim import make_optimizer
@@ -19,6 +20,13 @@ from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
 from headsweep.heads.registry import build_head
+
+LARGEST_TURNED = (128, 512)
+"""Rows of a minibatch and units of a first layer up to which its weights lie turned.
+
+Measured with MKL for 64 to 1,024 units, 512 features and batches of 64 to 512 rows: `x @ weight.T`
+takes half the time at 64 units and three quarters at 512, and more time beyond.
+"""
 
 Batch = TypeVar("Batch")
 Trainer = TypeVar("Trainer", bound="SingleTrainer[Any]")
@@ -39,6 +47,8 @@ class SingleTrainer(ABC, Generic[Batch]):
         self.head: Head = build_head(config.head, shape, seed=config.training.seed).to(
             inputs.device
         )
+        for weight in self.first_layers(self.head):
+            _turn(weight, config.training.batch_size)
         self.params: list[Tensor] = [p.detach() for p in self.head.parameters()]
         self.grads: list[Tensor] = [torch.empty_like(p) for p in self.params]
         self.optimizer = make_optimizer(self.params, self.grads, config.training)
@@ -72,6 +82,11 @@ class SingleTrainer(ABC, Generic[Batch]):
         head.load_state_dict({name: tensor.cpu() for name, tensor in self.best.items()})
         return head
 
+    @staticmethod
+    def first_layers(head: Head) -> Sequence[nn.Parameter]:
+        """The weights that only ever meet the inputs; none that are known here."""
+        return ()
+
     @abstractmethod
     def compute_gradients(self, batch: Batch) -> None:
         """Fill `grads` with the gradient of the mean loss over a minibatch."""
@@ -79,6 +94,13 @@ class SingleTrainer(ABC, Generic[Batch]):
     @abstractmethod
     def validate(self) -> Tensor:
         """Validation probabilities `(n_valid, c)` with the present weights."""
+
+
+def _turn(weight: nn.Parameter, batch_size: int) -> None:
+    """Lay a matrix out column by column where its products are faster then; no number changes."""
+    most_rows, most_units = LARGEST_TURNED
+    if batch_size <= most_rows and len(weight) <= most_units:
+        weight.data = weight.data.T.contiguous().T
 
 
 class SlotwiseProgram(Program, Generic[Batch, Trainer]):

@@ -1,0 +1,77 @@
+"""Nearest rows of a gallery by cosine similarity, and the labels they vote for."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+QUERY_ROWS = 256
+"""Rows compared with the gallery at once: bounds memory at `QUERY_ROWS × gallery` floats."""
+
+BLOCK = 8
+"""Columns that are searched by their largest value first."""
+
+
+def neighbour_probabilities(
+    queries: Tensor, gallery: Tensor, targets: Tensor, *, neighbours: int, temperature: float
+) -> Tensor:
+    """Similarity-weighted labels of the nearest gallery rows (weighted k-NN of Wu et al. 2018).
+
+    Args:
+        queries: unit vectors `(n, e)`.
+        gallery: unit vectors `(m, e)`.
+        targets: labels `(m, c)` of the gallery.
+        neighbours: how many of the nearest rows vote; at most `m` do.
+        temperature: of the softmax over the neighbours' cosine similarities.
+
+    Returns:
+        Probabilities `(n, c)`.
+    """
+    queries, k = queries.detach(), min(neighbours, len(gallery))
+    compared = queries.new_empty(min(QUERY_ROWS, len(queries)), len(gallery))
+    scores = []
+    for rows in torch.split(queries, QUERY_ROWS):
+        similarity, nearest = largest(torch.mm(rows, gallery.T, out=compared[: len(rows)]), k)
+        # In float64, so that rows whose neighbours all agree tie exactly at 0 or 1 in float32;
+        # otherwise their order, and so their average precision, would be rounding noise.
+        weights = torch.softmax(similarity.double() / temperature, dim=1)
+        votes = torch.bmm(weights.unsqueeze(1), targets[nearest].double()).squeeze(1)
+        scores.append(votes.float())
+    return torch.cat(scores)
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` largest values of each row of `(n, m)`, in no order, and their columns; `(n, k)` each.
+
+    On a CPU a row is first searched by the maxima of blocks: the `k` blocks with the largest ones
+    hold what is looked for, and NumPy selects them with vector instructions. Among equal values
+    those of any columns are taken.
+    """
+    blocks = values.shape[1] // BLOCK
+    if values.device.type != "cpu" or blocks < 2 * k:
+        return torch.topk(values, k, dim=1)
+    whole = blocks * BLOCK
+    # A block's members lie `blocks` columns apart, so that maxima are taken of whole vectors.
+    maxima = values[:, :whole].unflatten(1, (BLOCK, blocks)).amax(dim=1)
+    if not maxima.sum().isfinite():
+        return torch.topk(values, k, dim=1)
+    members = _largest_columns(maxima, k).unsqueeze(1) + torch.arange(0, whole, blocks).view(-1, 1)
+    rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)
+    columns = torch.cat([members.flatten(1), rest], dim=1)
+    candidates = values.gather(1, columns)
+    chosen = _largest_columns(candidates, k)
+    return candidates.gather(1, chosen), columns.gather(1, chosen)
+
+
+def _largest_columns(values: Tensor, k: int) -> Tensor:
+    """Columns `(n, k)`, ascending, of the `k` largest finite values of each row of `(n, m)`."""
+    rows = values.numpy()
+    n, m = rows.shape
+    smallest = np.partition(rows, m - k, axis=1)[:, m - k, None]
+    places = np.flatnonzero(rows >= smallest)
+    if len(places) > n * k:  # ties with the smallest one: the first columns are taken
+        above, tied = rows > smallest, rows == smallest
+        room = k - above.sum(axis=1, keepdims=True)
+        places = np.flatnonzero(above | (tied & (tied.cumsum(axis=1) <= room)))
+    return torch.from_numpy(places.reshape(n, k) % m)
