@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from headsweep.cli.preflight import check_output
-from headsweep.compose import compose_config
-from headsweep.config import Config, NonNegativeInt, PositiveInt, Section, explain, with_values
+from headsweep.compose import compose_config, refuse_escapes
+from headsweep.config import Config, PositiveInt, Section, Seed, escapes, explain, with_values
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
 from headsweep.data.prepare import write_table
 from headsweep.data.splits import group_folds, linked_groups, split_by_group
@@ -36,6 +36,7 @@ from headsweep.metrics.multiplicity import benjamini_hochberg, holm
 from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
 from headsweep.metrics.resampled_t import FoldMean, corrected_mean, seeds_averaged
 from headsweep.settings import EngineSettings, cache_dir
+from headsweep.studies.definition import StudyName
 
 METRICS = ("auprc_macro", "auroc_macro")
 
@@ -47,12 +48,12 @@ class ScalingStudy(Section):
     labels are measured against. `base` holds group choices and overrides, as in other studies.
     """
 
-    name: str
+    name: StudyName
     sources: Mapping[str, str] = Field(min_length=1)
     budgets: tuple[PositiveInt, ...] = Field(min_length=1)
-    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    folds: int = Field(ge=2)
-    fold_seed: NonNegativeInt = 0
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    folds: int = Field(ge=2, le=1000)
+    fold_seed: Seed = 0
     base: tuple[str, ...] = ()
 
 
@@ -83,8 +84,15 @@ def read_scaling_study(path: Path, overrides: Sequence[str]) -> tuple[ScalingStu
         study = ScalingStudy.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, data)}") from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: a study must be plain data, found {error}") from None
+    for source, manifest in study.sources.items():
+        if escapes(manifest):
+            raise ConfigError(
+                f"{path}: sources.{source} must be relative to paths.manifest_dir and stay inside "
+                f"it, found {manifest!r}"
+            )
+    refuse_escapes(study.base, where=f"{path}:base")
     return study, compose_config([*study.base, *overrides], where=str(path))
 
 

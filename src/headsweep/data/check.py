@@ -11,7 +11,7 @@ from pathlib import Path
 from headsweep.config import Config, Modality
 from headsweep.data.dataset import required_modalities, row_digests
 from headsweep.data.faults import Fault
-from headsweep.data.features import read_feature
+from headsweep.data.features import outside, read_feature
 from headsweep.data.manifest import Manifest, inspect_manifest
 from headsweep.data.overlaps import shared_content, shared_patients
 from headsweep.data.packing import THREADS
@@ -108,6 +108,8 @@ def _inspect(data_root: Path, path: str) -> tuple[int, bytes] | str:
     """Width and digest of the vector in a feature file, or what is wrong with it."""
     if not path:
         return "a row must have a path of its features, found an empty cell"
+    if list(outside(data_root, [data_root / path])):
+        return f"{data_root / path}: a feature file must lie in paths.data_root, found a link out of it"
     try:
         vector = read_feature(data_root / path)
     except FeatureError as error:

@@ -7,8 +7,9 @@ before anything of that size is read or allocated.
 from __future__ import annotations
 
 import math
+import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,16 @@ PACKED_BY = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 PREFERRED_KEYS = ("arr", "embeddings")
 """Keys under which CT-CLIP and other encoders store the vector, most preferred first."""
+
+
+def outside(root: Path, paths: Sequence[Path]) -> Iterator[int]:
+    """Indices of the paths that links lead out of `root`, which may be a link itself."""
+    inside = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 (it must end in a slash)
+    folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
+    for index, path in enumerate(paths):
+        real = os.path.realpath(path) if path.is_symlink() else f"{folders[path.parent]}/"
+        if not f"{real}/".startswith(inside):
+            yield index
 
 
 def read_feature(path: Path) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from headsweep.config import Modality
-from headsweep.data.features import read_feature
+from headsweep.data.features import outside, read_feature
 from headsweep.data.manifest import Manifest
 from headsweep.data.progress import progress_bar
 from headsweep.durable import locked, replacing, write_text
@@ -125,7 +125,13 @@ def _feature_paths(manifest: Manifest, modality: Modality, data_root: Path) -> l
             f"{manifest.place(names.index(''))}: a row must have a path of {modality} features, "
             "found an empty cell"
         )
-    return [data_root / name for name in names]
+    paths = [data_root / name for name in names]
+    for index in outside(data_root, paths):
+        raise FeatureError(
+            f"{paths[index]}: a feature file must lie in paths.data_root, found a link out of it "
+            f"({manifest.place(index)})"
+        )
+    return paths
 
 
 FileState = list[Any]
