@@ -78,3 +78,12 @@ def test_every_form_holds_the_same_rows(finished, on_text):
 def test_a_folder_without_a_leaderboard_is_refused(tmp_path):
     with pytest.raises(OutputError, match="found none"):
         merge([tmp_path])
+
+
+def test_names_on_a_board_are_text_and_not_html(board):
+    """Fails with `autoescape=False` in `leaderboard.page`."""
+    table = board / "leaderboard.csv"
+    table.write_text(table.read_text().replace("linear", "<script>ran=1</script>"))
+    page = to_html(merge([board]))
+    assert "<script>ran=1" not in page
+    assert "&lt;script&gt;ran=1&lt;/script&gt;" in page

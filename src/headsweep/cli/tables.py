@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from headsweep.cli.exits import printable
+
 if TYPE_CHECKING:
     from headsweep.leaderboard.merged import Board
     from headsweep.studies.trials import Summary
@@ -21,7 +23,8 @@ PLAIN_WIDTH = 200
 
 def console() -> Console:
     """Standard output; in a pipe, tables are wide rather than folded."""
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -30,7 +33,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console().print(table)
 
 
@@ -152,4 +155,5 @@ def print_status(summaries: Sequence[Summary]) -> None:
         print_table(["study", *shares, "slots used", "slots a step"], spent)
     for summary in summaries:
         if summary.last_failure:
-            console().print(f"{summary.study}: the last failure was: {summary.last_failure}")
+            said = f"{summary.study}: the last failure was: {summary.last_failure}"
+            console().print(printable(said))

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, Self
 
+from headsweep.errors import StorageError
+from headsweep.studies.attributes import typed
+
 EFFORT = "effort:"
 """Study attributes, one a worker, that begin so hold what the worker has spent until then."""
 
@@ -62,5 +65,13 @@ class Effort:
 
 def total_effort(study_attrs: Mapping[str, Any]) -> Effort:
     """What all workers of a study spent, as far as its attributes tell."""
-    noted = (value for key, value in study_attrs.items() if key.startswith(EFFORT))
-    return Effort.total(Effort(**value) for value in noted)
+    noted = {key: value for key, value in study_attrs.items() if key.startswith(EFFORT)}
+    return Effort.total(_effort(value, where=key) for key, value in noted.items())
+
+
+def _effort(noted: Any, *, where: str) -> Effort:
+    """The counters that a worker noted."""
+    if not isinstance(noted, dict):
+        raise StorageError(f"{where}: must hold counters, found {str(noted)[:40]!r}")
+    empty = asdict(Effort())
+    return Effort(**{name: typed(noted, name, empty[name], where=where) for name in empty})

@@ -164,8 +164,10 @@ class Mirror:
                 self._reported[step].enter(key, value)
         if before is None or before.system_attrs is not trial.system_attrs:
             for name, value in trial.system_attrs.items():
-                if name.startswith(RUNG_PREFIX):
-                    self._at_rung[int(name.removeprefix(RUNG_PREFIX))].enter(key, value)
+                rung = name.removeprefix(RUNG_PREFIX)
+                # Whatever else is there by such a name was not written by a pruner.
+                if rung != name and rung.isdecimal() and isinstance(value, float | int):
+                    self._at_rung[int(rung)].enter(key, value)
 
     def _has_ended(self, row: Row[Any]) -> bool:
         trial = self.get(row.trial_id)

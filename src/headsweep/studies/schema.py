@@ -286,6 +286,10 @@ def values_in_order(values: Mapping[int, float]) -> Sequence[float] | None:
 
 
 def _frozen_trial(row: Row[Any], details: Details) -> FrozenTrial:
+    if not isinstance(row.number, int):
+        raise StorageError(
+            f"trial with id {row.trial_id}: its number must be an integer, found text"
+        )
     return FrozenTrial(
         number=row.number,
         state=row.state,
@@ -308,18 +312,28 @@ def _gather(rows: Iterable[Row[Any]], details: defaultdict[int, Details], marks:
         kind, key, trial, name, number, value, text = tuple(row)
         marks[kind] = key
         found = details[trial]
-        if kind == _PARAM:
-            distribution = _distribution(text)
-            found.distributions[name] = distribution
-            found.params[name] = distribution.to_external_repr(value)
-        elif kind == _REPORT:
-            found.reports[number] = value if text == "FINITE" else _NOT_FINITE[text]
-        elif kind == _VALUE:
-            found.values[number] = value if text == "FINITE" else _NOT_FINITE[text]
-        elif kind == _USER_ATTR:
-            found.user_attrs[name] = json.loads(text)
-        else:
-            found.system_attrs[name] = json.loads(text)
+        try:
+            if kind == _PARAM:
+                distribution = _distribution(text)
+                found.distributions[name] = distribution
+                found.params[name] = distribution.to_external_repr(value)
+            elif kind == _REPORT:
+                found.reports[number] = _number(value, text)
+            elif kind == _VALUE:
+                found.values[number] = _number(value, text)
+            elif kind == _USER_ATTR:
+                found.user_attrs[name] = json.loads(text)
+            else:
+                found.system_attrs[name] = json.loads(text)
+        except (TypeError, ValueError, LookupError, RecursionError):
+            raise StorageError(
+                f"trial with id {trial}: its {kind} {name if name is not None else number} must be "
+                f"one that Optuna writes, found {str(value if text is None else text)[:40]!r}"
+            ) from None
+
+
+def _number(value: Any, kind: str) -> float:
+    return float(value) if kind == "FINITE" else _NOT_FINITE[kind]
 
 
 @lru_cache(maxsize=4096)

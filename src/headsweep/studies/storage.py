@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import UpdateFinishedTrialError
@@ -24,10 +24,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
+from headsweep.errors import StorageError
 from headsweep.studies.batch import Changes, write_changes
 from headsweep.studies.database import Database, open_database
 from headsweep.studies.mirror import Mirror
 from headsweep.studies.schema import FrozenStudy, altered, fetch_trials, stock_storage, trial_id
+
+T = TypeVar("T")
 
 
 class BatchedStorage(BaseStorage):
@@ -79,16 +82,16 @@ class BatchedStorage(BaseStorage):
         return self.database.outlast(lambda: self._stock.get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self.database.outlast(lambda: self._stock.get_study_directions(study_id))
+        return self.read(lambda: self._stock.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.database.outlast(lambda: self._stock.get_study_user_attrs(study_id))
+        return self.read(lambda: self._stock.get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.database.outlast(lambda: self._stock.get_study_system_attrs(study_id))
+        return self.read(lambda: self._stock.get_study_system_attrs(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        return self.database.outlast(lambda: self._stock.get_all_studies())
+        return self.read(lambda: self._stock.get_all_studies())
 
     # Trials.
 
@@ -176,7 +179,7 @@ class BatchedStorage(BaseStorage):
             trial = mirror.get(trial_id) if mirror is not None else None
             if mirror and trial and (self._ticking or trial_id in mirror.own):
                 return trial
-        return self._stock.get_trial(trial_id)
+        return self.read(lambda: self._stock.get_trial(trial_id))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         return self._stock.get_trial_id_from_study_id_trial_number(study_id, trial_number)
@@ -211,7 +214,7 @@ class BatchedStorage(BaseStorage):
         """Brings the mirror of a study up to date; `KeyError` when there is no such study."""
         with self._lock:
             mirror = self.mirror(study_id)
-            self.database.read(mirror.sync)
+            self.read(lambda: self.database.read(mirror.sync))
             return mirror
 
     def current(self, study_id: int) -> Mirror:
@@ -253,6 +256,22 @@ class BatchedStorage(BaseStorage):
             for key in trial_ids:
                 self._changes.pop(key, None)
                 self._mirrors[self._study_of[key]].own.discard(key)
+
+    def read(self, call: Callable[[], T]) -> T:
+        """Reads rows that anyone may have written; `KeyError` is the contract's.
+
+        Raises:
+            StorageError: they are not such as Optuna writes.
+        """
+        try:
+            return self.database.outlast(call)
+        except KeyError:
+            raise
+        except (TypeError, ValueError, LookupError, RecursionError) as error:
+            found = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+            raise StorageError(
+                f"{self.database.shown}: the storage must hold what Optuna writes, found {found}"
+            ) from None
 
     def _write(self, study_id: int, changes: dict[int, Changes]) -> frozenset[int]:
         mirror = self._mirrors[study_id]

@@ -12,7 +12,8 @@ import optuna
 from optuna.study import StudyDirection
 from sqlalchemy import Connection, select
 
-from headsweep.errors import StudyError
+from headsweep.errors import ConfigError, StorageError, StudyError
+from headsweep.studies.attributes import plain, typed
 from headsweep.studies.batch import upsert
 from headsweep.studies.database import open_database
 from headsweep.studies.definition import StudySpec, difference, spec_from_json, spec_to_json
@@ -97,8 +98,8 @@ def load_spec(name: str, storage: BatchedStorage) -> StudySpec:
     attrs = storage.get_study_user_attrs(study_id_of(name, storage))
     if DEFINITION not in attrs:
         raise StudyError(f"{name}: a study must have a definition of headsweep's, found none")
-    spec = spec_from_json(attrs[DEFINITION])
-    return spec.model_copy(update={"n_trials": attrs[N_TRIALS]})
+    spec = _definition(attrs[DEFINITION], name)
+    return spec.model_copy(update={"n_trials": typed(attrs, N_TRIALS, spec.n_trials, where=name)})
 
 
 def study_id_of(name: str, storage: BatchedStorage) -> int:
@@ -118,7 +119,7 @@ def study_id_of(name: str, storage: BatchedStorage) -> int:
 
 def study_names(storage: BatchedStorage) -> tuple[str, ...]:
     """Names of headsweep's studies in the store."""
-    return tuple(s.study_name for s in storage.get_all_studies() if DEFINITION in s.user_attrs)
+    return tuple(str(s.study_name) for s in storage.get_all_studies() if DEFINITION in s.user_attrs)
 
 
 def pin_data(study_id: int, fingerprints: Mapping[str, str], storage: BatchedStorage) -> None:
@@ -167,7 +168,7 @@ def next_worker_index(study_id: int, storage: BatchedStorage) -> int:
     """The number of workers that joined before."""
 
     def count(connection: Connection) -> int:
-        index: int = _attrs(connection, study_id).get(N_WORKERS, 0)
+        index = typed(_attrs(connection, study_id), N_WORKERS, 0, where=f"study {study_id}")
         _write_attrs(connection, study_id, {N_WORKERS: index + 1})
         return index
 
@@ -181,24 +182,40 @@ def pinned_data(study_id: int, storage: BatchedStorage) -> Mapping[str, str]:
 
 
 def _check_same(spec: StudySpec, stored: Mapping[str, Any]) -> None:
-    if stored[FINGERPRINT] != spec.fingerprint():
-        found = difference(spec_from_json(stored[DEFINITION]), spec)
+    if stored.get(FINGERPRINT) != spec.fingerprint():
+        found = difference(_definition(stored[DEFINITION], spec.name), spec)
         raise StudyError(
             f"{spec.name}: a study that exists must keep its definition, found that {found}; "
             "give the changed study another name"
         )
-    if spec.n_trials < stored[N_TRIALS]:
+    n_trials = typed(stored, N_TRIALS, spec.n_trials, where=spec.name)
+    if spec.n_trials < n_trials:
         raise StudyError(
-            f"{spec.name}: study.n_trials may only grow from {stored[N_TRIALS]}, "
-            f"found {spec.n_trials}"
+            f"{spec.name}: study.n_trials may only grow from {n_trials}, found {spec.n_trials}"
         )
+
+
+def _definition(text: Any, name: str) -> StudySpec:
+    """The definition that a study of this name was given."""
+    law = f"{name}: a study's definition must be one that headsweep wrote"
+    try:
+        spec = spec_from_json(text)
+    except ConfigError as error:
+        raise StorageError(f"{law}, found {error}") from None
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        found = str(error).split("\n")[0][:80]
+        raise StorageError(f"{law}, found other data ({found})") from None
+    if spec.name != name:
+        raise StorageError(f"{law}, found one of {spec.name!r}")
+    return spec
 
 
 def _attrs(connection: Connection, study_id: int) -> dict[str, Any]:
     query = select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == study_id
     )
-    return {key: json.loads(value) for key, value in connection.execute(query)}
+    rows = connection.execute(query)
+    return {key: plain(value, where=f"study {study_id}:{key}") for key, value in rows}
 
 
 def _write_attrs(connection: Connection, study_id: int, attrs: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from headsweep.config import Config, with_values
 from headsweep.errors import StudyError
+from headsweep.studies.attributes import typed
 from headsweep.studies.definition import StudySpec
 from headsweep.studies.effort import Effort, total_effort
 from headsweep.studies.ledger import FAILURE, HOST, WORKER, database_now, heartbeats
@@ -134,7 +135,7 @@ def summarize(name: str, storage: BatchedStorage, *, lease_s: float = 60.0) -> S
         beats = heartbeats(connection, running)
         return {k for k, beat in beats.items() if (now - beat).total_seconds() <= lease_s}, now
 
-    live, now = storage.database.read(alive)
+    live, now = storage.read(lambda: storage.database.read(alive))
     finished = [trial for trial in trials if trial.state in FINISHED]
     failed = [trial for trial in trials if FAILURE in trial.user_attrs]
     states = Counter(trial.state.name for trial in trials)
@@ -154,15 +155,25 @@ def summarize(name: str, storage: BatchedStorage, *, lease_s: float = 60.0) -> S
         trials_per_minute=speed,
         minutes_left=max(0, left) / speed if speed else None,
         workers_by_host=_workers_by_host([t for t in trials if trial_id(t) in live]),
-        epochs_trained=sum(trial.user_attrs.get(EPOCHS_TRAINED, 0) for trial in finished),
+        epochs_trained=sum(
+            typed(t.user_attrs, EPOCHS_TRAINED, 0, where=_place(t)) for t in finished
+        ),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
-        last_failure=failed[-1].user_attrs[FAILURE] if failed else None,
+        last_failure=_text(failed[-1], FAILURE) if failed else None,
         effort=total_effort(storage.get_study_user_attrs(study_id)),
     )
 
 
+def _place(trial: FrozenTrial) -> str:
+    return f"trial {trial.number}"
+
+
+def _text(trial: FrozenTrial, name: str) -> str:
+    return typed(trial.user_attrs, name, "", where=_place(trial))
+
+
 def _workers_by_host(live: Sequence[FrozenTrial]) -> dict[str, int]:
-    workers = {(t.user_attrs.get(HOST, ""), t.user_attrs.get(WORKER)) for t in live}
+    workers = {(_text(t, HOST), _text(t, WORKER)) for t in live}
     return dict(sorted(Counter(host for host, _ in workers).items()))
 
 
