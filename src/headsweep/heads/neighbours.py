@@ -53,7 +53,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return torch.topk(values, k, dim=1)
     whole = blocks * BLOCK
     # A block's members lie `blocks` columns apart, so that maxima are taken of whole vectors.
-    maxima = values[:, :whole].unflatten(1, (BLOCK, blocks)).amax(dim=1)
+    maxima = values[:, :whole].view(-1, BLOCK, blocks).amax(dim=1)
     if not maxima.sum().isfinite():
         return torch.topk(values, k, dim=1)
     members = _largest_columns(maxima, k).unsqueeze(1) + torch.arange(0, whole, blocks).view(-1, 1)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
 from sqlalchemy import (
-    ARRAY,
+    JSON,
     Connection,
     Executable,
     Select,
     Table,
+    Text,
     Update,
     bindparam,
+    cast,
+    column,
     func,
     select,
     update,
@@ -148,7 +152,12 @@ def upsert(
     if dialect == "sqlite":
         connection.execute(statement, [dict(row) for row in rows])
     else:
-        connection.execute(statement, {name: [row[name] for row in rows] for name in rows[0]})
+        connection.execute(statement, {"rows": json.dumps(rows, default=_as_text, allow_nan=False)})
+
+
+def _as_text(value: Any) -> str:
+    """What PostgreSQL reads as an enumeration or a timestamp."""
+    return str(value.name if isinstance(value, Enum) else value)
 
 
 # Statements are made once: their making costs as much as their running.
@@ -156,13 +165,17 @@ def upsert(
 
 @cache
 def _upsert(dialect: str, table: Table, key: tuple[str, ...], names: tuple[str, ...]) -> Executable:
-    """One row at a time for SQLite, whose calls are cheap; for PostgreSQL columns as arrays."""
+    """One row at a time for SQLite, whose calls are cheap; for PostgreSQL all as one document.
+
+    There an array for each column takes twice as long, and a row at a time three times.
+    """
     if dialect == "sqlite":
         insert: sqlite.Insert | postgresql.Insert = sqlite.insert(table)
     else:
-        arrays = (bindparam(name, type_=ARRAY(table.c[name].type)) for name in names)
-        columns = func.unnest(*arrays).table_valued(*names).render_derived()
-        insert = postgresql.insert(table).from_select(names, select(columns))
+        columns = (column(name, table.c[name].type) for name in names)
+        document = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
+        rows = document.table_valued(*columns).render_derived(with_types=True)
+        insert = postgresql.insert(table).from_select(names, select(rows))
     overwritten = {name: insert.excluded[name] for name in names if name not in key}
     return insert.on_conflict_do_update(index_elements=list(key), set_=overwritten)
 
