@@ -186,33 +186,21 @@ def _internal(distribution: BaseDistribution, place: float) -> float:
     return value if step is None else low + round((value - low) / step) * step
 
 
-BEHIND = {"Hartmann 6": "half of the seeds end in its second basin, -3.20; stock's in the first"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        # Which basin a seed ends in may turn on a machine's last bits: either outcome is told.
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(reason=BEHIND[name], strict=False)] if name in BEHIND else [],
-        )
-        for name in [*FUNCTIONS, "head"]
-    ],
-)
+@pytest.mark.parametrize("name", [*FUNCTIONS, "head"])
 def test_batches_find_what_stock_finds_one_by_one_and_more_than_random(name: str) -> None:
-    """Medians of 320 trials in batches of 32; stock's quartiles are recorded, 20 seeds of them.
+    """Medians of 320 trials in batches of 32, few seeds; stock's quartiles are recorded.
 
-    `scripts/benchmarks/samplers.py --seeds 20 --contestants stock random` printed the record.
+    `scripts/benchmarks/samplers.py --seeds 20 --contestants stock random` printed the record,
+    with `--seeds 60` that of Hartmann 6.
     """
+    # A few bits more or less may send a search to Hartmann's other basin.
+    seeds = range(7 if name == "Hartmann 6" else 3)
     objective = head_study() if name == "head" else FUNCTIONS[name]
     stock = json.loads((RECORDED / "stock.json").read_text())["quartiles"]
     grouped = {"group": True} if objective.conditional else {}
 
     def median(build: Callable[[int], BaseSampler]) -> float:
-        return statistics.median(
-            best_of_batches(objective, build(seed), 320, 32) for seed in range(7)
-        )
+        return statistics.median(best_of_batches(objective, build(seed), 320, 32) for seed in seeds)
 
     ours = median(lambda seed: BatchedTPESampler(seed=seed, **grouped))
     assert ours <= stock[f"{name}/stock"][2]
