@@ -29,11 +29,11 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[IO[bytes]]:
     Raises:
         OSError: names `path`; it is as it was.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        with target.open("wb") as file:
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
             yield file
         return
+    target = Path(os.path.realpath(path))
     partial = _partial(target)
     try:
         handle = _claim(partial, lambda: _open_file(partial, mode))

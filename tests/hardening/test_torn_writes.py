@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load
 
 import headsweep
+from headsweep.durable import write_text
 from headsweep.errors import HeadsweepError
 from headsweep.train import STATE
 from tests.hardening.writers import (
@@ -195,6 +196,29 @@ def test_on_a_real_file_system_that_is_full_or_read_only(tmp_path: Path, fault: 
             os.system(f"umount --lazy {disk}")
         for folder in (disk, *(p for p in disk.rglob("*") if p.is_dir())):
             folder.chmod(0o755)
+
+
+def test_links_pipes_and_permissions_stay_what_they_are(tmp_path: Path) -> None:
+    """Fails when the file behind a link, or a pipe such as `/dev/stdout`, is not told apart."""
+    file, link = tmp_path / "a" / "best.yaml", tmp_path / "link.yaml"
+    file.parent.mkdir()
+    file.write_text("old")
+    link.symlink_to(file)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert file.read_text() == "new"
+
+    read, write = os.pipe()
+    write_text(Path(f"/dev/fd/{write}"), "through a pipe")
+    os.close(write)
+    with os.fdopen(read) as end:
+        assert end.read() == "through a pipe"
+
+    secrets = tmp_path / "secrets"
+    (tmp_path / ".secrets.partial").write_text("a dead writer's, for all to read")
+    write_text(secrets, "password", mode=0o600)
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "link.yaml", "secrets"]
 
 
 def fill(path: Path) -> None:
