@@ -109,7 +109,7 @@ def _inspect(data_root: Path, path: str) -> tuple[int, bytes] | str:
     if not path:
         return "a row must have a path of its features, found an empty cell"
     if list(outside(data_root, [data_root / path])):
-        return f"{data_root / path}: a feature file must lie in paths.data_root, found a link out of it"
+        return f"{data_root / path}: must lie in paths.data_root, found a link out of it"
     try:
         vector = read_feature(data_root / path)
     except FeatureError as error:

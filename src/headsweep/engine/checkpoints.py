@@ -10,6 +10,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from headsweep.durable import write_bytes
@@ -61,9 +62,13 @@ def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}")
-        history = tuple(EpochReport(**report) for report in header["history"])
-        return Snapshot(header["step"], history, tensors), header["identity"]
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        history = TypeAdapter(tuple[EpochReport, ...]).validate_python(header["history"])
+        step = TypeAdapter(int).validate_python(header["step"], strict=True)
+        return Snapshot(step, history, tensors), header["identity"]
+    except (
+        *(OSError, LookupError, TypeError, ValueError),
+        *(AttributeError, RecursionError, safetensors.SafetensorError),
+    ) as error:
         raise ConfigError(
             f"{path}: a state to resume from must be a {FORMAT} file, found {error}"
         ) from None

@@ -206,7 +206,7 @@ def _parsed_url(url: str) -> URL:
         given = query.pop("password", parsed.password)
         password = given if isinstance(given, str) or given is None else given[-1]
         return parsed.set(drivername="postgresql+psycopg", query=query, password=password)
-    in_a_file = parsed.database not in (None, "", ":memory:")
+    in_a_file = parsed.database not in (None, "", ":memory:") and not parsed.query
     if parsed.drivername in ("sqlite", "sqlite+pysqlite") and in_a_file:
         return parsed
     raise StorageError(
