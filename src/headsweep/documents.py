@@ -111,8 +111,8 @@ def read_document(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        ConfigError: the file cannot be read, is larger than `MAX_BYTES`, `MAX_NODES` or `MAX_DEPTH`, or is
-            not one mapping of plain data with distinct keys; the line is named.
+        ConfigError: the file cannot be read, is larger than `MAX_BYTES`, `MAX_NODES` or
+            `MAX_DEPTH`, or is not one mapping of plain data with distinct keys; the line is named.
     """
     try:
         with path.open("rb") as file:

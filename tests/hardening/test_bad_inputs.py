@@ -650,7 +650,7 @@ STORES = [
 
 
 def store_urls() -> Iterator[Case]:
-    """Stores that are not there, not of a known kind, or no store, at every command that takes one."""
+    """Stores that are not there, of no known kind, or no store, at every command with one."""
     starts: list[tuple[str, ...]] = [
         ("status",), ("status", "tiny"), ("export", "tiny", "-o", "new.yaml"), ("finalize", "tiny",
         "--out", "out"),
