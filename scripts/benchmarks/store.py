@@ -317,7 +317,7 @@ def fill_database(spec: StudySpec, url: str, cell: Cell) -> None:
         write_details(connection, changes)
         by_key = dict(zip(keys, trials, strict=True))
         ended = {k: (t.state, t.values) for k, t in by_key.items() if t.state.is_finished()}
-        end_trials(connection, ended)
+        end_trials(connection, ended, now)
         write_heartbeats(connection, by_key.keys() - ended.keys(), now.replace(year=now.year + 1))
 
     storage.database.write(write, study_id=study_id)

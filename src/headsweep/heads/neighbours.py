@@ -42,7 +42,7 @@ def neighbour_probabilities(
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` largest values of each row of `(n, m)`, in no order, and their columns; `(n, k)` each.
+    """The `k` largest values of each row of `(n, m)`, in no order, and their columns, `(n, k)`.
 
     On a CPU a row is first searched by the maxima of blocks: the `k` blocks with the largest ones
     hold what is looked for, and NumPy selects them with vector instructions. Among equal values

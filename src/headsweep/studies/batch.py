@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,6 @@ from headsweep.studies.schema import (
     bound_ids,
     stored_report,
     stored_value,
-    utc_now,
 )
 
 
@@ -56,15 +56,19 @@ class Changes:
     end: tuple[TrialState, Sequence[float]] | None = None
 
 
-def write_changes(connection: Connection, changes: Mapping[int, Changes]) -> frozenset[int]:
+def write_changes(
+    connection: Connection, changes: Mapping[int, Changes], now: datetime.datetime
+) -> frozenset[int]:
     """Writes the changes of all trials that are still RUNNING; the ids of the others.
+
+    Trials that end do so at `now`, naive UTC.
 
     A trial that another process finished meanwhile keeps what that process wrote.
     """
     running = lock_running(connection, changes)
     kept = {key: change for key, change in changes.items() if key in running}
     write_details(connection, kept)
-    end_trials(connection, {key: c.end for key, c in kept.items() if c.end is not None})
+    end_trials(connection, {key: c.end for key, c in kept.items() if c.end is not None}, now)
     return frozenset(changes.keys() - running)
 
 
@@ -107,7 +111,9 @@ def lock_running(connection: Connection, trial_ids: Iterable[int]) -> frozenset[
 
 
 def end_trials(
-    connection: Connection, ends: Mapping[int, tuple[TrialState, Sequence[float]]]
+    connection: Connection,
+    ends: Mapping[int, tuple[TrialState, Sequence[float]]],
+    now: datetime.datetime,
 ) -> None:
     """Gives trials their final states and values."""
     values = [
@@ -117,7 +123,6 @@ def end_trials(
     ]
     upsert(connection, VALUES, ("trial_id", "objective"), values)
     dialect = connection.dialect.name
-    now = utc_now()
     for state in {state for state, _ in ends.values()}:
         ids = bound_ids([key for key, (end, _) in ends.items() if end == state], dialect)
         connection.execute(_ending(dialect), {"ids": ids, "end": state, "now": now})

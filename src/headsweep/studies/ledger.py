@@ -47,6 +47,7 @@ from headsweep.studies.schema import (
     SYSTEM_ATTRS,
     TRIALS,
     USER_ATTRS,
+    altered,
     among,
     bound_ids,
     fetch_trials,
@@ -118,10 +119,12 @@ def claim(
         *_start_new(connection, mirror, min(n_wanted, left) - len(waiting), now),
     )
     claimed = [trial_id(trial) for trial in trials]
-    write_attrs(connection, USER_ATTRS, {key: {WORKER: worker, HOST: host} for key in claimed})
+    runs_it = {WORKER: worker, HOST: host}
+    write_attrs(connection, USER_ATTRS, dict.fromkeys(claimed, runs_it))
     write_heartbeats(connection, claimed, now)
     others = [trial_id(t) for t in running if trial_id(t) not in mirror.own] if not claimed else []
-    return Claims(trials, len(heartbeats(connection, others)), left - len(trials))
+    signed = tuple(altered(trial, user_attrs={**trial.user_attrs, **runs_it}) for trial in trials)
+    return Claims(signed, len(heartbeats(connection, others)), left - len(trials))
 
 
 def renew(connection: Connection, trial_ids: Iterable[int]) -> None:
@@ -195,7 +198,7 @@ def _bury(
     _succeed(connection, study_id, lost, reason, crashed=crashed)
     fault = f"its worker died {max_retries + 1} times"
     write_attrs(connection, USER_ATTRS, {trial_id(t): {FAILURE: fault} for t in poison})
-    end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in dead})
+    end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in dead}, utc_now())
     _forget_rungs(connection, dead)
 
 
@@ -215,7 +218,7 @@ def hand_back(
         crashed: whether the worker failed, which counts as a retry, or was told to stop.
         max_retries: a trial that lost its worker by a crash more often has no successor.
     """
-    write_changes(connection, changes)
+    write_changes(connection, changes, utc_now())
     reason = "its worker failed" if crashed else "its worker was told to stop"
     trials = fetch_trials(connection, lock_running(connection, trial_ids))
     _bury(connection, study_id, trials, reason, crashed=crashed, max_retries=max_retries)
@@ -235,6 +238,8 @@ def count_states(connection: Connection, study_id: int) -> dict[TrialState, int]
 
 def heartbeats(connection: Connection, trial_ids: Sequence[int]) -> dict[int, datetime.datetime]:
     """When these trials were last said to be alive; without those that stock Optuna runs."""
+    if not trial_ids:
+        return {}
     dialect = connection.dialect.name
     rows = connection.execute(_beats(dialect), {"ids": bound_ids(trial_ids, dialect)})
     return {row.trial_id: row.heartbeat for row in rows}

@@ -6,8 +6,9 @@ pruners keep what they were given while they decide.
 
 from __future__ import annotations
 
+import datetime
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -111,6 +112,18 @@ class Mirror:
             (keys.add if state == trial.state else keys.discard)(key)
         if trial.state not in UNFINISHED:
             self.own.discard(key)
+
+    def end(
+        self,
+        key: int,
+        state: TrialState,
+        values: Sequence[float],
+        at: datetime.datetime | None,
+    ) -> None:
+        """Ends a trial of our own as it was ended in the database; `at` is naive local time."""
+        trial = self._trials[self._place[key]]
+        ended = altered(trial, state=state, datetime_complete=at)
+        self.put(altered(ended, values=[float(v) for v in values]) if values else ended)
 
     def sync(self, connection: Connection) -> None:
         """Reads what other processes wrote since the last call, on one snapshot."""

@@ -28,7 +28,15 @@ from headsweep.errors import StorageError
 from headsweep.studies.batch import Changes, write_changes
 from headsweep.studies.database import Database, open_database
 from headsweep.studies.mirror import Mirror
-from headsweep.studies.schema import FrozenStudy, altered, fetch_trials, stock_storage, trial_id
+from headsweep.studies.schema import (
+    FrozenStudy,
+    altered,
+    fetch_trials,
+    stock_storage,
+    to_local,
+    trial_id,
+    utc_now,
+)
 
 T = TypeVar("T")
 
@@ -149,6 +157,7 @@ class BatchedStorage(BaseStorage):
             if trial is None:
                 self._stock.set_trial_intermediate_value(trial_id, step, intermediate_value)
                 return
+            intermediate_value = float(intermediate_value)
             self._change(trial_id).reports[step] = intermediate_value
             self._replace(
                 trial, intermediate_values={**trial.intermediate_values, step: intermediate_value}
@@ -274,15 +283,17 @@ class BatchedStorage(BaseStorage):
             ) from None
 
     def _write(self, study_id: int, changes: dict[int, Changes]) -> frozenset[int]:
-        mirror = self._mirrors[study_id]
-        ended = [key for key, change in changes.items() if change.end is not None]
+        mirror, now = self._mirrors[study_id], utc_now()
 
         def work(connection: Connection) -> tuple[frozenset[int], list[FrozenTrial]]:
-            lost = write_changes(connection, changes)
-            return lost, fetch_trials(connection, {*lost, *ended})
+            lost = write_changes(connection, changes, now)
+            return lost, fetch_trials(connection, lost)
 
         lost, trials = self.database.write(work, study_id=study_id)
         mirror.replace(trials)
+        for key, change in changes.items():
+            if change.end is not None and key not in lost:
+                mirror.end(key, *change.end, to_local(now))
         return lost
 
     def _claim_or_write(self, key: int, state: TrialState, values: Sequence[float] | None) -> bool:
