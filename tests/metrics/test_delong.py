@@ -69,3 +69,32 @@ def test_equal_models_are_told_apart_in_one_of_twenty_data_sets():
         one, other = (components(positive, score[None]) for score in scores)
         found.append(delong_p_value(positive, patient.astype(str).tolist(), one, other) <= 0.05)
     assert 0.03 <= np.mean(found) <= 0.075
+
+
+def test_patients_with_rows_of_both_classes_count_their_covariance():
+    """Against the variance of clustered data written out (Obuchowski 1997, Biometrics 53(2))."""
+    positive, scores = problem(60, seed=3)
+    patient = np.arange(60) // 3
+    one, other = (components(positive, score[None]) for score in scores)
+    theta = one.area - other.area
+    share = one.of_row - other.of_row
+    sums, rows = np.zeros((2, 20)), np.zeros((2, 20))
+    for key, row in enumerate(share):
+        of_class = 0 if positive[key] else 1
+        sums[of_class, patient[key]] += row
+        rows[of_class, patient[key]] += 1
+    held, size = (rows > 0).sum(axis=1), rows.sum(axis=1)
+    centred = sums - rows * theta
+    own = [held[c] / ((held[c] - 1) * size[c]) * (centred[c] ** 2).sum() for c in (0, 1)]
+    both = 20 / 19 * (centred[0] * centred[1]).sum()
+    variance = own[0] / size[0] + own[1] / size[1] + 2 * both / (size[0] * size[1])
+    expected = 2 * norm.sf(abs(theta) / math.sqrt(variance))
+    p = delong_p_value(positive, [str(key) for key in patient], one, other)
+    assert p == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_patient_with_a_class_has_no_p_value():
+    positive, scores = problem(60)
+    patients = ["same" if own else str(i) for i, own in enumerate(positive)]
+    one, other = (components(positive, score[None]) for score in scores)
+    assert math.isnan(delong_p_value(positive, patients, one, other))
