@@ -148,9 +148,10 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
-        self.scans = _integer_keys(inputs.train.scans, inputs.device)
-        reports = inputs.train.reports
-        self.reports = None if reports is None else _integer_keys(reports, inputs.device)
+        split = inputs.train
+        repeated = [keys for keys in (split.scans, split.reports) if keys and not _distinct(keys)]
+        self.repeated = [_integer_keys(keys, inputs.device) for keys in repeated]
+        """Scans and reports by number, where any of them has more than one row."""
 
     def trainer(self, slot: Slot) -> RetrievalTrainer:
         """A retrieval trainer."""
@@ -163,15 +164,21 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
             for member in self.members.values()
             for modality, view in member.train_views.items()
         }
-        same = _equal_pairs(self.scans[rows])
-        if self.reports is not None:
-            same |= _equal_pairs(self.reports[rows])
-        same.fill_diagonal_(False)
         return RetrievalBatch(
             views={name: view.index_select(0, rows) for name, view in views.items()},
-            same=same if same.any() else None,
+            same=self._same(rows),
             affinity=label_affinity(self.inputs.targets.index_select(0, rows)),
         )
+
+    def _same(self, rows: Tensor) -> Tensor | None:
+        """See `RetrievalBatch`."""
+        if not self.repeated:
+            return None
+        pairs = [
+            keys.unsqueeze(0) == keys.unsqueeze(1) for keys in (k[rows] for k in self.repeated)
+        ]
+        same = torch.stack(pairs).any(dim=0).fill_diagonal_(False)
+        return same if same.any() else None
 
 
 def label_affinity(targets: Tensor) -> Tensor:
@@ -195,8 +202,8 @@ def _through_unit_length_(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor
     return grad.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
-def _equal_pairs(keys: Tensor) -> Tensor:
-    return keys.unsqueeze(0) == keys.unsqueeze(1)
+def _distinct(keys: tuple[str, ...]) -> bool:
+    return len(set(keys)) == len(keys)
 
 
 def _integer_keys(keys: tuple[str, ...], device: torch.device) -> Tensor:
