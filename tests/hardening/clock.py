@@ -26,6 +26,6 @@ def held_clock() -> Iterator[Clock]:
     clock = Clock()
     with (
         patch("headsweep.studies.ledger.utc_now", clock.now),
-        patch("headsweep.studies.batch.utc_now", clock.now),
+        patch("headsweep.studies.storage.utc_now", clock.now),
     ):
         yield clock
