@@ -115,12 +115,12 @@ def trial_attr(name: str, text: str, *, kind: str = "user") -> tuple[str, tuple[
 
 def corruptions(spec: StudySpec) -> Iterator[tuple[str, list[tuple[str, tuple[Any, ...]]]]]:
     """What a stranger wrote, by a name for it."""
-    for text in WRONG:
+    for turn, text in enumerate(WRONG):
         for name in STUDY_ATTRS:
             yield f"study {name}={text[:40]}", [study_attr(name, text)]
-        for name in TRIAL_ATTRS:
+        for name in itertools.islice(TRIAL_ATTRS, turn % 2, None, 2):
             yield f"trial {name}={text[:40]}", [trial_attr(name, text)]
-        for name in RUNGS:
+        for name in itertools.islice(RUNGS, turn % 2, None, 2):
             yield f"rung {name}={text[:40]}", [trial_attr(name, text, kind="system")]
         change = "UPDATE trial_params SET distribution_json = ?"
         yield f"distribution {text[:40]}", [(change, (text,))]

@@ -34,7 +34,7 @@ STUDY = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},
     "base": [
         *("head=linear", "features=visual", "training.max_epochs=1"),
-        'training.target_labels=["Lung nodule"]',
+        *('training.target_labels=["Lung nodule"]', "data.test_manifests=[test_manual_all.csv]"),
     ],
     "space": {"training.learning_rate": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True}},
     "sampler": {"name": "random"},

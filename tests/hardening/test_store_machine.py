@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from optuna.storages._rdb.storage import _VersionManager
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.settings import WorkerSettings
@@ -232,12 +230,8 @@ TEMPLATE: dict = {}
 
 
 @pytest.fixture(autouse=True)
-def template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def template(tmp_path: Path) -> None:
     """A store with the study, which every history begins with a copy of."""
-    # Alembic reads its scripts anew whenever a store is opened; they do not change meanwhile.
-    monkeypatch.setattr(
-        _VersionManager, "get_head_version", cache(_VersionManager.get_head_version)
-    )
     spec = make_spec(tmp_path, "study.n_trials=5")
     storage = open_storage(f"sqlite:///{tmp_path}/template.db", create=True)
     create_or_continue(spec, storage)

@@ -6,7 +6,6 @@ Racing workers are in `tests/workers/test_worker.py`, processes that pack one da
 
 import datetime
 import json
-import multiprocessing
 import os
 import threading
 import time
@@ -306,44 +305,3 @@ def test_two_runs_in_one_folder_are_one_run(tmp_path: Path, monkeypatch) -> None
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     train(config, settings, progress=False)  # the lock went with the run
-
-
-STUDY = """
-study: {name: tiny, n_trials: 8, seed: 0}
-base: [head=linear, training.max_epochs=2, 'training.target_labels=[Emphysema, Lung nodule]']
-space: {training.learning_rate: {type: float, low: 1.0e-3, high: 1.0e-1}}
-"""
-
-
-def work(folder: Path) -> None:
-    from headsweep.cli import main
-
-    os.chdir(folder)
-    os.environ["HEADSWEEP_CACHE"] = "cache"
-    places = ("paths.data_root=features", "paths.manifest_dir=manifests")
-    store = ("--storage", "sqlite:///tiny.db")
-    for command in (("create", "tiny.yaml", *places, *store), ("worker", "tiny", *store)):
-        with pytest.raises(SystemExit) as ended:
-            main(command)
-        assert ended.value.code == 0
-
-
-def test_two_searches_of_one_study_in_one_folder_meet_one_budget(tmp_path: Path) -> None:
-    """From the study file on: both make the store and the pack, both work. Fails when `claim` does
-    not take the study's lock.
-    """
-    for split in ("train", "valid"):
-        write_split(tmp_path, split, {f"{split}_{i}_a_1": (i % 2, i // 6) for i in range(12)})
-    (tmp_path / "tiny.yaml").write_text(STUDY)
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.hardening.writers", "headsweep.workers.worker"])
-    both = [processes.Process(target=work, args=(tmp_path,)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join()
-    assert [process.exitcode for process in both] == [0, 0]
-    storage = open_storage(f"sqlite:///{tmp_path}/tiny.db")
-    assert_exact(storage.get_all_trials(1), 8)
-    storage.database.close()
-    assert not list(tmp_path.rglob("*.partial"))

@@ -38,7 +38,7 @@ BOMBS: dict[str, tuple[str, str]] = {
     "an alias of itself": ("study: &a [*a]", "found an anchor or alias"),
     "merge keys": ("a: &a {b: 1}\nc: {<<: [*a, *a]}", "found an anchor or alias"),
     "more than 1 MB": (STUDY + "#" * 1_000_000, "at most 200000 bytes"),
-    "100 MB": (STUDY + "#" * 100_000_000, "at most 200000 bytes"),
+    "20 MB": (STUDY + "#" * 20_000_000, "at most 200000 bytes"),
     "lists in lists": ("a: " + "[" * 90_000, "at most 20 levels"),
     "mappings in mappings": ("{a: " * 49_000, "at most 20 levels"),
     "block lists": ("- " * 90_000, "at most 20 levels"),
@@ -108,7 +108,7 @@ for file in sorted(Path().glob("bomb*")):
 def test_bombs_are_refused_within_a_second_and_200_mb(tmp_path: Path) -> None:
     names = {}
     for i, (name, (text, law)) in enumerate(BOMBS.items()):
-        for kind in ("study", "config") if i % 4 == 0 else ("study",):
+        for kind in ("study", "config") if i % 8 == 0 else ("study",):
             file = f"bomb_{i:02}_{kind}.yaml"
             names[file] = (name, law)
             (tmp_path / file).write_text(text)
