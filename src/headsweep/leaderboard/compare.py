@@ -41,7 +41,10 @@ def largest_difference(found: Path, expected: Path) -> Difference | None:
     """
     try:
         differences = list(_COMPARE[found.suffix](found, expected))
-    except (OSError, ValueError, KeyError, pa.ArrowException, safetensors.SafetensorError) as error:
+    except (
+        *(OSError, ValueError, TypeError, KeyError, RecursionError),
+        *(csv.Error, pa.ArrowException, safetensors.SafetensorError),
+    ) as error:
         return Difference("file", str(error), "a readable file", math.inf)
     return max(differences, key=lambda difference: difference.size, default=None)
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from headsweep.config import escapes
 from headsweep.errors import OutputError
 from headsweep.leaderboard.comparisons import compare_macro, ranks_with_ties
 from headsweep.leaderboard.page import Cell, TableCard, render
-from headsweep.leaderboard.predictions import read_predictions
+from headsweep.leaderboard.predictions import read_seeds
 from headsweep.leaderboard.statistics import N_RESAMPLES, RESAMPLING_SEED
-from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS
+from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
 from headsweep.metrics.bootstrap import patient_resamples, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
 TableRow = dict[str, str]
+
+TEXTS = ("rank", "study", "head", "features", "trial", "n_seeds", "config", "data_fingerprint")
+"""Columns of a leaderboard that hold no figure."""
 
 NOTE = (
     "Ranks are those on valid, where rows were chosen. Below a value on test stands its 95 % "
@@ -46,17 +51,53 @@ def read_board(folder: Path) -> list[TableRow]:
     """The rows of one finished study, as its `leaderboard.csv` holds them.
 
     Raises:
-        OutputError: the folder holds no leaderboard, or an empty one.
+        OutputError: the folder holds no leaderboard, an empty one, or one that names files outside
+            of it.
     """
     path = folder / "leaderboard.csv"
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-    except OSError:
+    except FileNotFoundError:
         raise OutputError(f"{path}: a finished study must have this file, found none") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise OutputError(f"{path}: a leaderboard must be a table, found {error}") from None
     if not rows:
         raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
+    for number, row in enumerate(rows, start=2):
+        if (fault := _fault(row)) is not None:
+            raise OutputError(f"{path}:{number}: {fault}")
+    if len({row["rank"] for row in rows}) < len(rows):
+        raise OutputError(f"{path}: ranks must differ, found one twice")
     return rows
+
+
+def _fault(row: TableRow) -> str | None:
+    """The first law of a leaderboard's row that this one breaks."""
+    if None in row or None in row.values():
+        return "a row must have as many cells as the header, found another number"
+    stems = stems_of(row)
+    figures = ["val/auprc_macro", "val/auprc_macro_std"]
+    figures += [f"{s}/{metric}{end}" for s in stems for metric in METRICS for end in SPREADS]
+    for name in (*TEXTS, *figures):
+        if name not in row:
+            return f"a leaderboard must have the column {name!r}, found none"
+    for name in figures:
+        if not _is_figure(row[name]):
+            return f"a figure must be a finite number or empty, found {name} = {row[name]!r}"
+    if not row["val/auprc_macro"]:
+        return "val/auprc_macro must be a number, found it empty"
+    for name in (row["config"], *stems):
+        if escapes(name) or (name in stems and set(name) & {*"/\\*?["}):
+            return f"a file must lie in the leaderboard's folder, found {name!r}"
+    return None
+
+
+def _is_figure(cell: str) -> bool:
+    try:
+        return not cell or math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def merge(folders: Sequence[Path]) -> list[Board]:
@@ -169,7 +210,7 @@ def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
 def _macro_auprc(finalist: Path, stem: str) -> tuple[float, Metric]:
     """Macro AUPRC of a finalist, the mean over its seeds, and the same on resamples (B,)."""
     files = sorted(finalist.glob(f"seed_*/predictions/{stem}.parquet"))
-    by_seed = [read_predictions(file) for file in files]
+    by_seed = read_seeds(files, finalist)
     targets = by_seed[0].targets
     scores = np.stack([seed.scores for seed in by_seed])
     resamples = patient_resamples(by_seed[0].patients, N_RESAMPLES, RESAMPLING_SEED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def read_predictions(path: Path) -> Predictions:
         labels = tuple(
             name.removeprefix(TRUE) for name in table.column_names if name.startswith(TRUE)
         )
-        return Predictions(
+        predictions = Predictions(
             path.stem,
             tuple(table["volumename"].to_pylist()),
             tuple(table["patient"].to_pylist()),
@@ -101,8 +101,35 @@ def read_predictions(path: Path) -> Predictions:
             np.stack([table[f"{TRUE}{label}"].to_numpy() for label in labels], axis=1),
             np.stack([table[f"{SCORE}{label}"].to_numpy() for label in labels], axis=1),
         )
+        targets, scores = predictions.targets, predictions.scores
+        if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
+            raise ValueError("no rows, or targets other than 0 and 1")
+        if scores.dtype != np.float32 or not np.isfinite(scores).all():
+            raise ValueError("scores that are no finite numbers")
+        return predictions
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise VerificationError(f"{path}: predictions must be readable, found {error}") from None
+
+
+def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
+    """Predictions of one split by each seed of the finalist at `place`, all of the same rows.
+
+    Raises:
+        VerificationError: a file is missing or holds something else, or there is none.
+    """
+    seeds = [read_predictions(path) for path in paths]
+    if not seeds:
+        raise VerificationError(f"{place}: a finalist must have predictions, found none")
+    first = seeds[0]
+    for path, seed in zip(paths, seeds, strict=True):
+        same = (seed.volumes, seed.patients, seed.labels) == (
+            first.volumes,
+            first.patients,
+            first.labels,
+        )
+        if not same or not np.array_equal(seed.targets, first.targets):
+            raise VerificationError(f"{path}: seeds must share rows and labels, found others")
+    return seeds
 
 
 def write_ranks(ranks: Mapping[str, NDArray[np.int64]], split: Predictions, path: Path) -> None:
@@ -112,9 +139,16 @@ def write_ranks(ranks: Mapping[str, NDArray[np.int64]], split: Predictions, path
 
 
 def read_ranks(path: Path) -> dict[str, NDArray[np.int64]]:
-    """The inverse of `write_ranks`, by direction."""
-    table = pq.read_table(path, columns=[f"rank:{direction}" for direction in DIRECTIONS])
-    return {direction: table[f"rank:{direction}"].to_numpy() for direction in DIRECTIONS}
+    """The inverse of `write_ranks`, by direction.
+
+    Raises:
+        VerificationError: the file holds something else.
+    """
+    try:
+        table = pq.read_table(path, columns=[f"rank:{direction}" for direction in DIRECTIONS])
+        return {name: table[f"rank:{name}"].cast(pa.int64()).to_numpy() for name in DIRECTIONS}
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise VerificationError(f"{path}: ranks must be readable, found {error}") from None
 
 
 def _tensors(predictor: Predictor, split: Split) -> dict[Modality, torch.Tensor]:

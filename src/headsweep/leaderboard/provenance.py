@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from headsweep.config import to_dict
+from headsweep.config import PositiveInt, Seed, escapes, explain, to_dict
 from headsweep.data.dataset import Split, row_digests
 from headsweep.durable import replacing
 from headsweep.errors import VerificationError
@@ -30,6 +31,43 @@ PROVENANCE = "provenance.json"
 DATA_ROWS = "data_rows.parquet"
 COMPARISONS = "comparisons.json"
 PACKAGES = ("headsweep", "numpy", "torch", "optuna", "pyarrow", "safetensors", "scipy")
+
+
+def _inside(name: str) -> str:
+    if escapes(name):
+        raise ValueError(f"a recorded file must lie in the leaderboard's folder, found {name!r}")
+    return name
+
+
+class _Read(BaseModel):
+    """A part of a provenance that is read again; it holds more than that."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class _Machine(_Read):
+    device: str
+    device_kind: Literal["cpu", "cuda"]
+    slots: PositiveInt
+    threads: PositiveInt
+    torch: str
+
+
+class _Finalist(_Read):
+    trial: Annotated[int, Field(ge=0)]
+    value: float
+    config: dict[str, Any]
+
+
+class _Provenance(_Read):
+    study: str
+    study_fingerprint: str
+    n_trials_searched: int
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000)]
+    finalists: Annotated[list[_Finalist], Field(min_length=1)]
+    data: dict[str, Any]
+    machine: _Machine
+    files: dict[Annotated[str, AfterValidator(_inside)], str]
 
 
 @dataclass(frozen=True)
@@ -145,15 +183,18 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """The provenance of a finished study's folder.
+    """The provenance of a finished study's folder; every file that it names lies in there.
 
     Raises:
-        VerificationError: the file is missing or no JSON.
+        VerificationError: the file is missing, no JSON, or not what a leaderboard is written with.
     """
     path = folder / PROVENANCE
     try:
         provenance: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        _Provenance.model_validate(provenance)
+    except ValidationError as error:
+        raise VerificationError(f"{path}: {explain(error, {})}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise VerificationError(
             f"{path}: a finished study must have its provenance, found {error}"
         ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,8 @@ from typing import Any
 from headsweep.errors import VerificationError
 from headsweep.leaderboard.compare import largest_difference
 from headsweep.leaderboard.comparisons import compare_rows
-from headsweep.leaderboard.predictions import Predictions, read_predictions, read_ranks
+from headsweep.leaderboard.merged import read_board
+from headsweep.leaderboard.predictions import Predictions, read_ranks, read_seeds
 from headsweep.leaderboard.provenance import COMPARISONS
 from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds, write_json
 from headsweep.leaderboard.statistics import choose_thresholds
@@ -28,10 +28,16 @@ def recompute(folder: Path) -> str:
 
     Raises:
         VerificationError: something differs; names the file and the largest difference.
+        OutputError: there is no leaderboard, or none that headsweep wrote.
     """
-    rows = _read_rows(folder / "leaderboard.csv")
+    rows = read_board(folder)
     finalists = [folder / Path(row["config"]).parent for row in rows]
-    splits = _read_json(finalists[0] / "metrics.json")
+    splits = _splits(finalists[0])
+    for finalist in finalists[1:]:
+        if (found := _splits(finalist)) != splits:
+            raise VerificationError(
+                f"{finalist / 'metrics.json'}: finalists must share splits, found {found}"
+            )
     subgroups = {name: read_subgroups_of(folder / SUBGROUPS, name) for name in splits}
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary) / "again.json"
@@ -55,26 +61,28 @@ def recompute(folder: Path) -> str:
     return f"metrics of {len(rows)} finalists follow from their predictions"
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise VerificationError(f"{path}: a leaderboard must be readable, found {error}") from None
+def _splits(finalist: Path) -> list[str]:
+    """Names of the splits that a finalist was measured on, valid first."""
+    path = finalist / "metrics.json"
+    splits = _read_json(path)
+    if not isinstance(splits, dict) or not splits or any(set(name) & {*"/\0"} for name in splits):
+        raise VerificationError(f"{path}: metrics must be by the names of splits, found others")
+    return list(splits)
 
 
 def _seed_folders(finalist: Path) -> list[Path]:
-    places = finalist.glob("seed_*")
+    places = [p for p in finalist.glob("seed_*") if p.name.removeprefix("seed_").isdecimal()]
     return sorted(places, key=lambda place: int(place.name.removeprefix("seed_")))
 
 
 def _read_seeds(finalist: Path) -> list[dict[str, Predictions]]:
     """Predictions of each seed by split, in the order of `metrics.json`."""
-    splits = _read_json(finalist / "metrics.json")
-    return [
-        {name: read_predictions(place / "predictions" / f"{name}.parquet") for name in splits}
-        for place in _seed_folders(finalist)
-    ]
+    places = [place / "predictions" for place in _seed_folders(finalist)]
+    by_split = {
+        name: read_seeds([place / f"{name}.parquet" for place in places], finalist)
+        for name in _splits(finalist)
+    }
+    return [{name: seeds[i] for name, seeds in by_split.items()} for i in range(len(places))]
 
 
 def _read_ranks(finalist: Path) -> list[dict[str, Ranks]]:
@@ -87,7 +95,7 @@ def _read_ranks(finalist: Path) -> list[dict[str, Ranks]]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VerificationError(f"{path}: the file must be readable, found {error}") from None
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headsweep.durable import replacing
+from headsweep.errors import VerificationError
 from headsweep.leaderboard.predictions import Predictions
 from headsweep.leaderboard.statistics import (
     N_RESAMPLES,
@@ -55,10 +56,17 @@ def write_subgroups(by_split: Mapping[str, tuple[Sequence[str], Attributes]], pa
 
 
 def read_subgroups_of(path: Path, split: str) -> dict[str, list[str]]:
-    """The attributes of a split's rows; empty where there is no file or none of them."""
+    """The attributes of a split's rows; empty where there is no file or none of them.
+
+    Raises:
+        VerificationError: the file holds something else.
+    """
     if not path.is_file():
         return {}
-    table = pq.read_table(path, filters=[("split", "=", split)])
+    try:
+        table = pq.read_table(path, filters=[("split", "=", split)])
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise VerificationError(f"{path}: subgroups must be readable, found {error}") from None
     columns = {name: table[name].to_pylist() for name in table.column_names[2:]}
     return {name: values for name, values in columns.items() if values and None not in values}
 

@@ -1,0 +1,155 @@
+"""A finished leaderboard from a stranger: refused in one line, and nothing beside it is read."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headsweep.errors import VerificationError
+from headsweep.leaderboard.provenance import changed_files, read_provenance
+
+OUTSIDE = ("/etc/passwd", "../secret", "finalists/../../secret", "..", "a\0b")
+WRONG = (None, -1, "x", [], {}, [[]], {"_target_": "os.system"}, float("nan"))
+READ = ("study", "study_fingerprint", "n_trials_searched", "seeds", "finalists", "data", "machine",
+        "files")  # fmt: skip
+
+
+def provenances(sound: dict[str, Any]) -> Iterator[str]:
+    """Texts of provenances that no leaderboard is written with."""
+    for name in OUTSIDE:
+        yield json.dumps(sound | {"files": {**sound["files"], name: "0" * 64}})
+    for key in READ:
+        yield json.dumps({name: value for name, value in sound.items() if name != key})
+        for value in WRONG:
+            if not ((key in ("study", "study_fingerprint") and value == "x")
+                    or (key == "n_trials_searched" and value == -1)
+                    or (key in ("data", "files") and isinstance(value, dict))):  # fmt: skip
+                yield json.dumps(sound | {key: value})
+    for key in sound["machine"].keys() & {"device", "device_kind", "slots", "threads", "torch"}:
+        yield json.dumps(sound | {"machine": sound["machine"] | {key: [1]}})
+    for key in ("trial", "value", "config"):
+        (first, *others) = sound["finalists"]
+        yield json.dumps(sound | {"finalists": [first | {key: "x"}, *others]})
+    yield from ("", "null", "[]", "{}", "{", "[" * 100_000, "9" * 10_000, "\ufeff{}")
+
+
+def assert_refused(ended: Any, what: object) -> None:
+    assert ended.code in (1, 2), (what, ended)
+    assert ended.err.startswith("Error: "), (what, ended.err)
+    assert ended.err.count("\n") == 1, (what, ended.err)
+    assert "--debug shows where" not in ended.err, (what, ended.err)
+    assert ended.out == "", what
+
+
+def test_malformed_provenance_is_refused_before_anything_is_trained(board, headsweep):
+    """Failed before its fix: keys that lacked ended in a traceback's last line, and whatever path
+    it listed was read.
+    """
+    path = board / "provenance.json"
+    sound = json.loads(path.read_text())
+    for text in provenances(sound):
+        path.write_text(text)
+        assert_refused(headsweep("leaderboard", "verify", board), text[:200])
+        with pytest.raises(VerificationError, match="provenance"):
+            read_provenance(board)
+
+
+def test_no_file_outside_of_the_folder_is_looked_at(board, monkeypatch):
+    """The digest of a file elsewhere would tell a stranger's board what it holds."""
+    (board.parent / "secret").write_text("secret")
+    sound = json.loads((board / "provenance.json").read_text())
+    assert changed_files(board, sound["files"]) == []
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or b"")
+    for name in OUTSIDE:
+        text = json.dumps(sound | {"files": {name: "0" * 64}})
+        (board / "provenance.json").write_text(text)
+        with pytest.raises(VerificationError, match="must lie in the leaderboard's folder"):
+            read_provenance(board)
+    assert read == []
+
+
+def tables(sound: Path) -> Iterator[bytes]:
+    """Contents of `leaderboard.csv` that no leaderboard has."""
+    with sound.open(newline="") as file:
+        header, first, *others = csv.reader(file)
+    text = sound.read_bytes()
+    yield from (
+        b"",
+        b"\n",
+        b"a,b\n1,2\n",
+        b"\xff" + text,
+        text + b"x\n",
+        text + b"\0",
+        b"," * 200_000,
+    )
+    yield text.splitlines(keepends=True)[0]
+    yield text + text.splitlines(keepends=True)[1]  # a rank twice
+
+    def table(names: list[str], row: list[str]) -> bytes:
+        return "\n".join(",".join(cells) for cells in (names, row, *others)).encode()
+
+    for place, name in enumerate(header):
+        if "/" in name:
+            for value in ("x", "nan", "-inf", "[]"):
+                yield table(header, [*first[:place], value, *first[place + 1 :]])
+        if name != "n_trials_searched" and not name.startswith("test"):  # which a board may lack
+            yield table([*header[:place], "other", *header[place + 1 :]], first)
+    config = header.index("config")
+    for path in (*OUTSIDE[:-1], "finalists/1/../../../x/config.yaml"):
+        yield table(header, [*first[:config], path, *first[config + 1 :]])
+    for stem in ("../../x", "/etc", "*", "a/b"):
+        yield table([name.replace("test_manual_all", stem) for name in header], first)
+
+
+def test_malformed_tables_are_refused_by_every_command(board, finished, headsweep):
+    """Failed before its fix: a column that lacked, or a cell that is no number, ended in the last
+    line of a traceback, and `config` could name any folder.
+    """
+    path = board / "leaderboard.csv"
+    ways = [("show", board), ("show", board, "--html"), ("show", finished, board),
+            ("verify", board, "--recompute"), ("show", board, "--markdown")]  # fmt: skip
+    for turn, content in enumerate([*tables(path)]):
+        path.write_bytes(content)
+        way = ways[turn % len(ways)]
+        assert_refused(headsweep("leaderboard", *way), (way, content[:300]))
+
+
+def test_malformed_predictions_and_metrics_are_refused(board, finished, headsweep):
+    """Failed before its fix: seeds of other rows, or no numbers at all, passed the reader."""
+    finalist = board / "finalists" / "1"
+    predictions = finalist / "seed_0" / "predictions" / "test_manual_all.parquet"
+    table = pq.read_table(predictions)
+    (score, *_) = (name for name in table.column_names if name.startswith("y_score:"))
+    (true, *_) = (name for name in table.column_names if name.startswith("y_true:"))
+    n = len(table)
+    changes = {
+        "no rows": table.slice(0, 0),
+        "other rows": table.slice(1),
+        "no labels": table.select(["volumename", "patient"]),
+        "text": table.set_column(table.column_names.index(score), score, pa.array(["x"] * n)),
+        "nothing": table.set_column(table.column_names.index(score), score, pa.nulls(n)),
+        "a class 7": table.set_column(
+            table.column_names.index(true), true, pa.array([7] * n, pa.uint8())
+        ),
+    }
+    sound = predictions.read_bytes()
+    ways = (("show", finished, board), ("verify", board, "--recompute"))
+    for name, changed in changes.items():
+        pq.write_table(changed, predictions)
+        for way in ways:
+            assert_refused(headsweep("leaderboard", *way), (name, way))
+    for content in (b"", sound[: len(sound) // 2], b"PAR1" * 100):
+        predictions.write_bytes(content)
+        for way in ways:
+            assert_refused(headsweep("leaderboard", *way), (content[:10], way))
+    predictions.write_bytes(sound)
+    metrics = finalist / "metrics.json"
+    for text in ("", "[]", "{}", '{"../../x": 1}', '{"absent": {}}', "[" * 100_000):
+        metrics.write_text(text)
+        assert_refused(headsweep("leaderboard", "verify", board, "--recompute"), text[:50])
