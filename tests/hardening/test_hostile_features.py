@@ -7,6 +7,7 @@ ones and are packed.
 import json
 import os
 import struct
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -224,6 +225,23 @@ def test_a_big_endian_pt_is_converted(root: Path) -> None:
                 content = SOUND.astype(">f4").tobytes()
             archive.writestr(name, content)
     np.testing.assert_array_equal(packing.read_feature(path), SOUND)
+
+
+def test_headers_are_parsed_one_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the lock a sound file was refused, on CPython 3.11, when threads met in `ast`."""
+    for volume in VOLUMES:
+        write_sound(root / f"features/image/{volume}.npy")
+    parsed, at_once = np.lib.format.read_array_header_1_0, []
+
+    def parse(file: object) -> object:
+        at_once.append(file)
+        time.sleep(0.05)  # without a lock another thread of the pool comes in
+        assert len(at_once) == 1
+        at_once.pop()
+        return parsed(file)
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", parse)
+    assert pack_in(root, ".npy").matrix.shape == (3, WIDTH)
 
 
 @pytest.mark.parametrize("what", ["written anew", "written in half", "removed"])

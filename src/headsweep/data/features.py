@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +141,11 @@ def _read_array(path: Path, file: IO[bytes]) -> NDArray[Any]:
     return _read_values(path, file, math.prod(shape), dtype)
 
 
+_PARSING = threading.Lock()
+"""NumPy reads a header by `ast`, which counts its depth for all threads of CPython 3.11 together:
+of two at once, one may fail with "recursion depth mismatch"."""
+
+
 def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether columns come first, and type."""
     version = npy_format.read_magic(file)
@@ -149,7 +155,8 @@ def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np
     }
     if version not in read_header:
         raise FeatureError(f"{path}: the npy format must be 1.0 or 2.0, found {version}")
-    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read_header[version](file)
+    with _PARSING:
+        header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read_header[version](file)
     return header
 
 
