@@ -831,7 +831,6 @@ def fault_of(case: Case, headsweep: Callable[..., Ended]) -> str | None:
 
 
 def test_every_bad_input_ends_in_one_line_and_leaves_nothing(place: Path, headsweep) -> None:
-    """Fails with, for example, `MAX_DIGITS` or the check of `hyperband` taken out."""
     tried: Counter[str] = Counter()
     seen: set[str] = set()
     faults: list[str] = []

@@ -188,7 +188,7 @@ def test_whoever_writes_names_the_origin():
 
 
 def test_it_listens_on_the_loopback_alone(storage, monkeypatch, capsys):
-    """Bound to 127.0.0.1 whatever the machine's other addresses; a mutation of `LOOPBACK` fails."""
+    """Bound to 127.0.0.1 whatever the machine's other addresses; fails for `LOOPBACK` 0.0.0.0."""
     bound = []
 
     class StoppedError(Exception):

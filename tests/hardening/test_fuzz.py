@@ -106,7 +106,6 @@ def with_value(node: dict, path: tuple, value: object) -> object:
 @fuzzed
 @given(data=st.data())
 def test_study_files_with_other_values(tmp_path: Path, data: st.DataObject) -> None:
-    """Fails when a section of the schema takes what it does not name."""
     document: object = DOCUMENT
     for _ in range(data.draw(st.integers(1, 3))):
         if isinstance(document, dict):

@@ -2,8 +2,9 @@
 
 Each gadget below runs code when something instantiates it; a file that it would make, the canary,
 must stay absent wherever the gadget is put. Tried by hand, the tests fail when the YAML loader is
-`yaml.UnsafeLoader` without the check of tags, when the composed config is handed to
-`hydra.utils.instantiate`, and when `compose` lets Hydra look for any group choice.
+`yaml.UnsafeLoader` without the check of tags, when what an override or a config
+file holds is handed to `hydra.utils.instantiate`, and when `compose` lets Hydra look for any group
+choice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """A sentinel password is in no byte that a whole search leaves behind (bar 6).
 
 `tests/studies/test_passwords.py` holds the same of the storage alone: its URL, errors and pickles.
-Each fails when `shown_url` or `Database.public_url` keep the password, or when the launcher puts
-the storage's URL on a command line.
 """
 
 from __future__ import annotations

@@ -243,9 +243,7 @@ def template(tmp_path: Path) -> None:
 
 
 def test_histories_of_a_store() -> None:
-    """Failed before its fixes: a worker that died before the clock was set back by two hours held
-    up the study for that time; a trial whose worker failed was handed back without end.
-    """
+    """Fails when `claim` starts one trial more than the budget leaves."""
     run_state_machine_as_test(
         Store,
         settings=settings(

@@ -1,8 +1,9 @@
 """Files that would eat the machine are refused before they are built: within a second and 200 MB.
 
 All bombs go off in one child process, which measures its own processor time and peak of memory, so
-that a busy machine fails nothing. Tried by hand, each limit of `headsweep.documents` and
-`headsweep.compose.MAX_CHARACTERS` that is lifted makes the test fail.
+that a busy machine fails nothing. Tried by hand, each limit of `headsweep.documents`, its law on
+anchors, and `MAX_CHARACTERS` and `MAX_MARKS` of `headsweep.compose` that is lifted makes the test
+fail.
 """
 
 from __future__ import annotations
