@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -70,25 +71,33 @@ def states(storage: BatchedStorage) -> Counter[str]:
     return Counter(trial.state.name for trial in storage.get_all_trials(1))
 
 
-def processes_of(tmp_path: Path) -> list[Path]:
-    """Processes that were told of the test's store, by their environment."""
+@dataclass(frozen=True)
+class Running:
+    """A process that was told of a test's store."""
+
+    pid: int
+    command: bytes
+    environment: dict[str, str]
+
+
+def processes_of(tmp_path: Path) -> list[Running]:
+    """Found by their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if str(tmp_path).encode() in (process / "environ").read_bytes():
-                found.append(process)
+            environ = (process / "environ").read_bytes()
+            command = (process / "cmdline").read_bytes()
         except OSError:
             continue
-    return [process for process in found if int(process.name) != os.getpid()]
-
-
-def variables_of(process: Path) -> dict[str, str]:
-    entries = (process / "environ").read_bytes().decode().split("\0")
-    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+        if str(tmp_path).encode() in environ and int(process.name) != os.getpid():
+            entries = environ.decode().split("\0")
+            environment = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+            found.append(Running(int(process.name), command, environment))
+    return found
 
 
 def test_workers_survive_a_death_and_meet_the_budget_exactly(
-    tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, long_storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One worker is killed once it holds trials; a new one starts in its place.
 
@@ -102,26 +111,25 @@ def test_workers_survive_a_death_and_meet_the_budget_exactly(
 
     def show(summary: Summary) -> None:
         seen.append(summary)
-        workers = processes_of(tmp_path)
-        for worker in workers:
-            environment = variables_of(worker)
+        for worker in processes_of(tmp_path):
+            environment = worker.environment
             gpus = given.setdefault(environment["HEADSWEEP_WORKER"], set())
             gpus.add(environment["CUDA_VISIBLE_DEVICES"])
-        commands.update((worker / "cmdline").read_bytes() for worker in workers)
-        if workers and not killed:
-            killed.append(int(workers[0].name))
-            os.kill(killed[0], signal.SIGKILL)
+            commands.add(worker.command)
+            if len(given) == 2 and not killed:
+                killed.append(worker.pid)
+                os.kill(worker.pid, signal.SIGKILL)
 
-    summary = launch(storage, tmp_path, show)
+    summary = launch(long_storage, tmp_path, show)
     assert killed
     assert summary.finished == BUDGET == seen[-1].finished
-    assert states(storage)["RUNNING"] == states(storage)["WAITING"] == 0
-    assert {trial.user_attrs["worker"] for trial in storage.get_all_trials(1)}
+    assert states(long_storage)["RUNNING"] == states(long_storage)["WAITING"] == 0
+    assert {trial.user_attrs["worker"] for trial in long_storage.get_all_trials(1)}
     assert commands
     assert not any(b"sqlite" in command for command in commands)
     # The worker that took the dead one's place is the same, on the same slice.
     assert sorted(given.values(), key=str) == [{SLICES[0]}, {SLICES[1]}]
-    assert {t.user_attrs["worker"] for t in storage.get_all_trials(1)} <= set(given)
+    assert {t.user_attrs["worker"] for t in long_storage.get_all_trials(1)} <= set(given)
     assert f"{summary.states['COMPLETE']} complete" in line(summary)
     assert "of the epochs not trained" in saved(summary)
     assert processes_of(tmp_path) == []
