@@ -112,6 +112,8 @@ def test_interrupted_on_real_data_and_resumed_to_the_same_bits(
     with subprocess.Popen(
         [sys.executable, "-m", "headsweep", *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whoever starts the tests in the background has Ctrl-C ignored by all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         while epochs_in(folder) < 3 and process.poll() is None:
             time.sleep(0.005)

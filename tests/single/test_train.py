@@ -53,7 +53,7 @@ def test_a_multirun_trains_each_combination_in_its_own_folder(
         f"files: {folder}" for folder in folders
     ]
     for seed, folder in enumerate(folders):
-        assert {file.name for file in folder.iterdir()} == FILES
+        assert {file.name for file in folder.glob("[!.]*")} == FILES
         assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["seed"] == seed
     alone = tmp_path / "alone"
     run("train", *SHORT, *small_data, f"paths.checkpoint_dir={alone}", "training.seed=2")

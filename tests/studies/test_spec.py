@@ -108,7 +108,7 @@ BAD = [
     ("sampler.name", "tpa", "sampler.name: every key must be known, found 'tpa'; the nearest"),
     ("sampler.multivariate", True, "sampler.multivariate: every key must be known"),
     ("sampler.seed", 3, "sampler.seed: every key must be known"),
-    ("pruner.min_resource", "auto", "pruner.min_resource: must be an integer above 0, found 'auto'"),
+    ("pruner.min_resource", "auto", "min_resource: must be an integer above 0, found 'auto'"),
     ("pruner.min_resource", 0, "pruner.min_resource: must be an integer above 0, found 0"),
     ("pruner.reduction_factor", 2.5, "pruner.reduction_factor: must be of type int, found 2.5"),
     ("finalists.seeds", [1, 1], "finalists: seeds must differ, found [1, 1]"),
