@@ -14,6 +14,8 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 
+pytestmark = pytest.mark.xdist_group("browser")
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:

@@ -69,6 +69,9 @@ class Board:
         return {"sex": [{"M": "male", "F": "female"}[row["PatientSex"]] for row in rows]}
 
 
+pytestmark = pytest.mark.xdist_group("independent")
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, data) -> Study:
     """A retrieval study: it has all that other studies have, and ranks besides.

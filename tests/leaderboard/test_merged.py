@@ -12,6 +12,8 @@ from headsweep.leaderboard.merged import merge, read_board, to_csv, to_html, to_
 from headsweep.leaderboard.predictions import read_predictions, write_predictions
 from tests.leaderboard.conftest import make_study
 
+pytestmark = pytest.mark.xdist_group("merged")
+
 
 @pytest.fixture(scope="module")
 def on_text(tmp_path_factory, data):

@@ -16,6 +16,8 @@ __all__ = ["page"]
 HEADS, INPUTS = ("linear", "mlp", "retrieval"), ("visual", "text", "both")
 STUDIES = [f"{head}-{features}" for head, features in product(HEADS, INPUTS)]
 
+pytestmark = pytest.mark.xdist_group("nine studies")
+
 
 @pytest.fixture(scope="module")
 def boards(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
