@@ -184,7 +184,7 @@ def test_another_time_zone_changes_no_time(
 
 
 def test_features_written_while_the_clock_was_back_are_packed_again(tmp_path: Path) -> None:
-    """Fails when a pack is current whenever its files are older than it is."""
+    """A pack is not current by its age alone."""
     from headsweep.config import ColumnsConfig
     from headsweep.data.manifest import read_manifest
 
