@@ -91,7 +91,7 @@ def test_a_full_disk_stops_a_worker_and_harms_nothing(tmp_path: Path, disk: Disk
     assert 0 < len(before) < BUDGET
 
     disk.enlarge()
-    work_here(url, CurveEngine(slots=32), lease_s=1.0)
+    work_here(url, CurveEngine(slots=32), lease_s=10.0)
     storage = open_storage(url)
     assert_exact(storage.get_all_trials(study_id), BUDGET)
     assert summarize("probe", storage).states["FAIL"] == 0
