@@ -31,6 +31,7 @@ from pathlib import Path
 
 ROOT, PACKAGE = Path(__file__).parents[1], Path("src", "headsweep")
 STORE = ("studies/test_judging.py", "workers/test_worker.py", "studies/test_storage_contract.py")
+LEDGER = "studies/test_ledger.py"
 TESTS: dict[str, tuple[str, ...]] = {
     **{
         f"metrics/{name}.py": (f"metrics/test_{name}.py",)
@@ -39,15 +40,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     **{f"metrics/{name}.py": (f"metrics/test_{name}.py",) for name in ("resampled_t", "retrieval")},
     "metrics/thresholds.py": ("metrics/test_thresholds.py",),
     "metrics/bootstrap.py": ("metrics/test_bootstrap.py", "metrics/test_coverage.py"),
-    "studies/ledger.py": (STORE[1], *STORE[::2], "studies/test_store.py"),
-    "studies/batch.py": (*STORE[1:], "studies/test_store.py"),
-    "studies/mirror.py": (*STORE[::-1], "studies/test_store.py"),
+    "studies/ledger.py": (LEDGER, STORE[1], *STORE[::2], "studies/test_store.py"),
+    "studies/batch.py": (LEDGER, *STORE[1:], "studies/test_store.py"),
+    "studies/mirror.py": (LEDGER, *STORE[::-1], "studies/test_store.py"),
     "studies/judging.py": (*STORE[:2], "studies/test_policy.py"),
     "studies/spec.py": ("studies/test_spec.py", "studies/test_policy.py"),
     "config.py": ("test_config.py", "studies/test_spec.py"),
 }
 """The modules to break, below `src/headsweep`, and the tests of each, below `tests`."""
-STATE_MACHINE = "hardening/test_store_histories.py"
+STATE_MACHINE = "hardening/test_store_machine.py"
 SHARED = ("torch", "optuna", "sqlalchemy.orm", "psycopg", "scipy.stats", "sklearn.metrics")
 """Imported once, by the parent of all runs; nothing here imports headsweep."""
 LIMIT_S, TEST_LIMIT_S = 400, 100
@@ -149,7 +150,7 @@ def fate(copy: Path, module: str, sound: str, mutant: Mutant | None) -> str:
     path = copy / PACKAGE / module
     path.write_text(sound if mutant is None else broken(sound, mutant))
     tests = [*TESTS[module]]
-    if module.startswith("studies/") and (copy / "tests" / STATE_MACHINE).exists():
+    if module.startswith("studies/"):
         tests.append(STATE_MACHINE)
     try:
         for choice in ("not postgres and not coverage", "postgres or coverage"):

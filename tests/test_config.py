@@ -1,7 +1,8 @@
 """The config: typed, strict, and refused in one line that names place, law and value."""
 
 import json
-from typing import Any
+from importlib.metadata import EntryPoint
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from headsweep.compose import GROUPS, compose_config, override_value
 from headsweep.config import (
     BUILT_IN_HEADS,
+    HEAD_ENTRY_POINTS,
     Config,
+    HeadConfig,
     MLPConfig,
     leaf_paths,
     parse_config,
@@ -68,6 +71,7 @@ def test_the_fingerprint_follows_every_relevant_leaf_and_no_path(rate: float, ba
     assert one.fingerprint() != changed.fingerprint()
 
 
+LBFGS = {"optimizer": "lbfgs", "weight_decay": 0.1}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"trainin": {}}, "trainin: every key must be known, found 'trainin'; the nearest known key "
      "is 'training'"),
@@ -83,6 +87,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"features": {"input": "audio"}}, "features.input: "),
     ({"features": "visual"}, "features: "),
     ({"head": {"kind": "mlp", "hidden_dims": [64, 0]}}, "head.hidden_dims"),
+    ({"head": {"kind": "mlp"}, "training": LBFGS}, "head.kind must be linear with training.optimi"),
+    ({"training": LBFGS | {"precision": "bf16"}}, "training.precision must be float32 with train"),
+    ({"training": LBFGS | {"weight_decay": 0.0}}, "training.weight_decay must be greater than 0"),
 ]  # fmt: skip
 
 
@@ -94,6 +101,42 @@ def test_bad_configs_are_refused_in_one_line(data: dict[str, Any], law: str) -> 
     assert message.startswith("file.yaml: ")
     assert law in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [
+        ("head.width", 10**5),
+        ("head.depth", 100),
+        ("training.max_epochs", 10**6),
+        ("training.batch_size", 10**6),
+        ("training.seed", 2**32 - 1),
+    ],
+)
+def test_a_number_is_taken_up_to_its_bound_and_no_further(key: str, most: int) -> None:
+    mlp = Config(head=MLPConfig())
+    assert value_at(with_values(mlp, {key: most}, where="test"), key) == most
+    with pytest.raises(ConfigError, match=f"{key}.* should be less than .*, found {most + 1}"):
+        with_values(mlp, {key: most + 1}, where="test")
+
+
+class ForestConfig(HeadConfig):
+    kind: Literal["forest"] = "forest"
+    trees: int = 10
+
+
+class ForestHead:
+    config_type = ForestConfig
+
+
+def test_the_head_of_a_plug_in_brings_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package of that entry point were installed; `tests/heads` installs a real one."""
+    entry = EntryPoint("forest", f"{__name__}:ForestHead", HEAD_ENTRY_POINTS)
+    monkeypatch.setattr("headsweep.config.entry_points", lambda group: [entry])
+    config = parse_config({"head": {"kind": "forest", "trees": 7}}, where="file")
+    assert config.head == ForestConfig(trees=7)
+    with pytest.raises(ConfigError, match="one of linear, mlp, retrieval, forest, found 'tree'"):
+        parse_config({"head": {"kind": "tree"}}, where="file")
 
 
 @pytest.mark.parametrize(

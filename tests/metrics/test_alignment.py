@@ -168,6 +168,16 @@ def test_paired_and_unpaired_similarity_equal_their_definition(tied):
         assert found["unpaired_similarity"][i] == pytest.approx(np.mean(others), abs=1e-6)
 
 
+def test_without_a_row_of_another_scan_nothing_is_unpaired():
+    rows = np.eye(3, dtype=np.float32)
+    one_scan = Gallery(["a"] * 3, None, np.zeros((3, 1), dtype=np.uint8))
+    one_report = Gallery(["a", "b", "c"], ["same"] * 3, np.zeros((3, 1), dtype=np.uint8))
+    for gallery in (one_scan, one_report):
+        found = pair_similarity(rows, rows, gallery)
+        assert np.isnan(found["unpaired_similarity"]).all()
+        assert found["paired_similarity"].tolist() == [1, 1, 1]
+
+
 def one(
     queries: Rows, candidates: Rows, gallery: Gallery, relevance: Relevance, *, within: bool = False
 ) -> dict[str, NDArray[np.float64]]:

@@ -119,7 +119,7 @@ def test_what_is_undefined_has_no_interval():
 
 
 def test_the_rarer_class_is_counted_in_patients():
-    targets = np.array([[1, 0], [1, 0], [0, 0], [1, 1]], dtype=np.uint8)
+    targets = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]], dtype=np.uint8)
     patients = ["a", "a", "b", "b"]
-    assert rarer_class_patients(targets, patients).tolist() == [1, 1]
-    assert rarer_class_patients(targets[:2], patients[:2]).tolist() == [0, 0]
+    assert rarer_class_patients(targets, patients).tolist() == [1, 1, 2]
+    assert rarer_class_patients(targets[:2], patients[:2]).tolist() == [0, 0, 1]
