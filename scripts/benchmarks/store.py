@@ -58,10 +58,10 @@ sys.path.insert(0, str(REPOSITORY))
 from tests.postgres import Server, new_server  # noqa: E402
 
 from headsweep.settings import WorkerSettings  # noqa: E402
-from headsweep.studies.batch import Changes, end_trials, write_details, write_heartbeats  # noqa: E402
+from headsweep.studies.batch import Changes, detail_rows, end_rows, heartbeat_rows, upsert  # noqa: E402
 from headsweep.studies.definition import StudySpec  # noqa: E402
 from headsweep.studies.ledger import insert_trials  # noqa: E402
-from headsweep.studies.schema import trial_id, utc_now  # noqa: E402
+from headsweep.studies.schema import HEARTBEATS, trial_id, utc_now  # noqa: E402
 from headsweep.studies.session import join  # noqa: E402
 from headsweep.studies.space import distribution, suggest  # noqa: E402
 from headsweep.studies.spec import load_study_file  # noqa: E402
@@ -314,11 +314,11 @@ def fill_database(spec: StudySpec, url: str, cell: Cell) -> None:
             )
             for key, trial in zip(keys, trials, strict=True)
         }
-        write_details(connection, changes)
         by_key = dict(zip(keys, trials, strict=True))
         ended = {k: (t.state, t.values) for k, t in by_key.items() if t.state.is_finished()}
-        end_trials(connection, ended, now)
-        write_heartbeats(connection, by_key.keys() - ended.keys(), now.replace(year=now.year + 1))
+        beats = heartbeat_rows(by_key.keys() - ended.keys(), now.replace(year=now.year + 1))
+        ends = end_rows(ended, now)
+        upsert(connection, {**detail_rows(changes), **ends, HEARTBEATS: beats})
 
     storage.database.write(write, study_id=study_id)
     storage.database.close()

@@ -6,11 +6,20 @@ in the threshold they compare it with: the noise costs the same for one slot as 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2**32)
 _GOLDEN = 0x9E3779B9
+_ALL_BITS = 0xFFFFFFFF
+
+_ROUNDS = ((16, 0x7FEB352D), (15, 0x846CA68B))
+"""Shifts and multipliers of `lowbias32`, which ends with one more shift."""
+_LAST_SHIFT = 16
+
+_BLOCK = 2**16
+"""Numbers that are drawn at once on a CPU, so that they stay in its cache."""
 
 
 def uniforms(seed: int, step: int, layer: int, count: int, device: torch.device) -> Tensor:
@@ -19,29 +28,47 @@ def uniforms(seed: int, step: int, layer: int, count: int, device: torch.device)
     The hash is `lowbias32` (C. Wellons, "Prospecting for Hash Functions", 2018) of the position,
     keyed by seed, step and layer.
     """
-    positions = torch.arange(count, dtype=torch.int32, device=device)
-    return uniforms_at(positions, signed(minibatch_key(seed, step, layer)))
+    key = minibatch_key(seed, step, layer)
+    if device.type == "cpu":
+        return torch.from_numpy(_uniforms_in_blocks(key, count))
+    return uniforms_at(torch.arange(count, dtype=torch.int32, device=device), signed(key))
 
 
 def uniforms_at(positions: Tensor, keys: int | Tensor) -> Tensor:
     """The same stream at int32 positions of any shape; keys are int32 too, and broadcast."""
     x = positions + keys
-    x ^= (x >> 16) & 0xFFFF
-    x *= _MULTIPLIERS[0]
-    x ^= (x >> 15) & 0x1FFFF
-    x *= _MULTIPLIERS[1]
-    x ^= (x >> 16) & 0xFFFF
+    for shift, multiplier in _ROUNDS:
+        x ^= (x >> shift) & (_ALL_BITS >> shift)
+        x *= signed(multiplier)
+    x ^= (x >> _LAST_SHIFT) & (_ALL_BITS >> _LAST_SHIFT)
     return x.float().mul_(2.0**-32).add_(0.5)
 
 
-def drop(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
-    """`x / (1 - dropout)` where `noise`, uniform and of the same shape, exceeds `dropout`, else 0.
+def _uniforms_in_blocks(key: int, count: int) -> NDArray[np.float32]:
+    """The same stream in half the time: NumPy has unsigned integers, and blocks stay in cache."""
+    stream = np.empty(count, np.float32)
+    for start in range(0, count, _BLOCK):
+        block = stream[start : start + _BLOCK]
+        x = np.arange(start, start + len(block), dtype=np.uint32)
+        x += np.uint32(key)
+        for shift, multiplier in _ROUNDS:
+            x ^= x >> shift
+            x *= np.uint32(multiplier)
+        x ^= x >> _LAST_SHIFT
+        np.multiply(x.view(np.int32), np.float32(2.0**-32), out=block, casting="unsafe")
+        block += np.float32(0.5)
+    return stream
 
-    Linear in `x`, so the backward pass is the same function of the error. A threshold kernel is
-    an order of magnitude faster on a CPU than a product with a boolean mask.
+
+def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
+    """`x` where `noise`, uniform and of the same shape, exceeds `dropout`, else 0.
+
+    Linear in `x`, so the backward pass is the same function of the error. What is kept is not
+    scaled. A threshold kernel is an order of magnitude faster on a CPU than a product with a
+    boolean mask.
     """
-    kept: Tensor = torch.ops.aten.threshold_backward(x, noise, dropout)
-    return kept.mul_(1 / (1 - dropout))
+    x_kept: Tensor = torch.ops.aten.threshold_backward(x, noise, dropout)
+    return x_kept
 
 
 def minibatch_key(seed: int, step: int, layer: int) -> int:
@@ -56,9 +83,8 @@ def signed(key: int) -> int:
 
 def _mix(x: int) -> int:
     """`lowbias32` of one unsigned integer."""
-    x &= 0xFFFFFFFF
-    x ^= x >> 16
-    x = x * 0x7FEB352D & 0xFFFFFFFF
-    x ^= x >> 15
-    x = x * 0x846CA68B & 0xFFFFFFFF
-    return x ^ x >> 16
+    x &= _ALL_BITS
+    for shift, multiplier in _ROUNDS:
+        x ^= x >> shift
+        x = x * multiplier & _ALL_BITS
+    return x ^ x >> _LAST_SHIFT

@@ -27,8 +27,12 @@ class Optimizer(ABC):
         self.bind(params, grads)
 
     def bind(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Go on with the same parameters and gradient buffers at another place in memory."""
-        self.params, self.grads = list(params), list(grads)
+        """Go on with the same parameters and gradient buffers at another place in memory.
+
+        An update knows no neighbours, so it runs through memory: PyTorch's kernels would lay a
+        copy of a gradient out anew where it is stored column by column.
+        """
+        self.params, self.grads = in_memory_order(params), in_memory_order(grads)
 
     def clip(self) -> None:
         """Clip the gradients in place, where the config says so; the step's last allocation."""
@@ -51,8 +55,9 @@ class AdamW(Optimizer):
         self, params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
     ) -> None:
         super().__init__(params, grads, training)
-        self.exp_avgs = [torch.zeros_like(p) for p in self.params]
-        self.exp_avg_sqs = [torch.zeros_like(p) for p in self.params]
+        self.exp_avgs = [torch.zeros_like(p) for p in params]
+        self.exp_avg_sqs = [torch.zeros_like(p) for p in params]
+        self.averages = in_memory_order(self.exp_avgs), in_memory_order(self.exp_avg_sqs)
         self.count = torch.zeros((), device=self.params[0].device)
         self.counts = [self.count] * len(self.params)
 
@@ -68,8 +73,7 @@ class AdamW(Optimizer):
         torch._fused_adamw_(
             self.params,
             self.grads,
-            self.exp_avgs,
-            self.exp_avg_sqs,
+            *self.averages,
             [],
             self.counts,
             lr=learning_rate,
@@ -89,7 +93,8 @@ class SGD(Optimizer):
         self, params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
     ) -> None:
         super().__init__(params, grads, training)
-        self.momenta = [torch.zeros_like(p) for p in self.params]
+        self.momenta = [torch.zeros_like(p) for p in params]
+        self.stored_momenta = in_memory_order(self.momenta)
 
     def moments(self) -> dict[str, Tensor]:
         """The momenta."""
@@ -100,7 +105,7 @@ class SGD(Optimizer):
         torch._fused_sgd_(
             self.params,
             self.grads,
-            self.momenta,
+            self.stored_momenta,
             lr=learning_rate,
             momentum=self.training.momentum,
             weight_decay=self.training.weight_decay,
@@ -109,6 +114,11 @@ class SGD(Optimizer):
             maximize=False,
             is_first_step=False,  # momenta start at zero, so the first step is like the others
         )
+
+
+def in_memory_order(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views `(n,)` of dense tensors: their elements as they lie in memory."""
+    return [t.as_strided((t.numel(),), (1,)) for t in tensors]
 
 
 def make_optimizer(

@@ -15,17 +15,14 @@ from optuna.trial import TrialState
 from sqlalchemy import (
     JSON,
     Connection,
-    Executable,
     Select,
     Table,
     Text,
-    Update,
     bindparam,
     cast,
     column,
     func,
     select,
-    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -33,6 +30,7 @@ from headsweep.studies.schema import (
     HEARTBEATS,
     PARAMS,
     REPORTS,
+    STUDY_ATTRS,
     SYSTEM_ATTRS,
     TRIALS,
     USER_ATTRS,
@@ -42,6 +40,21 @@ from headsweep.studies.schema import (
     stored_report,
     stored_value,
 )
+
+Rows = Mapping[Table, Sequence[Mapping[str, Any]]]
+"""By table; the rows of one table have the same columns."""
+
+KEYS: Mapping[Table, tuple[str, ...]] = {
+    STUDY_ATTRS: ("study_id", "key"),
+    TRIALS: ("trial_id",),
+    PARAMS: ("trial_id", "param_name"),
+    REPORTS: ("trial_id", "step"),
+    VALUES: ("trial_id", "objective"),
+    USER_ATTRS: ("trial_id", "key"),
+    SYSTEM_ATTRS: ("trial_id", "key"),
+    HEARTBEATS: ("trial_id",),
+}
+"""The columns that no two rows of a table share."""
 
 
 @dataclass
@@ -67,40 +80,9 @@ def write_changes(
     """
     running = lock_running(connection, changes)
     kept = {key: change for key, change in changes.items() if key in running}
-    write_details(connection, kept)
-    end_trials(connection, {key: c.end for key, c in kept.items() if c.end is not None}, now)
+    ends = {key: change.end for key, change in kept.items() if change.end is not None}
+    upsert(connection, {**detail_rows(kept), **end_rows(ends, now)})
     return frozenset(changes.keys() - running)
-
-
-def write_details(connection: Connection, changes: Mapping[int, Changes]) -> None:
-    """Writes params, reports and attributes, whatever the state of the trials."""
-    upsert(
-        connection,
-        PARAMS,
-        ("trial_id", "param_name"),
-        [
-            {
-                "trial_id": key,
-                "param_name": name,
-                "param_value": float(value),
-                "distribution_json": distribution_to_json(distribution),
-            }
-            for key, change in changes.items()
-            for name, (value, distribution) in change.params.items()
-        ],
-    )
-    upsert(
-        connection,
-        REPORTS,
-        ("trial_id", "step"),
-        [
-            {"trial_id": key, "step": step, **stored_report(value)}
-            for key, change in changes.items()
-            for step, value in change.reports.items()
-        ],
-    )
-    write_attrs(connection, USER_ATTRS, {key: c.user_attrs for key, c in changes.items()})
-    write_attrs(connection, SYSTEM_ATTRS, {key: c.system_attrs for key, c in changes.items()})
 
 
 def lock_running(connection: Connection, trial_ids: Iterable[int]) -> frozenset[int]:
@@ -110,54 +92,78 @@ def lock_running(connection: Connection, trial_ids: Iterable[int]) -> frozenset[
     return frozenset(rows.scalars())
 
 
-def end_trials(
-    connection: Connection,
-    ends: Mapping[int, tuple[TrialState, Sequence[float]]],
-    now: datetime.datetime,
-) -> None:
-    """Gives trials their final states and values."""
-    values = [
-        {"trial_id": key, "objective": objective, **stored_value(value)}
-        for key, (_, values) in ends.items()
-        for objective, value in enumerate(values)
-    ]
-    upsert(connection, VALUES, ("trial_id", "objective"), values)
-    dialect = connection.dialect.name
-    for state in {state for state, _ in ends.values()}:
-        ids = bound_ids([key for key, (end, _) in ends.items() if end == state], dialect)
-        connection.execute(_ending(dialect), {"ids": ids, "end": state, "now": now})
+def detail_rows(changes: Mapping[int, Changes]) -> Rows:
+    """Params, reports and attributes."""
+    return {
+        PARAMS: [
+            {
+                "trial_id": key,
+                "param_name": name,
+                "param_value": float(value),
+                "distribution_json": distribution_to_json(distribution),
+            }
+            for key, change in changes.items()
+            for name, (value, distribution) in change.params.items()
+        ],
+        REPORTS: [
+            {"trial_id": key, "step": step, **stored_report(value)}
+            for key, change in changes.items()
+            for step, value in change.reports.items()
+        ],
+        USER_ATTRS: attr_rows({key: c.user_attrs for key, c in changes.items()}),
+        SYSTEM_ATTRS: attr_rows({key: c.system_attrs for key, c in changes.items()}),
+    }
 
 
-def write_attrs(
-    connection: Connection, table: Table, attrs: Mapping[int, Mapping[str, Any]]
-) -> None:
-    """Writes user or system attributes by trial id."""
-    rows = [
+def end_rows(
+    ends: Mapping[int, tuple[TrialState, Sequence[float]]], now: datetime.datetime
+) -> Rows:
+    """The final states and values of trials that are there."""
+    return {
+        VALUES: [
+            {"trial_id": key, "objective": objective, **stored_value(value)}
+            for key, (_, values) in ends.items()
+            for objective, value in enumerate(values)
+        ],
+        TRIALS: [
+            {"trial_id": key, "state": state.name, "datetime_complete": now}
+            for key, (state, _) in ends.items()
+        ],
+    }
+
+
+def attr_rows(attrs: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """User or system attributes by trial id."""
+    return [
         {"trial_id": key, "key": name, "value_json": json.dumps(value)}
         for key, values in attrs.items()
         for name, value in values.items()
     ]
-    upsert(connection, table, ("trial_id", "key"), rows)
 
 
-def write_heartbeats(connection: Connection, trial_ids: Iterable[int], now: Any) -> None:
-    """Says that these trials are alive at `now`."""
-    rows = [{"trial_id": key, "heartbeat": now} for key in trial_ids]
-    upsert(connection, HEARTBEATS, ("trial_id",), rows)
+def heartbeat_rows(trial_ids: Iterable[int], now: datetime.datetime) -> list[dict[str, Any]]:
+    """Signs of life at `now`."""
+    return [{"trial_id": key, "heartbeat": now} for key in trial_ids]
 
 
-def upsert(
-    connection: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> None:
-    """Inserts rows, or overwrites those of the same key."""
-    if not rows:
+def upsert(connection: Connection, rows: Rows) -> None:
+    """Inserts rows of several tables, or overwrites those of the same key.
+
+    PostgreSQL gets them in one statement, with a document for each table: an array for each column
+    takes twice as long, and a row at a time three times. The calls of SQLite are cheap.
+    """
+    shapes = tuple((table, tuple(some[0])) for table, some in rows.items() if some)
+    if not shapes:
         return
-    dialect = connection.dialect.name
-    statement = _upsert(dialect, table, tuple(key), tuple(rows[0]))
-    if dialect == "sqlite":
-        connection.execute(statement, [dict(row) for row in rows])
-    else:
-        connection.execute(statement, {"rows": json.dumps(rows, default=_as_text, allow_nan=False)})
+    if connection.dialect.name == "sqlite":
+        for table, names in shapes:
+            connection.execute(_upsert_row(table, names), list(rows[table]))
+        return
+    documents = {
+        table.name: json.dumps(rows[table], default=_as_text, allow_nan=False)
+        for table, _ in shapes
+    }
+    connection.execute(_upsert_documents(shapes), documents)
 
 
 def _as_text(value: Any) -> str:
@@ -169,20 +175,29 @@ def _as_text(value: Any) -> str:
 
 
 @cache
-def _upsert(dialect: str, table: Table, key: tuple[str, ...], names: tuple[str, ...]) -> Executable:
-    """One row at a time for SQLite, whose calls are cheap; for PostgreSQL all as one document.
+def _upsert_row(table: Table, names: tuple[str, ...]) -> sqlite.Insert:
+    insert = sqlite.insert(table)
+    return insert.on_conflict_do_update(
+        index_elements=list(KEYS[table]),
+        set_={name: insert.excluded[name] for name in names if name not in KEYS[table]},
+    )
 
-    There an array for each column takes twice as long, and a row at a time three times.
-    """
-    if dialect == "sqlite":
-        insert: sqlite.Insert | postgresql.Insert = sqlite.insert(table)
-    else:
-        columns = (column(name, table.c[name].type) for name in names)
-        document = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
-        rows = document.table_valued(*columns).render_derived(with_types=True)
-        insert = postgresql.insert(table).from_select(names, select(rows))
-    overwritten = {name: insert.excluded[name] for name in names if name not in key}
-    return insert.on_conflict_do_update(index_elements=list(key), set_=overwritten)
+
+@cache
+def _upsert_documents(shapes: tuple[tuple[Table, tuple[str, ...]], ...]) -> postgresql.Insert:
+    first, *others = (_upsert_document(table, names) for table, names in shapes)
+    return first.add_cte(*(other.cte() for other in others))
+
+
+def _upsert_document(table: Table, names: tuple[str, ...]) -> postgresql.Insert:
+    columns = (column(name, table.c[name].type) for name in names)
+    document = func.json_to_recordset(cast(bindparam(table.name, type_=Text), JSON))
+    rows = document.table_valued(*columns).render_derived(with_types=True)
+    insert = postgresql.insert(table).from_select(names, select(rows))
+    return insert.on_conflict_do_update(
+        index_elements=list(KEYS[table]),
+        set_={name: insert.excluded[name] for name in names if name not in KEYS[table]},
+    )
 
 
 @cache
@@ -192,9 +207,3 @@ def _running(dialect: str) -> Select[Any]:
     )
     # Locks nothing under SQLite, whose transactions exclude each other.
     return query.order_by(TRIALS.c.trial_id).with_for_update()
-
-
-@cache
-def _ending(dialect: str) -> Update:
-    end: dict[str, Any] = {"state": bindparam("end"), "datetime_complete": bindparam("now")}
-    return update(TRIALS).where(among(TRIALS.c.trial_id, "ids", dialect)).values(end)

@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    null,
     select,
     update,
 )
@@ -31,12 +32,13 @@ from sqlalchemy import (
 from headsweep.errors import SearchError
 from headsweep.studies.batch import (
     Changes,
-    end_trials,
+    attr_rows,
+    detail_rows,
+    end_rows,
+    heartbeat_rows,
     lock_running,
-    write_attrs,
+    upsert,
     write_changes,
-    write_details,
-    write_heartbeats,
 )
 from headsweep.studies.mirror import Mirror
 from headsweep.studies.schema import (
@@ -103,16 +105,14 @@ def claim(
     Raises:
         SearchError: more than `max_failures` trials failed by themselves.
     """
-    # Stock Optuna numbers its trials under a lock on this row.
-    connection.execute(_LOCK_ON_STUDY, {"study": mirror.study_id})
-    now = database_now(connection)
+    now, n_trials = _open_books(connection, mirror.study_id)
     mirror.sync(connection)
     if reap(connection, mirror, now, lease_s=lease_s, max_retries=max_retries):
         mirror.sync(connection)
     _stop_after_failures(mirror, max_failures)
     running = mirror.in_state(TrialState.RUNNING)
     spent = mirror.n_finished + len(running)
-    left = max(0, budget(connection, mirror.study_id) - spent)
+    left = max(0, n_trials - spent)
     waiting = mirror.in_state(TrialState.WAITING)[: min(n_wanted, left)]
     trials = (
         *_start_waiting(connection, [trial_id(trial) for trial in waiting], now),
@@ -120,8 +120,8 @@ def claim(
     )
     claimed = [trial_id(trial) for trial in trials]
     runs_it = {WORKER: worker, HOST: host}
-    write_attrs(connection, USER_ATTRS, dict.fromkeys(claimed, runs_it))
-    write_heartbeats(connection, claimed, now)
+    signatures = attr_rows(dict.fromkeys(claimed, runs_it))
+    upsert(connection, {USER_ATTRS: signatures, HEARTBEATS: heartbeat_rows(claimed, now)})
     others = [trial_id(t) for t in running if trial_id(t) not in mirror.own] if not claimed else []
     signed = tuple(altered(trial, user_attrs={**trial.user_attrs, **runs_it}) for trial in trials)
     return Claims(signed, len(heartbeats(connection, others)), left - len(trials))
@@ -129,7 +129,8 @@ def claim(
 
 def renew(connection: Connection, trial_ids: Iterable[int]) -> None:
     """Says that these trials are alive."""
-    write_heartbeats(connection, trial_ids, database_now(connection))
+    now = database_now(connection)
+    upsert(connection, {HEARTBEATS: heartbeat_rows(trial_ids, now)})
 
 
 def reap(
@@ -154,7 +155,8 @@ def reap(
         "now": now,
     }
     doubtful = connection.execute(_doubtful(dialect), bounds).all()
-    write_heartbeats(connection, [row.trial_id for row in doubtful if row.heartbeat > now], now)
+    ahead = [row.trial_id for row in doubtful if row.heartbeat > now]
+    upsert(connection, {HEARTBEATS: heartbeat_rows(ahead, now)})
     stale = [row.trial_id for row in doubtful if row.heartbeat <= now]
     dead = fetch_trials(connection, lock_running(connection, stale)) if stale else []
     _bury(connection, mirror.study_id, dead, "its lease ran out", max_retries=max_retries)
@@ -197,8 +199,9 @@ def _bury(
     lost = [t for t in dead if not crashed or retries[trial_id(t)] < max_retries]
     _succeed(connection, study_id, lost, reason, crashed=crashed)
     fault = f"its worker died {max_retries + 1} times"
-    write_attrs(connection, USER_ATTRS, {trial_id(t): {FAILURE: fault} for t in poison})
-    end_trials(connection, {trial_id(trial): (TrialState.FAIL, ()) for trial in dead}, utc_now())
+    faults = attr_rows({trial_id(trial): {FAILURE: fault} for trial in poison})
+    ends = {trial_id(trial): (TrialState.FAIL, ()) for trial in dead}
+    upsert(connection, {USER_ATTRS: faults, **end_rows(ends, utc_now())})
     _forget_rungs(connection, dead)
 
 
@@ -245,11 +248,6 @@ def heartbeats(connection: Connection, trial_ids: Sequence[int]) -> dict[int, da
     return {row.trial_id: row.heartbeat for row in rows}
 
 
-def budget(connection: Connection, study_id: int) -> int:
-    """The number of trials that the study is to finish."""
-    return int(json.loads(connection.execute(_BUDGET, {"study": study_id}).scalar_one()))
-
-
 def database_now(connection: Connection) -> datetime.datetime:
     """Naive UTC by the clock that all workers of the database share."""
     if connection.dialect.name == "sqlite":
@@ -257,6 +255,12 @@ def database_now(connection: Connection) -> datetime.datetime:
     now = connection.exec_driver_sql("SELECT clock_timestamp() AT TIME ZONE 'UTC'").scalar_one()
     assert isinstance(now, datetime.datetime)
     return now
+
+
+def _open_books(connection: Connection, study_id: int) -> tuple[datetime.datetime, int]:
+    """The time, and the number of trials that the study is to finish; nobody else adds trials."""
+    row = connection.execute(_books(connection.dialect.name), {"study": study_id}).one()
+    return row.now or utc_now(), int(json.loads(row.value_json))
 
 
 def _start_waiting(
@@ -330,8 +334,8 @@ def _succeed(
                 if not name.startswith(RUNG_PREFIX)
             },
         )
-    write_details(connection, changes)
-    write_attrs(connection, USER_ATTRS, {trial_id(t): {LOST: reason} for t in trials})
+    upsert(connection, detail_rows(changes))
+    upsert(connection, {USER_ATTRS: attr_rows({trial_id(t): {LOST: reason} for t in trials})})
 
 
 def _forget_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None:
@@ -362,13 +366,17 @@ def _stop_after_failures(mirror: Mirror, max_failures: int) -> None:
 
 # Statements are made once: their making costs as much as their running.
 
-_LOCK_ON_STUDY = (
-    select(STUDIES.c.study_id).where(STUDIES.c.study_id == bindparam("study")).with_for_update()
-)
-_BUDGET = select(STUDY_ATTRS.c.value_json).where(
-    STUDY_ATTRS.c.study_id == bindparam("study"), STUDY_ATTRS.c.key == N_TRIALS
-)
 _NEW_TRIALS = insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
+
+
+@cache
+def _books(dialect: str) -> Select[Any]:
+    """Takes the lock on the study's row, under which stock Optuna numbers its trials."""
+    now = func.timezone("UTC", func.clock_timestamp()) if dialect == "postgresql" else null()
+    query = select(now.label("now"), STUDY_ATTRS.c.value_json)
+    query = query.join_from(STUDIES, STUDY_ATTRS, STUDY_ATTRS.c.study_id == STUDIES.c.study_id)
+    mine = query.where(STUDIES.c.study_id == bindparam("study"), STUDY_ATTRS.c.key == N_TRIALS)
+    return mine.with_for_update(of=STUDIES)
 
 
 @cache

@@ -218,4 +218,4 @@ def _write_attrs(connection: Connection, study_id: int, attrs: Mapping[str, Any]
         {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
         for key, value in attrs.items()
     ]
-    upsert(connection, STUDY_ATTRS, ("study_id", "key"), rows)
+    upsert(connection, {STUDY_ATTRS: rows})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headsweep.config import MLPConfig
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.losses import gradient_, loss_settings
-from headsweep.engine.noise import drop, uniforms
+from headsweep.engine.noise import kept, uniforms
 from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
@@ -42,6 +42,7 @@ class _Layer:
     pre: Tensor
     """Input of the activation; for relu and tanh its output, which is all they need."""
     noise: Tensor | None
+    """None also where `pre` tells what was dropped."""
 
 
 class MLPTrainer(SingleTrainer[MLPBatch]):
@@ -68,11 +69,10 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
             layer, a = self._forward_layer(depth, width, a, batch)
             layers.append(layer)
         weight, bias = self.params[-2:]
-        error = gradient_(torch.addmm(bias, a, weight.T), batch.targets, self.loss)
+        logits = torch.addmm(bias, a, weight.T, alpha=self._gain(len(layers)))
+        error = gradient_(logits, batch.targets, self.loss)
         error.mul_(1 / error.numel())
-        torch.mm(error.T, a, out=self.grads[-2])
-        torch.sum(error, 0, out=self.grads[-1])
-        error = error @ weight
+        error = self._backward_linear(len(layers), a, error)
         for depth in reversed(range(len(layers))):
             error = self._backward_layer(depth, layers[depth], error)
 
@@ -86,7 +86,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         self, depth: int, width: int, before: Tensor, batch: MLPBatch
     ) -> tuple[_Layer, Tensor]:
         weight, bias, *norm = self._layer_params(depth)
-        z = torch.addmm(bias, before, weight.T)
+        z = torch.addmm(bias, before, weight.T, alpha=self._gain(depth))
         normed = None
         if norm:
             linear = z
@@ -107,13 +107,15 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         noise = None
         if self.config.dropout > 0:
             noise = batch.noise[depth][: z.numel()].view_as(z)
-            a = drop(a, noise, self.config.dropout)
+            a = kept(a, noise, self.config.dropout)
+            if self.config.activation == "relu":
+                pre, noise = a, None
         return _Layer(before, normed, pre, noise), a
 
     def _backward_layer(self, depth: int, layer: _Layer, error: Tensor) -> Tensor:
         """Fill the layer's gradients; returns the error `(b, h_in)` of the layer before."""
         if layer.noise is not None:
-            error = drop(error, layer.noise, self.config.dropout)
+            error = kept(error, layer.noise, self.config.dropout)
         match self.config.activation:
             case "relu":
                 error = aten.threshold_backward(error, layer.pre, 0)
@@ -123,18 +125,30 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
                 error = aten.gelu_backward(error, layer.pre)
             case "silu":
                 error = aten.silu_backward(error, layer.pre)
-        weight, _, *norm = self._layer_params(depth)
-        first = depth * self.params_a_layer
         if layer.normed is not None:
             linear, mean, rstd = layer.normed
-            error, scale_grad, shift_grad = aten.native_layer_norm_backward(
+            norm = self._layer_params(depth)[2:]
+            error, *norm_grads = aten.native_layer_norm_backward(
                 error, linear, linear.shape[1:], mean, rstd, *norm, [True, True, True]
             )
-            self.grads[first + 2].copy_(scale_grad)
-            self.grads[first + 3].copy_(shift_grad)
-        torch.mm(error.T, layer.before, out=self.grads[first])
+            first = depth * self.params_a_layer
+            for grad, norm_grad in zip(self.grads[first + 2 : first + 4], norm_grads, strict=True):
+                grad.copy_(norm_grad)
+        return self._backward_linear(depth, layer.before, error)
+
+    def _backward_linear(self, depth: int, before: Tensor, error: Tensor) -> Tensor:
+        """Fill a linear map's gradients; returns the error `(b, h_in)` of what it read."""
+        first, gain = depth * self.params_a_layer, self._gain(depth)
+        grad = self.grads[first]
+        torch.addmm(grad, error.T, before, beta=0, alpha=gain, out=grad)
         torch.sum(error, 0, out=self.grads[first + 1])
-        return error @ weight if depth > 0 else error
+        if depth == 0:
+            return error
+        return torch.addmm(before, error, self.params[first], beta=0, alpha=gain)
+
+    def _gain(self, depth: int) -> float:
+        """What makes up for the dropped inputs of a linear map; a product scales for nothing."""
+        return 1 / (1 - self.config.dropout) if depth > 0 else 1.0
 
     def _layer_params(self, depth: int) -> list[Tensor]:
         first = depth * self.params_a_layer
