@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from headsweep.config import Config, MLPConfig, RetrievalConfig, with_values
 from headsweep.data.dataset import Split
 from headsweep.engine.engine import Engine
-from headsweep.engine.fixed import train_to_end
 from headsweep.engine.groups import group_key
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.losses import loss, loss_settings
@@ -84,9 +83,20 @@ def draw_configs(study: str, n: int, epochs: int, fixed: Sequence[str], seed: in
 def by_engine(
     configs: Sequence[Config], train: Split, valid: Split, device: torch.device, slots: int
 ) -> list[float]:
-    """(a) headsweep."""
-    settings = EngineSettings(device=str(device), slots=slots)
-    return [t.best_auprc_macro for t in train_to_end(configs, train, valid, settings)]
+    """(a) headsweep, as a search drives it: the best weights are kept, heads are not handed out."""
+    engine = Engine(train, valid, EngineSettings(device=str(device), slots=slots))
+    waiting, best = list(enumerate(configs))[::-1], [0.0] * len(configs)
+    index_of: dict[int, int] = {}
+    while waiting or index_of:
+        while waiting and engine.free:
+            index, config = waiting.pop()
+            index_of[engine.replay(config).slot] = index
+        for report in engine.run_epoch():
+            best[index_of[report.slot]] = report.best_auprc_macro
+            if report.finished:
+                del index_of[report.slot]
+                engine.evict(report.slot)
+    return best
 
 
 def one_at_a_time(

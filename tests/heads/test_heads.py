@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -122,6 +122,7 @@ def rows_to_search(draw: st.DrawFn) -> tuple[Tensor, int]:
 
 
 @given(rows_to_search())
+@example((torch.tensor([[0.0] * 56 + [torch.nan]]), 1))  # beyond the last whole block
 def test_the_largest_are_those_of_a_sort(case: tuple[Tensor, int]) -> None:
     values, k = case
     found, columns = largest(values, k)

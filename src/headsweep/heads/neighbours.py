@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 QUERY_ROWS = 256
 """Rows compared with the gallery at once: bounds memory at `QUERY_ROWS × gallery` floats."""
@@ -29,15 +30,15 @@ def neighbour_probabilities(
         Probabilities `(n, c)`.
     """
     queries, k = queries.detach(), min(neighbours, len(gallery))
+    # In float64, so that rows whose neighbours all agree tie exactly at 0 or 1 in float32;
+    # otherwise their order, and so their average precision, would be rounding noise.
+    votes = targets.double()
     compared = queries.new_empty(min(QUERY_ROWS, len(queries)), len(gallery))
     scores = []
     for rows in torch.split(queries, QUERY_ROWS):
         similarity, nearest = largest(torch.mm(rows, gallery.T, out=compared[: len(rows)]), k)
-        # In float64, so that rows whose neighbours all agree tie exactly at 0 or 1 in float32;
-        # otherwise their order, and so their average precision, would be rounding noise.
         weights = torch.softmax(similarity.double() / temperature, dim=1)
-        votes = torch.bmm(weights.unsqueeze(1), targets[nearest].double()).squeeze(1)
-        scores.append(votes.float())
+        scores.append(embedding_bag(nearest, votes, per_sample_weights=weights, mode="sum").float())
     return torch.cat(scores)
 
 
@@ -54,7 +55,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     whole = blocks * BLOCK
     # A block's members lie `blocks` columns apart, so that maxima are taken of whole vectors.
     maxima = values[:, :whole].view(-1, BLOCK, blocks).amax(dim=1)
-    if not maxima.sum().isfinite():
+    if not (maxima.sum() + values[:, whole:].sum()).isfinite():
         return torch.topk(values, k, dim=1)
     members = _largest_columns(maxima, k).unsqueeze(1) + torch.arange(0, whole, blocks).view(-1, 1)
     rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)

@@ -52,7 +52,8 @@ class RetrievalHead(Head):
     def embed(self, views: Mapping[Modality, Tensor]) -> Tensor:
         """The unit vector `(n, e)` by which neighbours are found: the chosen views together."""
         chosen = {modality: views[modality] for modality in MODALITIES_OF[self.input]}
-        return functional.normalize(join_views(self.project(chosen), self.input), dim=1)
+        unit = join_views(self.project(chosen), self.input)
+        return unit if len(chosen) == 1 else functional.normalize(unit, dim=1)
 
     def set_gallery(self, views: Mapping[Modality, Tensor], targets: Tensor) -> None:
         """Keep the embeddings of training views `(m, d)` and their targets `(m, c)`."""

@@ -114,7 +114,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
     ) -> None:
         """Symmetric InfoNCE (van den Oord et al. 2018, as in CLIP) between the two views."""
         first, second = self.modalities
-        similarity = unit[first].mul(1 / self.config.temperature) @ unit[second].T
+        similarity = _product(unit[first], unit[second].T, scale=1 / self.config.temperature)
         if batch.same is not None:
             similarity.masked_fill_(batch.same, -torch.inf)
         error = torch.softmax(similarity, dim=1).add_(torch.softmax(similarity, dim=0))
@@ -131,16 +131,20 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         Supervised contrast (Khosla et al. 2020) with label overlap as the target distribution.
         """
         chosen = MODALITIES_OF[self.retrieval.input]
-        # Views of unit length side by side have length sqrt(len(chosen)).
-        scale = len(chosen) ** -0.5
-        embedding = torch.cat([unit[m] for m in chosen], dim=1).mul_(scale)
-        similarity = embedding.mul(1 / self.config.temperature) @ embedding.T
+        # An embedding is its views side by side, brought to unit length: products of embeddings
+        # are the means of those of the views.
+        scale = 1 / (len(chosen) * self.config.temperature)
+        first, *others = [unit[m] for m in chosen]
+        similarity = _product(first, first.T, scale=scale)
+        for view in others:
+            similarity.addmm_(view, view.T, alpha=scale)
         similarity.fill_diagonal_(-torch.inf)
         error = torch.softmax(similarity, dim=1).sub_(batch.affinity)
-        weight = self.config.label_weight / (len(error) * self.config.temperature)
-        gradient = (error + error.T) @ embedding
-        for modality, part in zip(chosen, gradient.chunk(len(chosen), dim=1), strict=True):
-            grads[modality].add_(part, alpha=scale * weight)
+        error = error + error.T
+        for modality in chosen:
+            grads[modality].addmm_(
+                error, unit[modality], alpha=self.config.label_weight * scale / len(error)
+            )
 
 
 class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
@@ -194,6 +198,11 @@ def label_affinity(targets: Tensor) -> Tensor:
     total = overlap.sum(dim=1, keepdim=True)
     others = torch.ones_like(overlap).fill_diagonal_(0) / max(1, len(targets) - 1)
     return torch.where(total > 0, overlap / total.clamp_min(SMALLEST_NORM), others)
+
+
+def _product(a: Tensor, b: Tensor, *, scale: float) -> Tensor:
+    """`scale * a @ b`, scaled within the product."""
+    return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 def _through_unit_length_(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
