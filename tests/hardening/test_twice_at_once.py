@@ -154,7 +154,10 @@ def test_a_monotonic_clock_that_jumped_fences(monkeypatch: pytest.MonkeyPatch) -
 def test_another_time_zone_changes_no_time(
     storage: BatchedStorage, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when `to_local` or `to_utc` leaves the zone out: the tables hold UTC."""
+    """The tables hold UTC; a trial, as Optuna has it, the time of the zone that reads it.
+
+    Fails when `to_local` leaves the zone out, and when `utc_now` has the time of the zone.
+    """
     before = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"):
         monkeypatch.setenv("TZ", zone)
@@ -164,6 +167,9 @@ def test_another_time_zone_changes_no_time(
             session.complete(trial_id(trial), 0.5, epochs=9)
             session.flush()
             assert summarize("probe", storage).live_workers == 0
+        known = storage.get_all_trials(1)[-1]
+        assert known.datetime_start is not None
+        assert abs(datetime.datetime.now() - known.datetime_start) < datetime.timedelta(minutes=9)
         other = join(url, f"{zone}, alive")
         other.claim(1)
         assert summarize("probe", storage).live_workers == 1

@@ -225,11 +225,6 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
-def to_utc(local: datetime.datetime | None) -> datetime.datetime | None:
-    """A trial's naive local time as naive UTC."""
-    return local.astimezone(datetime.UTC).replace(tzinfo=None) if local else None
-
-
 def to_local(utc: datetime.datetime | None) -> datetime.datetime | None:
     """Naive UTC as a trial's naive local time."""
     return utc.replace(tzinfo=datetime.UTC).astimezone().replace(tzinfo=None) if utc else None
