@@ -18,9 +18,9 @@ from torch import Tensor
 from headsweep.config import MLPConfig
 from headsweep.engine.losses import LossSettings
 from headsweep.engine.noise import uniforms_at
+from headsweep.engine.optim import Optimizer
 from headsweep.engine.programs.mlp import LAYER_NORM_EPSILON
 from headsweep.engine.slots import Slot
-from headsweep.engine.updates import Update
 
 NEVER = -1.0
 """A threshold that all noise exceeds."""
@@ -52,7 +52,7 @@ class Member:
     params: list[Tensor]
     grads: list[Tensor]
     best: list[Tensor]
-    update: Update
+    optimizer: Optimizer
     loss: LossSettings
 
     @property
@@ -283,6 +283,7 @@ def lay_out(members: Sequence[Member], batch_size: int) -> Layers:
     bias, bias_grad = (members[0].params[-1].new_zeros(len(members) * n_labels) for _ in range(2))
     for member, rows_of in zip(members, _slices([n_labels] * len(members)), strict=True):
         member.move(-1, bias[rows_of], bias_grad[rows_of])
+        member.optimizer.bind(member.params, member.grads)
     return Layers(hidden, outputs, bias, bias_grad, _lay_out_noise(members, batch_size))
 
 

@@ -17,12 +17,12 @@ from headsweep.engine.capture import RecordedStep, Step, record_graph
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.losses import LossSettings, gradient_, loss_settings, stack_settings
 from headsweep.engine.noise import minibatch_key, signed
+from headsweep.engine.optim import make_optimizer
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.programs.stacked_layers import Layers, Member, lay_out
 from headsweep.engine.schedule import learning_rate
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
-from headsweep.engine.updates import make_update
 from headsweep.heads.base import Head
 from headsweep.heads.registry import build_head
 
@@ -94,11 +94,11 @@ class _Stack:
         error = self._loss_gradient(logits, targets.T).mul_(epoch.due(epoch.weights))
         self.layers.backward(traces, error)
         for member in self.members:
-            member.update.clip(member.grads)
+            member.optimizer.clip()
         rates = epoch.due(epoch.rates)
         self.counts += 1
         for k, member in enumerate(self.members):
-            member.update.step(member.params, member.grads, rates[k], self.counts[k])
+            member.optimizer.step(rates[k], self.counts[k])
         epoch.taken.add_(1)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -145,14 +145,15 @@ class StackedMLPProgram(Program):
         assert isinstance(config.head, MLPConfig)
         head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
         params = [p.detach().to(self.x.device) for p in head.parameters()]
+        grads = [torch.empty(0)] * len(params)
         self.members[slot.number] = Member(
             slot=slot,
             config=config.head,
             names=[name for name, _ in head.named_parameters()],
             params=params,
-            grads=[torch.empty(0)] * len(params),
+            grads=grads,
             best=[p.clone() for p in params],
-            update=make_update(params, config.training),
+            optimizer=make_optimizer(params, grads, config.training),
             loss=loss_settings(config.training, self.inputs.pos_weight),
         )
         self.stack = None
@@ -193,7 +194,7 @@ class StackedMLPProgram(Program):
         member = self.members[slot.number]
         weights = dict(zip(member.names, member.params, strict=True))
         best = {f"best.{n}": t for n, t in zip(member.names, member.best, strict=True)}
-        return {**weights, **best, **member.update.moments()}
+        return {**weights, **best, **member.optimizer.moments()}
 
     def best_head(self, slot: Slot) -> Head:
         """An `MLPHead` with the best weights."""
