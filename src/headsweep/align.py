@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headsweep.cli import main
-from headsweep.cli.preflight import check_output, check_stems
 from headsweep.config import Config, Modality
 from headsweep.data.ct_clip import read_ctclip_latents
 from headsweep.data.ct_rate import patient_of, scan_of
@@ -37,6 +35,7 @@ from headsweep.metrics.alignment import (
 )
 from headsweep.metrics.bootstrap import Multiplicities, patient_resamples
 from headsweep.metrics.ranking import Metric
+from headsweep.preflight import check_output, check_stems
 from headsweep.settings import cache_dir
 
 PROTOCOLS = (*RELEVANCES, REPORT_TO_VOLUME, VOLUME_TO_VOLUME)
@@ -220,4 +219,6 @@ def _summary(
 
 
 if __name__ == "__main__":
+    from headsweep.cli import main
+
     main(["align", *sys.argv[1:]])

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from headsweep.cli import main
-from headsweep.cli.preflight import check_manifests, check_output, check_stems
 from headsweep.compose import compose_config
 from headsweep.config import Config, with_values
 from headsweep.data.ct_clip import read_ctclip_scores
@@ -27,6 +25,7 @@ from headsweep.leaderboard.statistics import (
     measure,
     report_of,
 )
+from headsweep.preflight import check_manifests, check_output, check_stems
 from headsweep.settings import cache_dir
 from headsweep.train import COMMAND_LINE, config_of
 
@@ -128,4 +127,6 @@ def write_metrics(
 
 
 if __name__ == "__main__":
+    from headsweep.cli import main
+
     main(["evaluate", *sys.argv[1:]])

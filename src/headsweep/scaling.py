@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from headsweep.cli.preflight import check_output
 from headsweep.compose import compose_config, refuse_escapes
 from headsweep.config import Config, PositiveInt, Section, Seed, escapes, explain, with_values
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
@@ -35,6 +34,7 @@ from headsweep.leaderboard.statistics import finite
 from headsweep.metrics.multiplicity import benjamini_hochberg, holm
 from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
 from headsweep.metrics.resampled_t import FoldMean, corrected_mean, seeds_averaged
+from headsweep.preflight import check_output
 from headsweep.settings import EngineSettings, cache_dir
 from headsweep.studies.definition import StudyName
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from headsweep.cli import main
-from headsweep.cli.preflight import check_output
 from headsweep.compose import GROUPS, compose_config, expand_sweep, override_value
 from headsweep.config import Config, parse_config, to_dict, with_values
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
@@ -27,6 +25,7 @@ from headsweep.engine.fixed import Trained
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import ConfigError, OutputError, TrialError
 from headsweep.heads.predictor import save_predictor
+from headsweep.preflight import check_output
 from headsweep.settings import EngineSettings, cache_dir
 from headsweep.tracking import Notice, start_tracker
 
@@ -251,4 +250,6 @@ def _line(report: EpochReport) -> str:
 
 
 if __name__ == "__main__":
+    from headsweep.cli import main
+
     main(["train", *sys.argv[1:]])

@@ -74,7 +74,7 @@ def test_no_other_code_reads_a_test_manifest():
     """Two kinds of code may know test: single runs asked for, and inspection without any head."""
     named = {"leaderboard/firewall.py"}
     single_runs = {"evaluate.py", "align.py"}
-    inspection = {"data/check.py", "cli/data.py", "cli/preflight.py"}
+    inspection = {"data/check.py", "cli/data.py", "preflight.py"}
     loaders = users_of("load_test_splits") | users_of("load_splits_alone")
     assert loaders - {"data/dataset.py"} == named | single_runs
     # `compose` knows the key alone, to hold a file's paths inside of the folder of manifests.

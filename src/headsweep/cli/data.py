@@ -69,11 +69,11 @@ for command in (prepare, subsets, folds):
 @options.overrides
 def pack(overrides: tuple[str, ...]) -> None:
     """Pack the features of all manifests, for later commands to start at once."""
-    from headsweep.cli.preflight import check_manifests
     from headsweep.cli.progress import is_interactive
     from headsweep.compose import compose_config
     from headsweep.data.manifest import read_manifest
     from headsweep.data.packing import pack as pack_features
+    from headsweep.preflight import check_manifests
     from headsweep.settings import cache_dir
 
     config = compose_config(overrides, where="command line")

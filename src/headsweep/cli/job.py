@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from headsweep.cli.preflight import check_manifests, check_output, check_test_headers
 from headsweep.cli.progress import is_interactive
 from headsweep.cli.steps import check_storage, default_out, define, load_spec_file
 from headsweep.cli.tables import print_leaderboard
@@ -15,6 +14,7 @@ from headsweep.data.dataset import load_search_splits
 from headsweep.launching import progress
 from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
+from headsweep.preflight import check_manifests, check_output, check_test_headers
 from headsweep.settings import EngineSettings, cache_dir
 from headsweep.workers.worker import search_modalities
 

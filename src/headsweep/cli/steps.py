@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 from optuna.trial import TrialState
 
-from headsweep.cli.preflight import check_output
 from headsweep.errors import StorageError, StudyError
 from headsweep.leaderboard.export import write_config
+from headsweep.preflight import check_output
 from headsweep.studies.database import open_database, shown_url
 from headsweep.studies.definition import StudySpec
 from headsweep.studies.spec import load_study_file
