@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,36 @@ def test_no_file_outside_of_the_folder_is_looked_at(board, monkeypatch):
         with pytest.raises(VerificationError, match="must lie in the leaderboard's folder"):
             read_provenance(board)
     assert read == []
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "chain", "nothing", "itself", "pipe"])
+def test_links_out_of_the_folder_and_pipes_are_refused_before_they_are_read(
+    board, finished, headsweep, what
+):
+    """Failed before its fix: `show` took such boards, and whatever a link named was read. Links
+    within the folder are a board's own business.
+    """
+    outside = board.parent / "outside"
+    (outside / "seed_0").mkdir(parents=True)
+    (outside / "secret").write_text("3.14159")
+    (board / "finalists" / "1" / "best").symlink_to("seed_0")
+    assert headsweep("leaderboard", "show", board).code == 0
+    victim = board / "finalists" / "1" / "metrics.json"
+    victim.unlink()
+    if what == "pipe":
+        os.mkfifo(victim)
+    elif what == "chain":
+        (board / "between").symlink_to(outside)
+        victim.symlink_to(board / "between" / "secret")
+    else:
+        places = {"file": outside / "secret", "folder": outside, "nothing": board.parent / "none"}
+        victim.symlink_to(places.get(what, victim))
+    for way in (("show", board), ("show", finished, board), ("verify", board),
+                ("verify", board, "--recompute")):  # fmt: skip
+        ended = headsweep("leaderboard", *way)
+        assert_refused(ended, (what, way))
+        assert ("must lie in its folder" in ended.err) == (what not in ("itself", "pipe"))
+        assert "3.14" not in ended.err
 
 
 def tables(sound: Path) -> Iterator[bytes]:

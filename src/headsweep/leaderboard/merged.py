@@ -16,6 +16,7 @@ from headsweep.errors import OutputError
 from headsweep.leaderboard.comparisons import compare_macro, ranks_with_ties
 from headsweep.leaderboard.page import Cell, TableCard, render
 from headsweep.leaderboard.predictions import read_seeds
+from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.statistics import N_RESAMPLES, RESAMPLING_SEED
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
 from headsweep.metrics.bootstrap import patient_resamples, resampled_ranking
@@ -53,7 +54,9 @@ def read_board(folder: Path) -> list[TableRow]:
     Raises:
         OutputError: the folder holds no leaderboard, an empty one, or one that names files outside
             of it.
+        VerificationError: it holds a link out of it.
     """
+    check_contained(folder)
     path = folder / "leaderboard.csv"
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -180,6 +181,25 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
         if not (folder / name).is_file()
         or hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest
     ]
+
+
+def check_contained(folder: Path) -> None:
+    """Raise unless all that lies in a leaderboard's folder, links followed, is a file in it.
+
+    A stranger's link would have us read, and tell of, any file that we may read; a pipe would have
+    us wait for ever.
+    """
+    root = os.path.realpath(folder)
+    for path in folder.rglob("*"):
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(root):
+            raise VerificationError(
+                f"{path}: a leaderboard's file must lie in its folder, found a link to {real}"
+            )
+        if not real.is_file() and not real.is_dir():
+            raise VerificationError(
+                f"{path}: a leaderboard must hold files and folders alone, found neither"
+            )
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

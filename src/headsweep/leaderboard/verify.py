@@ -32,6 +32,7 @@ from headsweep.leaderboard.provenance import (
     DATA_ROWS,
     StudyFacts,
     changed_files,
+    check_contained,
     data_rows,
     fingerprints,
     machine,
@@ -64,6 +65,7 @@ def verify(folder: Path, places: Mapping[str, str] | None = None) -> str:
         VerificationError: something differs; names the file and the largest difference.
         InputError: the data can no longer be read.
     """
+    check_contained(folder)
     recorded = read_provenance(folder)
     finalists = _finalists(folder, recorded)
     settings = _settings(recorded)
