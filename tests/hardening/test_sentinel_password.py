@@ -8,10 +8,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -20,6 +18,7 @@ import pytest
 import yaml
 
 from headsweep.data.synthetic import synthesize
+from tests.polling import polling
 from tests.postgres import Server, postgres
 
 __all__ = ["postgres"]
@@ -109,29 +108,17 @@ def refused(port: int, database: str) -> list[str]:
 
 
 @contextmanager
-def watched() -> Iterator[list[bytes]]:
+def watched() -> Iterator[set[bytes]]:
     """Command lines of all processes of the machine, as they come and go."""
     seen: set[bytes] = set()
-    stop = threading.Event()
 
     def look() -> None:
-        while not stop.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.add(path.read_bytes())
-                except OSError:
-                    continue
-            time.sleep(0.2)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                seen.add(path.read_bytes())
 
-    lines: list[bytes] = []
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield lines
-    finally:
-        stop.set()
-        thread.join()
-        lines += sorted(seen)
+    with polling(look, every_s=0.2):
+        yield seen
 
 
 def test_a_whole_search_leaves_no_byte_of_it(postgres, database, tmp_path, monkeypatch, headsweep):

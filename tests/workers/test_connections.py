@@ -1,15 +1,19 @@
 """Connections to PostgreSQL: few for each worker, so that many fit under its default 100."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import Connection
 
+from headsweep.errors import StorageError
+from headsweep.studies import database
+from headsweep.studies.database import open_database
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import create_or_continue
+from tests.polling import polling
 from tests.postgres import Server
 from tests.studies.builders import make_spec
 from tests.workers.conftest import Start
@@ -25,22 +29,15 @@ def store_url(postgres: Server) -> str:
 def counted(url: str) -> Iterator[list[int]]:
     """How many connections to a database there were, looked at all the time."""
     seen: list[int] = []
-    over = threading.Event()
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    with psycopg.connect(url, autocommit=True) as connection:
 
-    def look() -> None:
-        with psycopg.connect(url, autocommit=True) as connection:
-            while not over.wait(0.005):
-                ((n,),) = connection.execute(query).fetchall()
-                seen.append(n - 1)
+        def look() -> None:
+            ((n,),) = connection.execute(query).fetchall()
+            seen.append(n - 1)
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        looking.join()
+        with polling(look, every_s=0.005):
+            yield seen
 
 
 def test_a_worker_holds_one_connection(
@@ -55,3 +52,40 @@ def test_a_worker_holds_one_connection(
             worker.join()
     assert max(seen) == 2
     assert_exact(storage.get_all_trials(study_id), 40)
+
+
+def test_a_worker_that_stands_still_in_a_transaction_holds_nobody_up(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "FROZEN_S", 1)
+    frozen = open_database(store_url)
+    other = open_database(f"{store_url}?options=-c%20statement_timeout%3D20s")
+
+    def stand_still(connection: Connection) -> None:
+        other.write(lambda c: c.exec_driver_sql("SELECT 1"), study_id=1)
+        connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(StorageError, match="idle-in-transaction timeout"):
+        frozen.write(stand_still, study_id=1)
+    for opened in (frozen, other):
+        opened.close()
+
+
+def test_a_connection_that_broke_while_it_was_idle_is_replaced(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_database(store_url)
+
+    def read() -> int:
+        return opened.read(lambda c: c.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+    for idle_s in (60.0, 0.0):
+        before = read()
+        with psycopg.connect(store_url, autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(%s, 10000)", (before,))
+        monkeypatch.setattr(database, "IDLE_S", idle_s)
+        if idle_s:
+            with pytest.raises(StorageError, match="terminating connection"):
+                read()
+        assert read() != before
+    opened.close()
