@@ -16,6 +16,7 @@ from headsweep.config import (
     Config,
     HeadConfig,
     MLPConfig,
+    escapes,
     leaf_paths,
     parse_config,
     to_dict,
@@ -118,6 +119,17 @@ def test_a_number_is_taken_up_to_its_bound_and_no_further(key: str, most: int) -
     assert value_at(with_values(mlp, {key: most}, where="test"), key) == most
     with pytest.raises(ConfigError, match=f"{key}.* should be less than .*, found {most + 1}"):
         with_values(mlp, {key: most + 1}, where="test")
+
+
+def test_a_warm_up_may_last_the_whole_training() -> None:
+    config = parse_config({"training": {"warmup_epochs": 7.0, "max_epochs": 7}}, where="file")
+    assert config.training.warmup_epochs == config.training.max_epochs
+
+
+def test_a_path_escapes_from_the_root_or_through_the_folder_above() -> None:
+    escaping = ("/etc", "..", "a/../b", "../a", "a\0b")
+    staying = ("", "a", "a/b", "..a", "a..", "./a", "a/...")
+    assert [path for path in (*escaping, *staying) if escapes(path)] == list(escaping)
 
 
 class ForestConfig(HeadConfig):

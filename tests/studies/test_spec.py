@@ -113,6 +113,7 @@ BAD = [
     ("pruner.reduction_factor", 2.5, "pruner.reduction_factor: must be of type int, found 2.5"),
     ("finalists.seeds", [1, 1], "finalists: seeds must differ, found [1, 1]"),
     ("finalists.seeds", [], "finalists.seeds"),
+    ("finalists", 3, "finalists: a section must map keys to values, found 3"),
     ("base", "head=mlp", "base: base must be a list of key=value texts, found 'head=mlp'"),
     ("base", ["head=mpl"], "base: "),
     ("space", {}, "space: a space must map config keys to dimensions"),
@@ -181,6 +182,13 @@ def test_overrides_change_the_file_or_follow_its_base(tmp_path: Path) -> None:
     assert spec.n_trials == 3
     assert spec.finalists.seeds == (5, 6)
     assert spec.config.training.weight_decay == 0.5
+
+
+def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"study\.n_trials\.x must lie in a section, found 40"):
+        make_spec(tmp_path, "study.n_trials.x=3")
+    with pytest.raises(StudyError, match=r"sampler\.more: every key must be known"):
+        make_spec(tmp_path, "sampler.more.x=3")
 
 
 def test_a_searched_key_cannot_be_overridden(tmp_path: Path) -> None:
