@@ -208,8 +208,26 @@ def journal(url: str) -> JournalStorage:
     return JournalStorage(JournalFileBackend(url.removeprefix("journal://")))
 
 
-def work(name: str, url: str, spec: StudySpec, slots: int, seconds: float) -> tuple[int, float]:
-    """Trials that one worker finishes in whole rounds, and the seconds that took."""
+@dataclass(frozen=True)
+class Turn:
+    """What one worker did in whole rounds; of a database server's processor nothing is counted."""
+
+    trials: int
+    wall_s: float
+    processor_s: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a trial, in milliseconds of a worker's time and processor time; what all do a second."""
+
+    ms: float
+    processor_ms: float
+    trials_per_s: float
+
+
+def work(name: str, url: str, spec: StudySpec, slots: int, seconds: float) -> Turn:
+    """One worker's turn."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     contestant = CONTESTANTS[name](url, spec)
@@ -236,10 +254,10 @@ def work(name: str, url: str, spec: StudySpec, slots: int, seconds: float) -> tu
 
     play_round()
     START.wait()
-    n, begun = 0, time.perf_counter()
+    n, begun, used = 0, time.perf_counter(), time.process_time()
     while (wall := time.perf_counter() - begun) < seconds or not n:
         n += play_round()
-    return n, wall
+    return Turn(n, wall, time.process_time() - used)
 
 
 def share_start(barrier: Any) -> None:
@@ -250,8 +268,8 @@ def share_start(barrier: Any) -> None:
 
 def compete(
     name: str, url: str, spec: StudySpec, cell: Cell, seconds: float, patience_s: float
-) -> tuple[float, float] | None:
-    """Milliseconds of a worker's time a trial, and trials a second of all; None: too slow."""
+) -> Cost | None:
+    """What a trial costs on average over the workers; None: too slow."""
     barrier = PROCESSES.Barrier(cell.workers)
     with PROCESSES.Pool(cell.workers, share_start, (barrier,)) as pool:
         job = [(name, url, spec, cell.slots, seconds)] * cell.workers
@@ -259,8 +277,11 @@ def compete(
             results = pool.starmap_async(work, job, chunksize=1).get(patience_s)
         except multiprocessing.TimeoutError:
             return None
-    cost = statistics.mean(wall / n for n, wall in results)
-    return 1000 * cost, sum(n / wall for n, wall in results)
+    return Cost(
+        ms=1000 * statistics.mean(turn.wall_s / turn.trials for turn in results),
+        processor_ms=1000 * statistics.mean(turn.processor_s / turn.trials for turn in results),
+        trials_per_s=sum(turn.trials / turn.wall_s for turn in results),
+    )
 
 
 # Studies to begin from: filled once, then copied for every turn.
@@ -433,7 +454,10 @@ def main() -> None:
     server = new_server(Path("/tmp")) if "postgresql" in args.databases else None
     cells = itertools.product(args.finished, args.running, args.slots, args.workers, args.samplers)
     rows = []
-    print("finished running slots workers sampler database   contestant ms/trial trials/s opened_s")
+    print(
+        "finished running slots workers sampler database   contestant "
+        "ms/trial   cpu_ms trials/s opened_s"
+    )
     try:
         with tempfile.TemporaryDirectory() as folder:
             stores = Stores(Path(folder), server)
@@ -451,7 +475,7 @@ def main() -> None:
 def run_cell(cell: Cell, stores: Stores, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The medians of every contestant over the rounds, in which they take turns."""
     spec = define(stores.folder, cell.sampler)
-    taken: defaultdict[tuple[str, str], list[tuple[float, float] | None]] = defaultdict(list)
+    taken: defaultdict[tuple[str, str], list[Cost | None]] = defaultdict(list)
     opened: defaultdict[str, list[float]] = defaultdict(list)
     for _, (kind, name) in itertools.product(
         range(args.rounds), turns(args.databases, args.contestants)
@@ -468,8 +492,9 @@ def run_cell(cell: Cell, stores: Stores, args: argparse.Namespace) -> Iterator[d
         yield asdict(cell) | {
             "database": kind,
             "contestant": name,
-            "ms_per_trial": statistics.median(ms for ms, _ in in_time) if whole else None,
-            "trials_per_s": statistics.median(speed for _, speed in in_time) if whole else None,
+            "ms_per_trial": statistics.median(c.ms for c in in_time) if whole else None,
+            "processor_ms": statistics.median(c.processor_ms for c in in_time) if whole else None,
+            "trials_per_s": statistics.median(c.trials_per_s for c in in_time) if whole else None,
             "opened_s": statistics.median(opened[kind]) if name == "headsweep" else None,
         }
 
@@ -477,7 +502,7 @@ def run_cell(cell: Cell, stores: Stores, args: argparse.Namespace) -> Iterator[d
 def show(row: dict[str, Any]) -> None:
     numbers = " ".join(
         f"{'-' if row[key] is None else format(row[key], '.2f'):>8}"
-        for key in ("ms_per_trial", "trials_per_s", "opened_s")
+        for key in ("ms_per_trial", "processor_ms", "trials_per_s", "opened_s")
     )
     print(
         f"{row['finished']:8} {row['running']:7} {row['slots']:5} {row['workers']:7} "

@@ -20,7 +20,7 @@ from tests.workers.test_worker import assert_exact
 
 BUDGET = 60
 LEASE_S = 1.0
-OPTIONS = {"slots": 6, "epoch_s": 0.03, "lease_s": LEASE_S, "max_retries": 50}
+OPTIONS = {"slots": 6, "epoch_s": 0.03, "lease_s": LEASE_S, "retries": 50}
 STORM_S = 5.0
 SERVER_ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 

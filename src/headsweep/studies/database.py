@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import random
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import URL, Connection, Engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, Pool, QueuePool
 
@@ -32,6 +33,13 @@ LOCK_NAMESPACE = 0x48535750
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs")
 DEFERRED = "headsweep_deferred"
 """Execution option under which SQLite takes no lock before the first write."""
+BEGIN = "headsweep_begin"
+"""Execution option: the words that begin a transaction of PostgreSQL."""
+READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+FROZEN_S = 30
+"""A process that stands still for longer, with the lock of a study in hand, loses it."""
+IDLE_S = 1.0
+"""A connection of PostgreSQL that was used less long ago is trusted to be there still."""
 # Faults that waiting does not mend, by what the drivers say.
 _LASTING = (
     *("disk is full", "readonly", "unable to open", "disk I/O error"),
@@ -67,10 +75,7 @@ class Database:
         Raises:
             StorageError: the database cannot be reached, or does not hold what it should.
         """
-        options: dict[str, Any] = {DEFERRED: True}
-        if self.dialect == "postgresql":
-            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        return self._run(lambda: self.engine.connect().execution_options(**options), work)
+        return self._run(work, {DEFERRED: True, BEGIN: READING})
 
     def write(self, work: Callable[[Connection], T], *, study_id: int | None) -> T:
         """Runs `work` in one transaction, under the lock of a study unless that is None.
@@ -80,15 +85,10 @@ class Database:
         Raises:
             StorageError: the database cannot be reached, is full, or is read-only.
         """
-
-        def locked(connection: Connection) -> T:
-            if self.dialect == "postgresql" and study_id is not None:
-                connection.exec_driver_sql(
-                    f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, {study_id})"
-                )
-            return work(connection)
-
-        return self._run(self.engine.connect, locked)
+        limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_S}s'"
+        lock = f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, {study_id})"
+        # In one trip, and before the snapshot is taken.
+        return self._run(work, {} if study_id is None else {BEGIN: f"BEGIN; {limit}; {lock}"})
 
     def outlast(self, call: Callable[[], T]) -> T:
         """Calls something that speaks to the database by itself, again after an outage.
@@ -108,10 +108,12 @@ class Database:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    def _run(self, connect: Callable[[], Connection], work: Callable[[Connection], T]) -> T:
+    def _run(self, work: Callable[[Connection], T], options: Mapping[str, Any]) -> T:
         def transaction() -> T:
-            with connect() as connection, connection.begin():
-                return work(connection)
+            with self.engine.connect() as connection:
+                connection.execution_options(**options)
+                with connection.begin():
+                    return work(connection)
 
         return self.outlast(transaction)
 
@@ -281,7 +283,7 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
     query = dict(url.query)
     options = f"{query.pop('options', '')} -c timezone=UTC".strip()
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         url.set(query=query),
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
@@ -290,10 +292,38 @@ def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
             "keepalives_count": 3,
             "options": options,
         },
-        pool_pre_ping=True,
+        isolation_level="AUTOCOMMIT",  # we begin our transactions ourselves
         poolclass=poolclass,
         **({"pool_size": 1, "max_overflow": 0} if poolclass is QueuePool else {}),
     )
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get(BEGIN, "BEGIN"))
+
+    @event.listens_for(engine, "do_execute")
+    def _execute(cursor: Any, statement: str, *_: Any) -> bool:
+        """Keeps psycopg from preparing what may be two statements; whether it was executed."""
+        begins = statement.startswith("BEGIN")
+        if begins:
+            cursor.execute(statement, prepare=False)
+        return begins
+
+    @event.listens_for(engine, "checkin")
+    def _note_use(_: Any, record: Any) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _ping(connection: Any, record: Any, _: Any) -> None:
+        # What breaks while it is in use is repeated by `outlast`.
+        if time.monotonic() - record.info.get("used_at", math.inf) <= IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError(str(error)) from None
+
+    return engine
 
 
 def _may_pass(error: BaseException | None) -> bool:

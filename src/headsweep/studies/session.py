@@ -89,6 +89,7 @@ class Session:
             ),
             study_id=self.study_id,
         )
+        self.storage.sync(self.study_id)  # all of it here, not under the lock of the first claim
         self._open.enter_context(self.storage.tick())
         return self
 

@@ -191,7 +191,8 @@ class BatchedStorage(BaseStorage):
         return self.read(lambda: self._stock.get_trial(trial_id))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        return self._stock.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+        call = self._stock.get_trial_id_from_study_id_trial_number
+        return self.database.outlast(lambda: call(study_id, trial_number))
 
     def get_all_trials(
         self,
@@ -233,7 +234,7 @@ class BatchedStorage(BaseStorage):
     def mirror(self, study_id: int) -> Mirror:
         """The mirror of a study as it stands."""
         if study_id not in self._mirrors:
-            self._stock.get_study_name_from_id(study_id)  # a KeyError when there is none
+            self.get_study_name_from_id(study_id)  # a KeyError when there is none
             self._mirrors[study_id] = Mirror(study_id)
         return self._mirrors[study_id]
 

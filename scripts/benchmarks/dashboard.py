@@ -1,0 +1,91 @@
+"""Time of the request that optuna-dashboard's page makes to refresh a study, on both databases.
+
+    python scripts/benchmarks/dashboard.py [--finished 1000] [--running 32] [--rounds 3]
+
+The page knows all trials by then and asks for what is new. The dashboard answers from what it read
+last for ten seconds; what is timed is the request after that, on our storage and on stock Optuna's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import signal
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna_dashboard import wsgi
+from store import Cell, Stores, define, new_server, stock_url
+
+from headsweep.cli.dashboard import application
+from headsweep.studies.store import open_storage
+
+REMEMBERED_S = 10.5
+
+
+def get(app: Any, path: str, query: str) -> tuple[float, int]:
+    """Seconds until the answer is there, and its bytes."""
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8080",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "HTTP_ACCEPT_ENCODING": "identity",
+    }
+    found: list[str] = []
+    begun = time.perf_counter()
+    body = b"".join(app(environ, lambda status, headers, *_: found.append(status)))
+    taken = time.perf_counter() - begun
+    assert found[0].startswith("200"), (found, body[:200])
+    return taken, len(body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--finished", type=int, default=1000)
+    parser.add_argument("--running", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    cell = Cell(args.finished, args.running, slots=0, workers=0, sampler="random")
+    server = new_server(Path("/tmp"))
+    rows = []
+    print("database   storage    first_s refresh_s")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            stores = Stores(Path(folder), server)
+            spec = define(stores.folder, cell.sampler)
+            for kind in ("sqlite", "postgresql"):
+                url = stores.copy(kind, spec, cell)
+                ours = open_storage(url)
+                apps = {"headsweep": application(ours), "rdb": wsgi(RDBStorage(stock_url(url)))}
+                first = {name: get(app, "/api/studies/1", "")[0] for name, app in apps.items()}
+                taken: dict[str, list[float]] = {name: [] for name in apps}
+                for _ in range(args.rounds):
+                    time.sleep(REMEMBERED_S)
+                    for name, app in apps.items():
+                        known = f"after={args.finished + args.running}"
+                        taken[name].append(get(app, "/api/studies/1", known)[0])
+                for name, seconds in taken.items():
+                    refresh = statistics.median(seconds)
+                    rows.append([kind, name, first[name], refresh])
+                    print(f"{kind:10} {name:10} {first[name]:7.3f} {refresh:9.3f}", flush=True)
+                ours.database.close()
+    finally:
+        server.stop(signal.SIGQUIT)
+        shutil.rmtree(server.folder)
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
