@@ -61,10 +61,10 @@ def test_a_group_halves_until_it_fits(
     monkeypatch: pytest.MonkeyPatch, limit: int, error: RuntimeError
 ) -> None:
     class Small(LinearProgram):
-        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        def train_batch(self, rows: Tensor) -> None:
             if len(self.members) > limit:
                 raise error
-            super().train_batch(rows, tape_step)
+            super().train_batch(rows)
 
     assert_unchanged(monkeypatch, "linear", Small, LINEAR)
 
@@ -73,7 +73,7 @@ def test_a_group_halves_until_it_fits(
 def test_steps_taken_before_memory_ran_out_are_not_taken_again(
     monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """Slots in turn on one minibatch: the first two have taken the step that the third cannot."""
+    """Slots in turn: the first two have taken steps that the third cannot, the others none."""
 
     class Small(MLPProgram):
         def trainer(self, slot: Slot) -> MLPTrainer:
@@ -149,10 +149,10 @@ def test_a_trial_that_does_not_fit_alone_fails_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Small(MLPProgram):
-        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
             if any(member.slot.config == MLPS[3] for member in self.members.values()):
                 raise exhausted("CUDA out of memory. Tried to allocate 9 GiB.\nGPU 0 has …")
-            super().train_batch(rows, tape_step)
+            super().train_epoch(minibatches, tape_step)
 
     expected = train(MLPS, epochs=1)
     monkeypatch.setitem(groups.PROGRAMS, "mlp", Small)
@@ -179,11 +179,11 @@ def test_a_trial_that_finds_no_memory_when_it_enters_waits(monkeypatch: pytest.M
 
 def test_a_group_that_was_halved_is_not_filled_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(LinearProgram):
-        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        def train_batch(self, rows: Tensor) -> None:
             if len(self.members) > 2:
                 refused.append(len(self.members))
                 raise exhausted()
-            super().train_batch(rows, tape_step)
+            super().train_batch(rows)
 
     refused: list[int] = []
     monkeypatch.setitem(groups.PROGRAMS, "linear", Small)
@@ -219,7 +219,7 @@ def test_parked_slots_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(LinearProgram):
-        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        def train_batch(self, rows: Tensor) -> None:
             raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setitem(groups.PROGRAMS, "linear", Broken)

@@ -103,17 +103,21 @@ class Engine:
         with flushed_denormals():
             while due:
                 group = due.pop(0)
+                if not group.in_step:
+                    due = [group, self._split(group), *due]
+                    continue
                 shortage = self._shortage(group, reports)
                 if shortage is None:
                     continue
                 group.park()
                 others = [g for g in self._groups if g.on_device]
-                if len(group.slots) > 1 and not (others and group.in_step):
-                    due = [group, self._split(group), *due]
-                elif others:
+                if others and group.in_step:
                     for other in others:
                         other.park()
+                if others or not group.in_step:
                     due = [group, *due]
+                elif len(group.slots) > 1:
+                    due = [group, self._split(group), *due]
                 else:
                     reports += group.fail(f"memory must hold a trial alone, found: {shortage}")
         return reports

@@ -52,16 +52,12 @@ class Program(ABC):
     def evict(self, slot: Slot) -> None:
         """Forget the slot."""
 
-    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
-        """One step on each of consecutive minibatches, whose rows lie on the CPU."""
-        for i, rows in enumerate(minibatches):
-            self.train_batch(rows.to(self.inputs.device), tape_step + i)
-
     @abstractmethod
-    def train_batch(self, rows: Tensor, tape_step: int) -> None:
-        """One optimiser step of every slot on training rows `(b,)`.
+    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        """One optimiser step of every slot on each minibatch of training rows `(b,)`, in order.
 
-        `tape_step` counts minibatches since the tape began; dropout noise is keyed by it.
+        The rows lie on the CPU. `tape_step` counts minibatches from the tape's beginning to the
+        first; dropout noise is keyed by it.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -130,7 +131,12 @@ class LinearProgram(Program):
             last.optimizer.bind(*self._buffers(place))
         self._group_losses()
 
-    def train_batch(self, rows: Tensor, tape_step: int) -> None:
+    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        """A step of all slots on each minibatch."""
+        for rows in minibatches:
+            self.train_batch(rows.to(self.x.device))
+
+    def train_batch(self, rows: Tensor) -> None:
         """One step: gather once, logits and weight gradients of all slots as one product each."""
         stack, batch = self._stack_size(), self._batch(len(rows))
         batch.gather(self.x, self.inputs.targets, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +44,8 @@ class LogisticProgram(Program):
         """Forget the slot's weights."""
         del self.members[slot.number]
 
-    def train_batch(self, rows: Tensor, tape_step: int) -> None:
-        """Solve every slot that is not solved yet; `rows` are all rows, in any order."""
+    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        """Solve every slot that is not solved yet; the one minibatch holds all rows."""
         new = [member for member in self.members.values() if member.slot.epoch == 0]
         if not new:
             return

@@ -28,6 +28,9 @@ Measured with MKL for 64 to 1,024 units, 512 features and batches of 64 to 512 r
 takes half the time at 64 units and three quarters at 512, and more time beyond.
 """
 
+STRETCH = 8
+"""Steps that a slot takes before the next one does; 1 is 3 % slower on MLPs, 32 no faster."""
+
 Batch = TypeVar("Batch")
 Trainer = TypeVar("Trainer", bound="SingleTrainer[Any]")
 
@@ -133,11 +136,17 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
         """Drop the slot's head."""
         del self.members[slot.number]
 
-    def train_batch(self, rows: Tensor, tape_step: int) -> None:
-        """Every slot in turn on one minibatch."""
-        batch = self.prepare_batch(rows, tape_step)
-        for member in self.members.values():
-            member.train_batch(batch)
+    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        """Every slot in turn takes a few steps, for which its weights and moments stay in cache."""
+        device = self.inputs.device
+        for start in range(0, len(minibatches), STRETCH):
+            batches = [
+                self.prepare_batch(rows.to(device), tape_step + step)
+                for step, rows in enumerate(minibatches[start : start + STRETCH], start)
+            ]
+            for member in self.members.values():
+                for batch in batches:
+                    member.train_batch(batch)
 
     def validate(self) -> tuple[list[Slot], Tensor]:
         """Every slot in turn."""

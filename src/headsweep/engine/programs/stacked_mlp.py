@@ -163,10 +163,6 @@ class StackedMLPProgram(Program):
         del self.members[slot.number]
         self.stack = None
 
-    def train_batch(self, rows: Tensor, tape_step: int) -> None:
-        """A stretch of one step."""
-        self.train_epoch([rows.cpu()], tape_step)
-
     def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
         """Put on the device what the steps will read, then take them."""
         if not minibatches:
