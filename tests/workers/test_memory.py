@@ -31,10 +31,10 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device on which minibatches of 256 rows do not fit, in however small a group."""
 
     class Small(LinearProgram):
-        def train_batch(self, rows: Tensor, tape_step: int) -> None:
+        def train_batch(self, rows: Tensor) -> None:
             if len(rows) > 64:
                 raise torch.OutOfMemoryError(MESSAGE)
-            super().train_batch(rows, tape_step)
+            super().train_batch(rows)
 
     monkeypatch.setitem(groups.PROGRAMS, "linear", Small)
 
