@@ -235,7 +235,7 @@ def _votes(head: RetrievalHead, config: Config, inputs: Inputs) -> Tensor:
     gallery = head.embed(_views(config, inputs, valid=False))
     queries = head.embed(_views(config, inputs, valid=True))
     votes = []
-    for rows in queries.split(1024):
+    for rows in queries.split(256):
         similarity, nearest = (rows @ gallery.T).topk(head.config.neighbours, dim=1)
         weights = torch.softmax(similarity / head.config.neighbour_temperature, dim=1)
         votes.append((weights.unsqueeze(1) @ inputs.targets[nearest]).squeeze(1))

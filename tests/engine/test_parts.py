@@ -13,6 +13,7 @@ from torch import Tensor
 from headsweep.config import TrainingConfig
 from headsweep.engine.noise import kept, minibatch_key, signed, uniforms, uniforms_at
 from headsweep.engine.optim import make_optimizer
+from headsweep.engine.programs.retrieval import label_affinity
 from headsweep.engine.schedule import learning_rate
 from headsweep.engine.tape import batches, permutation
 
@@ -65,6 +66,31 @@ class TestNoise:
         streams = torch.stack([uniforms(*place, 50_000, CPU).double() for place in places])
         correlation = torch.corrcoef(streams) - torch.eye(len(places))
         assert correlation.abs().max() < 0.02
+
+
+class TestLabelAffinity:
+    @given(
+        st.lists(
+            st.sets(st.integers(0, 3)).map(lambda labels: [float(j in labels) for j in range(4)]),
+            min_size=1,
+            max_size=8,
+        )
+    )
+    def test_is_jaccard_overlap_shared_out_over_the_other_rows(
+        self, rows: list[list[float]]
+    ) -> None:
+        sets = [{j for j, held in enumerate(row) if held} for row in rows]
+        expected = torch.tensor([[overlap(a, b) for b in sets] for a in sets]).fill_diagonal_(0)
+        for i, row in enumerate(expected):
+            if row.sum() == 0:
+                row.fill_(1)[i] = 0
+        expected /= expected.sum(dim=1, keepdim=True).clamp_min(1e-9)
+        torch.testing.assert_close(label_affinity(torch.tensor(rows)), expected)
+
+
+def overlap(a: set[int], b: set[int]) -> float:
+    """Jaccard's, which makes two empty sets the same."""
+    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 class TestSchedule:

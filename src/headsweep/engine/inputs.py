@@ -93,10 +93,8 @@ class Inputs:
         if key not in self._views:
             split = self.valid if valid else self.train
             raw = torch.from_numpy(np.array(split.features[modality]))
-            with torch.inference_mode():
-                normalised = self.normalizer(modality, normalization)(raw)
-            # A tensor made in inference mode may not enter autograd, which plug-in heads use.
-            self._views[key] = normalised.clone().to(self.device)
+            normalised = self.normalizer(modality, normalization)(raw)
+            self._views[key] = normalised.to(self.device)
         return self._views[key]
 
     def matrix(self, variant: Variant, *, valid: bool) -> Tensor:

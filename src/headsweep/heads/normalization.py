@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +16,9 @@ CONSTANT_STD = 1e-7
 
 WHITENING_SHRINKAGE = 1e-3
 """Share of the mean variance added to each principal component before whitening."""
+
+BLOCK_ROWS = 1024
+"""Training rows held in float64 at once."""
 
 
 class Normalizer(nn.Module):
@@ -40,7 +46,7 @@ class Normalizer(nn.Module):
             case "l2":
                 return functional.normalize(x, dim=1)
             case "zscore":
-                return (x - self.mean) * self.scale
+                return (x - self.mean).mul_(self.scale)
             case "whiten":
                 return (x - self.mean) @ self.projection
 
@@ -54,17 +60,22 @@ def fit_normalizer(kind: Normalization, train: Tensor) -> Normalizer:
     normalizer = Normalizer(kind, train.shape[1])
     if kind in ("none", "l2"):
         return normalizer
-    exact = train.to("cpu", torch.float64)
-    mean = exact.mean(dim=0)
+    blocks = [rows.cpu() for rows in torch.split(train, BLOCK_ROWS)]
+    mean = _total(rows.double().sum(dim=0) for rows in blocks) / len(train)
+    centred = (rows - mean for rows in blocks)
     normalizer.mean.copy_(mean)
     if kind == "zscore":
-        std = (exact - mean).square().mean(dim=0).sqrt()
+        std = (_total(rows.square().sum(dim=0) for rows in centred) / len(train)).sqrt()
         varies = std > CONSTANT_STD * std.max().clamp_min(torch.finfo(torch.float32).tiny)
         normalizer.scale.copy_(torch.where(varies, 1 / std.clamp_min(1e-300), 0.0))
     else:
-        centred = exact - mean
-        variance, axes = torch.linalg.eigh(centred.T @ centred / len(exact))
+        covariance = _total(rows.T @ rows for rows in centred) / len(train)
+        variance, axes = torch.linalg.eigh(covariance)
         floor = WHITENING_SHRINKAGE * variance.mean().clamp_min(1e-300)
         gain = 1 / (variance.clamp_min(0) + floor).sqrt()
         normalizer.projection.copy_((axes * gain) @ axes.T)
     return normalizer.to(train.device)
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(Tensor.add_, terms)

@@ -191,13 +191,15 @@ def label_affinity(targets: Tensor) -> Tensor:
     Two rows without any label agree fully; a row that shares no label with any other one is
     spread evenly.
     """
-    both = targets @ targets.T
-    count = targets.sum(dim=1)
-    either = count.unsqueeze(0) + count.unsqueeze(1) - both
-    overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0).fill_diagonal_(0)
-    total = overlap.sum(dim=1, keepdim=True)
-    others = torch.ones_like(overlap).fill_diagonal_(0) / max(1, len(targets) - 1)
-    return torch.where(total > 0, overlap / total.clamp_min(SMALLEST_NORM), others)
+    # The empty set counts as a label of its own, so that two of them agree and none is divided by.
+    bare = ~targets.bool().any(dim=1, keepdim=True)
+    labels = torch.cat([targets, bare], dim=1)
+    count = labels.sum(dim=1)
+    both = labels @ labels.T
+    overlap = both.div_(count.unsqueeze(0) + count.unsqueeze(1) - both).fill_diagonal_(0)
+    alone = overlap.sum(dim=1, keepdim=True) == 0
+    overlap.add_(alone).fill_diagonal_(0)
+    return overlap.div_(overlap.sum(dim=1, keepdim=True).clamp_min_(SMALLEST_NORM))
 
 
 def _product(a: Tensor, b: Tensor, *, scale: float) -> Tensor:
