@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -99,6 +100,8 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
     study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=1", *data), storage)
     refused = (postgres.folder / "log").read_text(errors="replace").count("FATAL")
 
+    # One that earlier tests started has not loaded torch, and all 64 would, one by one.
+    forkserver._forkserver._stop()
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["headsweep.workers.worker", "tests.workers.test_many"])
     with Watch(url) as watch, join("probe", url, WorkerSettings(), worker="witness") as witness:
