@@ -18,6 +18,7 @@ HALVING = Policy(name="successive_halving", kwargs={"min_resource": 1, "reductio
 HYPERBAND = Policy(
     name="hyperband", kwargs={"min_resource": 1, "max_resource": 27, "reduction_factor": 3}
 )
+SPARED = Policy(name="successive_halving", kwargs={**HALVING.kwargs, "bootstrap_count": 4})
 MEDIAN = Policy(name="median", kwargs={"n_startup_trials": 3})
 
 
@@ -33,7 +34,7 @@ def curve(number: int, epoch: int) -> float:
     return (number * 13 % 50) / 50 + noise
 
 
-@pytest.mark.parametrize("policy", [HALVING, HYPERBAND, MEDIAN], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [HALVING, SPARED, HYPERBAND, MEDIAN], ids=lambda p: p.name)
 def test_one_trial_at_a_time_is_judged_as_optuna_judges(
     storage: BatchedStorage, policy: Policy
 ) -> None:

@@ -1,6 +1,7 @@
 """Study files: what is read, what is refused, and in which words."""
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from headsweep.studies.definition import (
     spec_from_json,
     spec_to_json,
 )
+from headsweep.studies.space import is_active
 from headsweep.studies.spec import load_study_file
 from tests.studies.builders import DOCUMENT, make_spec, write_study
 
@@ -87,6 +89,9 @@ def test_yes_is_text_and_010_is_ten(tmp_path: Path) -> None:
         ("{1: 2}", "keys must be text"),
         ("x" * 1_000_001, "at most 200000 bytes"),
         ("a: \udcff", "UTF-8"),
+        ("a: \x07", "must be YAML, found"),
+        (f"a: [{'1,' * 2000}]", "must hold at most 2000 keys and values"),
+        (f"a: {'1' * 101}", "must have at most 100 digits, found 101"),
     ],
 )
 def test_what_is_not_plain_data_is_refused(tmp_path: Path, text: str, law: str) -> None:
@@ -111,6 +116,20 @@ BAD = [
     ("pruner.min_resource", "auto", "min_resource: must be an integer above 0, found 'auto'"),
     ("pruner.min_resource", 0, "pruner.min_resource: must be an integer above 0, found 0"),
     ("pruner.reduction_factor", 2.5, "pruner.reduction_factor: must be of type int, found 2.5"),
+    ("pruner", {"name": "percentile"}, "percentile must be given this, found none"),
+    ("pruner", {"name": "percentile", "percentile": 101.0}, "pruner: Percentile must be between"),
+    (
+        "pruner",
+        {"name": "patient", "patience": 1, "wrapped_pruner": {"kind": "median"}},
+        "pruner.wrapped_pruner.name: must be the name of a pruner, found {'kind'",
+    ),
+    (
+        "pruner",
+        {"name": "patient", "patience": 1, "wrapped_pruner": {"name": "median", "kwargs": [1]}},
+        "pruner.wrapped_pruner.kwargs: must map names to values, found [1]",
+    ),
+    ("sampler", {"name": "tpe", "group": True, "multivariate": False}, "group needs multivariate"),
+    ("sampler", {"name": "grid"}, "finitely many values, found training.learning_rate without a"),
     ("finalists.seeds", [1, 1], "finalists: seeds must differ, found [1, 1]"),
     ("finalists.seeds", [], "finalists.seeds"),
     ("finalists", 3, "finalists: a section must map keys to values, found 3"),
@@ -119,6 +138,7 @@ BAD = [
     ("space", {}, "space: a space must map config keys to dimensions"),
     ("space.training.learning_rate.low", -1.0, "log needs low above 0, found -1"),
     ("space.training.learning_rate.low", 1.0, "low must be at most high, found 1 and 0.1"),
+    ("space.training.learning_rate.step", 0.01, "log and step exclude each other, found both"),
     ("space.training.learning_rate.hi", 1.0, "the nearest known key is 'high'"),
     ("space.training.learning_rate.high", float("inf"), "finite number"),
     ("space.training.learning_rate.high", "0.1", "valid number, found '0.1'"),
@@ -128,6 +148,11 @@ BAD = [
     ("space.training.momentum.when", {"training.optimiser": ["sgd"]}, "'training.optimizer'"),
     ("space.training.momentum.when", {"training.optimizer": ["sdg"]}, "found 'sdg'"),
     ("space.training.seed", {"type": "int", "low": 1, "high": 2}, "must keep this key fixed"),
+    (
+        "space.head.momentum",
+        {"type": "float", "low": 0.1, "high": 0.2},
+        "space.head.momentum: a key must be searched once, found training.momentum twice",
+    ),
     ("space.head.depth", {"type": "int", "low": 1, "high": 2}, "every key must be known"),
     ("space.training.learning_rate.type", "flaot", "must be one of float, int, categorical"),
     ("spaces", {}, "every key must be known, found 'spaces'; the nearest known key is 'space'"),
@@ -160,6 +185,96 @@ def _set(document: dict[str, Any], key: str, value: Any) -> None:
         document[section][rest[0]] = value
     else:
         document[section] = value
+
+
+@pytest.mark.parametrize("section", ["study", "space"])
+def test_a_study_needs_a_name_and_a_space(tmp_path: Path, section: str) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump({k: v for k, v in DOCUMENT.items() if k != section}))
+    with pytest.raises(StudyError, match=f":{section}: a study file must have this section"):
+        load_study_file(study, [])
+
+
+@pytest.mark.parametrize(
+    ("space", "law"),
+    [
+        (
+            {
+                "training.optimizer": {"type": "categorical", "choices": ["adamw", "sgd"]},
+                "training.momentum": {
+                    "type": "float", "low": 0.8, "high": 0.9, "step": 0.1,
+                    "when": {"training.optimizer": ["sgd"]},
+                },
+            },
+            "a grid must have no conditions, found one on training.momentum",
+        ),
+        (
+            {
+                "training.max_epochs": {"type": "int", "low": 1, "high": 1000},
+                "training.batch_size": {"type": "int", "low": 1, "high": 101},
+            },
+            "a grid must have at most 100000 points, found more with training.batch_size",
+        ),
+        (
+            {"training.max_epochs": {"type": "int", "low": 1, "high": 39}},
+            "a grid must have a point for every trial, found 39 points for study.n_trials 40",
+        ),
+    ],
+)  # fmt: skip
+def test_a_space_that_is_no_grid_is_refused(
+    tmp_path: Path, space: dict[str, Any], law: str
+) -> None:
+    with pytest.raises(StudyError) as refused:
+        make_spec(tmp_path, space=space, sampler={"name": "grid"})
+    assert str(refused.value) == f"{tmp_path}/study.yaml:sampler: {law}"
+
+
+def test_a_sampler_whose_package_is_not_installed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    with pytest.raises(StudyError, match=r"study\.yaml:sampler: its package must be installed"):
+        make_spec(tmp_path, sampler={"name": "cmaes"})
+
+
+def test_hyperband_reckons_with_the_longest_training_of_the_space(tmp_path: Path) -> None:
+    longest = {
+        "categorical": {"type": "categorical", "choices": [27, 3]},
+        "int": {"type": "int", "low": 2, "high": 12},
+    }
+    for dimension, epochs in zip(longest.values(), (27, 12), strict=True):
+        spec = make_spec(
+            tmp_path, space={"training.max_epochs": dimension}, pruner={"name": "hyperband"}
+        )
+        assert spec.pruner.kwargs["max_resource"] == epochs
+
+
+def test_patience_alone_wraps_no_pruner(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, pruner={"name": "patient", "patience": 3})
+    assert spec.pruner.kwargs == {"patience": 3, "wrapped_pruner": None}
+
+
+def test_a_condition_may_ask_for_a_list(tmp_path: Path) -> None:
+    """Optuna stores a list as its JSON text, a config as a tuple."""
+    spec = make_spec(
+        tmp_path,
+        base=["head=mlp", "head.hidden_dims=[16,8]"],
+        space={
+            "training.momentum": {
+                "type": "float", "low": 0.1, "high": 0.9, "when": {"head.hidden_dims": [[16, 8]]}
+            },
+        },
+    )  # fmt: skip
+    momentum = spec.space["training.momentum"]
+    for params, active in (({}, True), ({"head.hidden_dims": "[16, 8]"}, True),
+                           ({"head.hidden_dims": "[16]"}, False)):  # fmt: skip
+        assert is_active(momentum, params, spec.config) == active
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1}', "[" * 100_000])
+def test_a_stored_definition_of_something_else_is_refused(text: str) -> None:
+    with pytest.raises(StudyError, match=r"^a stored study must be one of headsweep's, found "):
+        spec_from_json(text)
 
 
 def test_circular_conditions_are_refused(tmp_path: Path) -> None:
