@@ -9,7 +9,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headsweep.compose import GROUPS, compose_config, override_value
+from headsweep.compose import (
+    GROUPS,
+    compose_config,
+    expand_sweep,
+    override_value,
+    refuse_escapes,
+)
 from headsweep.config import (
     BUILT_IN_HEADS,
     HEAD_ENTRY_POINTS,
@@ -177,6 +183,49 @@ def test_bad_overrides_are_refused_in_one_line(override: str) -> None:
 def test_an_override_is_split_into_key_and_plain_value() -> None:
     assert override_value("finalists.seeds=[1,2]", where="x") == ("finalists.seeds", [1, 2])
     assert override_value("study.name=a b", where="x") == ("study.name", "a b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["training.seed=range(0,10001)"], "found more with 'training.seed=range(0,10001)'"),
+        (["training.seed=range(0,1,0)"], "found more with 'training.seed=range(0,1,0)'"),
+        (["training.seed=range(0,101)", "head.depth=range(0,100)"], "found more or none with 'he"),
+        (["training.seed=range(3,3)"], "found "),
+    ],
+)
+def test_a_sweep_of_too_many_runs_or_none_is_refused(overrides: list[str], found: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        expand_sweep(overrides, where="command line")
+    assert str(refused.value).startswith("command line: a sweep must span 1 to 10000 runs, ")
+    assert found in str(refused.value)
+
+
+def test_a_sweep_as_large_as_it_may_be_is_expanded() -> None:
+    runs = expand_sweep(["head=linear", "training.seed=range(0,10000)"], where="command line")
+    assert runs[0] == (("training.seed=0",), ["head=linear", "training.seed=0"])
+    assert len({swept for swept, _ in runs}) == len(runs) == 10_000
+
+
+def test_overrides_in_a_file_stay_below_its_folder_and_are_short() -> None:
+    refuse_escapes(["paths.output_dir=out", "paths.data_root=/data"], where="file")
+    with pytest.raises(ConfigError, match=r"file: paths\.output_dir in a file must be a relative"):
+        refuse_escapes(["paths.output_dir=../out"], where="file")
+    with pytest.raises(ConfigError, match=r"test_manifests in a file must .* found '/etc/x'"):
+        refuse_escapes(["data.test_manifests=[test.csv,/etc/x]"], where="file")
+    with pytest.raises(ConfigError, match="at most 4000 characters, found 4004"):
+        refuse_escapes(["a=" + "x" * 2000] * 2, where="file")
+
+
+def test_what_is_no_plain_data_is_no_config() -> None:
+    with pytest.raises(ConfigError, match=r"^file: a config must be plain data, found "):
+        parse_config({"training": {"seed": {1}}}, where="file")
+
+
+def test_a_path_to_no_leaf_is_refused() -> None:
+    for path in ("training.learning_rat", "training.learning_rate.x", "x.y"):
+        with pytest.raises(ConfigError, match=f"^trial 3:{path}: every key must be known"):
+            with_values(Config(), {path: 1}, where="trial 3")
 
 
 def test_every_section_but_replay_is_a_config_group() -> None:
