@@ -7,6 +7,7 @@ for each other, and what a dead one left is taken over by the next.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -91,12 +92,23 @@ def new_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds a lock that the kernel frees when its holder dies; the file at `path` stays.
 
+    The folder may be a stranger's: no link is followed, which would make a file elsewhere, and no
+    pipe waited for.
+
     Raises:
         BlockingIOError: another process holds it, and `wait` is false.
-        OSError: the file cannot be made.
+        OSError: the file cannot be made, or a link lies there.
     """
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            found = f"a symbolic link in place of the lock file {path.name}"
+            raise OSError(errno.ELOOP, found, str(path)) from None
+        raise
+    with os.fdopen(handle, "wb"):
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

@@ -1,5 +1,6 @@
 """A leaderboard's folder is written by one process at a time, and a killed one leaves no trace."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headsweep.errors import OutputError
 from headsweep.leaderboard.finalize import staging
 
 STAGE = """
@@ -71,3 +73,22 @@ def test_a_failure_within_leaves_the_folder_as_it_was(tmp_path):
         (folder / "old.txt").with_name("new.txt").rename(folder / "old.txt")
     assert (tmp_path / "old.txt").read_text() == "old"
     assert not partial(tmp_path)
+
+
+def test_a_link_or_a_pipe_in_place_of_the_lock_is_refused(tmp_path):
+    """Before, the link was followed: a file appeared where it points. A pipe was waited for."""
+    out, lock, elsewhere = tmp_path / "out", tmp_path / "out" / ".lock", tmp_path / "elsewhere"
+    out.mkdir()
+    lock.symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="found a symbolic link in place of the lock file"):
+        staging(out).__enter__()
+    assert not elsewhere.exists()
+    elsewhere.write_text("kept")
+    with pytest.raises(OutputError, match="found a symbolic link in place of the lock file"):
+        staging(out).__enter__()
+    assert elsewhere.read_text() == "kept"
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(OutputError, match="must be writable, found"):
+        staging(out).__enter__()
+    assert list(out.iterdir()) == [lock]
