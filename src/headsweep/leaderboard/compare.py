@@ -62,7 +62,7 @@ def _plain(place: str, found: Any, expected: Any) -> Iterator[Difference]:
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, pair in enumerate(zip(found, expected, strict=True)):
             yield from _plain(f"{place}.{index}", *pair)
-    elif found != expected:
+    elif found != expected and not (_is_nan(found) and _is_nan(expected)):
         yield Difference(place, found, expected, _distance(found, expected))
 
 
@@ -149,8 +149,13 @@ def _farthest(found: NDArray[Any], expected: NDArray[Any]) -> tuple[np.intp, ...
 def _distance(found: Any, expected: Any) -> float:
     numbers = (int, float, np.number)
     if isinstance(found, numbers) and isinstance(expected, numbers):
-        return abs(float(found) - float(expected))
+        gap = abs(float(found) - float(expected))
+        return math.inf if math.isnan(gap) else gap  # what is no number is within no tolerance
     return math.inf
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _number(cell: str) -> Any:
