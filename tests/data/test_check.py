@@ -52,6 +52,15 @@ def spoil_rows(tmp_path):
         (lambda p: store(p, "valid_1_a_1", [1.0, np.nan, 0, 0]), ("valid.csv", 2), "finite"),
         (lambda p: store(p, "valid_3_a_1", np.ones(5)), ("test.csv", 2), "4 wide.*found 5"),
         (lambda p: store(p, "train_2_a_1", [None]), ("train.csv", 4), "floats or integers"),
+        (
+            lambda p: write_table(
+                p / "manifests/valid.csv",
+                ["volumename", "visual_feature_path", "Emphysema", "Lung nodule"],
+                [["valid_1_a_1", "image/valid_1_a_1.npz", 1, 0], ["valid_2_a_1", "", 0, 1]],
+            ),
+            ("valid.csv", 3),
+            "must have a path of its features, found an empty cell",
+        ),
         (spoil_rows, ("valid.csv", 2), "0 or 1, found 'maybe'"),
         (spoil_rows, ("valid.csv", 4), "in one row"),
         (

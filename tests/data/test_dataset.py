@@ -167,6 +167,28 @@ def test_fingerprints_are_of_content(whole, tmp_path):
     assert train.feature_fingerprints["visual"] != other.feature_fingerprints["visual"]
 
 
+def test_rows_of_one_report_stay_on_one_side(tmp_path):
+    volumes = [f"train_{i}_a_1" for i in range(12)]
+    write_split(
+        tmp_path,
+        "train",
+        {volume: (i % 2, i // 6) for i, volume in enumerate(volumes)},
+        reports={volume: f"Report {i % 6}." for i, volume in enumerate(volumes)},
+    )
+    config = config_of(tmp_path, {"data.val_manifest": None})
+    train, valid = search(config, tmp_path)
+    assert train.volumes
+    assert valid.volumes
+    assert not set(train.reports) & set(valid.reports)
+
+
+def test_one_patient_cannot_be_divided(tmp_path):
+    write_split(tmp_path, "train", {"train_1_a_1": (1, 0), "train_1_b_1": (0, 1)})
+    config = config_of(tmp_path, {"data.val_manifest": None})
+    with pytest.raises(ManifestError, match=r"^\S*/train\.csv: .*, found 1"):
+        search(config, tmp_path)
+
+
 def test_real_data_load_in_both_modalities(real_reports, tmp_path):
     config = with_values(
         Config(),

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from headsweep.data.prepare import (
 )
 from headsweep.data.subsets import write_budget_subsets, write_folds
 from headsweep.data.synthetic import synthesize
-from headsweep.errors import ManifestError
+from headsweep.errors import ManifestError, OutputError
 from tests.data.builders import config_of, write_feature, write_table
 
 VISUAL = PathPattern("visual_feature_path", "image/")
@@ -239,6 +240,67 @@ def test_the_script_takes_the_seed_projects_flags(root):
     assert failed.stderr.startswith("error: none.csv: a table must be")
 
 
+def test_the_command_writes_a_manifest_of_scan_means_and_their_features(root, headsweep):
+    for name, values in (("1_a_1", [1.0, 3.0]), ("1_a_2", [3.0, 5.0]), ("4_a_1", [7.0, 7.0])):
+        write_feature(root, f"image/valid_{name}.npz", np.array([values]))
+    tables = ct_rate_tables(root, "valid")
+    output = root / "out" / "valid.csv"
+    command = [
+        *("data", "prepare", "--labels-csv", tables.labels, "--reports-csv", tables.reports),
+        *("--metadata-csv", tables.metadata, "--output-file", output, "--row-policy", "scan_mean"),
+    ]
+    ended = headsweep(*command)
+    assert (ended.code, ended.out) == (2, "")
+    assert "--row-policy scan_mean needs --data-root" in ended.err
+    assert not output.exists()
+    ended = headsweep(*command, "--data-root", root / "features")
+    assert ended.out == (
+        f"{output}: labels 1, reports 1, metadata 1, policy 1, kept 2; dropped rows are listed in "
+        f"{root}/out/valid.dropped.csv\n"
+    )
+    manifest = read_manifest(output, ColumnsConfig(), None)
+    assert manifest.volumes == ("valid_1_a", "valid_4_a")
+    assert list(manifest.feature_paths) == ["visual"]
+    (path, _) = manifest.feature_paths["visual"]
+    np.testing.assert_array_equal(np.load(root / "features" / path)["arr"], [[2, 4]])
+
+
+def test_reports_of_the_text_are_needed_to_tell_what_is_double(root):
+    tables = ct_rate_tables(root, "valid")
+    with pytest.raises(ManifestError, match="dedup_text needs a table of reports, found none"):
+        prepare_manifest(type(tables)(tables.labels), [VISUAL], "dedup_text")
+
+
+@pytest.mark.parametrize("cells", ["valid_9_a_1", "valid_9_a_1,M,Chest,M,036Y,more"])
+def test_a_row_of_another_width_is_refused_with_its_line(root, cells):
+    table = ct_rate_tables(root, "valid").metadata
+    table.write_text(table.read_text() + f"\n{cells}\n")  # an empty line is none
+    with pytest.raises(ManifestError, match=r"metadata\.csv:8: a row must have 5 cells, found"):
+        prepare(root)
+
+
+def test_a_foreign_name_in_any_table_is_passed_over(root):
+    tables = ct_rate_tables(root, "valid")
+    for table in (tables.labels, tables.reports, tables.metadata):
+        with table.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        write_table(table, header, [["phantom", *rows[0][1:]], *rows])
+    prepared = prepare(root)
+    assert volumes(prepared) == ["valid_1_a_1", "valid_4_a_1", "valid_1_a_2"]
+    assert {row.step for row in prepared.dropped if row.volume == "phantom"} == {"split"}
+
+
+def test_what_cannot_be_written_is_named(root):
+    write_feature(root, "image/valid_1_a_1.npz", np.ones((1, 2)))
+    prepared = prepare(root)
+    (root / "out").write_text("a file, no folder")
+    with pytest.raises(OutputError, match=r"out/valid\.dropped\.csv: the file must be writable"):
+        write_prepared(prepared, root / "out" / "valid.csv")
+    mean = replace(prepared, means={"image/valid_1_a_1.npz/mean.npz": ("image/valid_1_a_1.npz",)})
+    with pytest.raises(OutputError, match=r"mean\.npz: mean features must be writable, found"):
+        write_scan_means(mean, root / "features")
+
+
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     out = tmp_path_factory.mktemp("cut") / "data"
@@ -301,6 +363,25 @@ def test_folds_pass_the_check_of_a_data_set(train, tmp_path):
 def test_a_budget_beyond_the_rows_is_refused(train, tmp_path, budget):
     with pytest.raises(ManifestError, match=f"between 1 and .* rows, found {budget}"):
         write_budget_subsets(train, tmp_path, [budget], [0])
+
+
+def test_a_part_of_one_patient_cannot_be_cut(train, tmp_path):
+    first = [row for row, patient in enumerate(train.patients) if patient == train.patients[0]]
+    one = replace(
+        train,
+        volumes=tuple(train.volumes[row] for row in first),
+        rows=tuple(train.rows[row] for row in first),
+        targets=train.targets[first],
+        reports=None,
+    )
+    (subset,) = write_budget_subsets(one, tmp_path, [1], [0])
+    assert (subset.rows, subset.patients, subset.requested_rows) == (len(first), 1, 1)
+
+
+def test_an_index_that_cannot_be_written_is_named(train, tmp_path):
+    (tmp_path / "train_folds_seed0.json").mkdir()
+    with pytest.raises(OutputError, match=r"folds_seed0\.json: the file must be writable, found"):
+        write_folds(train, tmp_path, folds=2, seed=0)
 
 
 def test_one_fold_is_refused(train, tmp_path):
