@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,22 @@ def test_every_command_explains_itself_and_its_options(headsweep, command, optio
     missing = {option for option in options if option not in ended.out}
     assert not missing
     assert "--debug" in ended.out
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "align"])
+def test_the_seed_projects_modules_are_these_commands(monkeypatch, capsys, command):
+    """`python -m headsweep.train` is `headsweep train`."""
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "src" / "headsweep" / f"{command}.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"Usage: headsweep {command} ")
+
+
+def test_without_a_command_help_is_shown_as_an_error(headsweep):
+    ended = headsweep()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Usage: headsweep ")
 
 
 def test_help_lists_every_command(headsweep):

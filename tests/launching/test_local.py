@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from headsweep.errors import SearchError
+from headsweep.errors import SearchError, WorkerError
 from headsweep.launching.local import launch_local
 from headsweep.launching.progress import line, saved
 from headsweep.settings import EngineSettings
@@ -155,8 +155,39 @@ def test_what_a_worker_cannot_use_ends_the_run_with_its_words(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
     (tmp_path / "manifests" / "valid.csv").unlink()
-    with pytest.raises(SearchError, match=r"valid\.csv"):
+    with pytest.raises(SearchError, match=r"^/\S*/valid\.csv: a manifest must exist"):
         launch(storage, tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "law"),
+    [
+        ("exit 0", WorkerError, r"^probe: workers must finish 30 trials, found 0; see \S*/logs$"),
+        (
+            "kill -9 $$",
+            WorkerError,
+            r"^a worker must stay alive, found 6 deaths in a row, the last ",
+        ),
+        ("exit 2", SearchError, r"^see \S*/logs/worker_0\.log$"),
+    ],
+)
+def test_workers_that_do_not_work_end_the_run(
+    tmp_path: Path,
+    storage: BatchedStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    error: type[Exception],
+    law: str,
+) -> None:
+    """With a shell script in Python's place: it ends too early, dies at once, gives up wordless."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr("headsweep.launching.local.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("headsweep.launching.local.POLL_S", 0.01)
+    with pytest.raises(error, match=law):
+        launch(storage, tmp_path, lambda _: None, n_workers=1)
 
 
 def test_workers_drain_when_their_launcher_is_killed(

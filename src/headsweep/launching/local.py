@@ -34,7 +34,8 @@ MAX_CRASHES_IN_A_ROW = 5
 STEADY_S = 60.0
 """A worker that ran this long did not crash at start; its count of crashes begins anew."""
 TAIL_BYTES = 4000
-ERROR_PREFIX = "error: "
+ERROR_PREFIX = "Error: "
+"""Begins the last line of a worker that gave up."""
 
 
 @dataclass

@@ -1,0 +1,74 @@
+"""What a failed command says: one line of plain characters, by the kind of its error."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import sys
+
+import click
+import pytest
+from sqlalchemy.exc import OperationalError, PendingRollbackError
+
+from headsweep.cli import exits
+from headsweep.errors import ConfigError, StorageError
+
+SAID = [
+    (ConfigError("a:\n  b"), 2, "a: b"),
+    (StorageError("postgresql://me:secret@host/db: down"), 2, "postgresql://me:***@host/db: down"),
+    (click.UsageError("what?"), 2, "what? (see 'headsweep --help')"),
+    (click.ClickException("no"), 1, "no"),
+    (
+        OSError(errno.ENOSPC, "No space left on device", "a.csv"),
+        1,
+        "No space left on device: a.csv",
+    ),
+    (OSError("odd"), 1, "odd"),
+    (
+        OperationalError("SELECT 1", {}, sqlite3.OperationalError("disk I/O error")),
+        1,
+        "the storage failed: disk I/O error",
+    ),
+    (PendingRollbackError("rolled back"), 1, "the storage failed: rolled back"),
+    (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero (--debug shows where)"),
+    (ValueError("\x1b[2J"), 1, "ValueError: \\x1b[2J (--debug shows where)"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "line"), SAID, ids=lambda value: type(value).__name__)
+def test_every_kind_of_error_has_its_code_and_its_line(
+    error: Exception, code: int, line: str
+) -> None:
+    assert (exits.exit_code(error), exits.line(error)) == (code, line)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a (postgresql://me:pw@host:5432/db), b", "a (postgresql://me:***@host:5432/db), b"),
+        ("postgresql://me:p@w:x/y@host", "postgresql://me:***@host"),
+        ("http://:pw@host and s3://me@host:1", "http://:***@host and s3://me@host:1"),
+        ("'x://a:b@c' \"y://d:e@f\"", "'x://a:***@c' \"y://d:***@f\""),
+        ("host=h password = pw user=u", "host=h password = *** user=u"),
+        ("https://host/a:b", "https://host/a:b"),
+        ("me@host: https://x:8", "me@host: https://x:8"),
+    ],
+)
+def test_passwords_are_told_by_their_place(text: str, shown: str) -> None:
+    assert exits.redact(text) == shown
+
+
+def test_a_value_of_a_megabyte_is_cut_short() -> None:
+    """Not in a time that grows with its square: minutes, for each of these."""
+    for text in ("x", "a://:", "a://b:c@ ", "password "):
+        line = exits.line(ConfigError(text * 300_000))
+        assert len(line) == 2001
+        assert line.startswith(text.partition("c@")[0])
+        assert line.endswith("…")
+
+
+def test_a_command_that_knows_no_database_meets_none_of_its_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "sqlalchemy.exc")
+    assert exits.line(KeyError("a")) == "KeyError: 'a' (--debug shows where)"
