@@ -111,20 +111,23 @@ def test_bad_configs_are_refused_in_one_line(data: dict[str, Any], law: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("key", "most"),
+    ("key", "least", "most"),
     [
-        ("head.width", 10**5),
-        ("head.depth", 100),
-        ("training.max_epochs", 10**6),
-        ("training.batch_size", 10**6),
-        ("training.seed", 2**32 - 1),
+        ("head.width", 1, 10**5),
+        ("head.depth", 1, 100),
+        ("training.max_epochs", 1, 10**6),
+        ("training.batch_size", 1, 10**6),
+        ("training.seed", 0, 2**32 - 1),
     ],
 )
-def test_a_number_is_taken_up_to_its_bound_and_no_further(key: str, most: int) -> None:
+def test_a_number_is_taken_up_to_its_bounds_and_no_further(key: str, least: int, most: int) -> None:
     mlp = Config(head=MLPConfig())
-    assert value_at(with_values(mlp, {key: most}, where="test"), key) == most
+    for number in (least, most):
+        assert value_at(with_values(mlp, {key: number}, where="test"), key) == number
     with pytest.raises(ConfigError, match=f"{key}.* should be less than .*, found {most + 1}"):
         with_values(mlp, {key: most + 1}, where="test")
+    with pytest.raises(ConfigError, match=f"{key}.* should be greater than .*, found {least - 1}"):
+        with_values(mlp, {key: least - 1}, where="test")
 
 
 def test_a_warm_up_may_last_the_whole_training() -> None:
