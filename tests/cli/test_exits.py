@@ -58,10 +58,10 @@ def test_passwords_are_told_by_their_place(text: str, shown: str) -> None:
     assert exits.redact(text) == shown
 
 
-def test_a_value_of_a_megabyte_is_cut_short() -> None:
+def test_a_long_value_is_cut_short() -> None:
     """Not in a time that grows with its square: minutes, for each of these."""
     for text in ("x", "a://:", "a://b:c@ ", "password "):
-        line = exits.line(ConfigError(text * 300_000))
+        line = exits.line(ConfigError(text * (200_000 // len(text))))
         assert len(line) == 2001
         assert line.startswith(text.partition("c@")[0])
         assert line.endswith("…")

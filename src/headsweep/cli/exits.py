@@ -43,7 +43,7 @@ def exit_code(error: Exception) -> int:
 
 def line(error: Exception) -> str:
     """One line that says what went wrong; a value found in a file may be a megabyte long."""
-    text = printable(redact(" ".join(_message(error).split())))
+    text = printable(redact(" ".join(_message(error).split()))[: MAX_CHARACTERS + 1])
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
