@@ -1,0 +1,129 @@
+"""Predictions, ranks and subgroups are read back as they were written, or refused."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headsweep.errors import StorageError, VerificationError
+from headsweep.leaderboard.notes import _WholeFiles
+from headsweep.leaderboard.predictions import (
+    DIRECTIONS,
+    Predictions,
+    read_predictions,
+    read_ranks,
+    read_seeds,
+    write_predictions,
+    write_ranks,
+)
+from headsweep.leaderboard.subgroups import read_subgroups_of, write_subgroups
+
+SPLIT = Predictions(
+    "test",
+    ("valid_1_a_1", "valid_2_a_1", "valid_2_b_1"),
+    ("valid_1", "valid_2", "valid_2"),
+    ("Emphysema", "Lung nodule"),
+    np.array([[0, 1], [1, 0], [1, 1]], dtype=np.uint8),
+    np.array([[0.25, 0.5], [0.75, 0.125], [0.5, 1.0]], dtype=np.float32),
+)
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
+    write_predictions(SPLIT, tmp_path / "seed_0" / "test.parquet")
+    found = read_predictions(tmp_path / "seed_0" / "test.parquet")
+    assert (found.name, found.volumes, found.patients) == ("test", SPLIT.volumes, SPLIT.patients)
+    assert found.labels == SPLIT.labels
+    np.testing.assert_array_equal(found.targets, SPLIT.targets)
+    np.testing.assert_array_equal(found.scores, SPLIT.scores)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        replace(SPLIT, scores=np.full((3, 2), np.nan, dtype=np.float32)),
+        replace(SPLIT, scores=SPLIT.scores.astype(np.float64)),
+        replace(SPLIT, targets=SPLIT.targets * 2),
+        replace(SPLIT, targets=SPLIT.targets.astype(np.int64)),
+    ],
+)
+def test_predictions_of_another_kind_are_refused(tmp_path: Path, fault: Predictions) -> None:
+    write_predictions(fault, tmp_path / "test.parquet")
+    with pytest.raises(VerificationError, match=r"test\.parquet: predictions must be readable"):
+        read_predictions(tmp_path / "test.parquet")
+
+
+def test_seeds_share_rows_and_labels(tmp_path: Path) -> None:
+    others = {
+        "volumes": replace(SPLIT, volumes=SPLIT.volumes[::-1]),
+        "patients": replace(SPLIT, patients=("valid_1", "valid_2", "valid_3")),
+        "labels": replace(SPLIT, labels=("Emphysema", "Atelectasis")),
+        "targets": replace(SPLIT, targets=1 - SPLIT.targets),
+    }
+    first, other = tmp_path / "first.parquet", tmp_path / "other.parquet"
+    write_predictions(SPLIT, first)
+    write_predictions(replace(SPLIT, scores=SPLIT.scores / 2), other)
+    assert [seed.scores[0, 0] for seed in read_seeds([first, other], tmp_path)] == [0.25, 0.125]
+    for split in others.values():
+        write_predictions(split, other)
+        with pytest.raises(VerificationError, match=r"other\.parquet: seeds must share rows"):
+            read_seeds([first, other], tmp_path)
+    with pytest.raises(VerificationError, match="a finalist must have predictions, found none"):
+        read_seeds([], tmp_path)
+
+
+def test_ranks_are_read_as_they_were_written(tmp_path: Path) -> None:
+    ranks = {name: np.array([1, 3, i]) for i, name in enumerate(DIRECTIONS, start=1)}
+    write_ranks(ranks, SPLIT, tmp_path / "ranks.parquet")
+    found = read_ranks(tmp_path / "ranks.parquet")
+    assert {name: values.tolist() for name, values in found.items()} == {
+        name: values.tolist() for name, values in ranks.items()
+    }
+
+
+def test_ranks_of_another_kind_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.parquet"
+    contents = (
+        {"volumename": ["a"]},
+        {f"rank:{name}": ["first"] for name in DIRECTIONS},
+        {f"rank:{name}": [1.5] for name in DIRECTIONS},
+    )
+    for content in contents:
+        pq.write_table(pa.table(content), path)
+        with pytest.raises(VerificationError, match=r"ranks\.parquet: ranks must be readable, "):
+            read_ranks(path)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(VerificationError, match=r"ranks\.parquet: ranks must be readable, "):
+        read_ranks(path)
+
+
+def test_subgroups_are_of_the_split_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "subgroups.parquet"
+    assert read_subgroups_of(path, "test") == {}
+    by_split = {
+        "test": (SPLIT.volumes, {"sex": ["F", "M", "M"]}),
+        "other": (SPLIT.volumes[:1], {"age": ["40-59"]}),
+    }
+    write_subgroups(by_split, path)
+    assert read_subgroups_of(path, "test") == {"sex": ["F", "M", "M"]}
+    assert read_subgroups_of(path, "other") == {"age": ["40-59"]}
+    assert read_subgroups_of(path, "none") == {}
+    path.write_bytes(b"PAR1")
+    with pytest.raises(VerificationError, match=r"parquet: subgroups must be readable, found"):
+        read_subgroups_of(path, "test")
+
+
+def test_an_artifact_stays_in_its_folder(tmp_path: Path) -> None:
+    """Its id comes from a storage that others may write to."""
+    store = _WholeFiles(tmp_path)
+    store.write("plot.png", io.BytesIO(b"new"))
+    assert (tmp_path / "plot.png").read_bytes() == b"new"
+    for name in ("../plot.png", "/tmp/plot.png", "a/b", "."):
+        with pytest.raises(StorageError, match="an artifact's id must be a plain name, found"):
+            store.write(name, io.BytesIO(b"else"))
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
