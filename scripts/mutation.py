@@ -1,10 +1,11 @@
 """Mutation testing: breaks the source in one place at a time, and counts the breaks no test sees.
 
-    nice -n 19 python scripts/mutation.py FOLDER [--sample 220] [--seed 0] [--only ledger]
+    nice -n 19 python scripts/mutation.py FOLDER [--sample 220] [--seed 0] [--of ledger mirror]
 
 FOLDER gets a copy of the checkout, in which mutants are written; `mutants.jsonl` there is the
 record, and a run that was stopped goes on from it. A mutant is killed when a test of its module
-fails, or does not end in time. The tests on SQLite go first; what they do not see meets all others.
+fails, or does not end in time. The quickest tests go first, on SQLite before PostgreSQL; only what
+they do not see meets the others.
 The operators are those of Offutt et al. 1996 (ACM TOSEM 5(2)): relations, arithmetic, logical
 connectors, constants, and deleted statements.
 """
@@ -30,8 +31,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT, PACKAGE = Path(__file__).parents[1], Path("src", "headsweep")
-STORE = ("studies/test_judging.py", "workers/test_worker.py", "studies/test_storage_contract.py")
-LEDGER = "studies/test_ledger.py"
+STATE_MACHINE = "hardening/test_store_machine.py"
+STORE = (STATE_MACHINE, "workers/test_worker.py", "studies/test_storage_contract.py")
+LEDGER, JUDGING = "studies/test_ledger.py", "studies/test_judging.py"
 TESTS: dict[str, tuple[str, ...]] = {
     **{
         f"metrics/{name}.py": (f"metrics/test_{name}.py",)
@@ -40,16 +42,19 @@ TESTS: dict[str, tuple[str, ...]] = {
     **{f"metrics/{name}.py": (f"metrics/test_{name}.py",) for name in ("resampled_t", "retrieval")},
     "metrics/thresholds.py": ("metrics/test_thresholds.py",),
     "metrics/bootstrap.py": ("metrics/test_bootstrap.py", "metrics/test_coverage.py"),
-    "studies/ledger.py": (LEDGER, STORE[1], *STORE[::2], "studies/test_store.py"),
-    "studies/batch.py": (LEDGER, *STORE[1:], "studies/test_store.py"),
-    "studies/mirror.py": (LEDGER, *STORE[::-1], "studies/test_store.py"),
-    "studies/judging.py": (*STORE[:2], "studies/test_policy.py"),
+    "studies/ledger.py": (LEDGER, *STORE, "studies/test_store.py"),
+    "studies/batch.py": (LEDGER, *STORE, "studies/test_store.py"),
+    "studies/mirror.py": ("studies/test_mirror.py", JUDGING, *STORE, "studies/test_store.py"),
+    "studies/judging.py": (JUDGING, *STORE[:2], "studies/test_policy.py"),
+    "workers/lease.py": ("workers/test_lease.py", STORE[1]),
     "studies/spec.py": ("studies/test_spec.py", "studies/test_policy.py"),
     "config.py": ("test_config.py", "studies/test_spec.py"),
 }
-"""The modules to break, below `src/headsweep`, and the tests of each, below `tests`."""
-STATE_MACHINE = "hardening/test_store_machine.py"
-SHARED = ("torch", "optuna", "sqlalchemy.orm", "psycopg", "scipy.stats", "sklearn.metrics")
+"""The modules to break, below `src/headsweep`; the tests of each, below `tests`, quickest first."""
+SHARED = (
+    *("torch", "optuna", "sqlalchemy.orm", "psycopg", "scipy.stats", "sklearn.metrics"),
+    *("omegaconf", "pydantic"),
+)
 """Imported once, by the parent of all runs; nothing here imports headsweep."""
 LIMIT_S, TEST_LIMIT_S = 400, 100
 MEMORY = 24 * 2**30
@@ -149,16 +154,15 @@ def fate(copy: Path, module: str, sound: str, mutant: Mutant | None) -> str:
     """What the tests of a module say: `killed`, `late` or `survived`."""
     path = copy / PACKAGE / module
     path.write_text(sound if mutant is None else broken(sound, mutant))
-    tests = [*TESTS[module]]
-    if module.startswith("studies/"):
-        tests.append(STATE_MACHINE)
+    quickest, *others = (f"tests/{name}" for name in TESTS[module])
     try:
-        for choice in ("not postgres and not coverage", "postgres or coverage"):
-            code = _run(copy, [f"tests/{name}" for name in tests], choice)
-            if code is None:
-                return "late"
-            if code not in (0, 5):  # 5: no test was chosen
-                return "killed"
+        for tests in ([quickest], others):
+            for choice in ("not postgres and not coverage", "postgres or coverage"):
+                code = _run(copy, tests, choice) if tests else 0
+                if code is None:
+                    return "late"
+                if code not in (0, 5):  # 5: no test was chosen
+                    return "killed"
         return "survived"
     finally:
         path.write_text(sound)
@@ -201,19 +205,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sample", type=int, default=220)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="modules whose path holds this text")
+    parser.add_argument("--of", nargs="+", default=[""], help="parts of the modules' paths")
     parser.add_argument("--again", action="store_true", help="try survivors of the record again")
     options = parser.parse_args()
     copy = _copied(options.folder.resolve() / "checkout")
     for name in SHARED:
         importlib.import_module(name)
-    sources = {module: (copy / PACKAGE / module).read_text() for module in TESTS}
+    chosen = [module for module in TESTS if any(part in module for part in options.of)]
+    sources = {module: (copy / PACKAGE / module).read_text() for module in chosen}
     everything = [m for module, source in sources.items() for m in mutants_of(module, source)]
     sample = random.Random(options.seed).sample(everything, min(options.sample, len(everything)))
     print(f"{len(sample)} of {len(everything)} mutants", flush=True)
     record = options.folder / "mutants.jsonl"
     fates = _recorded(record, again=options.again)
-    for module in sorted({mutant.module for mutant in sample if options.only in mutant.module}):
+    for module in sorted({mutant.module for mutant in sample}):
         mine = [mutant for mutant in sample if mutant.module == module and mutant not in fates]
         if mine and (sound := fate(copy, module, sources[module], None)) != "survived":
             sys.exit(f"{module}: its tests must pass on sound source, found it {sound}")
