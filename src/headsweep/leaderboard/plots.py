@@ -57,11 +57,16 @@ Values = Sequence[float] | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with the name of its file and the sentence that says what it shows."""
+    """A figure with the name of its file and the sentence that says what it shows.
+
+    One that does not stand `alone` has no labels of its own: only beside its caption, among its
+    like, does it say anything.
+    """
 
     name: str
     caption: str
     figure: Figure
+    alone: bool = True
 
     @cached_property
     def svg(self) -> bytes:
@@ -82,9 +87,10 @@ class Plot:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the figure as SVG and PNG."""
+        """Write the figure as SVG, and as PNG too if it stands alone."""
         write_bytes(folder / f"{self.name}.svg", self.svg)
-        write_bytes(folder / f"{self.name}.png", self._render("png"))
+        if self.alone:
+            write_bytes(folder / f"{self.name}.png", self._render("png"))
 
     def _render(self, kind: str) -> bytes:
         buffer = io.BytesIO()
@@ -110,7 +116,7 @@ def small_plot(name: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
         figure = Figure(figsize=(2.3, 1.9))
         axes = figure.add_axes((0.22, 0.2, 0.75, 0.76))
         draw(axes)
-    return Plot(name, caption, figure)
+    return Plot(name, caption, figure, alone=False)
 
 
 def intervals(

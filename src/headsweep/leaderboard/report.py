@@ -36,7 +36,7 @@ def write_report(
     compared: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write `report.html`, and each of its plots as SVG and PNG under `plots/`.
+    """Write `report.html`, and its plots under `plots/`.
 
     Args:
         folder: the leaderboard's, which holds the finalists already.
