@@ -52,8 +52,9 @@ def test_every_command_explains_itself_and_its_options(headsweep, command, optio
 def test_the_seed_projects_modules_are_these_commands(monkeypatch, capsys, command):
     """`python -m headsweep.train` is `headsweep train`."""
     monkeypatch.setattr(sys, "argv", [command, "--help"])
+    monkeypatch.delitem(sys.modules, f"headsweep.{command}", raising=False)  # as in a new process
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "src" / "headsweep" / f"{command}.py"), run_name="__main__")
+        runpy.run_module(f"headsweep.{command}", run_name="__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"Usage: headsweep {command} ")
 
