@@ -1,7 +1,8 @@
 """AUPRC, AUROC and F1 on bootstrap resamples of patients, all at once, and their intervals.
 
 A resample is how often each row is drawn. The rows of a label are sorted once; the counts of every
-resample are then accumulated in that order, which gives the same values as sorting each resample.
+resample are then summed from one positive to the next in that order, which gives the same values as
+sorting each resample.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri, stdtrit
 
 from headsweep.metrics.ranking import Metric, Scores, Targets
@@ -19,8 +21,8 @@ from headsweep.metrics.thresholds import OperatingPoint
 
 Multiplicities = NDArray[np.int32]
 
-# The counts of one label then stay in a core's second-level cache.
-_CELLS_PER_BLOCK = 1 << 17
+# Bounds memory; a row's counts over thousands of resamples are one long vector.
+_CELLS_PER_BLOCK = 1 << 23
 
 
 def patient_resamples(patients: Sequence[str], n_resamples: int, seed: int) -> Multiplicities:
@@ -57,16 +59,16 @@ def resampled_ranking(
         Two (K, B, c) arrays; NaN where the resample holds no positive or no negative of the label.
     """
     slots, _, c = scores.shape
-    orders = [[_order(targets[:, j], scores[k, :, j]) for j in range(c)] for k in range(slots)]
+    ranked = [[_rank(targets[:, j], scores[k, :, j]) for j in range(c)] for k in range(slots)]
     precision = np.empty((slots, len(resamples), c))
     area = np.empty_like(precision)
     step = max(1, _CELLS_PER_BLOCK // len(targets))
     for start in range(0, len(resamples), step):
         block = slice(start, start + step)
+        counts = np.ascontiguousarray(resamples[block].T, dtype=np.float32)  # sums stay exact
         for k in range(slots):
             for j in range(c):
-                areas = _weighted_areas(orders[k][j], resamples[block])
-                precision[k, block, j], area[k, block, j] = areas
+                precision[k, block, j], area[k, block, j] = _weighted_areas(ranked[k][j], counts)
     return precision, area
 
 
@@ -142,67 +144,55 @@ def interval(
 
 
 @dataclass(frozen=True)
-class _Order:
-    """Rows of one label by descending score, best first, and where its groups end.
+class _Ranked:
+    """Rows of one label in groups of equal scores, best first, as 0/1 matrices `(g, n)`.
 
-    A group is a set of equal scores; only groups that hold a positive matter.
+    Only groups that hold a positive matter, and count.
     """
 
-    rows: NDArray[np.intp]
-    """All rows."""
-    ends: NDArray[np.intp]
-    """Where in `rows` each group ends."""
-    positives: NDArray[np.intp]
-    """Positive rows."""
-    positive_ends: NDArray[np.intp]
-    """Where in `positives` each group ends."""
-    tied: NDArray[np.intp]
-    """Negative rows that are tied with a positive."""
-    group_of_tied: NDArray[np.intp]
+    called: csr_array
+    """The group's rows, and those between it and the group before."""
+    positive: csr_array
+    """The group's positive rows."""
+    tied: csr_array
+    """The group's negative rows."""
 
 
-def _order(targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores) -> _Order:
+def _rank(targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores) -> _Ranked:
     order = np.argsort(-scores, kind="stable")
     positive = targets[order].astype(bool)
-    group = np.cumsum(np.diff(scores[order], prepend=np.inf) != 0)
-    with_positive = np.unique(group[positive])
-    tied = ~positive & np.isin(group, with_positive)
-    return _Order(
-        rows=order,
-        ends=np.searchsorted(group, with_positive, side="right") - 1,
-        positives=order[positive],
-        positive_ends=np.searchsorted(group[positive], with_positive, side="right") - 1,
-        tied=order[tied],
-        group_of_tied=np.searchsorted(with_positive, group[tied]),
-    )
+    ties = np.cumsum(np.diff(scores[order], prepend=np.inf) != 0)
+    groups = np.unique(ties[positive])
+    group = np.searchsorted(groups, ties)
+    tied = ~positive & np.isin(ties, groups)
+
+    def members(rows: NDArray[np.bool_]) -> csr_array:
+        ends = np.searchsorted(group[rows], np.arange(len(groups)), side="right")
+        chosen = order[rows][: ends[-1] if len(ends) else 0]
+        ones = np.ones(len(chosen), np.float32)
+        return csr_array((ones, chosen, np.append(0, ends)), shape=(len(groups), len(order)))
+
+    return _Ranked(members(np.ones_like(positive)), members(positive), members(tied))
 
 
-def _weighted_areas(order: _Order, counts: Multiplicities) -> tuple[Metric, Metric]:
-    """Average precision and ROC area of one label on each resample, (B, n) → (B,), (B,).
+def _weighted_areas(ranked: _Ranked, counts: NDArray[np.float32]) -> tuple[Metric, Metric]:
+    """Average precision and ROC area of one label on each resample, (n, B) → (B,), (B,).
 
     The sums over groups of `ranking`, with the rows of a resample counted as often as drawn.
     """
-    if not order.positives.size or len(order.positives) == len(order.rows):
-        undefined = np.full(len(counts), np.nan)
-        return undefined, undefined
-    called = _running(counts, order.rows, order.ends)
-    true = _running(counts, order.positives, order.positive_ends)
-    gained = np.diff(true, axis=1, prepend=0)
-    positives = true[:, -1]
-    negatives = counts.sum(axis=1, dtype=np.float64) - positives
+    gained = ranked.positive @ counts
+    true = np.zeros(counts.shape[1])
+    called = np.full_like(true, np.finfo(np.float64).tiny)  # 0 of 0 rows is 0
+    precision, passed = np.zeros_like(true), np.zeros_like(true)
+    for added, positive in zip(ranked.called @ counts, gained, strict=True):
+        called += added
+        true += positive
+        precision += positive * (true / called)
+        passed += positive * (called - true)
+    passed -= np.einsum("gb,gb->b", gained, ranked.tied @ counts, dtype=np.float64) / 2
 
-    precision = np.einsum("bg,bg->b", gained, true / np.maximum(called, 1))
-    passed = called - true
-    if order.tied.size:
-        halves = counts[:, order.tied] / 2
-        np.subtract.at(passed.T, order.group_of_tied, halves.T)
-    behind = positives * negatives - np.einsum("bg,bg->b", gained, passed)
-    defined = (positives > 0) & (negatives > 0)
-    precision = np.where(defined, precision, np.nan) / np.maximum(positives, 1)
-    return precision, np.where(defined, behind, np.nan) / np.maximum(positives * negatives, 1)
-
-
-def _running(counts: Multiplicities, rows: NDArray[np.intp], ends: NDArray[np.intp]) -> Metric:
-    """Counts of `rows` accumulated up to each of `ends`, (B, n) → (B, g)."""
-    total = np.cumsum(counts.take(rows, axis=1), axis=1, dtype=np.int32)
-    return total.take(ends, axis=1).astype(np.float64)
+    negatives = counts.sum(axis=0, dtype=np.float64) - true
+    behind = true * negatives - passed
+    defined = (true > 0) & (negatives > 0)
+    precision = np.where(defined, precision, np.nan) / np.maximum(true, 1)
+    return precision, np.where(defined, behind, np.nan) / np.maximum(true * negatives, 1)
