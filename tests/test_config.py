@@ -193,6 +193,7 @@ def test_an_override_is_split_into_key_and_plain_value() -> None:
     [
         (["training.seed=range(0,10001)"], "found more with 'training.seed=range(0,10001)'"),
         (["training.seed=range(0,1,0)"], "found more with 'training.seed=range(0,1,0)'"),
+        (["training.seed=range(1,1,0)"], "found more with 'training.seed=range(1,1,0)'"),
         (["training.seed=range(0,101)", "head.depth=range(0,100)"], "found more or none with 'he"),
         (["training.seed=range(3,3)"], "found "),
     ],

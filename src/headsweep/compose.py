@@ -159,7 +159,8 @@ def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
         assert sweep.start is not None
         assert sweep.stop is not None
         # Neither their number nor, at step 0 or nan, their end is bounded by Hydra.
-        if not abs(sweep.stop - sweep.start) <= abs(sweep.step) * MAX_RUNS:
+        span = abs(sweep.stop - sweep.start)
+        if sweep.step == 0 or not span <= abs(sweep.step) * MAX_RUNS:
             law = f"a sweep must span 1 to {MAX_RUNS} runs"
             raise ConfigError(f"{where}: {law}, found more with {text!r}")
     values = itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1)

@@ -18,6 +18,9 @@
 A message is one line: what must hold, what was found, and where (`file:key`, `file:row`).
 """
 
+ERROR_PREFIX = "Error: "
+"""Begins the line with which a command, and so a worker's log, ends on an error."""
+
 
 class HeadsweepError(Exception):
     """Base of every error that headsweep raises on purpose."""

@@ -11,6 +11,7 @@ import click
 
 from headsweep.cli import board, data, exits, launch, scaling, single, study
 from headsweep.cli.command import Group
+from headsweep.errors import ERROR_PREFIX
 
 
 @click.group(
@@ -72,6 +73,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if "--debug" in args:
             click.echo(exits.printable(exits.redact(traceback.format_exc())), err=True, nl=False)
-        click.echo(f"Error: {exits.line(error)}", err=True)
+        click.echo(f"{ERROR_PREFIX}{exits.line(error)}", err=True)
         sys.exit(exits.exit_code(error))
     sys.exit(code or exits.DONE)

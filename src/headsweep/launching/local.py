@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from headsweep.errors import SearchError, WorkerError
+from headsweep.errors import ERROR_PREFIX, SearchError, WorkerError
 from headsweep.launching.devices import device_of_worker
 from headsweep.settings import (
     LAUNCHER_VARIABLE,
@@ -34,8 +34,6 @@ MAX_CRASHES_IN_A_ROW = 5
 STEADY_S = 60.0
 """A worker that ran this long did not crash at start; its count of crashes begins anew."""
 TAIL_BYTES = 4000
-ERROR_PREFIX = "Error: "
-"""Begins the last line of a worker that gave up."""
 
 
 @dataclass

@@ -184,6 +184,7 @@ def _weighted_areas(ranked: _Ranked, counts: NDArray[np.float32]) -> tuple[Metri
     true = np.zeros(counts.shape[1])
     called = np.full_like(true, np.finfo(np.float64).tiny)  # 0 of 0 rows is 0
     precision, passed = np.zeros_like(true), np.zeros_like(true)
+    # Group by group on vectors of resamples: whole (g, B) arrays would leave the cache each time.
     for added, positive in zip(ranked.called @ counts, gained, strict=True):
         called += added
         true += positive

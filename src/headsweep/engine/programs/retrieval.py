@@ -191,7 +191,7 @@ def label_affinity(targets: Tensor) -> Tensor:
     Two rows without any label agree fully; a row that shares no label with any other one is
     spread evenly.
     """
-    # The empty set counts as a label of its own, so that two of them agree and none is divided by.
+    # To have no label counts as one more: then such rows agree, and no union of two is empty.
     bare = ~targets.bool().any(dim=1, keepdim=True)
     labels = torch.cat([targets, bare], dim=1)
     count = labels.sum(dim=1)
