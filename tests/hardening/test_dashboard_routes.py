@@ -19,12 +19,12 @@ from typing import Any
 import click
 import optuna
 import pytest
-from optuna.artifacts import FileSystemArtifactStore
 
 from headsweep.cli import dashboard
 from headsweep.cli.dashboard import LOOPBACK, LastLine, application, guarded
+from headsweep.studies.artifacts import ArtifactFolder
 from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import artifact_folder, open_storage
+from headsweep.studies.store import open_storage
 from tests.dashboard import open_page, served
 from tests.leaderboard.chromium import CHROMIUM, browse
 
@@ -240,8 +240,9 @@ def whole(
 
 def test_no_path_leads_out_of_a_folder_or_lists_one(storage, capfd):
     """`/dashboard/…` is one page whatever follows; everything else must be refused."""
-    (artifact_folder(storage)).mkdir(exist_ok=True)
-    secret = (artifact_folder(storage).parent / "study.db").read_bytes()[:16]
+    artifacts = ArtifactFolder(storage).path
+    artifacts.mkdir(exist_ok=True)
+    secret = (artifacts.parent / "study.db").read_bytes()[:16]
     with served(storage) as port:
         index = whole(port, "GET", "/dashboard")[2]
         for path in TRAVERSALS:
@@ -255,9 +256,7 @@ def test_no_path_leads_out_of_a_folder_or_lists_one(storage, capfd):
 
 def attach(storage: BatchedStorage, content: bytes, **meta: Any) -> str:
     """An artifact that someone else wrote into the store; its path."""
-    folder = artifact_folder(storage)
-    folder.mkdir(exist_ok=True)
-    FileSystemArtifactStore(folder).write(KEY, io.BytesIO(content))
+    ArtifactFolder(storage).write(KEY, io.BytesIO(content))
     about = json.dumps({"artifact_id": KEY, "filename": "x", "encoding": None} | meta)
     storage.set_study_system_attr(1, f"artifacts:{KEY}", about)
     return f"/artifacts/1/{KEY}"

@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,8 @@ def browse(profile: Path) -> Iterator[Page]:
         os.close(to_browser[0])
         os.close(from_browser[1])
         try:
-            page = Page(to_browser[1], from_browser[0])
-            yield page
-            page.close()
+            with closing(Page(to_browser[1], from_browser[0])) as page:
+                yield page
             process.wait(timeout=30)
         finally:
             process.kill()

@@ -12,8 +12,9 @@ from optuna_dashboard import get_note
 
 from headsweep.leaderboard.notes import attach_board
 from headsweep.leaderboard.provenance import read_provenance
+from headsweep.studies.artifacts import ArtifactFolder
 from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import artifact_folder, open_storage
+from headsweep.studies.store import open_storage
 from tests.dashboard import ask, open_page, served
 from tests.leaderboard.chromium import CHROMIUM, browse
 from tests.leaderboard.conftest import Study
@@ -42,7 +43,7 @@ def test_the_note_of_the_study_is_its_board_with_pictures(storage, finished):
 
 
 def test_attaching_again_leaves_no_second_copies(storage, finished):
-    kept = [path.read_bytes() for path in artifact_folder(storage).glob("[!.]*")]
+    kept = [path.read_bytes() for path in ArtifactFolder(storage).path.glob("[!.]*")]
     files = {*(finished / "plots").glob("*.png"), finished / "leaderboard.csv"}
     assert sorted(kept) == sorted(path.read_bytes() for path in files)
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import click
-from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi
 
 from headsweep.cli import exits
+from headsweep.studies.artifacts import ArtifactFolder
 from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import artifact_folder
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -73,7 +72,7 @@ def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
 
 def application(storage: BatchedStorage) -> WSGIApplication:
     """optuna-dashboard on a storage, with the artifacts of its studies."""
-    app: WSGIApplication = wsgi(storage, FileSystemArtifactStore(artifact_folder(storage)))
+    app: WSGIApplication = wsgi(storage, ArtifactFolder(storage))
     return app
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.artifacts import get_all_artifact_meta, upload_artifact
 from optuna.samplers import RandomSampler
 from optuna_dashboard import save_note
 
-from headsweep.durable import locked, replacing
-from headsweep.errors import OutputError, StorageError
+from headsweep.durable import locked
+from headsweep.errors import OutputError
 from headsweep.leaderboard.provenance import read_provenance
-from headsweep.studies.store import artifact_folder, open_storage, study_id_of
+from headsweep.studies.artifacts import ArtifactFolder
+from headsweep.studies.store import open_storage, study_id_of
 
 
 def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
@@ -33,15 +32,15 @@ def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
     storage = open_storage(storage_url)
     # Of a study that suggests nothing a finished trial can be opened without asking its sampler.
     study = optuna.Study(study_name, storage, RandomSampler())
-    artifacts = artifact_folder(storage)
+    artifacts = ArtifactFolder(storage)
     files = [folder / "leaderboard.csv", *sorted((folder / "plots").glob("*.png"))]
     try:
-        artifacts.mkdir(parents=True, exist_ok=True)
+        artifacts.path.mkdir(parents=True, exist_ok=True)
         # Two at once would attach every file twice.
-        with locked(artifacts / ".lock"):
+        with locked(artifacts.path / ".lock"):
             keys = {path.name: _attach(study, path, artifacts) for path in files}
     except OSError as error:
-        raise OutputError(f"{artifacts}: must be writable, found {error.strerror}") from None
+        raise OutputError(f"{artifacts.path}: must be writable, found {error.strerror}") from None
     board = (folder / "leaderboard.md").read_text(encoding="utf-8")
     study_id = study_id_of(study.study_name, storage)
     plots = {name: f"/artifacts/{study_id}/{key}" for name, key in keys.items()}
@@ -52,24 +51,8 @@ def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
     storage.database.close()
 
 
-class _WholeFiles(FileSystemArtifactStore):
-    """Optuna's store in a folder, whose files are replaced in one step."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
-
-    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Replaces an artifact; its id was read from the storage, which others may write to."""
-        if Path(artifact_id).name != artifact_id:
-            raise StorageError(f"an artifact's id must be a plain name, found {artifact_id!r}")
-        with replacing(self.folder / artifact_id) as file:
-            shutil.copyfileobj(content_body, file)
-
-
-def _attach(study: optuna.Study, path: Path, artifacts: Path) -> str:
+def _attach(study: optuna.Study, path: Path, store: ArtifactFolder) -> str:
     """Stores one file under the key that a file of its name has already, or a new one."""
-    store = _WholeFiles(artifacts)
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
     if path.name not in known:
         return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -48,12 +47,6 @@ def open_storage(
     """
     database = open_database(url, create=create, patience_s=patience_s, outage_s=outage_s)
     return BatchedStorage(database, create=create)
-
-
-def artifact_folder(storage: BatchedStorage) -> Path:
-    """Where files attached to studies lie: beside a SQLite file, `storage/artifacts` otherwise."""
-    file = storage.database.file
-    return (file.parent if file else Path("storage")) / "artifacts"
 
 
 def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:
