@@ -85,8 +85,8 @@ def main() -> None:
 def train(point: Point) -> dict[str, float]:
     """Seconds of training, and mebibytes held at most beyond those before it."""
     import torch
+    from workload import STUDIES, draw_configs, make_split
 
-    from engine import STUDIES, draw_configs, make_split
     from headsweep.engine.engine import Engine
     from headsweep.settings import EngineSettings
 

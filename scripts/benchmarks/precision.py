@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
+from workload import STUDIES, draw_configs, make_split
 
-from engine import STUDIES, draw_configs, make_split
 from headsweep.config import with_values
 from headsweep.engine.fixed import train_to_end
 from headsweep.settings import EngineSettings

@@ -16,8 +16,8 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 from rich.table import Table
+from workload import make_split
 
-from engine import make_split
 from headsweep.config import Config, with_values
 from headsweep.engine.device import flushed_denormals
 from headsweep.engine.groups import PROGRAMS, group_key
