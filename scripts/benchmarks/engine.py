@@ -1,7 +1,9 @@
 """One study's worth of pre-drawn configs through the four ways of `ways`.
 
-Same configs, data, epochs and one thread; the ways take turns, and medians over the rounds are
-compared: of CPU seconds, or of seconds on another device.
+Same configs, data, epochs and one thread a worker; the ways take turns, and medians over the rounds
+are compared: of CPU seconds, or of seconds on another device. With `--workers N`, as many processes
+do all of it side by side, one way at a time, as workers do who share a machine's caches and memory;
+a way's time is the mean of theirs.
 
 Configs are drawn at random from the space of a shipped study. Early stopping is off, so that every
 way trains every epoch. With `--alone`, headsweep and the plain loop train every config by itself:
@@ -12,10 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="processes that do the same at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--alone", action="store_true", help="every config by itself")
@@ -52,26 +59,57 @@ def main() -> None:
         "--fix", nargs="*", default=[], metavar="KEY=VALUE", help="config leaves to hold fixed"
     )
     arguments = parser.parse_args()
+    if arguments.alone:
+        report_alone(arguments)
+        return
+    n = arguments.workers
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(n, mp_context=spawn) as workers:
+        start = manager.Barrier(n)
+        turns = list(workers.map(take_turns, [arguments] * n, [start] * n))
+    report(arguments, turns)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What one worker measured."""
+
+    seconds: dict[str, list[float]]
+    """By way, of every round."""
+    best: dict[str, list[float]]
+    """By way, the best validation AUPRC of every config."""
+    slots_a_step: float
+
+
+def take_turns(arguments: argparse.Namespace, start: threading.Barrier) -> Turns:
+    """Train all configs in every way, each time together with the other workers."""
+    configs, train, valid, device = workload(arguments)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    best: dict[str, list[float]] = {}
+    clock = clock_of(device)
+    try:
+        for _ in range(arguments.rounds):
+            for name in arguments.ways:
+                start.wait()
+                begun = clock()
+                best[name] = WAYS[name](configs, train, valid, device, arguments.slots)
+                seconds[name].append(clock() - begun)
+    except BaseException:
+        start.abort()  # the others would wait for ever
+        raise
+    return Turns(dict(seconds), best, slots_per_step(configs, train, valid, device))
+
+
+def workload(arguments: argparse.Namespace) -> tuple[list[Config], Split, Split, torch.device]:
+    """Configs, splits and device, in a process that computes with one thread."""
     torch.set_num_threads(1)
-    device = torch.device(arguments.device)
     configs = draw_configs(
         STUDIES[arguments.head], arguments.configs, arguments.epochs, arguments.fix, arguments.seed
     )
     shape = arguments.width, arguments.labels
     train = make_split("train", arguments.rows, *shape, seed=1)
     valid = make_split("valid", arguments.valid_rows, *shape, seed=2)
-    if arguments.alone:
-        report_alone(configs, train, valid, device)
-        return
-    times: dict[str, list[float]] = defaultdict(list)
-    values: dict[str, list[float]] = {}
-    clock = clock_of(device)
-    for _ in range(arguments.rounds):
-        for name in arguments.ways:
-            start = clock()
-            values[name] = WAYS[name](configs, train, valid, device, arguments.slots)
-            times[name].append(clock() - start)
-    report(arguments, times, values, slots_per_step(configs, train, valid, device))
+    return configs, train, valid, torch.device(arguments.device)
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
@@ -79,10 +117,9 @@ def clock_of(device: torch.device) -> Callable[[], float]:
     return time.process_time if device.type == "cpu" else time.perf_counter
 
 
-def report_alone(
-    configs: Sequence[Config], train: Split, valid: Split, device: torch.device
-) -> None:
+def report_alone(arguments: argparse.Namespace) -> None:
     """Print the ratio of the plain loop to headsweep for every config, and one JSON line last."""
+    configs, train, valid, device = workload(arguments)
     clock, ratios = clock_of(device), []
     engine, inputs = Engine(train, valid, EngineSettings(str(device))), Inputs(train, valid, device)
     for config in configs:
@@ -111,13 +148,14 @@ def slots_per_step(
     return sum(groups[key] * steps[key] for key in groups) / sum(steps.values())
 
 
-def report(
-    arguments: argparse.Namespace,
-    times: dict[str, list[float]],
-    values: dict[str, list[float]],
-    shared: float,
-) -> None:
+def report(arguments: argparse.Namespace, turns: Sequence[Turns]) -> None:
     """Print a table, and one JSON line last."""
+    times = {
+        name: [
+            statistics.mean(taken) for taken in zip(*(t.seconds[name] for t in turns), strict=True)
+        ]
+        for name in arguments.ways
+    }
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     # A round's ways ran side by side in time, so ratios are taken round by round.
     ratios = {
@@ -126,23 +164,25 @@ def report(
         )
         for name, taken in times.items()
     }
+    best, slots_a_step = turns[0].best, turns[0].slots_a_step
     trained = arguments.configs * arguments.epochs
     table = Table(
         title=f"{arguments.head}: {arguments.configs} configs × {arguments.epochs} epochs, "
-        f"{shared:.1f} slots a fused step"
+        f"{slots_a_step:.1f} slots a fused step, {arguments.workers} at once"
     )
     for column in ("way", "s", "ms a trial-epoch", "times headsweep's", "mean best AUPRC"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for name, taken in medians.items():
         table.add_row(
             name, f"{taken:.2f}", f"{taken / trained * 1e3:.1f}", f"{ratios[name]:.2f}",
-            f"{np.mean(values[name]):.3f}",
+            f"{np.mean(best[name]):.3f}",
         )  # fmt: skip
     Console().print(table)
     result = {
         "head": arguments.head, "device": arguments.device, "rows": arguments.rows,
         "width": arguments.width, "configs": arguments.configs, "epochs": arguments.epochs,
-        "fixed": arguments.fix, "slots_a_step": shared, "median_s": medians, "ratio": ratios,
+        "fixed": arguments.fix, "workers": arguments.workers, "slots_a_step": slots_a_step,
+        "median_s": medians, "ratio": ratios,
     }  # fmt: skip
     print(json.dumps(result))
 
