@@ -119,6 +119,15 @@ class Server:
         )
 
 
+def other_clients(connection: psycopg.Connection) -> int:
+    """How many clients a connection's database has besides it; the server's own visits aside."""
+    ((found,),) = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    ).fetchall()
+    return int(found)
+
+
 def _unprivileged() -> dict[str, int | list[int]]:
     if os.geteuid() != 0:
         return {}

@@ -103,8 +103,11 @@ def state(server: Server, database: str) -> dict[str, float]:
 
 def connections(server: Server, database: str) -> int:
     with psycopg.connect(server.url("postgres")) as connection:
-        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-        row = connection.execute(count, (database,)).fetchone()
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = %s AND backend_type = 'client backend'",
+            (database,),
+        ).fetchone()
     assert row is not None
     return int(row[0])
 

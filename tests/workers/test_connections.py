@@ -14,7 +14,7 @@ from headsweep.studies.database import open_database
 from headsweep.studies.storage import BatchedStorage
 from headsweep.studies.store import create_or_continue
 from tests.polling import polling
-from tests.postgres import Server
+from tests.postgres import Server, other_clients
 from tests.studies.builders import make_spec
 from tests.workers.conftest import Start
 from tests.workers.test_worker import assert_exact
@@ -29,15 +29,11 @@ def store_url(postgres: Server) -> str:
 def counted(url: str) -> Iterator[list[int]]:
     """How many connections to a database there were, looked at all the time."""
     seen: list[int] = []
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    with psycopg.connect(url, autocommit=True) as connection:
-
-        def look() -> None:
-            ((n,),) = connection.execute(query).fetchall()
-            seen.append(n - 1)
-
-        with polling(look, every_s=0.005):
-            yield seen
+    with (
+        psycopg.connect(url, autocommit=True) as connection,
+        polling(lambda: seen.append(other_clients(connection)), every_s=0.005),
+    ):
+        yield seen
 
 
 def test_a_worker_holds_one_connection(

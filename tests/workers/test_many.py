@@ -25,7 +25,7 @@ from headsweep.studies.session import Session, join
 from headsweep.studies.store import create_or_continue, open_storage
 from headsweep.workers.lease import Lease
 from tests.data.builders import LABELS, write_split
-from tests.postgres import Server
+from tests.postgres import Server, other_clients
 from tests.studies.builders import make_spec
 from tests.workers.test_worker import assert_exact
 
@@ -83,11 +83,9 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         with psycopg.connect(self._url, autocommit=True) as connection:
             while not self._over.wait(0.1):
-                ((found,),) = connection.execute(count).fetchall()
-                self.most = max(self.most, found - 1)
+                self.most = max(self.most, other_clients(connection))
 
 
 def test_sixty_four_workers_meet_the_budget_without_an_error(
