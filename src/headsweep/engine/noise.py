@@ -21,6 +21,8 @@ _LAST_SHIFT = 16
 _BLOCK = 2**16
 """Numbers that are drawn at once on a CPU, so that they stay in its cache."""
 
+_POSITIONS = np.arange(_BLOCK, dtype=np.uint32)
+
 
 def uniforms(seed: int, step: int, layer: int, count: int, device: torch.device) -> Tensor:
     """Float32 `(count,)`, uniform in [0, 1]; a shorter stream is a prefix of a longer one.
@@ -47,15 +49,17 @@ def uniforms_at(positions: Tensor, keys: int | Tensor) -> Tensor:
 def _uniforms_in_blocks(key: int, count: int) -> NDArray[np.float32]:
     """The same stream in half the time: NumPy has unsigned integers, and blocks stay in cache."""
     stream = np.empty(count, np.float32)
+    x, shifted = np.empty((2, min(count, _BLOCK)), np.uint32)
     for start in range(0, count, _BLOCK):
         block = stream[start : start + _BLOCK]
-        x = np.arange(start, start + len(block), dtype=np.uint32)
-        x += np.uint32(key)
+        x, shifted = x[: len(block)], shifted[: len(block)]
+        np.add(_POSITIONS[: len(block)], np.uint32(start + key & _ALL_BITS), out=x)
         for shift, multiplier in _ROUNDS:
-            x ^= x >> shift
+            x ^= np.right_shift(x, shift, out=shifted)
             x *= np.uint32(multiplier)
-        x ^= x >> _LAST_SHIFT
-        np.multiply(x.view(np.int32), np.float32(2.0**-32), out=block, casting="unsafe")
+        x ^= np.right_shift(x, _LAST_SHIFT, out=shifted)
+        block[:] = x.view(np.int32)
+        block *= np.float32(2.0**-32)
         block += np.float32(0.5)
     return stream
 
