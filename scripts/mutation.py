@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT, PACKAGE = Path(__file__).parents[1], Path("src", "headsweep")
-STATE_MACHINE = "hardening/test_store_machine.py"
+STATE_MACHINE = "storage/test_store_machine.py"
 STORE = (STATE_MACHINE, "workers/test_worker.py", "studies/test_storage_contract.py")
 LEDGER, JUDGING = "studies/test_ledger.py", "studies/test_judging.py"
 TESTS: dict[str, tuple[str, ...]] = {

@@ -26,7 +26,7 @@ CURSOR = re.compile(r"\x1b\[\?25[hl]|\x1b\[1A")
 
 sys.path.insert(0, str(ROOT))
 
-from tests.leaderboard.chromium import browse  # noqa: E402
+from tests.helpers.chromium import browse  # noqa: E402
 
 
 def in_a_terminal(command: list[str]) -> str:

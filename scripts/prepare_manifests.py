@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from headsweep.data.prepare import (
+from headsweep.data.ct_rate.prepare import (
     PathPattern,
     RowPolicy,
     Tables,

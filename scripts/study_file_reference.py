@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headsweep.config import (
+from headsweep.config.schema import (
     BUILT_IN_HEADS,
     ColumnsConfig,
     Config,
@@ -19,9 +19,9 @@ from headsweep.config import (
     Section,
     TrainingConfig,
 )
-from headsweep.studies.definition import DIMENSIONS, Finalists, Identity
-from headsweep.studies.policy import PRUNERS, SAMPLERS
-from headsweep.studies.spec import searchable_keys
+from headsweep.search.samplers_and_pruners import PRUNERS, SAMPLERS
+from headsweep.search.spec import DIMENSIONS, Finalists, Identity
+from headsweep.search.study_file import searchable_keys
 
 PAGE = Path(__file__).parents[1] / "docs" / "study_file.md"
 HEADER = """\

@@ -1,13 +1,19 @@
 """Fixtures shared by all tests."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from optuna.storages._rdb.storage import _VersionManager
+
+from tests.helpers.command_line import Ended
+from tests.helpers.postgres import postgres, store_url
+from tests.helpers.slurm import slurm
+
+__all__ = ["postgres", "slurm", "store_url"]
 
 # A busy machine is no fault of the code.
 settings.register_profile("headsweep", deadline=None)
@@ -28,15 +34,6 @@ def real_reports() -> Path:
     return REAL_REPORTS
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="session")
 def headsweep() -> Callable[..., Ended]:
     """Runs the command line in this process."""
@@ -49,3 +46,18 @@ def headsweep() -> Callable[..., Ended]:
         return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scripts_of_alembic() -> Iterator[None]:
+    """Alembic runs its scripts whenever a store is opened, for 0.2 s; they do not change."""
+    read, heads = _VersionManager.get_head_version, list[str]()
+
+    def read_once(manager: _VersionManager) -> str:
+        if not heads:
+            heads.append(read(manager))
+        return heads[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "get_head_version", read_once)
+        yield

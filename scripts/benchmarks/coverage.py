@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from headsweep.data.ct_rate import LABELS, patient_of
-from headsweep.data.synthetic import CONTENT_STD, Cohort, sample_cohort
-from headsweep.leaderboard.statistics import CONFIDENCE, RESAMPLING_SEED, mean_patients
+from headsweep.data.ct_rate.names import LABELS, patient_of
+from headsweep.data.synthetic.generate import CONTENT_STD, Cohort, sample_cohort
+from headsweep.evaluation.summaries import CONFIDENCE, RESAMPLING_SEED, mean_patients
 from headsweep.metrics.bootstrap import (
     interval,
     patient_resamples,

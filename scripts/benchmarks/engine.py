@@ -30,7 +30,7 @@ from rich.table import Table
 from ways import WAYS, train_one
 from workload import STUDIES, draw_configs, make_split
 
-from headsweep.config import Config
+from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.engine.engine import Engine
 from headsweep.engine.groups import group_key

@@ -29,11 +29,11 @@ import psycopg
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.postgres import Server, new_server  # noqa: E402
-from tests.studies.builders import make_spec  # noqa: E402
-from tests.workers.curves import work_as_process  # noqa: E402
+from tests.helpers.curves import work_as_process  # noqa: E402
+from tests.helpers.postgres import Server, new_server  # noqa: E402
+from tests.helpers.study_specs import make_spec  # noqa: E402
 
-from headsweep.studies.store import create_or_continue, open_storage  # noqa: E402
+from headsweep.studies.study import create_or_continue, open_storage  # noqa: E402
 from headsweep.studies.trials import summarize  # noqa: E402
 
 BUDGET = 1_000_000
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--epoch-s", type=float, default=0.5)
     options = parser.parse_args()
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["tests.workers.curves"])
+    forks.set_forkserver_preload(["tests.helpers.curves"])
     server = new_server(Path(tempfile.gettempdir()))
     try:
         results = []

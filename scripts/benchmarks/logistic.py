@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from headsweep.engine.logistic import solve_logistic
+from headsweep.engine.numerics.logistic_solver import solve_logistic
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from rich.table import Table
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from headsweep.studies.definition import StudySpec
+from headsweep.search.spec import StudySpec
 
 EPOCHS, RUNG, REDUCTION = 20, 1, 3
 BATCH_SIZE = 256
@@ -126,7 +126,7 @@ def macro(targets: np.ndarray, scores: np.ndarray) -> float:
 
 def study_of(n_trials: int, kind: str, data: Data, folder: Path) -> StudySpec:
     """The same study for headsweep, by its file."""
-    from headsweep.studies.spec import load_study_file
+    from headsweep.search.study_file import load_study_file
 
     file = folder / "study.yaml"
     head = ["head=mlp", "head.depth=1", "head.width=256"] if kind == "mlp" else ["head=linear"]
@@ -168,8 +168,8 @@ def pack(kind: str, data: Data) -> None:
 def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
     """The study file, the configs enqueued by stock Optuna, one worker."""
     from headsweep.settings import EngineSettings
-    from headsweep.studies.store import create_or_continue, open_storage
-    from headsweep.workers.stopping import Stop
+    from headsweep.studies.study import create_or_continue, open_storage
+    from headsweep.workers.signals import Stop
     from headsweep.workers.worker import work
 
     url = f"sqlite:///{folder}/study.db"

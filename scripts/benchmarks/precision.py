@@ -16,8 +16,8 @@ from rich.table import Table
 from scipy.stats import kendalltau
 from workload import STUDIES, draw_configs, make_split
 
-from headsweep.config import with_values
-from headsweep.engine.fixed import train_to_end
+from headsweep.config.values import with_values
+from headsweep.engine.train_configs import train_to_end
 from headsweep.settings import EngineSettings
 
 

@@ -3,7 +3,7 @@
     python scripts/benchmarks/record_head_study.py [--fit-only] paths.data_root=FEATURES
         paths.manifest_dir=MANIFESTS
 
-Writes `tests/studies/recorded/head_study.parquet`: a row a trial, its params (null where a key is
+Writes `tests/search/recorded/head_study.parquet`: a row a trial, its params (null where a key is
 not active) and its value. Training is by the engine, one thread, every trial from tape position 0.
 Then fits what samplers search in place of the table, and writes it to `surrogate.json` beside it:
 the length scales of a Gaussian process, and the bandwidth of the means of trials nearby.
@@ -26,16 +26,17 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.metrics import r2_score
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.data.dataset import load_search_splits
 from headsweep.engine.engine import Engine
+from headsweep.search.space import suggest
+from headsweep.search.study_file import load_study_file
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.space import suggest
-from headsweep.studies.spec import load_study_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.studies.objectives import RECORDED, SURROGATE, TABLE, nearby_means, recorded_trials
+from tests.helpers.objectives import RECORDED, SURROGATE, TABLE, nearby_means, recorded_trials
 
 N_FITTED = 600
 """Random trials from which the length scales are fitted."""

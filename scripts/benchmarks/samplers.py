@@ -26,9 +26,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.studies.objectives import FUNCTIONS, Objective, best_of_batches, head_study
+from tests.helpers.objectives import FUNCTIONS, Objective, best_of_batches, head_study
 
-from headsweep.studies.tpe import BatchedTPESampler
+from headsweep.search.samplers.tpe import BatchedTPESampler
 
 BATCH = 32
 HEAD = "head"

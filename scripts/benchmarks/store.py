@@ -55,17 +55,17 @@ from sqlalchemy import Connection
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.postgres import Server, new_server  # noqa: E402
+from tests.helpers.postgres import Server, new_server  # noqa: E402
 
+from headsweep.search.space import distribution, suggest  # noqa: E402
+from headsweep.search.spec import StudySpec  # noqa: E402
+from headsweep.search.study_file import load_study_file  # noqa: E402
 from headsweep.settings import WorkerSettings  # noqa: E402
-from headsweep.studies.batch import Changes, detail_rows, end_rows, heartbeat_rows, upsert  # noqa: E402
-from headsweep.studies.definition import StudySpec  # noqa: E402
-from headsweep.studies.ledger import insert_trials  # noqa: E402
-from headsweep.studies.schema import HEARTBEATS, trial_id, utc_now  # noqa: E402
-from headsweep.studies.session import join  # noqa: E402
-from headsweep.studies.space import distribution, suggest  # noqa: E402
-from headsweep.studies.spec import load_study_file  # noqa: E402
-from headsweep.studies.store import create_or_continue, open_storage  # noqa: E402
+from headsweep.storage.bulk_writes import Changes, detail_rows, end_rows, heartbeat_rows, upsert  # noqa: E402
+from headsweep.storage.claims import insert_trials  # noqa: E402
+from headsweep.storage.optuna_tables import HEARTBEATS, trial_id, utc_now  # noqa: E402
+from headsweep.studies.study import create_or_continue, open_storage  # noqa: E402
+from headsweep.studies.worker_session import join  # noqa: E402
 
 RUNGS = (1, 3, 9, 27, 81)
 NAME = "benchmark"

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from workload import make_split
 
-from headsweep.config import Config, with_values
-from headsweep.engine.device import flushed_denormals
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.engine.groups import PROGRAMS, group_key
+from headsweep.engine.hardware.device import flushed_denormals
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.base import Program
 from headsweep.engine.slots import Slot

@@ -17,12 +17,12 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from headsweep.config import Config, MLPConfig, RetrievalConfig
+from headsweep.config.schema import Config, MLPConfig, RetrievalConfig
 from headsweep.data.dataset import Split
 from headsweep.engine.engine import Engine
 from headsweep.engine.inputs import Inputs, Variant
-from headsweep.engine.losses import loss, loss_settings
-from headsweep.engine.schedule import learning_rate
+from headsweep.engine.numerics.losses import loss, loss_settings
+from headsweep.engine.numerics.schedule import learning_rate
 from headsweep.heads.base import Head, LabelHead, join_views
 from headsweep.heads.registry import build_head
 from headsweep.heads.retrieval import RetrievalHead

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.data.dataset import Split
-from headsweep.studies.space import suggest
-from headsweep.studies.spec import load_study_file
+from headsweep.search.space import suggest
+from headsweep.search.study_file import load_study_file
 
 ROOT = Path(__file__).parents[2]
 STUDIES = {"linear": "linear_visual", "mlp": "mlp_visual", "retrieval": "retrieval"}

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from headsweep.config import Config, Modality
+from headsweep.config.schema import Config, Modality
 from headsweep.errors import ConfigError, ManifestError, OutputError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from headsweep.config import Config, LoggingConfig, to_dict
+from headsweep.config.schema import Config, LoggingConfig, to_dict
 
 INIT_TIMEOUT_S = 30
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from headsweep.studies.spec import load_study_file
-from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.search.study_file import load_study_file
+from headsweep.studies.study import create_or_continue, open_storage
 
 STUDY: dict[str, Any] = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},
@@ -180,7 +180,7 @@ CASES: list[Callable[[Input], str]] = [
 @pytest.fixture(scope="module")
 def pristine_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set."""
-    from headsweep.data.synthetic import synthesize
+    from headsweep.data.synthetic.generate import synthesize
 
     folder = tmp_path_factory.mktemp("pristine") / "data"
     synthesize(

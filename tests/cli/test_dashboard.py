@@ -14,13 +14,13 @@ from optuna.trial import create_trial
 from sqlalchemy import event
 
 from headsweep.settings import WorkerSettings
-from headsweep.studies.schema import trial_id
-from headsweep.studies.session import join
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import create_or_continue, open_storage
-from tests.dashboard import ask, open_page, served
-from tests.leaderboard.chromium import CHROMIUM, Page, browse
-from tests.studies.builders import make_spec
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.storage.optuna_tables import trial_id
+from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.worker_session import join
+from tests.helpers.chromium import CHROMIUM, Page, browse
+from tests.helpers.dashboard import ask, open_page, served
+from tests.helpers.study_specs import make_spec
 
 
 @pytest.fixture

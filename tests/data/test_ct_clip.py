@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headsweep.data.ct_clip import read_ctclip_latents, read_ctclip_scores
-from headsweep.data.ct_rate import LABELS
+from headsweep.data.ct_rate.ct_clip import read_ctclip_latents, read_ctclip_scores
+from headsweep.data.ct_rate.names import LABELS
 from headsweep.errors import FeatureError
 
 RNG = np.random.default_rng(0)

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.data.dataset import load_search_splits, load_test_splits, required_modalities
 from headsweep.errors import FeatureError, ManifestError
-from tests.data.builders import config_of, write_dataset, write_feature, write_split
+from tests.helpers.data_sets import config_of, write_dataset, write_feature, write_split
 
 
 def search(config, tmp_path, modalities=("visual",)):

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headsweep.config import ColumnsConfig
-from headsweep.data.ct_rate import METADATA_COLUMNS
+from headsweep.config.schema import ColumnsConfig
+from headsweep.data.ct_rate.names import METADATA_COLUMNS
 from headsweep.data.manifest import inspect_manifest, patient_of, read_manifest, scan_of
 from headsweep.errors import ManifestError
-from tests.data.builders import write_table
+from tests.helpers.data_sets import write_table
 
 HEADER = ["volumename", "visual_feature_path", "Emphysema", "Lung nodule"]
 SOUND = [["train_1_a_1", "image/train_1_a_1.npz", "1", "0"]]

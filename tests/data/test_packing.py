@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headsweep.config import ColumnsConfig
+from headsweep.config.schema import ColumnsConfig
 from headsweep.data import packing
 from headsweep.data.manifest import read_manifest
 from headsweep.data.packing import content_fingerprint, pack
 from headsweep.errors import FeatureError, ManifestError, OutputError
-from tests.data.builders import write_feature, write_split, write_table
+from tests.helpers.data_sets import write_feature, write_split, write_table
 
 TARGETS = {"train_1_a_1": (1, 0), "train_1_a_2": (1, 0), "train_2_a_1": (0, 1)}
 

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headsweep.config import ColumnsConfig
-from headsweep.data.check import check
-from headsweep.data.ct_rate import LABELS
-from headsweep.data.manifest import patient_of, read_manifest
-from headsweep.data.prepare import (
+from headsweep.config.schema import ColumnsConfig
+from headsweep.data.ct_rate.names import LABELS
+from headsweep.data.ct_rate.prepare import (
     PathPattern,
     ct_rate_tables,
     prepare_manifest,
     write_prepared,
     write_scan_means,
 )
+from headsweep.data.manifest import patient_of, read_manifest
 from headsweep.data.subsets import write_budget_subsets, write_folds
-from headsweep.data.synthetic import synthesize
+from headsweep.data.synthetic.generate import synthesize
+from headsweep.data.validation import check
 from headsweep.errors import ManifestError, OutputError
-from tests.data.builders import config_of, write_feature, write_table
+from tests.helpers.data_sets import config_of, write_feature, write_table
 
 VISUAL = PathPattern("visual_feature_path", "image/")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_manifests.py"

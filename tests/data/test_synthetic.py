@@ -9,13 +9,13 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from headsweep.data.check import check
-from headsweep.data.copula import latent_correlation, tetrachoric, to_labels
-from headsweep.data.ct_rate import LABELS, PREVALENCES
+from headsweep.data.ct_rate.names import LABELS, PREVALENCES
 from headsweep.data.dataset import load_search_splits, load_test_splits
-from headsweep.data.synthetic import PHI, synthesize
+from headsweep.data.synthetic.copula import latent_correlation, tetrachoric, to_labels
+from headsweep.data.synthetic.generate import PHI, synthesize
+from headsweep.data.validation import check
 from headsweep.errors import ConfigError, OutputError
-from tests.data.builders import config_of
+from tests.helpers.data_sets import config_of
 
 SMALL = {"patients_train": 12, "patients_valid": 6, "patients_test": 5, "progress": False}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial
 
-from headsweep.studies.store import open_storage, study_id_of
+from headsweep.studies.study import open_storage, study_id_of
 from headsweep.studies.trials import Summary, summarize
-from tests.conftest import Ended
+from tests.helpers.command_line import Ended
 
 SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 FEW_FINALISTS = ("finalists.top_k=2", "finalists.seeds=[0,1]")

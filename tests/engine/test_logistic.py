@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from headsweep.engine.fixed import train_to_end
-from headsweep.engine.logistic import solve_logistic
+from headsweep.engine.numerics.logistic_solver import solve_logistic
+from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import ConfigError
 from headsweep.settings import EngineSettings
-from tests.engine.conftest import config, make_split
+from tests.helpers.splits import config, make_split
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3)
 

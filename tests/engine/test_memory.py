@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from headsweep.config import Config
+from headsweep.config.schema import Config
 from headsweep.engine import groups
 from headsweep.engine.engine import Engine
-from headsweep.engine.memory import ran_out_of_memory
+from headsweep.engine.hardware.memory import ran_out_of_memory
 from headsweep.engine.programs.base import Program
 from headsweep.engine.programs.linear import LinearProgram
 from headsweep.engine.programs.mlp import MLPBatch, MLPProgram, MLPTrainer
-from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
+from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.settings import EngineSettings
-from tests.engine.conftest import config, make_split
+from tests.helpers.splits import config, make_split
 
 SPLITS = make_split("train", 150, seed=1), make_split("valid", 90, seed=2)
 SETTINGS = EngineSettings(device="cpu", slots=16)

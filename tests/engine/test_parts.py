@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headsweep.config import TrainingConfig
-from headsweep.engine.noise import kept, minibatch_key, signed, uniforms, uniforms_at
-from headsweep.engine.optim import make_optimizer
+from headsweep.config.schema import TrainingConfig
+from headsweep.engine.numerics.dropout_noise import (
+    kept,
+    minibatch_key,
+    signed,
+    uniforms,
+    uniforms_at,
+)
+from headsweep.engine.numerics.optimizers import make_optimizer
+from headsweep.engine.numerics.schedule import learning_rate
 from headsweep.engine.programs.retrieval import label_affinity
-from headsweep.engine.schedule import learning_rate
 from headsweep.engine.tape import batches, permutation
 
 CPU = torch.device("cpu")

@@ -6,15 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.engine import groups
 from headsweep.engine.engine import Engine
-from headsweep.engine.fixed import train_to_end
-from headsweep.engine.precision import rounded_products, to_bf16, to_tf32
-from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
+from headsweep.engine.numerics.precision import rounded_products, to_bf16, to_tf32
+from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
+from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import ConfigError
 from headsweep.settings import EngineSettings
-from tests.engine.conftest import config, make_split
+from tests.helpers.splits import config, make_split
 
 SPLITS = make_split("train", 150, seed=1), make_split("valid", 90, seed=2)
 SETTINGS = EngineSettings(device="cpu", slots=8)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headsweep.config import Config
+from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
-from headsweep.engine.fixed import train_to_end
+from headsweep.engine.train_configs import train_to_end
 from headsweep.settings import EngineSettings
-from tests.engine.conftest import config
-from tests.engine.reference import macro_average_precision, train_plainly
+from tests.helpers.plain_training import macro_average_precision, train_plainly
+from tests.helpers.splits import config
 
 LINEAR = [
     config("training.learning_rate=0.03"),

@@ -6,14 +6,15 @@ import optuna
 import pytest
 from scipy.stats import kendalltau
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.engine import groups
-from headsweep.engine.fixed import train_to_end
-from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
+from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
+from headsweep.engine.train_configs import train_to_end
+from headsweep.search.space import suggest
+from headsweep.search.study_file import load_study_file
 from headsweep.settings import EngineSettings
-from headsweep.studies.space import suggest
-from headsweep.studies.spec import load_study_file
-from tests.engine.conftest import make_split
+from tests.helpers.splits import make_split
 
 STUDIES = Path(__file__).parents[2] / "search_spaces"
 SPLITS = make_split("train", 200, seed=1), make_split("valid", 200, seed=2)

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.engine.engine import Engine
-from headsweep.engine.fixed import train_to_end
 from headsweep.engine.slots import EpochReport
+from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.settings import EngineSettings
-from tests.engine.conftest import config, make_split
+from tests.helpers.splits import config, make_split
 
 SETTINGS = EngineSettings(device="cpu", slots=8)
 WATCHED = [

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from headsweep.config import (
+from headsweep.config.schema import (
     HeadConfig,
     LinearConfig,
     MLPConfig,

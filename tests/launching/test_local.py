@@ -19,11 +19,11 @@ from headsweep.errors import SearchError, WorkerError
 from headsweep.launching.local import launch_local
 from headsweep.launching.progress import line, saved
 from headsweep.settings import EngineSettings
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import create_or_continue, open_storage
 from headsweep.studies.trials import Summary
-from tests.data.builders import LABELS, write_split
-from tests.studies.builders import make_spec
+from tests.helpers.data_sets import LABELS, write_split
+from tests.helpers.study_specs import make_spec
 
 BUDGET = 30
 SLICES = ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb")

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from headsweep.launching.progress import line, saved, shown
-from headsweep.studies.effort import Effort
 from headsweep.studies.trials import Summary
+from headsweep.studies.worker_timings import Effort
 
 BEGUN = Summary(
     study="probe",

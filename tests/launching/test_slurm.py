@@ -23,21 +23,21 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.data.dataset import load_search_splits
-from headsweep.data.synthetic import synthesize
-from headsweep.engine.fixed import train_to_end
+from headsweep.data.synthetic.generate import synthesize
+from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import LaunchError, WorkerError
 from headsweep.launching.slurm import Places, Resources, queue_again, render
 from headsweep.leaderboard.finalists import choose_finalists
 from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
-from headsweep.studies.ledger import HOST, LOST, WORKER
-from headsweep.studies.session import Session, join
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import load_spec, open_storage, study_id_of
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.storage.claims import HOST, LOST, WORKER
+from headsweep.studies.study import load_spec, open_storage, study_id_of
 from headsweep.studies.trials import trial_config
+from headsweep.studies.worker_session import Session, join
 from headsweep.workers.lease import Lease
-from tests.conftest import Ended
-from tests.postgres import PASSWORD, Server
-from tests.slurm import PREEMPTED_PARTITION, PREEMPTING_PARTITION, Slurm
+from tests.helpers.command_line import Ended
+from tests.helpers.postgres import PASSWORD, Server
+from tests.helpers.slurm import PREEMPTED_PARTITION, PREEMPTING_PARTITION, Slurm
 from tests.workers.test_worker import assert_exact
 
 pytestmark = pytest.mark.xdist_group("slurm")

@@ -11,13 +11,13 @@ import pytest
 from optuna.trial import TrialState
 
 from headsweep.data.dataset import load_search_splits, required_modalities
-from headsweep.data.synthetic import synthesize
-from headsweep.engine.fixed import train_to_end
+from headsweep.data.synthetic.generate import synthesize
+from headsweep.engine.train_configs import train_to_end
 from headsweep.leaderboard.finalize import finalize
+from headsweep.search.space import suggest
+from headsweep.search.study_file import StudySpec, load_study_file
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.space import suggest
-from headsweep.studies.spec import StudySpec, load_study_file
-from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.studies.study import create_or_continue, open_storage
 from headsweep.studies.trials import TAPE_POSITION, trial_config
 
 SETTINGS = EngineSettings(device="cpu", slots=16)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.leaderboard.merged import merge, to_html
-from tests.leaderboard.chromium import CHROMIUM, Page, browse
+from headsweep.leaderboard.merge import merge, to_html
+from tests.helpers.chromium import CHROMIUM, Page, browse
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"

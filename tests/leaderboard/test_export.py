@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from headsweep.config import parse_config
+from headsweep.config.files import read_config, write_config
+from headsweep.config.values import parse_config
 from headsweep.data.dataset import load_search_splits, required_modalities
-from headsweep.engine.fixed import train_to_end
+from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import ConfigError, OutputError
-from headsweep.leaderboard.export import read_config, write_config
 from headsweep.settings import cache_dir
 from headsweep.studies.trials import trial_config
 from tests.leaderboard.conftest import SETTINGS

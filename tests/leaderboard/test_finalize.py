@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from headsweep.errors import StudyError
-from headsweep.studies.store import open_storage, pin_data, study_id_of
+from headsweep.studies.study import open_storage, pin_data, study_id_of
 from tests.leaderboard.conftest import LABELS, make_study
 
 TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
@@ -112,7 +112,7 @@ def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, mon
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("test must not be opened again")
 
-    monkeypatch.setattr("headsweep.leaderboard.firewall.load_test_splits", refuse)
+    monkeypatch.setattr("headsweep.leaderboard.unblinding.load_test_splits", refuse)
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     study.finalize(finished)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before

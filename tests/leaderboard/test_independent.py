@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.leaderboard import oracle
+from tests.helpers import leaderboard_oracle as oracle
+from tests.helpers.leaderboard_oracle import Array, Scored
 from tests.leaderboard.conftest import Study, make_study
-from tests.leaderboard.oracle import Array, Scored
 
 SEEDS = (0, 1, 2)
 TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.leaderboard.merged import merge, to_html
+from headsweep.leaderboard.merge import merge, to_html
 from tests.leaderboard.conftest import make_study
 from tests.leaderboard.test_browser import DESK, PHONE, WIDTHS, brightness, page
 

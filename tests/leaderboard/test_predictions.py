@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from headsweep.errors import VerificationError
-from headsweep.leaderboard.predictions import (
+from headsweep.evaluation.predictions import (
     DIRECTIONS,
     Predictions,
     read_predictions,
@@ -20,7 +20,7 @@ from headsweep.leaderboard.predictions import (
     write_predictions,
     write_ranks,
 )
-from headsweep.leaderboard.subgroups import read_subgroups_of, write_subgroups
+from headsweep.evaluation.subgroups import read_subgroups_of, write_subgroups
 
 SPLIT = Predictions(
     "test",

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from headsweep.errors import VerificationError
-from headsweep.leaderboard.recompute import recompute
+from headsweep.leaderboard.verification.recompute import recompute
 
 
 def test_an_untouched_leaderboard_follows_from_its_predictions(finished):

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from headsweep.config import LinearConfig
+from headsweep.config.files import read_config
+from headsweep.config.schema import LinearConfig
 from headsweep.data.dataset import load_search_splits
 from headsweep.data.features import read_feature
-from headsweep.engine.fixed import train_to_end
+from headsweep.engine.train_configs import train_to_end
 from headsweep.heads.base import HeadShape
 from headsweep.heads.normalization import fit_normalizer
 from headsweep.heads.predictor import Predictor, PredictorSpec, save_predictor
 from headsweep.heads.registry import build_head
-from headsweep.leaderboard.export import read_config
 from headsweep.settings import cache_dir
 from tests.leaderboard.conftest import LABELS, SETTINGS
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from headsweep.leaderboard.predictions import read_predictions
-from headsweep.leaderboard.recompute import recompute
+from headsweep.evaluation.predictions import read_predictions
+from headsweep.leaderboard.verification.recompute import recompute
 from tests.leaderboard.conftest import make_study
 
 AGES = ("036Y", "59", "060Y", "", "91Y")

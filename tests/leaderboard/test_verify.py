@@ -17,7 +17,7 @@ import safetensors.torch
 import yaml
 
 from headsweep.errors import VerificationError
-from headsweep.leaderboard.verify import verify
+from headsweep.leaderboard.verification.verify import verify
 
 
 def alter_json(path: Path, *keys: str, by: float = 1e-9) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headsweep.data.ct_rate import LABELS, patient_of
-from headsweep.data.synthetic import CONTENT_STD, Cohort, sample_cohort
-from headsweep.leaderboard.statistics import CONFIDENCE, mean_patients
+from headsweep.data.ct_rate.names import LABELS, patient_of
+from headsweep.data.synthetic.generate import CONTENT_STD, Cohort, sample_cohort
+from headsweep.evaluation.summaries import CONFIDENCE, mean_patients
 from headsweep.metrics.bootstrap import (
     interval,
     patient_resamples,

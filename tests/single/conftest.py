@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from headsweep.data.synthetic import synthesize
-from tests.conftest import Ended
+from headsweep.data.synthetic.generate import synthesize
+from tests.helpers.command_line import Ended
 
 Run = Callable[..., str]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headsweep.data.ct_rate import LABELS
+from headsweep.data.ct_rate.names import LABELS
 from tests.single.conftest import Run
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "analyze_alignment.py"

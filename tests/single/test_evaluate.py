@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from headsweep.data.ct_rate import LABELS
+from headsweep.data.ct_rate.names import LABELS
 from tests.single.conftest import Run
 
 SHORT = ("training.max_epochs=3", "training.batch_size=32")

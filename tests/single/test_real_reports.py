@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from headsweep.compose import compose_config
+from headsweep.config.overrides import compose_config
 from tests.single.conftest import Run
 from tests.single.test_resume import WEIGHTS_AND_METRICS, epochs_in, kill_once
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from headsweep.compose import compose_config
-from headsweep.config import Config, to_dict
+from headsweep.config.overrides import compose_config
+from headsweep.config.schema import Config, to_dict
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import TrialError
 from headsweep.settings import EngineSettings
-from headsweep.train import METRICS, STATE, train
+from headsweep.single_run import METRICS, STATE, train
 from tests.single.conftest import Run
 
 HEADS = {
@@ -59,7 +59,7 @@ def train_and_die(config: Config, epoch: int, delay_s: float) -> None:
 
 def kill_once(config: Config, epoch: int, delay_s: float) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["headsweep.train"])
+    context.set_forkserver_preload(["headsweep.single_run"])
     process = context.Process(target=train_and_die, args=(config, epoch, delay_s))
     process.start()
     process.join()

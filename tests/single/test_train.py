@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headsweep.compose import expand_sweep
+from headsweep.config.overrides import expand_sweep
 from headsweep.errors import ConfigError
 from tests.single.conftest import Run
 

@@ -6,18 +6,15 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import open_storage
-from tests.postgres import postgres, store_url
-from tests.workers.curves import work_as_process
-
-__all__ = ["postgres", "store_url"]
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import open_storage
+from tests.helpers.curves import work_as_process
 
 Start = Callable[..., BaseProcess]
 
 # Forked from a process that has loaded everything and holds no connection: quick, and clean.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.workers.curves"])
+PROCESSES.set_forkserver_preload(["tests.helpers.curves"])
 
 
 @pytest.fixture

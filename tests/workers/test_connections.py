@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import Connection
 
 from headsweep.errors import StorageError
-from headsweep.studies import database
-from headsweep.studies.database import open_database
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import create_or_continue
-from tests.polling import polling
-from tests.postgres import Server, other_clients
-from tests.studies.builders import make_spec
+from headsweep.storage import connections as database
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.storage.connections import open_database
+from headsweep.studies.study import create_or_continue
+from tests.helpers.polling import polling
+from tests.helpers.postgres import Server, other_clients
+from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
 from tests.workers.test_worker import assert_exact
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.studies.study import create_or_continue, open_storage
 from headsweep.studies.trials import summarize
-from tests.studies.builders import make_spec
+from tests.helpers.study_specs import make_spec
 from tests.workers.test_worker import CurveEngine, assert_exact, work_here
 
 BUDGET = 400
@@ -21,7 +21,7 @@ WORKER = """
 import sys
 import sqlalchemy
 from headsweep.cli import exits
-from tests.workers.curves import work_as_process
+from tests.helpers.curves import work_as_process
 
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
 def limit(connection, _):

@@ -20,13 +20,13 @@ import psycopg
 import pytest
 
 from headsweep.settings import EngineSettings, WorkerSettings
-from headsweep.studies.ledger import WORKER
-from headsweep.studies.session import Session, join
-from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.storage.claims import WORKER
+from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.worker_session import Session, join
 from headsweep.workers.lease import Lease
-from tests.data.builders import LABELS, write_split
-from tests.postgres import Server, other_clients
-from tests.studies.builders import make_spec
+from tests.helpers.data_sets import LABELS, write_split
+from tests.helpers.postgres import Server, other_clients
+from tests.helpers.study_specs import make_spec
 from tests.workers.test_worker import assert_exact
 
 WORKERS = 64
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.xdist_group("many workers")
 
 def work_as_process(study: str, url: str) -> None:
     """What `headsweep worker` does; its exit code tells of errors."""
-    from headsweep.workers.stopping import stop_on_signals
+    from headsweep.workers.signals import stop_on_signals
     from headsweep.workers.worker import work
 
     with stop_on_signals(WorkerSettings.grace_s) as stop:

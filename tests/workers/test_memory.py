@@ -12,14 +12,14 @@ from headsweep.engine.engine import Engine
 from headsweep.engine.programs.linear import LinearProgram
 from headsweep.errors import SearchError
 from headsweep.settings import EngineSettings, WorkerSettings
-from headsweep.studies.session import join
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import create_or_continue
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import create_or_continue
 from headsweep.studies.trials import summarize
+from headsweep.studies.worker_session import join
 from headsweep.workers.loop import Loop
-from headsweep.workers.stopping import Stop
-from tests.engine.conftest import make_split
-from tests.studies.builders import make_spec
+from headsweep.workers.signals import Stop
+from tests.helpers.splits import make_split
+from tests.helpers.study_specs import make_spec
 from tests.workers.test_worker import assert_exact
 
 SPLITS = make_split("train", 300, seed=1), make_split("valid", 90, seed=2)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import create_or_continue
-from tests.postgres import Server
-from tests.studies.builders import make_spec
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import create_or_continue
+from tests.helpers.postgres import Server
+from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
 from tests.workers.test_worker import assert_exact
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from headsweep.data.synthetic import synthesize
-from headsweep.studies.store import open_storage, study_id_of
-from tests.conftest import Ended
+from headsweep.data.synthetic.generate import synthesize
+from headsweep.studies.study import open_storage, study_id_of
+from tests.helpers.command_line import Ended
 from tests.single.test_tracking import values, wandb_records
 
 SPACE = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}}

@@ -16,13 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.errors import SearchError
 from headsweep.settings import WorkerSettings
-from headsweep.studies.session import Session
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import create_or_continue, open_storage
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import create_or_continue, open_storage
 from headsweep.studies.trials import best_trials, summarize, trial_config
-from tests.studies.builders import make_spec
+from headsweep.studies.worker_session import Session
+from tests.helpers.curves import CurveEngine, quality, work_through
+from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
-from tests.workers.curves import CurveEngine, quality, work_through
 
 
 def work_here(url: str, engine: CurveEngine, **settings: Any) -> None:

@@ -30,7 +30,7 @@ def show(folders: tuple[Path, ...], form: str | None) -> None:
     Rows on different data are never ranked together.
     """
     from headsweep.cli.tables import print_boards
-    from headsweep.leaderboard import merged
+    from headsweep.leaderboard import merge as merged
 
     boards = merged.merge(folders)
     match form:
@@ -56,21 +56,21 @@ def verify(folder: Path, overrides: tuple[str, ...], only_recompute: bool) -> No
     Where the data have moved, paths.data_root=DIR and paths.manifest_dir=DIR say where to.
     """
     if only_recompute:
-        from headsweep.leaderboard.recompute import recompute
+        from headsweep.leaderboard.verification.recompute import recompute
 
         if overrides:
             raise click.UsageError("--recompute reads no data, so it takes no overrides")
         click.echo(recompute(folder))
         return
-    from headsweep.leaderboard.verify import verify as train_again
+    from headsweep.leaderboard.verification.verify import verify as train_again
 
     click.echo(train_again(folder, _places(overrides)))
 
 
 def _places(overrides: tuple[str, ...]) -> dict[str, str]:
-    from headsweep.compose import override_value
+    from headsweep.config.overrides import override_value
     from headsweep.errors import ConfigError
-    from headsweep.leaderboard.verify import MOVABLE
+    from headsweep.leaderboard.verification.verify import MOVABLE
 
     places = {}
     for text in overrides:

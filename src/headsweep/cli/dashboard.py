@@ -15,8 +15,8 @@ import click
 from optuna_dashboard import wsgi
 
 from headsweep.cli import exits
-from headsweep.studies.artifacts import ArtifactFolder
-from headsweep.studies.storage import BatchedStorage
+from headsweep.storage.artifacts import ArtifactFolder
+from headsweep.storage.batched_storage import BatchedStorage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

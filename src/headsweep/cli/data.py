@@ -46,7 +46,7 @@ def synth(
     A patient has about 2.3 rows. DIR gets manifests/ and features/.
     """
     from headsweep.cli.progress import is_interactive
-    from headsweep.data.synthetic import synthesize
+    from headsweep.data.synthetic.generate import synthesize
 
     rows = synthesize(
         folder,
@@ -70,7 +70,7 @@ for command in (prepare, subsets, folds):
 def pack(overrides: tuple[str, ...]) -> None:
     """Pack the features of all manifests, for later commands to start at once."""
     from headsweep.cli.progress import is_interactive
-    from headsweep.compose import compose_config
+    from headsweep.config.overrides import compose_config
     from headsweep.data.manifest import read_manifest
     from headsweep.data.packing import pack as pack_features
     from headsweep.preflight import check_manifests
@@ -94,8 +94,8 @@ def pack(overrides: tuple[str, ...]) -> None:
 def check(overrides: tuple[str, ...]) -> None:
     """Name every fault of manifests and features by file and row."""
     from headsweep.cli.progress import is_interactive
-    from headsweep.compose import compose_config
-    from headsweep.data.check import check as faults_of
+    from headsweep.config.overrides import compose_config
+    from headsweep.data.validation import check as faults_of
 
     config = compose_config(overrides, where="command line")
     faults = faults_of(config, progress=is_interactive())

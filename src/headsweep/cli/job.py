@@ -73,7 +73,7 @@ def finalize_study(
     """
     # The plots' libraries load for seconds; bad input is told before that.
     from headsweep.leaderboard.finalize import finalize
-    from headsweep.leaderboard.notes import attach_board
+    from headsweep.leaderboard.report.dashboard_notes import attach_board
 
     folder = finalize(study_name, storage_url, out, engine, reopen=reopen)
     attach_board(study_name, storage_url, folder)

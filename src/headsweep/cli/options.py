@@ -74,7 +74,7 @@ study_name = click.argument("study_name", metavar="STUDY_NAME")
 
 
 def _study_file(given: Path) -> Path:
-    from headsweep.installation import study_path
+    from headsweep.package_info import study_path
 
     return study_path(given)
 

@@ -10,7 +10,7 @@ import click
 from headsweep.cli.command import Command
 
 if TYPE_CHECKING:
-    from headsweep.data.prepare import RowPolicy
+    from headsweep.data.ct_rate.prepare import RowPolicy
 
 ROW_POLICIES = ("all_recon", "first_recon", "scan_mean", "dedup_text")
 
@@ -62,7 +62,7 @@ def prepare(
     data_root: Path | None,
 ) -> None:
     """Build a manifest from CT-RATE's tables; list every row lost."""
-    from headsweep.data.prepare import (
+    from headsweep.data.ct_rate.prepare import (
         PathPattern,
         Tables,
         prepare_manifest,

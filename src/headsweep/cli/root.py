@@ -53,7 +53,7 @@ for command in (
 def _show_version(ctx: click.Context) -> NoReturn:
     from importlib.metadata import version
 
-    from headsweep.installation import code_commit
+    from headsweep.package_info import code_commit
 
     click.echo(f"headsweep {version('headsweep')} ({code_commit() or 'commit not known'})")
     ctx.exit()

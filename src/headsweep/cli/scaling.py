@@ -24,7 +24,7 @@ def scaling(study_file: Path, overrides: tuple[str, ...], device: str, out: Path
     """Train over label sources, budgets, folds and seeds; draw curves, test differences."""
     from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_table
-    from headsweep.scaling import read_scaling_study, run_scaling
+    from headsweep.label_efficiency import read_scaling_study, run_scaling
     from headsweep.settings import EngineSettings
 
     study, config = read_scaling_study(study_file, overrides)

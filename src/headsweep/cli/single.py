@@ -56,9 +56,9 @@ def train(
     After an interruption, training.resume.enabled=true goes on where training stood.
     """
     from headsweep.cli.progress import epochs_shown, is_interactive
+    from headsweep.config.overrides import config_of, multirun_configs
     from headsweep.settings import EngineSettings
-    from headsweep.train import config_of, multirun_configs
-    from headsweep.train import train as train_one
+    from headsweep.single_run import train as train_one
 
     if multirun:
         configs = multirun_configs(config_file, overrides)
@@ -109,9 +109,9 @@ def evaluate(
     """
     from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_evaluation
-    from headsweep.evaluate import MODEL, checkpoint_of, evaluate_ctclip
-    from headsweep.evaluate import evaluate as evaluate_one
-    from headsweep.leaderboard.scoring import score
+    from headsweep.evaluation.evaluate import MODEL, checkpoint_of, evaluate_ctclip
+    from headsweep.evaluation.evaluate import evaluate as evaluate_one
+    from headsweep.evaluation.scoring import score
 
     if ctclip is not None:
         if words or checkpoint:
@@ -186,12 +186,12 @@ def align(
     ctclip: Path | None,
 ) -> None:
     """Retrieve scans across and within modalities, raw or through a head."""
-    from headsweep.align import align as align_views
-    from headsweep.align import align_ctclip
     from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_alignment
-    from headsweep.evaluate import MODEL, checkpoint_of
-    from headsweep.train import config_of
+    from headsweep.config.overrides import config_of
+    from headsweep.evaluation.align import align as align_views
+    from headsweep.evaluation.align import align_ctclip
+    from headsweep.evaluation.evaluate import MODEL, checkpoint_of
 
     if ctclip is not None:
         if overrides or checkpoint:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 from optuna.trial import TrialState
 
+from headsweep.config.files import write_config
 from headsweep.errors import StorageError, StudyError
-from headsweep.leaderboard.export import write_config
 from headsweep.preflight import check_output
-from headsweep.studies.database import open_database, shown_url
-from headsweep.studies.definition import StudySpec
-from headsweep.studies.spec import load_study_file
-from headsweep.studies.store import create_or_continue, load_spec, open_storage
+from headsweep.search.spec import StudySpec
+from headsweep.search.study_file import load_study_file
+from headsweep.storage.connections import open_database, shown_url
+from headsweep.studies.study import create_or_continue, load_spec, open_storage
 from headsweep.studies.trials import best_trials, trial_by_number, trial_config
 
 

@@ -83,7 +83,7 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
     hand its trials back and end; a second one ends it at once.
     """
     from headsweep.settings import EngineSettings, WorkerSettings
-    from headsweep.workers.stopping import stop_on_signals
+    from headsweep.workers.signals import stop_on_signals
 
     # Loading takes seconds, in which a signal must be heard too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
@@ -118,7 +118,7 @@ def finalize(study_name: str, storage_url: str, out: Path | None, reopen: str | 
 def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
     """Show trials by state, best value, speed, live workers."""
     from headsweep.cli.tables import print_status
-    from headsweep.studies.store import open_storage, study_names
+    from headsweep.studies.study import open_storage, study_names
     from headsweep.studies.trials import summarize
 
     storage = open_storage(storage_url)
@@ -164,7 +164,7 @@ def export(study_name: str, storage_url: str, trial: int | None, output: Path) -
 def dashboard(storage_url: str, port: int, writable: bool) -> None:
     """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only."""
     from headsweep.cli.dashboard import serve
-    from headsweep.studies.store import open_storage
+    from headsweep.studies.study import open_storage
 
     serve(open_storage(storage_url), port=port, writable=writable)
 
@@ -176,7 +176,7 @@ def studies(name: str | None) -> None:
 
     `run`, `create` and `scaling` take such a name in place of a file.
     """
-    from headsweep.installation import shipped_studies
+    from headsweep.package_info import shipped_studies
 
     shipped = shipped_studies()
     if name is None:

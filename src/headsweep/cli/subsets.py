@@ -59,7 +59,7 @@ def folds(manifest_file: Path, n_folds: int, seed: int, out: Path | None) -> Non
 
 
 def _read(path: Path) -> Manifest:
-    from headsweep.config import ColumnsConfig
+    from headsweep.config.schema import ColumnsConfig
     from headsweep.data.manifest import read_manifest
 
     return read_manifest(path, ColumnsConfig(), None)

@@ -14,7 +14,7 @@ from rich.table import Table
 from headsweep.cli.exits import printable
 
 if TYPE_CHECKING:
-    from headsweep.leaderboard.merged import Board
+    from headsweep.leaderboard.merge import Board
     from headsweep.studies.trials import Summary
 
 PLAIN_WIDTH = 200
@@ -43,7 +43,7 @@ def print_leaderboard(folder: Path) -> None:
     Raises:
         OutputError: the folder holds no leaderboard.
     """
-    from headsweep.leaderboard.merged import merge
+    from headsweep.leaderboard.merge import merge
 
     print_boards(merge([folder]))
 

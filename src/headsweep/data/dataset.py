@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config import Config, Modality, RetrievalConfig
+from headsweep.config.schema import Config, Modality, RetrievalConfig
 from headsweep.data.faults import Fault
 from headsweep.data.manifest import Manifest, read_manifest
 from headsweep.data.overlaps import shared_content, shared_patients
 from headsweep.data.packing import content_fingerprint, pack
-from headsweep.data.splits import linked_groups, split_by_group
+from headsweep.data.splitting import linked_groups, split_by_group
 from headsweep.errors import FeatureError, InputError, ManifestError
 
 MODALITIES: tuple[Modality, ...] = ("visual", "text")

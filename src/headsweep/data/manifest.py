@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config import ColumnsConfig, Modality, escapes
-from headsweep.data.ct_rate import (
+from headsweep.config.schema import ColumnsConfig, Modality, escapes
+from headsweep.data.ct_rate.names import (
     FINDINGS,
     LABELS,
     METADATA_COLUMNS,

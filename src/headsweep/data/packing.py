@@ -18,11 +18,11 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from headsweep.config import Modality
+from headsweep.atomic_files import locked, replacing, write_text
+from headsweep.config.schema import Modality
 from headsweep.data.features import outside, read_feature
 from headsweep.data.manifest import Manifest
 from headsweep.data.progress import progress_bar
-from headsweep.durable import locked, replacing, write_text
 from headsweep.errors import FeatureError, ManifestError, OutputError
 
 FORMAT = 1

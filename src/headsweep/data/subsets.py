@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.atomic_files import write_text
+from headsweep.data.ct_rate.prepare import write_table
 from headsweep.data.manifest import Manifest
-from headsweep.data.prepare import write_table
-from headsweep.data.splits import group_folds, linked_groups, split_by_group
-from headsweep.durable import write_text
+from headsweep.data.splitting import group_folds, linked_groups, split_by_group
 from headsweep.errors import ManifestError, OutputError
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from headsweep.durable import write_bytes
+from headsweep.atomic_files import write_bytes
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import ConfigError
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import torch
 
-from headsweep.config import Config
+from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.engine.checkpoints import Snapshot
-from headsweep.engine.device import flushed_denormals, prepare_device
 from headsweep.engine.groups import Group, group_key
+from headsweep.engine.hardware.device import flushed_denormals, prepare_device
+from headsweep.engine.hardware.memory import ran_out_of_memory
 from headsweep.engine.inputs import Inputs
-from headsweep.engine.memory import ran_out_of_memory
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.slots import EpochReport
-from headsweep.engine.usage import Usage
+from headsweep.engine.timings import Usage
 from headsweep.heads.predictor import Predictor, PredictorSpec
 from headsweep.settings import EngineSettings
 

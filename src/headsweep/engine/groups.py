@@ -12,21 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.config import Config, MLPConfig
+from headsweep.config.schema import Config, MLPConfig
 from headsweep.engine.checkpoints import Snapshot
+from headsweep.engine.hardware.memory import ran_out_of_memory
 from headsweep.engine.inputs import Inputs, Variant
-from headsweep.engine.memory import ran_out_of_memory
-from headsweep.engine.precision import rounded_products
+from headsweep.engine.numerics.precision import rounded_products
 from headsweep.engine.programs.autograd import AutogradProgram
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.programs.linear import LinearProgram
 from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
+from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
-from headsweep.engine.programs.stacked_mlp import StackedMLPProgram
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import batch_bounds, batches
-from headsweep.engine.usage import Usage
+from headsweep.engine.timings import Usage
 from headsweep.heads.base import Head
 from headsweep.metrics.ranking import average_precision_and_auroc, macro
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.config import Config, FeatureInput, Modality, Normalization
+from headsweep.config.schema import Config, FeatureInput, Modality, Normalization
 from headsweep.data.dataset import Split, required_modalities
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.heads.base import MODALITIES_OF, HeadShape

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from headsweep.config import Config
-from headsweep.engine.schedule import learning_rate
+from headsweep.config.schema import Config
+from headsweep.engine.numerics.schedule import learning_rate
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from headsweep.config import FeatureInput, HeadConfig, Modality
+from headsweep.config.schema import FeatureInput, HeadConfig, Modality
 
 MODALITIES_OF: Mapping[FeatureInput, tuple[Modality, ...]] = {
     "visual": ("visual",),

@@ -12,14 +12,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from headsweep.config import (
+from headsweep.atomic_files import write_bytes
+from headsweep.config.schema import (
     FeatureInput,
     HeadConfig,
     Modality,
     Normalization,
     head_config_type,
 )
-from headsweep.durable import write_bytes
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
 from headsweep.heads.normalization import Normalizer

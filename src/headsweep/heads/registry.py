@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from headsweep.config import HEAD_ENTRY_POINTS, HeadConfig
+from headsweep.config.schema import HEAD_ENTRY_POINTS, HeadConfig
 from headsweep.errors import ConfigError
 from headsweep.heads.base import Head, HeadShape
 from headsweep.heads.linear import LinearHead

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headsweep.config import Modality, RetrievalConfig
+from headsweep.config.schema import Modality, RetrievalConfig
 from headsweep.heads.base import MODALITIES_OF, Head, HeadShape, join_views
 from headsweep.heads.neighbours import neighbour_probabilities
 

@@ -23,8 +23,8 @@ from headsweep.settings import (
     EngineSettings,
     host_name,
 )
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import open_storage
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import open_storage
 from headsweep.studies.trials import Summary, summarize
 
 POLL_S = 0.25
@@ -127,7 +127,7 @@ def _places(
         _Place(
             log=log_dir / f"worker_{i}.log",
             command=[
-                *(sys.executable, "-m", "headsweep.cli", "worker", study_name),
+                *(sys.executable, "-m", "headsweep", "worker", study_name),
                 *("--device", engine.device, "--slots", str(engine.slots)),
             ],
             environment={

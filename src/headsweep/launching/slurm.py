@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headsweep.durable import write_text
+from headsweep.atomic_files import write_text
 from headsweep.errors import LaunchError, OutputError, WorkerError
 from headsweep.settings import (
     LAUNCHER_VARIABLE,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.data.dataset import Split
-from headsweep.engine.fixed import train_to_end
 from headsweep.engine.slots import EpochReport
+from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import SearchError
+from headsweep.evaluation.predictions import Predictions, predict
 from headsweep.heads.predictor import Predictor
-from headsweep.leaderboard.predictions import Predictions, predict
 from headsweep.metrics.ranking import average_precision, macro
 from headsweep.settings import EngineSettings
 

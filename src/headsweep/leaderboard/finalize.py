@@ -11,7 +11,8 @@ from typing import Any
 
 import optuna
 
-from headsweep.config import Config, Modality
+from headsweep.atomic_files import locked
+from headsweep.config.schema import Config, Modality
 from headsweep.data.dataset import (
     MODALITIES,
     Split,
@@ -20,10 +21,10 @@ from headsweep.data.dataset import (
     search_fingerprints,
 )
 from headsweep.data.progress import progress_bar
-from headsweep.durable import locked
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import OutputError, StudyError, VerificationError
-from headsweep.leaderboard.comparisons import compare_rows
+from headsweep.evaluation.paired_tests import compare_rows
+from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -31,7 +32,6 @@ from headsweep.leaderboard.finalists import (
     confirm,
     ranked,
 )
-from headsweep.leaderboard.firewall import load_test_subgroups, open_test
 from headsweep.leaderboard.provenance import (
     COMPARISONS,
     DATA_ROWS,
@@ -45,12 +45,12 @@ from headsweep.leaderboard.provenance import (
     read_provenance,
     write_data_rows,
 )
-from headsweep.leaderboard.report import write_report
+from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_json, write_result
-from headsweep.leaderboard.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
+from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.store import DATA, load_spec, open_storage
+from headsweep.studies.study import DATA, load_spec, open_storage
 from headsweep.studies.trials import FINISHED, trial_config
 
 PARTIAL, LOCK = ".partial-", ".lock"

@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from headsweep.config import PositiveInt, Seed, escapes, explain, to_dict
+from headsweep.atomic_files import replacing
+from headsweep.config.schema import PositiveInt, Seed, escapes, explain, to_dict
 from headsweep.data.dataset import Split, row_digests
-from headsweep.durable import replacing
 from headsweep.errors import VerificationError
-from headsweep.installation import code_commit
+from headsweep.evaluation.summaries import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED
 from headsweep.leaderboard.finalists import Finalist
-from headsweep.leaderboard.firewall import Opening
-from headsweep.leaderboard.statistics import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED
+from headsweep.leaderboard.unblinding import Opening
+from headsweep.package_info import code_commit
 from headsweep.settings import EngineSettings
 
 PROVENANCE = "provenance.json"

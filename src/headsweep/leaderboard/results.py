@@ -11,20 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.atomic_files import write_text
+from headsweep.config.files import write_config
 from headsweep.data.dataset import Split
-from headsweep.durable import write_text
-from headsweep.heads.predictor import Predictor, save_predictor
-from headsweep.heads.retrieval import RetrievalHead
-from headsweep.leaderboard.export import write_config
-from headsweep.leaderboard.finalists import Confirmed, Finalist, with_seed
-from headsweep.leaderboard.predictions import (
+from headsweep.evaluation.predictions import (
     Predictions,
     predict,
     retrieval_ranks,
     write_predictions,
     write_ranks,
 )
-from headsweep.leaderboard.statistics import (
+from headsweep.evaluation.subgroups import Attributes, subgroup_report
+from headsweep.evaluation.summaries import (
     Thresholds,
     choose_thresholds,
     finite,
@@ -32,7 +30,9 @@ from headsweep.leaderboard.statistics import (
     report_of,
     retrieval_report,
 )
-from headsweep.leaderboard.subgroups import Attributes, subgroup_report
+from headsweep.heads.predictor import Predictor, save_predictor
+from headsweep.heads.retrieval import RetrievalHead
+from headsweep.leaderboard.finalists import Confirmed, Finalist, with_seed
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
 Ranks = Mapping[str, NDArray[np.int64]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headsweep.durable import write_text
+from headsweep.atomic_files import write_text
 from headsweep.leaderboard.provenance import StudyFacts
 from headsweep.leaderboard.results import FinalistResult
 

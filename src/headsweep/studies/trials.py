@@ -11,15 +11,16 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from headsweep.config import Config, with_values
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.errors import StudyError
-from headsweep.studies.attributes import typed
-from headsweep.studies.definition import StudySpec
-from headsweep.studies.effort import Effort, total_effort
-from headsweep.studies.ledger import FAILURE, HOST, WORKER, database_now, heartbeats
-from headsweep.studies.schema import to_local, trial_id
-from headsweep.studies.storage import BatchedStorage
-from headsweep.studies.store import load_spec, study_id_of
+from headsweep.search.spec import StudySpec
+from headsweep.storage.attributes import typed
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.storage.claims import FAILURE, HOST, WORKER, database_now, heartbeats
+from headsweep.storage.optuna_tables import to_local, trial_id
+from headsweep.studies.study import load_spec, study_id_of
+from headsweep.studies.worker_timings import Effort, total_effort
 
 TAPE_POSITION = "tape_position"
 """Trial attribute: where on the tape of permutations the trial entered."""

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Protocol
 
 from optuna.trial import FrozenTrial
 
-from headsweep.config import Config
+from headsweep.config.schema import Config
 from headsweep.errors import ConfigError, StorageError, TrialError
 from headsweep.settings import WorkerSettings
-from headsweep.studies.schema import trial_id
-from headsweep.studies.session import Session
+from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.trials import trial_config
-from headsweep.workers.accounts import Accounts
+from headsweep.studies.worker_session import Session
 from headsweep.workers.lease import Lease
-from headsweep.workers.stopping import Stop
+from headsweep.workers.signals import Stop
+from headsweep.workers.timings import Accounts
 from headsweep.workers.trial_logs import STOPPED_S, STUCK_S, TrialLogs
 
 if TYPE_CHECKING:
     from headsweep.engine.engine import Admission
     from headsweep.engine.slots import EpochReport
-    from headsweep.engine.usage import Usage
+    from headsweep.engine.timings import Usage
 
 
 class Slots(Protocol):

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headsweep.config import Config, with_values
-from headsweep.studies.definition import StudySpec
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
+from headsweep.search.spec import StudySpec
 from headsweep.tracking import start_tracker
 
 if TYPE_CHECKING:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import uuid
 
-from headsweep.config import Modality, with_values
+from headsweep.config.schema import Modality
+from headsweep.config.values import with_values
 from headsweep.data.dataset import (
     load_search_splits,
     required_modalities,
     search_fingerprints,
 )
 from headsweep.engine.engine import Engine
+from headsweep.search.spec import CategoricalDimension, StudySpec
 from headsweep.settings import (
     WORKER_VARIABLE,
     EngineSettings,
@@ -19,11 +21,10 @@ from headsweep.settings import (
     cache_dir,
     host_name,
 )
-from headsweep.studies.definition import CategoricalDimension, StudySpec
-from headsweep.studies.session import join
-from headsweep.studies.store import pin_data
+from headsweep.studies.study import pin_data
+from headsweep.studies.worker_session import join
 from headsweep.workers.loop import Loop
-from headsweep.workers.stopping import Stop
+from headsweep.workers.signals import Stop
 
 
 def work(

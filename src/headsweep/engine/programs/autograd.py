@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from headsweep.engine.inputs import Inputs, Variant
-from headsweep.engine.losses import loss, loss_settings
-from headsweep.engine.noise import minibatch_key
-from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
+from headsweep.engine.numerics.dropout_noise import minibatch_key
+from headsweep.engine.numerics.losses import loss, loss_settings
+from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 from headsweep.errors import ConfigError
 from headsweep.heads.base import LabelHead

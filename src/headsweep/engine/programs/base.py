@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from headsweep.config import Precision
+from headsweep.config.schema import Precision
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head

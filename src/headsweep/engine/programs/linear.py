@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from headsweep.engine.inputs import Inputs
-from headsweep.engine.losses import (
+from headsweep.engine.numerics.losses import (
     LossSettings,
     gradient_,
     loss_settings,
     stack_settings,
 )
-from headsweep.engine.optim import Optimizer, make_optimizer
+from headsweep.engine.numerics.optimizers import Optimizer, make_optimizer
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headsweep.engine.inputs import Inputs
-from headsweep.engine.logistic import solve_logistic
+from headsweep.engine.numerics.logistic_solver import solve_logistic
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head

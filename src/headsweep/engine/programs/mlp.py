@@ -9,11 +9,11 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from headsweep.config import MLPConfig
+from headsweep.config.schema import MLPConfig
 from headsweep.engine.inputs import Inputs, Variant
-from headsweep.engine.losses import gradient_, loss_settings
-from headsweep.engine.noise import kept, uniforms
-from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
+from headsweep.engine.numerics.dropout_noise import kept, uniforms
+from headsweep.engine.numerics.losses import gradient_, loss_settings
+from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
 

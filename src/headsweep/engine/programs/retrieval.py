@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from headsweep.config import Modality, Normalization, RetrievalConfig
+from headsweep.config.schema import Modality, Normalization, RetrievalConfig
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.base import GroupKey
-from headsweep.engine.programs.single import SingleTrainer, SlotwiseProgram
+from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import permutation
 from headsweep.heads.base import MODALITIES_OF, Head

@@ -1,0 +1,83 @@
+"""Configs from plain data, and their leaves by dotted path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pydantic import ValidationError
+
+from headsweep.config.messages import unknown_key
+from headsweep.config.schema import Config, explain, to_dict
+from headsweep.errors import ConfigError
+
+
+def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
+    """The config held by plain data.
+
+    Args:
+        data: nested sections, as read from YAML.
+        where: file or command the data came from, for the error.
+
+    Raises:
+        ConfigError: one line naming the first key that breaks its law.
+    """
+    try:
+        return Config.model_validate_json(json.dumps(dict(data)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, data)}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: a config must be plain data, found {error}") from None
+
+
+def with_values(config: Config, values: Mapping[str, Any], *, where: str) -> Config:
+    """A copy of `config` with the leaves named by dotted paths set.
+
+    A string where a list is due is read as JSON, since Optuna stores only scalars.
+
+    Raises:
+        ConfigError: an unknown path, or a value that breaks its law.
+    """
+    data = to_dict(config)
+    for path, value in values.items():
+        *sections, leaf = path.split(".")
+        node: Any = data
+        for name in sections:
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf not in node:
+            raise ConfigError(f"{where}:{path}: {unknown_key(path, leaf_paths(config))}")
+        node[leaf] = value if isinstance(node[leaf], str) else _listed(value)
+    return parse_config(data, where=where)
+
+
+def _listed(value: Any) -> Any:
+    """The list that a JSON text holds; any other value, and text that is no JSON, as it is."""
+    if isinstance(value, str) and value[:1] == "[":
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def leaf_paths(config: Config) -> tuple[str, ...]:
+    """Dotted paths of all leaves of `config`."""
+
+    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+    return tuple(walk(to_dict(config), ""))
+
+
+def value_at(config: Config, path: str) -> Any:
+    """The plain value of the leaf at a dotted path; `KeyError` when there is none."""
+    node: Any = to_dict(config)
+    for name in path.split("."):
+        node = node[name]
+    return node

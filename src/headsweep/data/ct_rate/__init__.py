@@ -1,0 +1,1 @@
+"""CT-RATE's names, tables and published feature files."""

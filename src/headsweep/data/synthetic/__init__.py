@@ -1,0 +1,1 @@
+"""A synthetic data set in CT-RATE's layout."""

@@ -1,0 +1,151 @@
+"""Inspection of a whole data set: every fault of every manifest and feature file, by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from headsweep.config.schema import Config, Modality
+from headsweep.data.dataset import required_modalities, row_digests
+from headsweep.data.faults import Fault
+from headsweep.data.features import outside, read_feature
+from headsweep.data.manifest import Manifest, inspect_manifest
+from headsweep.data.overlaps import shared_content, shared_patients
+from headsweep.data.packing import THREADS
+from headsweep.data.progress import progress_bar
+from headsweep.errors import FeatureError, ManifestError
+
+
+@dataclass(frozen=True, eq=False)
+class _Inspected:
+    """Sound rows of one manifest, and the digest of every feature row that could be read."""
+
+    manifest: Manifest
+    digests: dict[Modality, list[bytes | None]]
+
+
+def check(config: Config, *, progress: bool = False) -> list[Fault]:
+    """Every fault of the train, valid and test manifests and of all their feature files.
+
+    Unlike loading, it does not stop at the first fault. It reads the test manifests, but tells
+    nothing of them except faults.
+
+    Args:
+        config: `data`, `paths` and `training.target_labels` are used.
+        progress: show progress on standard error.
+    """
+    data = config.data
+    searched = [data.train_manifest, *([data.val_manifest] if data.val_manifest else [])]
+    inspected: dict[str, _Inspected] = {}
+    faults: list[Fault] = []
+    widths: dict[Modality, tuple[int, str]] = {}
+    for name in [*searched, *data.test_manifests]:
+        path = Path(config.paths.manifest_dir) / name
+        manifest, found = inspect_manifest(path, data.columns, config.training.target_labels)
+        faults += found
+        if manifest is None:
+            continue
+        first = next(iter(inspected.values()), None)
+        try:
+            manifest = manifest.with_labels(first.manifest.labels) if first else manifest
+        except ManifestError as error:
+            faults.append(Fault(path, 1, str(error).removeprefix(f"{path}: ")))
+            continue
+        digests, found = _inspect_features(
+            manifest, Path(config.paths.data_root), widths, progress=progress
+        )
+        faults += found + _missing_columns(manifest, required_modalities(config))
+        faults += _empty_labels(manifest)
+        inspected[name] = _Inspected(manifest, digests)
+
+    for one, other in combinations(inspected, 2):
+        if one in searched:  # test manifests may overlap among themselves
+            faults += _overlaps(inspected[one], inspected[other])
+    return faults
+
+
+def _inspect_features(
+    manifest: Manifest,
+    data_root: Path,
+    widths: dict[Modality, tuple[int, str]],
+    *,
+    progress: bool,
+) -> tuple[dict[Modality, list[bytes | None]], list[Fault]]:
+    """Digests of all feature rows (None where one is at fault), and the faults.
+
+    `widths` keeps, over all manifests, the first width seen of each modality and its place.
+    """
+    digests: dict[Modality, list[bytes | None]] = {}
+    faults: list[Fault] = []
+    for modality, paths in manifest.feature_paths.items():
+        digests[modality] = []
+        title = f"checking {modality} features of {manifest.name}"
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            progress_bar(title, len(paths), visible=progress) as advance,
+        ):
+            for i, result in enumerate(pool.map(lambda path: _inspect(data_root, path), paths)):
+                advance(1)
+                if not isinstance(result, str):
+                    width, digest = result
+                    wanted, place = widths.setdefault(modality, (width, manifest.place(i)))
+                    if width == wanted:
+                        digests[modality].append(digest)
+                        continue
+                    result = (
+                        f"{data_root / paths[i]}: {modality} features must be {wanted} wide, "
+                        f"as in {place}, found {width}"
+                    )
+                digests[modality].append(None)
+                faults.append(Fault(manifest.path, manifest.rows[i], result))
+    return digests, faults
+
+
+def _inspect(data_root: Path, path: str) -> tuple[int, bytes] | str:
+    """Width and digest of the vector in a feature file, or what is wrong with it."""
+    if not path:
+        return "a row must have a path of its features, found an empty cell"
+    if list(outside(data_root, [data_root / path])):
+        return f"{data_root / path}: must lie in paths.data_root, found a link out of it"
+    try:
+        vector = read_feature(data_root / path)
+    except FeatureError as error:
+        return str(error)
+    return len(vector), row_digests(vector[None])[0]
+
+
+def _missing_columns(manifest: Manifest, required: Sequence[Modality]) -> list[Fault]:
+    return [
+        Fault(manifest.path, 1, f"a manifest must have a column of {modality} features, found none")
+        for modality in required
+        if modality not in manifest.feature_paths
+    ]
+
+
+def _empty_labels(manifest: Manifest) -> list[Fault]:
+    return [
+        Fault(
+            manifest.path,
+            None,
+            f"a label should have positives and negatives, found {positives} positives of "
+            f"{len(manifest.rows)} rows for {label!r}: its AUPRC and AUROC are undefined",
+            severity="warning",
+        )
+        for label, positives in zip(manifest.labels, manifest.targets.sum(axis=0), strict=True)
+        if positives in (0, len(manifest.rows))
+    ]
+
+
+def _overlaps(one: _Inspected, other: _Inspected) -> list[Fault]:
+    a, b = one.manifest, other.manifest
+    faults = shared_patients(a, b)
+    faults += shared_content("a report", a, a.reports or (), b, b.reports or ())
+    for modality in one.digests:
+        if modality not in other.digests:
+            continue
+        digests = one.digests[modality], other.digests[modality]
+        faults += shared_content(f"{modality} features", a, digests[0], b, digests[1])
+    return faults

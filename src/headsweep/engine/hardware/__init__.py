@@ -1,0 +1,1 @@
+"""The device: selection, memory, recorded CUDA graphs."""

@@ -1,0 +1,1 @@
+"""Losses, optimizers, schedules, dropout noise, rounding, and the logistic solver."""

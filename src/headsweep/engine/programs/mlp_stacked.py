@@ -1,0 +1,248 @@
+"""MLP heads, stacked: one step of all slots, which a GPU takes without asking the host.
+
+A step reads the epoch's rows, learning rates and noise keys from the device, and a counter there
+says which of them are due. So it is recorded once for a membership, and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headsweep.config.schema import MLPConfig
+from headsweep.engine.hardware.cuda_graphs import RecordedStep, Step, record_graph
+from headsweep.engine.inputs import Inputs
+from headsweep.engine.numerics.dropout_noise import minibatch_key, signed
+from headsweep.engine.numerics.losses import LossSettings, gradient_, loss_settings, stack_settings
+from headsweep.engine.numerics.optimizers import make_optimizer
+from headsweep.engine.numerics.schedule import learning_rate
+from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.programs.mlp_stacked_layers import Layers, Member, lay_out
+from headsweep.engine.slots import Slot
+from headsweep.engine.tape import batch_bounds
+from headsweep.heads.base import Head
+from headsweep.heads.registry import build_head
+
+ROWS_A_PASS = 1024
+"""Validation rows scored at a time, which bounds the memory that their activations take."""
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """What the steps of an epoch read, by step; and how many of them have been taken."""
+
+    rows: Tensor
+    """`(s, b)`; a short minibatch is filled up with its own first row."""
+    weights: Tensor
+    """`(s, b)`: one over rows times labels, 0 for what only fills up."""
+    rates: Tensor
+    """Learning rates `(s, K)`."""
+    keys: Tensor
+    """int32 keys of the noise `(s, layers)`."""
+    taken: Tensor
+
+    def due(self, values: Tensor) -> Tensor:
+        """What the next step reads."""
+        return values.index_select(0, self.taken).squeeze(0)
+
+    def load(self, rows: Tensor, weights: Tensor, rates: Tensor, keys: Tensor) -> None:
+        """Overwrite the first steps, and begin with them."""
+        news = (rows, weights, rates, keys)
+        for kept, new in zip((self.rows, self.weights, self.rates, self.keys), news, strict=True):
+            kept[: len(new)].copy_(new)
+        self.taken.zero_()
+
+
+class _Stack:
+    """All slots of one membership, in the order of their widths, laid out for a step."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        steps: int,
+        batch_size: int,
+        x: Tensor,
+        targets: Tensor,
+        record: Callable[[Step], Step] | None,
+    ) -> None:
+        zeros = x.new_zeros
+        self.x, self.targets = x, targets
+        self.members = sorted(members, key=lambda m: (m.widths, m.slot.number))
+        self.layers: Layers = lay_out(self.members, batch_size)
+        self.losses = _by_kind([m.loss for m in self.members])
+        self.epoch = _Epoch(
+            rows=zeros(steps, batch_size, dtype=torch.int64),
+            weights=zeros(steps, batch_size),
+            rates=zeros(steps, len(self.members)),
+            keys=zeros(steps, len(self.layers.hidden), dtype=torch.int32),
+            taken=zeros(1, dtype=torch.int64),
+        )
+        self.counts = zeros(len(self.members))
+        """Optimiser steps of every slot; float32, as the fused kernels want them."""
+        self.recorded = RecordedStep(record)
+
+    def step(self) -> None:
+        """Forward, backward, update: weights change after the last allocation."""
+        epoch, noise = self.epoch, self.layers.noise
+        rows = epoch.due(epoch.rows)
+        x, targets = self.x.index_select(0, rows), self.targets.index_select(0, rows)
+        keep = None if noise is None else noise.keep(epoch.due(epoch.keys))
+        traces, logits = self.layers.forward(x.T, keep)
+        error = self._loss_gradient(logits, targets.T).mul_(epoch.due(epoch.weights))
+        self.layers.backward(traces, error)
+        for member in self.members:
+            member.optimizer.clip()
+        rates = epoch.due(epoch.rates)
+        self.counts += 1
+        for k, member in enumerate(self.members):
+            member.optimizer.step(rates[k], self.counts[k])
+        epoch.taken.add_(1)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Probabilities `(K, c, n)` of inputs `(n, d)`."""
+        starts = range(0, len(x), ROWS_A_PASS)
+        passes = [self.layers.forward(x[i : i + ROWS_A_PASS].T, None)[1] for i in starts]
+        return self._by_slot(torch.cat(passes, dim=1).sigmoid_())
+
+    def _loss_gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Derivatives of the losses, in the logits' place `(K * c, b)`."""
+        by_slot = self._by_slot(logits)
+        for slots, settings in self.losses:
+            if len(self.losses) == 1:
+                gradient_(by_slot, targets, settings)
+            else:
+                part = gradient_(by_slot.index_select(0, slots), targets, settings)
+                by_slot.index_copy_(0, slots, part)
+        return logits
+
+    def _by_slot(self, logits: Tensor) -> Tensor:
+        return logits.view(len(self.members), -1, logits.shape[1])
+
+
+class StackedMLPProgram(Program):
+    """Slots of any depth, width, activation, norm and dropout in one step.
+
+    Stacks are laid out anew when slots have come or gone. How a BLAS rounds depends on the shape of
+    a product, so a slot's numbers are equal to the bit beside slots of the same widths, and within
+    rounding beside others.
+    """
+
+    def __init__(self, key: GroupKey, inputs: Inputs) -> None:
+        super().__init__(key, inputs)
+        self.x = self.matrix(valid=False)
+        self.x_valid = self.matrix(valid=True)
+        self.steps_per_epoch = len(batch_bounds(inputs.n_train, key.batch_size))
+        self.members: dict[int, Member] = {}
+        self.stack: _Stack | None = None
+        self.record = record_graph if inputs.device.type == "cuda" else None
+
+    def admit(self, slot: Slot) -> None:
+        """Build the slot's head; it is stacked before the next step."""
+        config = slot.config
+        assert isinstance(config.head, MLPConfig)
+        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
+        params = [p.detach().to(self.x.device) for p in head.parameters()]
+        grads = [torch.empty(0)] * len(params)
+        self.members[slot.number] = Member(
+            slot=slot,
+            config=config.head,
+            names=[name for name, _ in head.named_parameters()],
+            params=params,
+            grads=grads,
+            best=[p.clone() for p in params],
+            optimizer=make_optimizer(params, grads, config.training),
+            loss=loss_settings(config.training, self.inputs.pos_weight),
+        )
+        self.stack = None
+
+    def evict(self, slot: Slot) -> None:
+        """Forget the slot."""
+        del self.members[slot.number]
+        self.stack = None
+
+    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        """Put on the device what the steps will read, then take them."""
+        if not minibatches:
+            return
+        stack = self._stacked()
+        stack.epoch.load(*self._tape(minibatches), *self._schedule(len(minibatches), tape_step))
+        stack.counts.copy_(torch.tensor([float(m.slot.step) for m in stack.members]))
+        for _ in minibatches:
+            stack.recorded(stack.step)
+            for member in stack.members:
+                member.slot.step += 1
+
+    def validate(self) -> tuple[list[Slot], Tensor]:
+        """Probabilities of all slots, some rows at a time."""
+        stack = self._stacked()
+        return [member.slot for member in stack.members], stack.scores(self.x_valid)
+
+    def keep_best(self, slot: Slot) -> None:
+        """Copy the slot's weights."""
+        member = self.members[slot.number]
+        torch._foreach_copy_(member.best, member.params)
+
+    def state(self, slot: Slot) -> dict[str, Tensor]:
+        """The slot's weights, best weights and moments."""
+        member = self.members[slot.number]
+        weights = dict(zip(member.names, member.params, strict=True))
+        best = {f"best.{n}": t for n, t in zip(member.names, member.best, strict=True)}
+        return {**weights, **best, **member.optimizer.moments()}
+
+    def best_head(self, slot: Slot) -> Head:
+        """An `MLPHead` with the best weights."""
+        member, config = self.members[slot.number], slot.config
+        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
+        best = zip(member.names, member.best, strict=True)
+        head.load_state_dict({name: tensor.cpu() for name, tensor in best})
+        return head
+
+    def _stacked(self) -> _Stack:
+        """The stacks of the present members."""
+        if self.stack is None:
+            self.stack = _Stack(
+                list(self.members.values()),
+                self.steps_per_epoch,
+                self.key.batch_size,
+                self.x,
+                self.inputs.targets,
+                self.record,
+            )
+        return self.stack
+
+    def _tape(self, minibatches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Rows `(s, b)` of minibatches, all filled up to one size, and their weights."""
+        size, n_labels = self.key.batch_size, self.inputs.targets.shape[1]
+        filled = [torch.cat([rows, rows[:1].expand(size - len(rows))]) for rows in minibatches]
+        lengths = torch.tensor([[len(rows)] for rows in minibatches])
+        return torch.stack(filled), (torch.arange(size) < lengths) / (lengths * n_labels)
+
+    def _schedule(self, steps: int, tape_step: int) -> tuple[Tensor, Tensor]:
+        """Learning rates `(s, K)` and keys of the noise `(s, layers)`, int32."""
+        stack = self._stacked()
+        slots = [member.slot for member in stack.members]
+        rates = [
+            [learning_rate(s.config.training, s.step + i, s.steps_per_epoch) for s in slots]
+            for i in range(steps)
+        ]
+        depths = range(len(stack.layers.hidden))
+        keys = [
+            [signed(minibatch_key(self.key.seed, tape_step + i, layer)) for layer in depths]
+            for i in range(steps)
+        ]
+        return torch.tensor(rates), torch.tensor(keys, dtype=torch.int32)
+
+
+def _by_kind(losses: Sequence[LossSettings]) -> list[tuple[Tensor, LossSettings]]:
+    """For every loss kind, the slots that have it, and their settings stacked."""
+    device = losses[0].pos_weight.device
+    places: dict[str, list[int]] = {}
+    for place, settings in enumerate(losses):
+        places.setdefault(settings.kind, []).append(place)
+    return [
+        (torch.tensor(slots, device=device), stack_settings([losses[i] for i in slots]))
+        for slots in places.values()
+    ]

@@ -1,0 +1,74 @@
+"""Training a fixed list of configs to the end: finalists, replays and single runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from headsweep.config.schema import Config
+from headsweep.data.dataset import Split
+from headsweep.engine.engine import Engine
+from headsweep.engine.slots import EpochReport
+from headsweep.errors import TrialError
+from headsweep.heads.predictor import Predictor
+from headsweep.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A head trained to the end, with the weights of its best epoch."""
+
+    config: Config
+    predictor: Predictor
+    best_auprc_macro: float
+    best_epoch: int
+    history: tuple[EpochReport, ...]
+
+
+def train_to_end(
+    configs: Sequence[Config],
+    train: Split,
+    valid: Split,
+    settings: EngineSettings,
+    *,
+    on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
+) -> list[Trained]:
+    """Train every config from its own `training.tape_position`; results in the order given.
+
+    Args:
+        configs: one for each head; those that fit together are trained together.
+        train: training split.
+        valid: validation split.
+        settings: `slots` bounds how many configs are trained at once.
+        on_epoch: called with the reports of every epoch; a report's `slot` is then the position
+            of its config in `configs`.
+
+    Raises:
+        TrialError: a head diverged.
+        ConfigError: a head does not fit the features.
+    """
+    engine = Engine(train, valid, settings)
+    waiting = list(enumerate(configs))[::-1]
+    index_of: dict[int, int] = {}
+    trained: dict[int, Trained] = {}
+    while waiting or index_of:
+        while waiting and engine.free:
+            index, config = waiting.pop()
+            index_of[engine.replay(config).slot] = index
+        reports = engine.run_epoch()
+        if on_epoch:
+            on_epoch([replace(report, slot=index_of[report.slot]) for report in reports])
+        for report in reports:
+            if report.failure is not None:
+                raise TrialError(f"config {index_of[report.slot]}: {report.failure}")
+            if report.finished:
+                index = index_of.pop(report.slot)
+                trained[index] = Trained(
+                    configs[index],
+                    engine.predictor(report.slot),
+                    report.best_auprc_macro,
+                    report.best_epoch,
+                    engine.history(report.slot),
+                )
+                engine.evict(report.slot)
+    return [trained[index] for index in range(len(configs))]

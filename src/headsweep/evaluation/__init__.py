@@ -1,0 +1,1 @@
+"""The numbers of any head on any split: predictions, metrics, intervals, paired tests."""

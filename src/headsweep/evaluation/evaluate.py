@@ -1,0 +1,125 @@
+"""A trained head measured on the test manifests, with every metric of the leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headsweep.atomic_files import write_text
+from headsweep.config.overrides import COMMAND_LINE, compose_config, config_of
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
+from headsweep.data.ct_rate.ct_clip import read_ctclip_scores
+from headsweep.data.ct_rate.names import patient_of
+from headsweep.data.dataset import load_search_splits, load_splits_alone, load_test_splits
+from headsweep.errors import ConfigError
+from headsweep.evaluation.predictions import Predictions, predict, write_predictions
+from headsweep.evaluation.summaries import (
+    Thresholds,
+    choose_thresholds,
+    measure,
+    report_of,
+)
+from headsweep.heads.predictor import load_predictor
+from headsweep.preflight import check_manifests, check_output, check_stems
+from headsweep.settings import cache_dir
+
+MODEL = "model.safetensors"
+
+
+def checkpoint_of(folder: Path | None, overrides: Sequence[str]) -> tuple[Path, Config]:
+    """The folder of a trained head and its config, with overrides on top.
+
+    The config lies beside the model, or one folder up, as under `finalists/<rank>/seed_<s>/`.
+
+    Raises:
+        ConfigError: the folder holds no trained head.
+    """
+    folder = folder or Path(compose_config(overrides, where=COMMAND_LINE).paths.checkpoint_dir)
+    if not (folder / MODEL).is_file():
+        raise ConfigError(f"{folder}: a checkpoint must hold {MODEL}, found none")
+    places = [folder / "config.yaml", folder.parent / "config.yaml"]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ConfigError(f"{folder}: a checkpoint must hold config.yaml, found none")
+    return folder, config_of(file, overrides)
+
+
+def evaluate(
+    folder: Path, config: Config, out: Path, *, tune: bool = True, progress: bool
+) -> dict[str, Any]:
+    """Measure the head in `folder` on every test manifest.
+
+    `out` then holds `metrics.json`, as a finalist's of a leaderboard, and
+    `predictions/<stem>.parquet`.
+
+    Args:
+        folder: holds `model.safetensors`.
+        config: names the manifests and where features lie; labels are the head's own.
+        out: folder of the results.
+        tune: choose thresholds on valid, and refuse test manifests that share rows with train or
+            valid. Otherwise only the test manifests are read, and F1, precision, sensitivity and
+            specificity are null.
+        progress: draw a progress bar while features are packed.
+
+    Raises:
+        InputError: the head, the data or the output folder cannot be used.
+    """
+    check_stems(config)
+    check_output(out)
+    predictor = load_predictor(folder / MODEL)
+    labels = {"training.target_labels": list(predictor.spec.labels)}
+    config = with_values(config, labels, where=str(folder))
+    modalities = tuple(predictor.spec.shape.widths)
+    data: dict[str, Any] = {"cache_dir": cache_dir(), "modalities": modalities}
+    if tune:
+        check_manifests(config)
+        _, valid = load_search_splits(config, **data, progress=progress)
+        thresholds = choose_thresholds(predict(predictor, valid))
+        splits = load_test_splits(config, **data, progress=progress)
+    else:
+        thresholds = no_thresholds(len(predictor.spec.labels))
+        splits = load_splits_alone(config, **data, progress=progress)
+    return write_metrics([predict(predictor, split) for split in splits], thresholds, out)
+
+
+def evaluate_ctclip(folder: Path, out: Path) -> dict[str, Any]:
+    """Measure the scores that CT-CLIP's inference scripts left in a folder.
+
+    Their thresholds would be chosen on the evaluated data, so threshold metrics are null.
+
+    Args:
+        folder: holds `predicted_weights.npz`, `labels_weights.npz` and `accessions.txt`.
+        out: folder of the results, as `evaluate` writes them.
+
+    Raises:
+        InputError: a file cannot be used, or the output folder cannot be written.
+    """
+    check_output(out)
+    found = read_ctclip_scores(folder)
+    patients = tuple(patient_of(volume) for volume in found.volumes)
+    predictions = Predictions(
+        "ctclip", found.volumes, patients, found.labels, found.targets, found.scores
+    )
+    return write_metrics([predictions], no_thresholds(len(found.labels)), out)
+
+
+def no_thresholds(n_labels: int) -> Thresholds:
+    """Thresholds of labels that have none."""
+    return Thresholds(np.full(n_labels, np.nan), np.full(n_labels, np.nan))
+
+
+def write_metrics(
+    by_split: Sequence[Predictions], thresholds: Thresholds, out: Path
+) -> dict[str, Any]:
+    """Write and return the metrics of one head's predictions, by split."""
+    metrics: dict[str, Any] = {}
+    for predictions in by_split:
+        write_predictions(predictions, out / "predictions" / f"{predictions.name}.parquet")
+        metrics[predictions.name] = report_of(measure([predictions], [thresholds]))
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics

@@ -1,0 +1,90 @@
+"""Macro AUPRC and AUROC of a finalist within subgroups of patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headsweep.atomic_files import replacing
+from headsweep.errors import VerificationError
+from headsweep.evaluation.predictions import Predictions
+from headsweep.evaluation.summaries import (
+    N_RESAMPLES,
+    RESAMPLING_SEED,
+    mean_patients,
+    summarise,
+)
+from headsweep.metrics.bootstrap import (
+    patient_resamples,
+    rarer_class_patients,
+    resampled_ranking,
+)
+from headsweep.metrics.ranking import average_precision_and_auroc, macro, n_defined
+
+SUBGROUPS = "subgroups.parquet"
+
+Attributes = Mapping[str, Sequence[str]]
+"""Subgroup of every row by attribute."""
+
+
+def subgroup_report(by_seed: Sequence[Predictions], attributes: Attributes) -> dict[str, Any]:
+    """Both macro metrics by attribute and subgroup, with patient-level intervals.
+
+    Args:
+        by_seed: predictions of each seed on one split.
+        attributes: of its rows.
+    """
+    return {
+        name: {group: _measure(by_seed, np.asarray(groups) == group) for group in sorted({*groups})}
+        for name, groups in attributes.items()
+    }
+
+
+def write_subgroups(by_split: Mapping[str, tuple[Sequence[str], Attributes]], path: Path) -> None:
+    """One row a volume and split: `split, volumename`, then every attribute."""
+    tables = [
+        pa.table({"split": [name] * len(volumes), "volumename": list(volumes), **attributes})
+        for name, (volumes, attributes) in by_split.items()
+    ]
+    with replacing(path) as file:
+        pq.write_table(pa.concat_tables(tables, promote_options="default"), file)
+
+
+def read_subgroups_of(path: Path, split: str) -> dict[str, list[str]]:
+    """The attributes of a split's rows; empty where there is no file or none of them.
+
+    Raises:
+        VerificationError: the file holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path, filters=[("split", "=", split)])
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise VerificationError(f"{path}: subgroups must be readable, found {error}") from None
+    columns = {name: table[name].to_pylist() for name in table.column_names[2:]}
+    return {name: values for name, values in columns.items() if values and None not in values}
+
+
+def _measure(by_seed: Sequence[Predictions], members: np.ndarray[Any, Any]) -> dict[str, Any]:
+    targets = by_seed[0].targets[members]
+    scores = np.stack([seed.scores[members] for seed in by_seed])
+    patients = np.asarray(by_seed[0].patients)[members].tolist()
+    resamples = patient_resamples(patients, N_RESAMPLES, RESAMPLING_SEED)
+    values = average_precision_and_auroc(targets, scores)
+    draws = resampled_ranking(targets, scores, resamples)
+    rest_on = mean_patients(rarer_class_patients(targets, patients))
+    return {
+        "n_rows": len(targets),
+        "n_patients": len(set(patients)),
+        "n_labels_used": int(n_defined(values[0][0])),
+        **{
+            f"{name}_macro": summarise(macro(value), macro(drawn).mean(axis=0), rest_on)
+            for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True)
+        },
+    }

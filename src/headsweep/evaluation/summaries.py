@@ -1,0 +1,212 @@
+"""Metrics of one finalist on one split: mean and spread over seeds, intervals over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headsweep.evaluation.predictions import Predictions
+from headsweep.metrics.bootstrap import (
+    interval,
+    patient_resamples,
+    rarer_class_patients,
+    resampled_operating_points,
+    resampled_ranking,
+)
+from headsweep.metrics.calibration import brier, expected_calibration_error
+from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
+from headsweep.metrics.retrieval import INSTANCE_RECALL, recall_at
+from headsweep.metrics.thresholds import (
+    OperatingPoint,
+    at_thresholds,
+    f1_optimal,
+    sensitivity_at_specificity,
+    youden_optimal,
+)
+
+N_RESAMPLES = 2000
+RESAMPLING_SEED = 0
+CONFIDENCE = 0.95
+RECALL_AT = (1, 5, 10, 50)
+
+Summary = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds of one seed, chosen on valid and frozen, (c,) each; NaN where there is none."""
+
+    f1: Metric
+    youden: Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One finalist on one split: values by metric (S, c), and on resamples (S, B, c).
+
+    Metrics without a resampled counterpart have no interval.
+    """
+
+    predictions: Predictions
+    values: Mapping[str, Metric]
+    resampled: Mapping[str, Metric]
+
+    @cached_property
+    def patients(self) -> Metric:
+        """Patients of each label's rarer class, (c,)."""
+        return rarer_class_patients(self.predictions.targets, self.predictions.patients)
+
+    @cached_property
+    def macro_draws(self) -> Mapping[str, Metric]:
+        """Each resampled metric, averaged over its defined labels and then over seeds, (B,)."""
+        return {name: macro(draws).mean(axis=0) for name, draws in self.resampled.items()}
+
+
+def choose_thresholds(valid: Predictions) -> Thresholds:
+    """Both kinds of thresholds of every label, from predictions on valid."""
+    return Thresholds(
+        f1_optimal(valid.targets, valid.scores), youden_optimal(valid.targets, valid.scores)
+    )
+
+
+def measure(
+    by_seed: Sequence[Predictions],
+    thresholds: Sequence[Thresholds],
+    *,
+    n_resamples: int = N_RESAMPLES,
+) -> Measured:
+    """Every metric of every seed and label, on the split and on resamples of its patients.
+
+    Args:
+        by_seed: predictions of each seed on one split.
+        thresholds: those of each seed.
+        n_resamples: how many resamples of the patients.
+    """
+    targets = by_seed[0].targets
+    scores = np.stack([predictions.scores for predictions in by_seed])
+    resamples = patient_resamples(by_seed[0].patients, n_resamples, RESAMPLING_SEED)
+    auprc, auroc = average_precision_and_auroc(targets, scores)
+    values = {
+        "auprc": auprc,
+        "auroc": auroc,
+        "auprc_skill": _skill(auprc, targets.mean(axis=0)),
+        "sensitivity_at_90_specificity": np.stack(
+            [sensitivity_at_specificity(targets, seed, 0.9) for seed in scores]
+        ),
+        "brier": np.stack([brier(targets, seed) for seed in scores]),
+        "ece": np.stack([expected_calibration_error(targets, seed) for seed in scores]),
+    }
+    auprc, auroc = resampled_ranking(targets, scores, resamples)
+    prevalence = resamples @ targets.astype(np.float64) / resamples.sum(axis=1, keepdims=True)
+    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": _skill(auprc, prevalence)}
+    squared = (scores.astype(np.float64) - targets) ** 2
+    resampled["brier"] = resamples @ squared / resamples.sum(axis=1, keepdims=True)
+
+    for suffix, chosen in (
+        ("", np.stack([seed.f1 for seed in thresholds])),
+        ("_youden", np.stack([seed.youden for seed in thresholds])),
+    ):
+        points = [at_thresholds(targets, *pair) for pair in zip(scores, chosen, strict=True)]
+        for name in ("f1", "precision", "sensitivity", "specificity"):
+            values[name + suffix] = np.stack([getattr(point, name) for point in points])
+        drawn = resampled_operating_points(targets, scores, chosen, resamples)
+        resampled |= {name + suffix: ratio for name, ratio in _ratios(drawn).items()}
+    return Measured(by_seed[0], values, resampled)
+
+
+def report_of(measured: Measured) -> dict[str, Any]:
+    """The metrics of a split as plain data, in the form of `metrics.json`."""
+    predictions = measured.predictions
+    auprc = measured.values["auprc"].mean(axis=0)
+    used = np.isfinite(auprc)
+    patients = mean_patients(measured.patients)
+    return {
+        "n_rows": len(predictions.volumes),
+        "n_patients": len(set(predictions.patients)),
+        "n_labels_used": int(used.sum()),
+        **{
+            f"{name}_macro": summarise(macro(values), measured.macro_draws.get(name), patients)
+            for name, values in measured.values.items()
+        },
+        "worst_label": predictions.labels[int(np.nanargmin(auprc))] if used.any() else None,
+        "per_label": {
+            label: {
+                "support": int(predictions.targets[:, j].sum()),
+                "prevalence": float(predictions.targets[:, j].mean()),
+                **{
+                    name: summarise(
+                        values[:, j], _label_draws(measured, name, j), measured.patients[j]
+                    )
+                    for name, values in measured.values.items()
+                },
+            }
+            for j, label in enumerate(predictions.labels)
+        },
+    }
+
+
+def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Any]:
+    """Instance recall of each direction as the mean over seeds; visual → text comes first."""
+
+    def recalls(direction: str) -> dict[str, float]:
+        return {
+            f"recall_at_{k}": float(np.mean([recall_at(ranks[direction], k) for ranks in by_seed]))
+            for k in RECALL_AT
+        }
+
+    return {
+        "definition": INSTANCE_RECALL,
+        **recalls("visual_to_text"),
+        "text_to_visual": recalls("text_to_visual"),
+    }
+
+
+def summarise(by_seed: Metric, draws: Metric | None, patients: float) -> Summary:
+    """Mean and standard deviation over seeds, and the interval over resampled patients.
+
+    Args:
+        by_seed: (S,) values; undefined ones make the mean undefined.
+        draws: (B,) values on resamples, averaged over seeds; None leaves the interval out.
+        patients: on how many of them the values rest.
+    """
+    mean = float(by_seed.mean())
+    low, high = (np.nan, np.nan) if draws is None else interval(mean, draws, patients, CONFIDENCE)
+    spread = by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan
+    return {
+        "mean": finite(mean),
+        "std": finite(spread),
+        "ci_low": finite(low),
+        "ci_high": finite(high),
+    }
+
+
+def mean_patients(rarer: Metric) -> float:
+    """On how many patients a macro mean's labels rest on average; labels without any are out."""
+    return float(rarer[rarer > 0].mean()) if rarer.any() else 0.0
+
+
+def finite(value: float) -> float | None:
+    """The value as plain data; None, which is JSON's null, where it is undefined."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _skill(auprc: Metric, prevalence: Metric) -> Metric:
+    """AUPRC rescaled so that chance, the prevalence, is 0 and perfection 1."""
+    absent = np.where(prevalence < 1, 1 - prevalence, np.nan)
+    return np.asarray((auprc - prevalence) / absent)
+
+
+def _ratios(point: OperatingPoint) -> dict[str, Metric]:
+    names = ("f1", "precision", "sensitivity", "specificity")
+    return {name: getattr(point, name) for name in names}
+
+
+def _label_draws(measured: Measured, name: str, label: int) -> Metric | None:
+    if name not in measured.resampled:
+        return None
+    return np.asarray(measured.resampled[name][:, :, label].mean(axis=0))

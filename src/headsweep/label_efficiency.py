@@ -1,0 +1,345 @@
+"""A scaling study: label source × budget × fold × seed, from one file to curves and paired tests.
+
+Patients are cut into folds. In every fold a head is trained on a stratified budget of the other
+folds' rows, labelled by one source, and measured on the fold's rows, labelled by the reference
+source. Budgets are nested within a seed; the valid manifest chooses the best epoch throughout.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from headsweep.atomic_files import write_text
+from headsweep.config.overrides import compose_config, refuse_escapes
+from headsweep.config.schema import Config, PositiveInt, Section, Seed, escapes, explain
+from headsweep.config.values import with_values
+from headsweep.config.yaml_files import read_document
+from headsweep.data.ct_rate.prepare import write_table
+from headsweep.data.dataset import Split, load_search_splits, required_modalities
+from headsweep.data.splitting import group_folds, linked_groups, split_by_group
+from headsweep.engine.train_configs import train_to_end
+from headsweep.errors import ConfigError, ManifestError
+from headsweep.evaluation.predictions import predict
+from headsweep.evaluation.summaries import finite
+from headsweep.leaderboard.report.plots import plot
+from headsweep.metrics.multiplicity import benjamini_hochberg, holm
+from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
+from headsweep.metrics.resampled_t import FoldMean, corrected_mean, seeds_averaged
+from headsweep.preflight import check_output
+from headsweep.search.spec import StudyName
+from headsweep.settings import EngineSettings, cache_dir
+
+METRICS = ("auprc_macro", "auroc_macro")
+
+
+class ScalingStudy(Section):
+    """The file of a scaling study.
+
+    `sources` names a train manifest for every label source; the first is the reference, whose
+    labels are measured against. `base` holds group choices and overrides, as in other studies.
+    """
+
+    name: StudyName
+    sources: Mapping[str, str] = Field(min_length=1)
+    budgets: tuple[PositiveInt, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    folds: int = Field(ge=2, le=1000)
+    fold_seed: Seed = 0
+    base: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained head: where it stands in the study, the size of its data, what it reached."""
+
+    source: str
+    budget: int
+    fold: int
+    seed: int
+    rows: int
+    patients: int
+    test_rows: int
+    best_epoch: int
+    auprc_macro: float
+    auroc_macro: float
+
+
+def read_scaling_study(path: Path, overrides: Sequence[str]) -> tuple[ScalingStudy, Config]:
+    """The study in a file, and the config of its heads with overrides on top.
+
+    Raises:
+        ConfigError: the file, a key, a value or an override breaks its law.
+    """
+    data = read_document(path)
+    try:
+        study = ScalingStudy.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, data)}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: a study must be plain data, found {error}") from None
+    for source, manifest in study.sources.items():
+        if escapes(manifest):
+            raise ConfigError(
+                f"{path}: sources.{source} must be relative to paths.manifest_dir and stay inside "
+                f"it, found {manifest!r}"
+            )
+    refuse_escapes(study.base, where=f"{path}:base")
+    return study, compose_config([*study.base, *overrides], where=str(path))
+
+
+def run_scaling(
+    study: ScalingStudy,
+    config: Config,
+    out: Path,
+    settings: EngineSettings,
+    *,
+    progress: bool = False,
+    on_cell: Callable[[Cell], None] | None = None,
+) -> dict[str, Any]:
+    """Train every head of the study; write and return its curves and tests.
+
+    `out` then holds `cells.csv` (a row a head), `scaling.json` (curves and tests) and
+    `scaling.svg` and `.png`.
+
+    Raises:
+        InputError: the study, the data or the folder cannot be used; nothing was written.
+        TrialError: a head diverged.
+    """
+    check_output(out)
+    splits, valid = _load(study, config, progress=progress)
+    reference = next(iter(splits.values()))
+    fold_of = _folds(reference, study)
+    _check_budgets(study, splits, fold_of)
+    out.mkdir(parents=True, exist_ok=True)
+    cells = []
+    for fold in range(study.folds):
+        test = _take(reference, np.array([fold_of[p] == fold for p in reference.patients]))
+        for source, split in splits.items():
+            pool = _take(split, np.array([fold_of.get(p) != fold for p in split.patients]))
+            for seed in study.seeds:
+                for budget, part in _budgets(pool, study.budgets, seed):
+                    cells.append(
+                        _train_cell(config, part, valid, test, settings, source, budget, fold, seed)
+                    )
+                    if on_cell:
+                        on_cell(cells[-1])
+    summary = summarise(study, cells)
+    _write(study, cells, summary, out)
+    return summary
+
+
+def summarise(study: ScalingStudy, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Curves with intervals, and paired tests of sources and of neighbouring budgets.
+
+    Seeds are averaged within folds; variances are Nadeau and Bengio's; p-values are corrected by
+    Holm and by Benjamini-Hochberg over all tests of a metric.
+    """
+    share = {
+        budget: float(np.mean([c.test_rows / c.rows for c in cells if c.budget == budget]))
+        for budget in study.budgets
+    }
+    summary: dict[str, Any] = {"name": study.name, "curves": {}, "tests": {}}
+    for metric in METRICS:
+        values = {
+            (source, budget): _by_fold(study, cells, source, budget, metric)
+            for source in study.sources
+            for budget in sorted(study.budgets)
+        }
+        summary["curves"][metric] = {
+            source: [
+                {"budget": budget, **_sizes(cells, source, budget)}
+                | _plain(corrected_mean(values[source, budget], share[budget]))
+                for budget in sorted(study.budgets)
+            ]
+            for source in study.sources
+        }
+        pairs = [
+            ((a, budget), (b, budget))
+            for budget in sorted(study.budgets)
+            for a, b in itertools.combinations(study.sources, 2)
+        ] + [
+            ((source, more), (source, less))
+            for source in study.sources
+            for less, more in itertools.pairwise(sorted(study.budgets))
+        ]
+        summary["tests"][metric] = _tests(pairs, values, share)
+    return summary
+
+
+def _tests(
+    pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]],
+    values: Mapping[tuple[str, int], Metric],
+    share: Mapping[int, float],
+) -> list[dict[str, Any]]:
+    tests: list[dict[str, Any]] = []
+    for a, b in pairs:
+        # With unequal budgets the smaller training set gives the larger, safer variance.
+        found = corrected_mean(values[a] - values[b], max(share[a[1]], share[b[1]]))
+        sides = {
+            side: {"source": source, "budget": budget}
+            for side, (source, budget) in (("a", a), ("b", b))
+        }
+        plain = _plain(found)
+        tests.append({**sides, "difference": plain.pop("mean"), **plain, "p": finite(found.p)})
+    p = np.array([np.nan if test["p"] is None else test["p"] for test in tests])
+    for test, by_holm, by_bh in zip(tests, holm(p), benjamini_hochberg(p), strict=True):
+        test |= {"p_holm": finite(by_holm), "p_bh": finite(by_bh)}
+    return tests
+
+
+def _load(study: ScalingStudy, config: Config, *, progress: bool) -> tuple[dict[str, Split], Split]:
+    """The rows of every source, and the valid split."""
+    if config.data.val_manifest is None:
+        raise ConfigError("data.val_manifest must name a manifest in a scaling study, found null")
+    splits: dict[str, Split] = {}
+    for source, manifest in study.sources.items():
+        named = with_values(config, {"data.train_manifest": manifest}, where=study.name)
+        splits[source], valid = load_search_splits(
+            named, cache_dir=cache_dir(), modalities=required_modalities(config), progress=progress
+        )
+        labels = next(iter(splits.values())).labels
+        if splits[source].labels != labels:
+            raise ManifestError(
+                f"{manifest}: all sources must have the labels of the first, in its order "
+                f"(training.target_labels chooses some), found {splits[source].labels}"
+            )
+    return splits, valid
+
+
+def _folds(reference: Split, study: ScalingStudy) -> dict[str, int]:
+    """The fold of every patient; patients who share a report stay together."""
+    keys: list[Sequence[Hashable]] = []
+    if reference.reports is not None:
+        keys.append([report or None for report in reference.reports])
+    groups = linked_groups(reference.patients, *keys).tolist()
+    folds = group_folds(groups, reference.targets, study.folds, study.fold_seed)
+    return dict(zip(reference.patients, folds.tolist(), strict=True))
+
+
+def _check_budgets(
+    study: ScalingStudy, splits: Mapping[str, Split], fold_of: Mapping[str, int]
+) -> None:
+    for source, split in splits.items():
+        for fold in range(study.folds):
+            rows = sum(fold_of.get(patient) != fold for patient in split.patients)
+            if max(study.budgets) > rows:
+                raise ConfigError(
+                    f"budgets must be at most the rows outside of a fold, found "
+                    f"{max(study.budgets)} where {source} has {rows} outside of fold {fold}"
+                )
+
+
+def _budgets(pool: Split, budgets: Sequence[int], seed: int) -> list[tuple[int, Split]]:
+    """Stratified parts of the pool, each within the next larger; patients stay whole."""
+    parts = []
+    for budget in sorted(set(budgets), reverse=True):
+        if budget < len(pool.volumes):
+            share = budget / len(pool.volumes)
+            pool = _take(pool, split_by_group(pool.patients, pool.targets, share, seed))
+        parts.append((budget, pool))
+    return parts
+
+
+def _take(split: Split, mask: NDArray[np.bool_]) -> Split:
+    def pick(values: Sequence[str]) -> tuple[str, ...]:
+        return tuple(itertools.compress(values, mask))
+
+    return replace(
+        split,
+        volumes=pick(split.volumes),
+        patients=pick(split.patients),
+        scans=pick(split.scans),
+        targets=split.targets[mask],
+        features={modality: matrix[mask] for modality, matrix in split.features.items()},
+        reports=None if split.reports is None else pick(split.reports),
+    )
+
+
+def _train_cell(
+    config: Config,
+    part: Split,
+    valid: Split,
+    test: Split,
+    settings: EngineSettings,
+    source: str,
+    budget: int,
+    fold: int,
+    seed: int,
+) -> Cell:
+    seeded = with_values(config, {"training.seed": seed}, where="scaling study")
+    (trained,) = train_to_end([seeded], part, valid, settings)
+    predictions = predict(trained.predictor, test)
+    auprc, auroc = average_precision_and_auroc(predictions.targets, predictions.scores[None])
+    return Cell(
+        source=source,
+        budget=budget,
+        fold=fold,
+        seed=seed,
+        rows=len(part.volumes),
+        patients=len(set(part.patients)),
+        test_rows=len(test.volumes),
+        best_epoch=trained.best_epoch,
+        auprc_macro=float(macro(auprc)[0]),
+        auroc_macro=float(macro(auroc)[0]),
+    )
+
+
+def _by_fold(
+    study: ScalingStudy, cells: Sequence[Cell], source: str, budget: int, metric: str
+) -> Metric:
+    """Values (folds,) of one point of a curve, seeds averaged."""
+    found = {
+        (cell.fold, cell.seed): getattr(cell, metric)
+        for cell in cells
+        if (cell.source, cell.budget) == (source, budget)
+    }
+    folds = range(study.folds)
+    return seeds_averaged(np.array([[found[fold, seed] for seed in study.seeds] for fold in folds]))
+
+
+def _sizes(cells: Sequence[Cell], source: str, budget: int) -> dict[str, float | None]:
+    chosen = [cell for cell in cells if (cell.source, cell.budget) == (source, budget)]
+    return {
+        "rows": float(np.mean([cell.rows for cell in chosen])),
+        "patients": float(np.mean([cell.patients for cell in chosen])),
+    }
+
+
+def _plain(found: FoldMean) -> dict[str, float | None]:
+    return {
+        "mean": finite(found.mean),
+        "ci_low": finite(found.low),
+        "ci_high": finite(found.high),
+    }
+
+
+def _write(
+    study: ScalingStudy, cells: Sequence[Cell], summary: Mapping[str, Any], out: Path
+) -> None:
+    rows = [[str(value) for value in asdict(cell).values()] for cell in cells]
+    write_table(out / "cells.csv", tuple(Cell.__dataclass_fields__), rows)
+    write_text(out / "scaling.json", json.dumps(summary, indent=2) + "\n")
+
+    def draw(axes: Axes) -> None:
+        for source, points in summary["curves"]["auprc_macro"].items():
+            x = [point["rows"] for point in points]
+            low, high = ([point[end] for point in points] for end in ("ci_low", "ci_high"))
+            (line,) = axes.plot(x, [point["mean"] for point in points], "o-", label=source)
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_xlabel("training rows")
+        axes.set_ylabel("macro AUPRC")
+        axes.legend(frameon=False)
+
+    caption = f"{study.name}: mean over {study.folds} folds with 95 % intervals"
+    plot("scaling", caption, draw).save(out)

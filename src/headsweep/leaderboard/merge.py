@@ -1,0 +1,221 @@
+"""Several finished studies on one board, ranked only where they share their data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headsweep.config.schema import escapes
+from headsweep.errors import OutputError
+from headsweep.evaluation.paired_tests import compare_macro, ranks_with_ties
+from headsweep.evaluation.predictions import read_seeds
+from headsweep.evaluation.summaries import N_RESAMPLES, RESAMPLING_SEED
+from headsweep.leaderboard.provenance import check_contained
+from headsweep.leaderboard.report.page import Cell, TableCard, render
+from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
+from headsweep.metrics.bootstrap import patient_resamples, resampled_ranking
+from headsweep.metrics.ranking import Metric, average_precision, macro
+
+TableRow = dict[str, str]
+
+TEXTS = ("rank", "study", "head", "features", "trial", "n_seeds", "config", "data_fingerprint")
+"""Columns of a leaderboard that hold no figure."""
+
+NOTE = (
+    "Ranks are those on valid, where rows were chosen. Below a value on test stands its 95 % "
+    "interval over resampled patients. A tied rank is one more than the number of rows "
+    "that are significantly better on that split (AUPRC, paired bootstrap, Holm). Boards on "
+    "different data are never ranked together."
+)
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rows that share manifests and labels, best on valid first, with the columns of the table.
+
+    `rank` counts within the board. Between studies, `<stem>/tied_rank` is one more than the
+    number of rows that are significantly better on that test split (macro AUPRC, paired
+    bootstrap, Holm).
+    """
+
+    data_fingerprint: str
+    rows: Sequence[TableRow]
+
+
+def read_board(folder: Path) -> list[TableRow]:
+    """The rows of one finished study, as its `leaderboard.csv` holds them.
+
+    Raises:
+        OutputError: the folder holds no leaderboard, an empty one, or one that names files outside
+            of it.
+        VerificationError: it holds a link out of it.
+    """
+    check_contained(folder)
+    path = folder / "leaderboard.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise OutputError(f"{path}: a finished study must have this file, found none") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise OutputError(f"{path}: a leaderboard must be a table, found {error}") from None
+    if not rows:
+        raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
+    for number, row in enumerate(rows, start=2):
+        if (fault := _fault(row)) is not None:
+            raise OutputError(f"{path}:{number}: {fault}")
+    if len({row["rank"] for row in rows}) < len(rows):
+        raise OutputError(f"{path}: ranks must differ, found one twice")
+    return rows
+
+
+def _fault(row: TableRow) -> str | None:
+    """The first law of a leaderboard's row that this one breaks."""
+    if None in row or None in row.values():
+        return "a row must have as many cells as the header, found another number"
+    stems = stems_of(row)
+    figures = ["val/auprc_macro", "val/auprc_macro_std"]
+    figures += [f"{s}/{metric}{end}" for s in stems for metric in METRICS for end in SPREADS]
+    for name in (*TEXTS, *figures):
+        if name not in row:
+            return f"a leaderboard must have the column {name!r}, found none"
+    for name in figures:
+        if not _is_figure(row[name]):
+            return f"a figure must be a finite number or empty, found {name} = {row[name]!r}"
+    if not row["val/auprc_macro"]:
+        return "val/auprc_macro must be a number, found it empty"
+    for name in (row["config"], *stems):
+        if escapes(name) or (name in stems and set(name) & {*"/\\*?["}):
+            return f"a file must lie in the leaderboard's folder, found {name!r}"
+    return None
+
+
+def _is_figure(cell: str) -> bool:
+    try:
+        return not cell or math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def merge(folders: Sequence[Path]) -> list[Board]:
+    """The finalists of one study; of several, the best of each, on one board a set of data.
+
+    Raises:
+        OutputError: a folder holds no leaderboard.
+        VerificationError: its predictions cannot be read.
+    """
+    if len(folders) == 1:
+        rows = read_board(folders[0])
+        return [Board(rows[0]["data_fingerprint"], rows)]
+    by_data: dict[str, list[tuple[TableRow, Path]]] = {}
+    for folder in folders:
+        best = read_board(folder)[0]
+        by_data.setdefault(best["data_fingerprint"], []).append((best, folder))
+    return [Board(data, _ranked(entries)) for data, entries in by_data.items()]
+
+
+def stems_of(row: Mapping[str, str]) -> list[str]:
+    """Test splits that a row reports, in the order of its columns."""
+    suffix = "/auprc_macro"
+    return [
+        name.removesuffix(suffix)
+        for name in row
+        if name.endswith(suffix) and not name.startswith("val/")
+    ]
+
+
+def to_csv(boards: Sequence[Board]) -> str:
+    """All boards as one CSV table; rows of different boards differ in `data_fingerprint`."""
+    names = list(dict.fromkeys(name for board in boards for row in board.rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for board in boards for row in board.rows)
+    return text.getvalue()
+
+
+def to_markdown(boards: Sequence[Board]) -> str:
+    """A Markdown table for each board: values on test with their intervals in one cell."""
+    return "\n".join(_markdown(board) for board in boards)
+
+
+def to_html(boards: Sequence[Board]) -> str:
+    """A page that needs nothing else, with a table for every test split of every board."""
+    cards = [_card(board, stem) for board in boards for stem in stems_of(board.rows[0])]
+    return render("boards.html", title="Leaderboard", boards=cards, note=NOTE)
+
+
+def _card(board: Board, stem: str) -> TableCard:
+    header = ["rank", "study", "valid AUPRC", "AUPRC", "AUROC", "F1"]
+    tied = f"{stem}/tied_rank" in board.rows[0]
+    header += ["tied rank"] if tied else []
+    rows = []
+    for row in board.rows:
+        spread = row["val/auprc_macro_std"]
+        cells = [
+            Cell(row["rank"]),
+            Cell(row["study"], f"trial {row['trial']}, {row['head']}, {row['features']}"),
+            Cell(_short(row["val/auprc_macro"]), f"± {_short(spread)}"),
+        ]
+        for metric in METRICS:
+            low, high = (_short(row[f"{stem}/{metric}_ci_{end}"]) for end in ("low", "high"))
+            cells.append(Cell(_short(row[f"{stem}/{metric}"]), f"{low} to {high}"))
+        rows.append([*cells, *([Cell(row[f"{stem}/tied_rank"])] if tied else [])])
+    text = f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}."
+    return TableCard(stem, text, header, rows)
+
+
+def _short(cell: str) -> str:
+    return f"{float(cell):.3f}" if cell else "-"
+
+
+def _markdown(board: Board) -> str:
+    rows = [_markdown_row(row) for row in board.rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_row(row: TableRow) -> TableRow:
+    cells = {name: row[name] for name in ("rank", "study", "head", "features", "trial")}
+    value, spread = (_short(row[f"val/auprc_macro{suffix}"]) for suffix in ("", "_std"))
+    cells["val/auprc_macro"] = f"{value} ± {spread}"
+    for stem in stems_of(row):
+        for name in (f"{stem}/{metric}" for metric in METRICS):
+            low, high = (_short(row[f"{name}_ci_{end}"]) for end in ("low", "high"))
+            cells[name] = f"{_short(row[name])} ({low} to {high})"
+        if (tied := f"{stem}/tied_rank") in row:
+            cells[tied] = row[tied]
+    return cells
+
+
+def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
+    ordered = sorted(entries, key=lambda entry: -float(entry[0]["val/auprc_macro"]))
+    rows = [
+        {**row, "rank": str(rank), "config": str(folder / row["config"])}
+        for rank, (row, folder) in enumerate(ordered, start=1)
+    ]
+    for stem in stems_of(rows[0]):
+        names = [row["rank"] for row in rows]
+        folders = [Path(row["config"]).parent for row in rows]
+        values, draws = zip(*(_macro_auprc(folder, stem) for folder in folders), strict=True)
+        ranks = ranks_with_ties(names, compare_macro(names, values, draws))
+        for row in rows:
+            row[f"{stem}/tied_rank"] = str(ranks[row["rank"]])
+    return rows
+
+
+def _macro_auprc(finalist: Path, stem: str) -> tuple[float, Metric]:
+    """Macro AUPRC of a finalist, the mean over its seeds, and the same on resamples (B,)."""
+    files = sorted(finalist.glob(f"seed_*/predictions/{stem}.parquet"))
+    by_seed = read_seeds(files, finalist)
+    targets = by_seed[0].targets
+    scores = np.stack([seed.scores for seed in by_seed])
+    resamples = patient_resamples(by_seed[0].patients, N_RESAMPLES, RESAMPLING_SEED)
+    draws = macro(resampled_ranking(targets, scores, resamples)[0]).mean(axis=0)
+    return float(macro(average_precision(targets, scores)).mean()), np.asarray(draws)

@@ -1,0 +1,80 @@
+"""A finished study's board, curves and plots as notes and artifacts, for optuna-dashboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.artifacts import get_all_artifact_meta, upload_artifact
+from optuna.samplers import RandomSampler
+from optuna_dashboard import save_note
+
+from headsweep.atomic_files import locked
+from headsweep.errors import OutputError
+from headsweep.leaderboard.provenance import read_provenance
+from headsweep.storage.artifacts import ArtifactFolder
+from headsweep.studies.study import open_storage, study_id_of
+
+
+def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
+    """Attach a leaderboard to its study and finalists; what was attached before is replaced.
+
+    Args:
+        study_name: the study that was finalized.
+        storage_url: where it lies.
+        folder: its leaderboard.
+
+    Raises:
+        OutputError: the artifacts cannot be written.
+    """
+    storage = open_storage(storage_url)
+    # Of a study that suggests nothing a finished trial can be opened without asking its sampler.
+    study = optuna.Study(study_name, storage, RandomSampler())
+    artifacts = ArtifactFolder(storage)
+    files = [folder / "leaderboard.csv", *sorted((folder / "plots").glob("*.png"))]
+    try:
+        artifacts.path.mkdir(parents=True, exist_ok=True)
+        # Two at once would attach every file twice.
+        with locked(artifacts.path / ".lock"):
+            keys = {path.name: _attach(study, path, artifacts) for path in files}
+    except OSError as error:
+        raise OutputError(f"{artifacts.path}: must be writable, found {error.strerror}") from None
+    board = (folder / "leaderboard.md").read_text(encoding="utf-8")
+    study_id = study_id_of(study.study_name, storage)
+    plots = {name: f"/artifacts/{study_id}/{key}" for name, key in keys.items()}
+    save_note(study, f"# Leaderboard\n\n{board}\n\n{_pictures(plots)}")
+    for rank, finalist in enumerate(read_provenance(folder)["finalists"], start=1):
+        key = storage.get_trial_id_from_study_id_trial_number(study_id, finalist["trial"])
+        save_note(optuna.Trial(study, key), _of_finalist(rank, folder / "finalists" / str(rank)))
+    storage.database.close()
+
+
+def _attach(study: optuna.Study, path: Path, store: ArtifactFolder) -> str:
+    """Stores one file under the key that a file of its name has already, or a new one."""
+    known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
+    if path.name not in known:
+        return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
+    with path.open("rb") as content:
+        store.write(known[path.name], content)
+    return known[path.name]
+
+
+def _pictures(plots: Mapping[str, str]) -> str:
+    return "\n\n".join(
+        f"**{Path(name).stem.replace('_', ' ')}**\n\n![{name}]({url})"
+        for name, url in plots.items()
+        if name.endswith(".png")
+    )
+
+
+def _of_finalist(rank: int, folder: Path) -> str:
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    rows = [
+        f"| {split} | {one['auprc_macro']['mean']:.4f} | {one['auroc_macro']['mean']:.4f} |"
+        for split, one in metrics.items()
+    ]
+    table = ["| split | AUPRC | AUROC |", "| --- | --- | --- |", *rows]
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    return f"# Finalist, rank {rank}\n\n" + "\n".join(table) + f"\n\n```yaml\n{config}```\n"

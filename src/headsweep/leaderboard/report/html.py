@@ -1,0 +1,188 @@
+"""The report for people: one HTML file that holds everything, and its plots beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from headsweep.atomic_files import write_text
+from headsweep.evaluation.paired_tests import SIGNIFICANCE
+from headsweep.leaderboard.report.page import Cell, TableCard, render
+from headsweep.leaderboard.report.sections import (
+    METRIC_NAMES,
+    board_sections,
+    curve_sections,
+    optimism_section,
+    row_name,
+    search_sections,
+)
+from headsweep.leaderboard.results import FinalistResult
+
+NOTE = (
+    "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below a "
+    "value on test stands its 95 % interval over resampled patients. The tied rank is "
+    "one more than the number of finalists that are significantly better (AUPRC, Holm). F1 uses "
+    "thresholds chosen on valid."
+)
+
+
+def write_report(
+    folder: Path,
+    study: optuna.Study,
+    results: Sequence[FinalistResult],
+    compared: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write `report.html`, and its plots under `plots/`.
+
+    Args:
+        folder: the leaderboard's, which holds the finalists already.
+        study: whose trials were searched.
+        results: the finalists, best first.
+        compared: paired comparisons, as `comparisons.json` holds them.
+        provenance: as `provenance.json` will hold it.
+    """
+    valid, *tests = results[0].metrics
+    sections = [
+        *board_sections(results, tests),
+        optimism_section(results, valid, tests),
+        *search_sections(study),
+        *(curves for test in tests[:1] for curves in curve_sections(results[0], test)),
+    ]
+    (folder / "plots").mkdir()
+    for drawn in (one for section in sections for one in section.plots):
+        drawn.save(folder / "plots")
+    page = render(
+        "report.html",
+        title=study.study_name,
+        headline=_headline(provenance),
+        boards=[_board(results, compared[test]["rank_with_ties"], valid, test) for test in tests],
+        note=NOTE,
+        sections=[section for section in sections if section.plots],
+        tables=[
+            *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
+            *(_label_table(results, test) for test in tests),
+            *(
+                _subgroup_table(results[0], test)
+                for test in tests
+                if "subgroups" in results[0].metrics[test]
+            ),
+        ],
+        best_config=(folder / results[0].folder / "config.yaml").read_text(encoding="utf-8"),
+        facts=list(_facts(provenance)),
+    )
+    write_text(folder / "report.html", page)
+
+
+def _headline(provenance: Mapping[str, Any]) -> str:
+    openings = provenance["test_openings"]
+    first = openings[0]
+    text = (
+        f"{provenance['n_trials_searched']} trials searched, "
+        f"{len(provenance['finalists'])} finalists confirmed with {len(provenance['seeds'])} "
+        f"seeds; test opened {first['when']} for trials {_listed(first['trials'])}"
+    )
+    for again in openings[1:]:
+        text += f"; opened again {again['when']} for {_listed(again['trials'])}: {again['why']}"
+    return text + "."
+
+
+def _board(
+    results: Sequence[FinalistResult], ranks: Mapping[str, int], valid: str, test: str
+) -> TableCard:
+    """The leaderboard on one test split; `ranks` are those with ties."""
+    retrieves = "retrieval" in results[0].metrics[test]
+    header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
+    header += ["recall@10"] if retrieves else []
+    rows = []
+    for result in results:
+        config, metrics = result.finalist.config, result.metrics[test]
+        on_valid = result.metrics[valid]["auprc_macro"]
+        row = [
+            Cell(row_name(result), f"{config.head.kind}, {config.features.input}"),
+            Cell(str(ranks[str(result.rank)])),
+            Cell(_number(on_valid["mean"]), f"± {_number(on_valid['std'])}"),
+        ]
+        for metric in METRIC_NAMES:
+            low, high = (_number(metrics[metric][end]) for end in ("ci_low", "ci_high"))
+            row.append(Cell(_number(metrics[metric]["mean"]), f"{low} to {high}"))
+        if retrieves:
+            row.append(Cell(_number(metrics["retrieval"]["recall_at_10"])))
+        rows.append(row)
+    facts = results[0].metrics[test]
+    text = (
+        f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
+        f"{facts['n_labels_used']} labels with both classes."
+    )
+    return TableCard(f"Leaderboard on {test}", text, header, rows)
+
+
+def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:
+    rows = []
+    for pair in compared["auprc_macro"]:
+        interval = f"{_signed(pair['ci_low'])} to {_signed(pair['ci_high'])}"
+        found = [_signed(pair["difference"]), interval]
+        found += [_number(pair[name]) for name in ("p", "p_holm", "p_bh")]
+        shade = 0.35 if pair["p_holm"] is not None and pair["p_holm"] <= SIGNIFICANCE else None
+        title = f"{pair['a']} against {pair['b']}"
+        rows.append([Cell(title), *(Cell(text, heat=shade) for text in found)])
+    return TableCard(
+        f"Differences in macro AUPRC on {test}",
+        "Paired bootstrap over patients; shaded differences are significant after Holm.",
+        ["finalists", "difference", "95 % interval", "p", "Holm", "Benjamini-Hochberg"],
+        rows,
+    )
+
+
+def _label_table(results: Sequence[FinalistResult], test: str) -> TableCard:
+    by_label = results[0].metrics[test]["per_label"]
+    rows = []
+    for label, facts in by_label.items():
+        values = [result.metrics[test]["per_label"][label]["auprc"]["mean"] for result in results]
+        cells = [Cell(label), Cell(str(facts["support"])), Cell(f"{facts['prevalence']:.3f}")]
+        rows.append(cells + [Cell(_number(v), heat=None if v is None else 0.6 * v) for v in values])
+    header = ["label", "positives", "prevalence", *(row_name(result) for result in results)]
+    text = f"The worst label of the best finalist is {results[0].metrics[test]['worst_label']}."
+    return TableCard(f"AUPRC per label on {test}", text, header, rows)
+
+
+def _subgroup_table(result: FinalistResult, test: str) -> TableCard:
+    rows = []
+    for attribute, groups in result.metrics[test]["subgroups"].items():
+        for group, metrics in groups.items():
+            counts = [str(metrics[name]) for name in ("n_rows", "n_patients", "n_labels_used")]
+            row = [Cell(group, attribute), *map(Cell, counts)]
+            for metric in ("auprc_macro", "auroc_macro"):
+                low, high = (_number(metrics[metric][end]) for end in ("ci_low", "ci_high"))
+                row.append(Cell(_number(metrics[metric]["mean"]), f"{low} to {high}"))
+            rows.append(row)
+    text = f"{row_name(result)}. AUPRC depends on prevalence, which differs between subgroups."
+    header = ["subgroup", "rows", "patients", "labels", "AUPRC", "AUROC"]
+    return TableCard(f"Subgroups on {test}", text, header, rows)
+
+
+def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "study fingerprint", provenance["study_fingerprint"]
+    yield "commit", provenance["commit"] or "not a checkout"
+    for name, value in provenance["machine"].items():
+        yield name, str(value)
+    yield "packages", ", ".join(f"{name} {v}" for name, v in provenance["packages"].items())
+    yield "data fingerprint", provenance["data_fingerprint"]
+    for split, prints in provenance["data"].items():
+        features = ", ".join(f"{name} {value[:12]}" for name, value in prints["features"].items())
+        yield f"data: {split}", f"manifest {prints['manifest'][:12]}, {features}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _listed(trials: Sequence[int]) -> str:
+    return ", ".join(map(str, trials))

@@ -1,0 +1,198 @@
+"""Sections of the report: which figures there are, and the data that each one draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from headsweep.leaderboard.report.plots import (
+    Plot,
+    bars,
+    intervals,
+    learning_curves,
+    optimisation_history,
+    optimism,
+    plot,
+    pr_curves,
+    reliability_curves,
+    roc_curves,
+    small_plot,
+    value_slice,
+)
+from headsweep.leaderboard.results import FinalistResult
+from headsweep.metrics.calibration import reliability
+from headsweep.metrics.thresholds import operating_curve
+
+METRIC_NAMES = {"auprc_macro": "macro AUPRC", "auroc_macro": "macro AUROC", "f1_macro": "macro F1"}
+MAX_CURVES = 200
+"""Learning curves drawn at most: more would hide each other."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Plots under one title; `folded` is the line behind which they wait to be opened."""
+
+    title: str
+    text: str
+    plots: Sequence[Plot]
+    folded: str = ""
+
+
+def board_sections(results: Sequence[FinalistResult], tests: Sequence[str]) -> Iterator[Section]:
+    """Intervals of all finalists, for every test split."""
+    names = [row_name(result) for result in results]
+    for test in tests:
+        plots = []
+        for metric in ("auprc_macro", "auroc_macro"):
+            values = [result.metrics[test][metric] for result in results]
+            draw = partial(
+                intervals,
+                names=names,
+                means=[or_nan(value["mean"]) for value in values],
+                lows=[or_nan(value["ci_low"]) for value in values],
+                highs=[or_nan(value["ci_high"]) for value in values],
+                xlabel=METRIC_NAMES[metric],
+            )
+            caption = f"{METRIC_NAMES[metric]} on {test}, mean over seeds with 95 % interval"
+            height = _height(names)
+            plots.append(plot(f"board-{test}-{metric}", caption, draw, height_in=height))
+        yield Section(f"Intervals on {test}", "", plots)
+
+
+def optimism_section(
+    results: Sequence[FinalistResult], valid: str, tests: Sequence[str]
+) -> Section:
+    """From the value in the search to the value on test, for every test split."""
+    names = [row_name(result) for result in results]
+    plots = []
+    for test in tests:
+        stages = [
+            [result.finalist.value for result in results],
+            [or_nan(result.metrics[valid]["auprc_macro"]["mean"]) for result in results],
+            [or_nan(result.metrics[test]["auprc_macro"]["mean"]) for result in results],
+        ]
+        draw = partial(
+            optimism,
+            names=names,
+            stages=("best of search\non valid", "mean over seeds\non valid", f"test\n{test}"),
+            values=np.array(stages).T,
+        )
+        plots.append(plot(f"optimism-{test}", f"from the search to {test}", draw))
+    text = (
+        "The best of many trials on valid is optimistic. Means over fresh seeds on valid, and the "
+        "value on test, show by how much."
+    )
+    return Section("Optimism", text, plots)
+
+
+def search_sections(study: optuna.Study) -> Iterator[Section]:
+    """How the search went: values, learning curves, which parameters mattered."""
+    trials = study.get_trials(deepcopy=False)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
+    history = partial(
+        optimisation_history,
+        complete=([t.number for t in complete], [or_nan(t.value) for t in complete]),
+        pruned=([t.number for t in pruned], [_curve(t)[1][-1] for t in pruned]),
+    )
+    curves = partial(
+        learning_curves,
+        complete=[_curve(t) for t in complete if t.intermediate_values][:MAX_CURVES],
+        pruned=[_curve(t) for t in pruned][:MAX_CURVES],
+    )
+    states = f"{len(complete)} complete and {len(pruned)} pruned trials"
+    plots = [
+        plot("history", states, history),
+        plot("learning-curves", "learning curves on valid; grey trials were pruned", curves),
+    ]
+    importance = _importance(study, complete)
+    if importance:
+        names, values = list(importance), list(importance.values())
+        draw = partial(bars, names=names, values=values, xlabel="importance")
+        caption = "parameter importance (PED-ANOVA over complete trials)"
+        plots.append(plot("importance", caption, draw, height_in=_height(names)))
+    yield Section("Search", "", plots)
+    slices = list(_slices(complete))
+    text = "Value of the complete trials against each parameter."
+    yield Section("Slices", text, slices, f"{len(slices)} parameters")
+
+
+def _importance(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Importance of the parameters that all complete trials share; empty when it has no meaning.
+
+    PED-ANOVA asks which parameters tell the best tenth from the rest, so it needs differing values.
+    """
+    if len(complete) < 10 or len({trial.value for trial in complete}) < 2:
+        return {}
+    shared = set.intersection(*(set(trial.params) for trial in complete))
+    varied = [name for name in sorted(shared) if len({str(t.params[name]) for t in complete}) > 1]
+    if not varied:
+        return {}
+    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), params=varied)
+
+
+def curve_sections(result: FinalistResult, test: str) -> Iterator[Section]:
+    """PR and ROC curves and reliability of a finalist, one small plot a label, one line a seed."""
+    predictions = [seed.predictions[test] for seed in result.seeds]
+    targets = predictions[0].targets
+    pr, roc, calibration = [], [], []
+    for j, label in enumerate(result.labels):
+        positives = int(targets[:, j].sum())
+        caption = f"{label} ({positives} of {len(targets)})"
+        points = [operating_curve(seed.targets[:, j], seed.scores[:, j])[1] for seed in predictions]
+        if 0 < positives < len(targets):
+            draw = partial(pr_curves, points=points, prevalence=positives / len(targets))
+            pr.append(small_plot(f"pr-{test}-{j}", caption, draw))
+            roc.append(small_plot(f"roc-{test}-{j}", caption, partial(roc_curves, points=points)))
+        bins = [reliability(seed.targets[:, j], seed.scores[:, j], 10) for seed in predictions]
+        draw = partial(reliability_curves, curves=bins)
+        calibration.append(small_plot(f"reliability-{test}-{j}", caption, draw))
+    text = f"{row_name(result)}, one line a seed; in brackets the positives."
+    folded = f"{len(result.labels)} labels"
+    yield Section(f"Precision and recall on {test}", text, pr, folded)
+    yield Section(f"ROC on {test}", text, roc, folded)
+    yield Section(f"Reliability on {test}", text, calibration, folded)
+
+
+def row_name(result: FinalistResult) -> str:
+    """How a finalist is called in tables and plots."""
+    return f"{result.rank}: trial {result.finalist.trial}"
+
+
+def or_nan(value: float | None) -> float:
+    """The value as plots take it."""
+    return np.nan if value is None else value
+
+
+def _slices(complete: Sequence[FrozenTrial]) -> Iterator[Plot]:
+    """Value against every parameter that took more than one value."""
+    for name in sorted({name for trial in complete for name in trial.params}):
+        trials = [trial for trial in complete if name in trial.params]
+        distribution = trials[0].distributions[name]
+        log = isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log
+        numeric = not isinstance(distribution, CategoricalDistribution)
+        found = [trial.params[name] if numeric else str(trial.params[name]) for trial in trials]
+        if len(set(found)) > 1:
+            draw = partial(
+                value_slice,
+                found=found,
+                values=[or_nan(trial.value) for trial in trials],
+                log=log,
+            )
+            yield small_plot(f"slice-{name}", name, draw)
+
+
+def _curve(trial: FrozenTrial) -> tuple[list[float], list[float]]:
+    epochs = sorted(trial.intermediate_values)
+    return [float(e) for e in epochs], [trial.intermediate_values[e] for e in epochs]
+
+
+def _height(names: Sequence[str]) -> float:
+    return 1.2 + 0.3 * len(names)

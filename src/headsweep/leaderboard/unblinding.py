@@ -1,0 +1,110 @@
+"""The firewall: test manifests are opened by one act, for named trials, and the act is recorded."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from headsweep.config.schema import Config, Modality
+from headsweep.data.ct_rate.metadata import read_subgroups
+from headsweep.data.dataset import Split, load_test_splits
+from headsweep.errors import StudyError
+from headsweep.evaluation.subgroups import Attributes
+from headsweep.package_info import code_commit
+from headsweep.settings import cache_dir
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import amend_study_attr, study_id_of
+
+OPENINGS = "headsweep:test_openings"
+"""Study attribute that keeps the acts, oldest first."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One act of opening test: when (UTC), for which trials, with which commit of the code.
+
+    `why` is the reason given for opening test again; the first act has none.
+    """
+
+    when: str
+    trials: tuple[int, ...]
+    commit: str | None
+    why: str | None
+
+
+def open_test(
+    study_name: str,
+    storage: BatchedStorage,
+    trials: Sequence[int],
+    config: Config,
+    modalities: Sequence[Modality],
+    *,
+    reopen: str | None = None,
+) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
+    """Record the act in the study, then read the test manifests; all acts and the splits.
+
+    Opening again for the same trials is the same act: it can tell nothing new.
+
+    Args:
+        study_name: whose finalists are fixed.
+        storage: where it lies.
+        trials: numbers of the finalists.
+        config: names the manifests.
+        modalities: which features to load.
+        reopen: why test is opened for other trials than before; None refuses that.
+
+    Raises:
+        StudyError: test was opened before for other trials, and no reason is given.
+        ManifestError, FeatureError: the data are at fault.
+    """
+    named = tuple(sorted(trials))
+
+    def act(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        openings = _openings(recorded or [])
+        if openings and openings[-1].trials == named:
+            return recorded or []
+        if openings and not reopen:
+            raise StudyError(
+                f"{study_name}: test must be opened once, found it opened "
+                f"{openings[-1].when} for trials {_listed(openings[-1].trials)} and asked for "
+                f'{_listed(named)}; --reopen "why" opens it again, and is shown on the leaderboard'
+            )
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        opening = Opening(when, named, code_commit(), reopen if openings else None)
+        return [*(recorded or []), asdict(opening)]
+
+    # In one transaction: of two acts at once, the second must know of the first.
+    recorded = amend_study_attr(study_id_of(study_name, storage), OPENINGS, act, storage)
+    return _openings(recorded), load_test(config, modalities)
+
+
+def load_test(config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
+    """The test splits, for trials for which test was opened before: verification reads them so."""
+    return load_test_splits(config, cache_dir=cache_dir(), modalities=modalities, progress=True)
+
+
+def load_test_subgroups(config: Config, tests: Sequence[Split]) -> dict[str, Attributes]:
+    """Subgroups of the rows of each test split; empty where its manifest has no metadata."""
+    folder = Path(config.paths.manifest_dir)
+    return {
+        test.name: read_subgroups(folder / name, config.data.columns, test.volumes)
+        for name, test in zip(config.data.test_manifests, tests, strict=True)
+    }
+
+
+def past_openings(study: optuna.Study) -> tuple[Opening, ...]:
+    """The acts recorded so far, oldest first."""
+    return _openings(study.user_attrs.get(OPENINGS, []))
+
+
+def _openings(recorded: Sequence[dict[str, Any]]) -> tuple[Opening, ...]:
+    return tuple(Opening(**{**act, "trials": tuple(act["trials"])}) for act in recorded)
+
+
+def _listed(trials: Sequence[int]) -> str:
+    return ", ".join(map(str, trials))

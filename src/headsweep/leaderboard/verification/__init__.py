@@ -1,0 +1,1 @@
+"""Verification of a leaderboard: finalists are trained again and files compared."""

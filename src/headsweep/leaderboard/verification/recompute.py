@@ -1,0 +1,116 @@
+"""Metrics and table of a leaderboard computed again from its predictions alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headsweep.errors import VerificationError
+from headsweep.evaluation.paired_tests import compare_rows
+from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
+from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
+from headsweep.evaluation.summaries import choose_thresholds
+from headsweep.leaderboard.merge import read_board
+from headsweep.leaderboard.provenance import COMPARISONS
+from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds, write_json
+from headsweep.leaderboard.table import Cell, metric_cells
+from headsweep.leaderboard.verification.file_diff import largest_difference
+
+
+def recompute(folder: Path) -> str:
+    """Compare metrics and comparisons with the predictions, and the table with the metrics.
+
+    Returns:
+        A line that says what was compared.
+
+    Raises:
+        VerificationError: something differs; names the file and the largest difference.
+        OutputError: there is no leaderboard, or none that headsweep wrote.
+    """
+    rows = read_board(folder)
+    finalists = [folder / Path(row["config"]).parent for row in rows]
+    splits = _splits(finalists[0])
+    for finalist in finalists[1:]:
+        if (found := _splits(finalist)) != splits:
+            raise VerificationError(
+                f"{finalist / 'metrics.json'}: finalists must share splits, found {found}"
+            )
+    subgroups = {name: read_subgroups_of(folder / SUBGROUPS, name) for name in splits}
+    with tempfile.TemporaryDirectory() as temporary:
+        again = Path(temporary) / "again.json"
+        measured = []
+        for finalist, row in zip(finalists, rows, strict=True):
+            predictions = _read_seeds(finalist)
+            valid = next(iter(predictions[0]))
+            thresholds = [choose_thresholds(seed[valid]) for seed in predictions]
+            for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
+                write_json(plain_thresholds(chosen, predictions[0][valid].labels), again)
+                _check(place / "thresholds.json", again)
+            ranks = _read_ranks(finalist)
+            metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups)
+            write_json(metrics, again)
+            _check(finalist / "metrics.json", again)
+            _check_row(folder / "leaderboard.csv", row, metric_cells(metrics, valid))
+            measured.append((row["rank"], predictions, metrics, draws))
+        names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
+        write_json(compare_rows(names, predictions_of, metrics_of, draws_of), again)
+        _check(folder / COMPARISONS, again)
+    return f"metrics of {len(rows)} finalists follow from their predictions"
+
+
+def _splits(finalist: Path) -> list[str]:
+    """Names of the splits that a finalist was measured on, valid first."""
+    path = finalist / "metrics.json"
+    splits = _read_json(path)
+    if not isinstance(splits, dict) or not splits or any(set(name) & {*"/\0"} for name in splits):
+        raise VerificationError(f"{path}: metrics must be by the names of splits, found others")
+    return list(splits)
+
+
+def _seed_folders(finalist: Path) -> list[Path]:
+    places = [p for p in finalist.glob("seed_*") if p.name.removeprefix("seed_").isdecimal()]
+    return sorted(places, key=lambda place: int(place.name.removeprefix("seed_")))
+
+
+def _read_seeds(finalist: Path) -> list[dict[str, Predictions]]:
+    """Predictions of each seed by split, in the order of `metrics.json`."""
+    places = [place / "predictions" for place in _seed_folders(finalist)]
+    by_split = {
+        name: read_seeds([place / f"{name}.parquet" for place in places], finalist)
+        for name in _splits(finalist)
+    }
+    return [{name: seeds[i] for name, seeds in by_split.items()} for i in range(len(places))]
+
+
+def _read_ranks(finalist: Path) -> list[dict[str, Ranks]]:
+    return [
+        {path.stem: read_ranks(path) for path in (place / "retrieval").glob("*.parquet")}
+        for place in _seed_folders(finalist)
+    ]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VerificationError(f"{path}: the file must be readable, found {error}") from None
+
+
+def _check(recorded: Path, again: Path) -> None:
+    difference = largest_difference(recorded, again)
+    if difference is not None:
+        raise VerificationError(
+            f"{recorded}: figures must follow from the predictions, {difference}"
+        )
+
+
+def _check_row(path: Path, row: Mapping[str, str], cells: Mapping[str, Cell]) -> None:
+    for name, value in cells.items():
+        if row.get(name) != ("" if value is None else str(value)):
+            raise VerificationError(
+                f"{path}: the table must follow from the metrics, "
+                f"found {name} = {row.get(name)} where {value} is expected"
+            )

@@ -1,0 +1,194 @@
+"""Whether a leaderboard reproduces: train again from its exported configs, compare every file.
+
+On the machine it was made on (device, threads, PyTorch) every number must be equal to the bit.
+Elsewhere probabilities and metrics must agree within a tolerance, and the files must be unaltered
+and agree among themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headsweep.config.files import read_config
+from headsweep.config.schema import to_dict
+from headsweep.config.values import parse_config, with_values
+from headsweep.data.dataset import Split, load_search_splits
+from headsweep.errors import VerificationError
+from headsweep.leaderboard.finalists import Finalist
+from headsweep.leaderboard.finalize import (
+    confirm_with_progress,
+    union_of_modalities,
+    write_board,
+)
+from headsweep.leaderboard.provenance import (
+    DATA_ROWS,
+    StudyFacts,
+    changed_files,
+    check_contained,
+    data_rows,
+    fingerprints,
+    machine,
+    read_provenance,
+)
+from headsweep.leaderboard.unblinding import load_test, load_test_subgroups
+from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
+from headsweep.leaderboard.verification.recompute import recompute
+from headsweep.settings import EngineSettings, cache_dir
+
+TOLERANCE: Mapping[str, float] = {".json": 0.02, ".csv": 0.02, ".parquet": 0.1}
+"""Largest difference allowed on another machine, by kind of file; weights, text and thresholds
+are compared by digest there."""
+
+SAME_MACHINE = ("device", "threads", "torch")
+
+
+MOVABLE = ("paths.data_root", "paths.manifest_dir")
+"""Config keys that name where data lie, which may be elsewhere when a leaderboard is verified."""
+
+
+def verify(folder: Path, places: Mapping[str, str] | None = None) -> str:
+    """Train the finalists of a leaderboard again and compare; a line that says how.
+
+    Uses the exported configs and the data that they name; no storage is needed.
+
+    Args:
+        folder: the leaderboard's.
+        places: where the data lie now, by keys of `MOVABLE`; otherwise as the configs say.
+
+    Raises:
+        VerificationError: something differs; names the file and the largest difference.
+        InputError: the data can no longer be read.
+    """
+    check_contained(folder)
+    recorded = read_provenance(folder)
+    finalists = _finalists(folder, recorded)
+    settings = _settings(recorded)
+    exact = all(machine(settings)[key] == recorded["machine"][key] for key in SAME_MACHINE)
+    # The finalists keep their own paths, which stand in the files that are compared.
+    reading = with_values(finalists[0].config, places or {}, where="command line")
+    modalities = union_of_modalities(finalist.config for finalist in finalists)
+    train, valid = load_search_splits(
+        reading, cache_dir=cache_dir(), modalities=modalities, progress=True
+    )
+    tests = load_test(reading, modalities)
+    _check_data(folder, recorded, (train, valid, *tests))
+
+    seeds = tuple(recorded["seeds"])
+    facts = StudyFacts(
+        recorded["study"], recorded["study_fingerprint"], recorded["n_trials_searched"], seeds
+    )
+    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings)
+    with tempfile.TemporaryDirectory() as temporary:
+        again = Path(temporary)
+        subgroups = load_test_subgroups(reading, tests)
+        write_board(again, confirmed, facts, train, valid, tests, subgroups)
+        _check_files(folder, again, exact=exact)
+    check_digests(folder, recorded)
+    if not exact:
+        recompute(folder)
+    how = "equal to the bit" if exact else f"within tolerance ({_listed(TOLERANCE)})"
+    return f"{len(finalists)} finalists with {len(seeds)} seeds trained again: {how}"
+
+
+def check_digests(folder: Path, recorded: Mapping[str, Any]) -> None:
+    """Raise when a file of the leaderboard is missing or altered, whatever it holds."""
+    for name in changed_files(folder, recorded["files"]):
+        raise VerificationError(
+            f"{folder / name}: a file must be as the leaderboard was written, found it "
+            f"{'altered' if (folder / name).is_file() else 'missing'}"
+        )
+
+
+def _finalists(folder: Path, recorded: Mapping[str, Any]) -> list[Finalist]:
+    """Finalists as their exported configs describe them, held against the record."""
+    finalists = []
+    for rank, one in enumerate(recorded["finalists"], start=1):
+        path = folder / "finalists" / str(rank) / "config.yaml"
+        config = read_config(path)
+        expected = parse_config(one["config"], where=str(folder))
+        if config.fingerprint() != expected.fingerprint():
+            place, found, was = next(_changed("", to_dict(config), one["config"]))
+            raise VerificationError(
+                f"{path}: an exported config must be the finalist's, "
+                f"found {place} = {found} where {was} is recorded"
+            )
+        finalists.append(Finalist(one["trial"], one["value"], config))
+    return finalists
+
+
+def _changed(place: str, found: Any, recorded: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(found, dict) and isinstance(recorded, dict):
+        for key in found:
+            if key not in ("paths", "logging"):
+                inner = f"{place}.{key}" if place else key
+                yield from _changed(inner, found[key], recorded.get(key))
+    elif found != recorded:
+        yield place, found, recorded
+
+
+def _settings(recorded: Mapping[str, Any]) -> EngineSettings:
+    made_on = recorded["machine"]
+    device = "cpu" if made_on["device_kind"] == "cpu" else "auto"
+    return EngineSettings(device=device, slots=made_on["slots"], threads=made_on["threads"])
+
+
+def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Split]) -> None:
+    """Raise when a manifest or feature file is not the one the leaderboard was made on."""
+    for split in splits:
+        if recorded["data"].get(split.name) == fingerprints(split):
+            continue
+        known = _known_rows(folder / DATA_ROWS)
+        columns = data_rows(split)
+        changed = [
+            f"{name} of {volume}"
+            for name in columns.keys() - {"split", "volumename"}
+            for volume, value in zip(split.volumes, columns[name], strict=True)
+            if known.get((split.name, volume), {}).get(name) != value
+        ]
+        lost = {volume for name, volume in known if name == split.name} - {*split.volumes}
+        changed += [f"{volume}, which is gone" for volume in sorted(lost)]
+        raise VerificationError(
+            f"{split.name}: data must be what the leaderboard was made on, "
+            f"found {len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
+        )
+
+
+def _known_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Digests of the rows that the leaderboard was made on, by split and volume."""
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise VerificationError(f"{path}: digests must be readable, found {error}") from None
+    return {(row["split"], row["volumename"]): row for row in rows}
+
+
+def _check_files(folder: Path, again: Path, *, exact: bool) -> None:
+    """Raise when a file of the leaderboard differs from the same file made again."""
+    differing: dict[str, Difference] = {}
+    for path in sorted(again.rglob("*")):
+        name = path.relative_to(again).as_posix()
+        allowed = 0.0 if exact else _allowed(path)
+        difference = largest_difference(folder / name, path) if path.is_file() else None
+        if difference is not None and difference.size > allowed:
+            differing[name] = difference
+    if differing:
+        name, difference = next(iter(differing.items()))
+        more = f" (and {len(differing) - 1} more files)" if len(differing) > 1 else ""
+        raise VerificationError(
+            f"{folder / name}: a file must be what training again gives, {difference}{more}"
+        )
+
+
+def _allowed(path: Path) -> float:
+    return math.inf if path.name == "thresholds.json" else TOLERANCE.get(path.suffix, math.inf)
+
+
+def _listed(tolerance: Mapping[str, float]) -> str:
+    return ", ".join(f"{suffix[1:]} {size:g}" for suffix, size in tolerance.items())

@@ -1,0 +1,1 @@
+"""What to try: study files, search spaces, samplers and pruners."""

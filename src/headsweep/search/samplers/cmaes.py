@@ -1,0 +1,167 @@
+"""CMA-ES that keeps no optimiser in the store: it is rebuilt from the trials that were told.
+
+Optuna's own `CmaEsSampler` stores its optimiser as a pickle, which runs code when a stranger wrote
+it. Its state follows from what each generation was told, so here only the number of the generation
+lies in the store, with the trial, and a worker that joins tells itself all generations again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna import Study
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from headsweep.storage.optuna_tables import set_system_attr
+
+GENERATION = "cma:generation"
+"""Trial attribute, as Optuna's sampler names it: the generation that a trial was drawn in."""
+
+Floats = NDArray[np.float64]
+Space = dict[str, BaseDistribution]
+
+
+class ReplayedCmaEsSampler(BaseSampler):
+    """CMA-ES (Hansen, arXiv:1604.00772) over the numerical keys that all trials share.
+
+    Args:
+        n_startup_trials: below so many complete trials, suggestions are random.
+        popsize: of a generation; None is CMA-ES's own choice.
+        consider_pruned_trials: whether generations count trials that were pruned.
+        lr_adapt: whether the learning rate is adapted, for noisy and multimodal functions.
+        seed: of all draws; None draws one.
+
+    Raises:
+        ImportError: the package `cmaes` is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_startup_trials: int = 1,
+        popsize: int | None = None,
+        consider_pruned_trials: bool = False,
+        lr_adapt: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        import cmaes  # type: ignore[import-untyped]
+
+        self._new = cmaes.CMA
+        self._n_startup = n_startup_trials
+        self._popsize = popsize
+        self._states = (TrialState.COMPLETE, *([TrialState.PRUNED] * consider_pruned_trials))
+        self._lr_adapt = lr_adapt
+        self._rng = np.random.RandomState(seed)
+        self._random = RandomSampler(seed)
+        self._shared_space = IntersectionSearchSpace()
+        self._space: Space = {}
+        self._optimizer: Any = None
+
+    def reseed_rng(self) -> None:
+        """See `BaseSampler`."""
+        self._rng.seed()
+        self._random.reseed_rng()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+        """See `BaseSampler`."""
+        shared = self._shared_space.calculate(study)
+        return {
+            name: distribution
+            for name, distribution in shared.items()
+            if isinstance(distribution, FloatDistribution | IntDistribution)
+            and not distribution.single()
+        }
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        """See `BaseSampler`."""
+        told = study.get_trials(deepcopy=False, states=self._states)
+        if not search_space or len(told) < self._n_startup:
+            return {}
+        self.follow(told, search_space, maximize=study.direction == StudyDirection.MAXIMIZE)
+        point = self._optimizer.ask()
+        set_system_attr(study, trial, GENERATION, self._optimizer.generation)
+        named = zip(search_space.items(), point, strict=True)
+        return {name: _from_unit(distribution, u) for (name, distribution), u in named}
+
+    def follow(self, trials: Sequence[FrozenTrial], space: Space, *, maximize: bool) -> None:
+        """Tells the optimiser every generation that is complete and that it was not told yet."""
+        if self._optimizer is None or space != self._space:
+            self._space, self._optimizer = space, self._begin(len(space))
+        optimizer, sign = self._optimizer, -1.0 if maximize else 1.0
+        while True:
+            drawn = [
+                (point, sign * trial.value)
+                for trial in trials
+                if trial.system_attrs.get(GENERATION) == optimizer.generation
+                and trial.value is not None
+                and math.isfinite(trial.value)
+                and (point := _to_unit(space, trial.params)) is not None
+            ]
+            if len(drawn) < optimizer.population_size:
+                return
+            optimizer.tell(drawn[: optimizer.population_size])
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """See `BaseSampler`."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _begin(self, n_dimensions: int) -> Any:
+        """An optimiser in the middle of the unit cube, as wide as Optuna's."""
+        return self._new(
+            mean=np.full(n_dimensions, 0.5),
+            sigma=1 / 6,
+            bounds=np.tile([0.0, 1.0], (n_dimensions, 1)),
+            n_max_resampling=10 * n_dimensions,
+            population_size=self._popsize,
+            lr_adapt=self._lr_adapt,
+            seed=self._rng.randint(2**31 - 2),
+        )
+
+
+def _edges(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """The ends of the range on its scale, widened by half a step where there are steps."""
+    half = 0.0 if distribution.step is None else distribution.step / 2
+    low, high = distribution.low - half, distribution.high + half
+    return (math.log(low), math.log(high)) if distribution.log else (low, high)
+
+
+def _to_unit(space: Space, params: Mapping[str, Any]) -> Floats | None:
+    """Params (d,) in the unit cube; None where the store holds others than were suggested."""
+    point = []
+    for name, distribution in space.items():
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        value = params.get(name, math.nan)
+        if not distribution.low <= value <= distribution.high:
+            return None
+        low, high = _edges(distribution)
+        point.append(((math.log(value) if distribution.log else value) - low) / (high - low))
+    return np.array(point)
+
+
+def _from_unit(distribution: BaseDistribution, u: float) -> float | int:
+    """The inverse of `_to_unit` for one param, on a step where there are steps."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = _edges(distribution)
+    value = low + float(u) * (high - low)
+    value = math.exp(value) if distribution.log else value
+    if distribution.step is not None:
+        n_steps = round((value - distribution.low) / distribution.step)
+        value = distribution.low + n_steps * distribution.step
+    value = min(max(value, distribution.low), distribution.high)
+    return int(value) if isinstance(distribution, IntDistribution) else value

@@ -1,0 +1,131 @@
+"""A study's space as Optuna sees it: distributions, conditions, suggestion, the grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from headsweep.config.schema import Config
+from headsweep.config.values import value_at
+from headsweep.errors import StudyError
+from headsweep.search.spec import (
+    CategoricalDimension,
+    Choice,
+    Dimension,
+    FloatDimension,
+    IntDimension,
+)
+
+MAX_GRID_POINTS = 100_000
+"""Optuna holds them all in memory."""
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """Optuna's distribution of a dimension; a list among the choices becomes its JSON text."""
+    match dimension:
+        case FloatDimension():
+            return FloatDistribution(
+                dimension.low, dimension.high, log=dimension.log, step=dimension.step
+            )
+        case IntDimension():
+            return IntDistribution(
+                dimension.low, dimension.high, log=dimension.log, step=dimension.step
+            )
+        case CategoricalDimension():
+            return CategoricalDistribution([_stored(choice) for choice in dimension.choices])
+    raise TypeError(f"a dimension must have a distribution, found {type(dimension).__name__}")
+
+
+def suggestion_order(space: Mapping[str, Dimension], *, where: str) -> tuple[str, ...]:
+    """Keys of `space` such that each follows those that its conditions name.
+
+    Raises:
+        StudyError: the conditions go round in a circle.
+    """
+    order: list[str] = []
+    pending = dict(space)
+    while pending:
+        ready = [k for k, d in pending.items() if not any(other in pending for other in d.when)]
+        if not ready:
+            raise StudyError(f"{where}: conditions must not form a circle, found {list(pending)}")
+        order += ready
+        for key in ready:
+            del pending[key]
+    return tuple(order)
+
+
+def is_active(dimension: Dimension, params: Mapping[str, Any], config: Config) -> bool:
+    """Whether every condition holds, given the params suggested so far and the base config."""
+    return all(
+        _plain(params.get(key, value_at(config, key))) in [_plain(v) for v in values]
+        for key, values in dimension.when.items()
+    )
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, Dimension], config: Config) -> dict[str, Any]:
+    """Suggests every active dimension in order; the params as Optuna stores them."""
+    params: dict[str, Any] = {}
+    for key in suggestion_order(space, where="space"):
+        if not is_active(space[key], params, config):
+            continue
+        match distribution(space[key]):
+            case FloatDistribution(low=low, high=high, log=log, step=step):
+                params[key] = trial.suggest_float(key, low, high, log=log, step=step)
+            case IntDistribution(low=low, high=high, log=log, step=step):
+                params[key] = trial.suggest_int(key, low, high, log=log, step=step)
+            case CategoricalDistribution(choices=choices):
+                params[key] = trial.suggest_categorical(key, choices)
+    return params
+
+
+def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
+    """The values of every dimension, for the grid sampler.
+
+    Raises:
+        StudyError: a dimension has no finite set of values, or is conditional, or there are more
+            than `MAX_GRID_POINTS`.
+    """
+    values: dict[str, list[Any]] = {}
+    n_points = 1
+    for key, dimension in space.items():
+        if dimension.when:
+            raise StudyError(f"{where}: a grid must have no conditions, found one on {key}")
+        points: Sequence[Any]
+        match dimension:
+            case CategoricalDimension():
+                points = [_stored(choice) for choice in dimension.choices]
+            case IntDimension(log=False):
+                points = range(dimension.low, dimension.high + 1, dimension.step)
+            case FloatDimension(step=float(step)):
+                last = min((dimension.high - dimension.low) / step + 1e-9, MAX_GRID_POINTS)
+                points = [dimension.low + i * step for i in range(int(last) + 1)]
+            case _:
+                raise StudyError(
+                    f"{where}: a grid must have finitely many values, found {key} without a step"
+                )
+        n_points *= len(points)
+        if n_points > MAX_GRID_POINTS:
+            law = f"a grid must have at most {MAX_GRID_POINTS} points"
+            raise StudyError(f"{where}: {law}, found more with {key}")
+        values[key] = list(points)
+    return values
+
+
+def _stored(choice: Choice) -> bool | int | float | str | None:
+    return json.dumps(list(choice)) if isinstance(choice, tuple) else choice
+
+
+def _plain(value: Any) -> Any:
+    """A value as it is compared: JSON text of a list as the list."""
+    if isinstance(value, str) and value[:1] == "[":
+        return json.loads(value)
+    return list(value) if isinstance(value, tuple) else value

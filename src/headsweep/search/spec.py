@@ -1,0 +1,243 @@
+"""What a study is: its frozen definition, and that definition as text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
+from headsweep.errors import ConfigError, StudyError
+
+MAX_NAME_BYTES = 200
+"""Most bytes of a study's name: file systems allow 255, and some names are longer by a suffix."""
+
+
+def _fit_for_a_folder(name: str) -> str:
+    # Letters of any script with their combining marks; no separator, quote or control character.
+    known = all(c.isalnum() or unicodedata.category(c) in ("Mn", "Mc") or c in " ._-" for c in name)
+    if not (known and name[:1].isalnum() and not name.endswith(" ")):
+        raise ValueError(
+            "a name must begin with a letter or digit and go on with letters, digits, inner "
+            f"spaces, '.', '_' and '-', found {name!r}"
+        )
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"a name must have at most {MAX_NAME_BYTES} bytes, found {name!r}")
+    return name
+
+
+StudyName = Annotated[str, AfterValidator(_fit_for_a_folder)]
+"""A study's name is a folder's, and stands in scripts and pages."""
+
+Scalar = bool | int | float | str | None
+Choice = Scalar | tuple[PositiveInt, ...]
+Choices = Annotated[tuple[Choice, ...], Field(max_length=1000)]
+
+
+class Dimension(Section, ABC):
+    """One searched config key; it is suggested only when every condition of `when` holds."""
+
+    type: str
+    when: Mapping[str, Choices] = {}
+
+    @property
+    @abstractmethod
+    def extremes(self) -> Mapping[str, Choice]:
+        """Values that must be legal for all others to be: keyed by their place in the file."""
+
+
+class FloatDimension(Dimension):
+    """A real interval, `low` and `high` included."""
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+    step: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self.low, self.high, log=self.log, stepped=self.step is not None)
+        return self
+
+    @property
+    def extremes(self) -> Mapping[str, Choice]:  # noqa: D102
+        return {"low": self.low, "high": self.high}
+
+
+class IntDimension(Dimension):
+    """A range of integers, `low` and `high` included."""
+
+    type: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+    step: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self.low, self.high, log=self.log, stepped=self.step != 1)
+        return self
+
+    @property
+    def extremes(self) -> Mapping[str, Choice]:  # noqa: D102
+        return {"low": self.low, "high": self.high}
+
+
+class CategoricalDimension(Dimension):
+    """A set of choices; a list, such as hidden widths, is one choice."""
+
+    type: Literal["categorical"] = "categorical"
+    choices: Annotated[Choices, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({json.dumps(choice) for choice in self.choices}) < len(self.choices):
+            raise ValueError(f"choices must differ, found {list(self.choices)}")
+        return self
+
+    @property
+    def extremes(self) -> Mapping[str, Choice]:  # noqa: D102
+        return {f"choices[{i}]": choice for i, choice in enumerate(self.choices)}
+
+
+DIMENSIONS: Mapping[str, type[Dimension]] = {
+    "float": FloatDimension,
+    "int": IntDimension,
+    "categorical": CategoricalDimension,
+}
+
+
+class Identity(Section):
+    """Name, budget and seed of a study."""
+
+    name: StudyName
+    """Letters of any script, digits, spaces, `.`, `_` and `-`."""
+    n_trials: PositiveInt
+    seed: Seed = 42
+
+
+class Finalists(Section):
+    """How many of the best trials are trained again, and with which seeds."""
+
+    top_k: Annotated[int, Field(gt=0, le=1000)] = 5
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2, 3, 4)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, found {list(self.seeds)}")
+        return self
+
+
+class Policy(Section):
+    """A sampler or a pruner: Optuna's name and keyword arguments."""
+
+    name: str
+    kwargs: Mapping[str, Any] = {}
+
+
+class StudySpec(Section):
+    """All that defines a study."""
+
+    name: StudyName
+    n_trials: int
+    seed: int
+    config: Config
+    space: Mapping[str, Dimension]
+    sampler: Policy
+    pruner: Policy
+    finalists: Finalists
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the definition without `n_trials`, paths and logging."""
+        return hashlib.sha256(json.dumps(_comparable(self), sort_keys=True).encode()).hexdigest()
+
+
+def spec_to_json(spec: StudySpec) -> str:
+    """The definition as text, as it is kept with the study."""
+    return json.dumps(_plain(spec))
+
+
+def spec_from_json(text: str) -> StudySpec:
+    """The inverse of `spec_to_json`.
+
+    Raises:
+        StudyError: the text is not what `spec_to_json` wrote.
+    """
+    try:
+        plain = json.loads(text)
+        space = {
+            key: DIMENSIONS[value["type"]].model_validate_json(json.dumps(value))
+            for key, value in plain["space"].items()
+        }
+        return StudySpec(
+            name=plain["name"],
+            n_trials=plain["n_trials"],
+            seed=plain["seed"],
+            config=Config.model_validate_json(json.dumps(plain["config"])),
+            space=space,
+            sampler=Policy(**plain["sampler"]),
+            pruner=Policy(**plain["pruner"]),
+            finalists=Finalists.model_validate_json(json.dumps(plain["finalists"])),
+        )
+    except ConfigError as error:
+        raise StudyError(f"a stored study must be one of headsweep's, found {error}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise StudyError(f"a stored study must be one of headsweep's, found {reason}") from None
+
+
+def difference(old: StudySpec, new: StudySpec) -> str | None:
+    """The first key in which two definitions differ, with both values; None when they agree."""
+    before, after = _leaves(_comparable(old)), _leaves(_comparable(new))
+    for key in sorted({*before, *after}):
+        if before.get(key, "absent") != after.get(key, "absent"):
+            return f"{key} was {before.get(key, 'absent')} and is {after.get(key, 'absent')}"
+    return None
+
+
+def _check_bounds(low: float, high: float, *, log: bool, stepped: bool) -> None:
+    if low > high:
+        raise ValueError(f"low must be at most high, found {low:g} and {high:g}")
+    if log and low <= 0:
+        raise ValueError(f"log needs low above 0, found {low:g}")
+    if log and stepped:
+        raise ValueError("log and step exclude each other, found both")
+
+
+def _plain(spec: StudySpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "n_trials": spec.n_trials,
+        "seed": spec.seed,
+        "config": to_dict(spec.config),
+        "space": {key: json.loads(d.model_dump_json()) for key, d in spec.space.items()},
+        "sampler": json.loads(spec.sampler.model_dump_json()),
+        "pruner": json.loads(spec.pruner.model_dump_json()),
+        "finalists": json.loads(spec.finalists.model_dump_json()),
+    }
+
+
+def _comparable(spec: StudySpec) -> dict[str, Any]:
+    plain = _plain(spec)
+    del plain["n_trials"]
+    for section in Config.IRRELEVANT:
+        del plain["config"][section]
+    del plain["config"]["training"]["resume"]
+    return plain
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves

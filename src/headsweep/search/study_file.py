@@ -1,0 +1,199 @@
+"""The study file: a YAML file and overrides → a checked `StudySpec`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from headsweep.config.messages import unknown_key
+from headsweep.config.overrides import compose_config, override_value, refuse_escapes
+from headsweep.config.schema import Config, Section, explain
+from headsweep.config.values import leaf_paths, with_values
+from headsweep.config.yaml_files import read_document
+from headsweep.errors import ConfigError, StudyError
+from headsweep.search.samplers_and_pruners import resolve_pruner, resolve_sampler
+from headsweep.search.space import suggestion_order
+from headsweep.search.spec import (
+    DIMENSIONS,
+    Choice,
+    Dimension,
+    Finalists,
+    Identity,
+    Policy,
+    StudySpec,
+)
+
+__all__ = ["StudySpec", "load_study_file", "searchable_keys"]
+
+SECTIONS = ("study", "base", "space", "sampler", "pruner", "finalists")
+SEARCHED_SECTIONS = ("head", "features", "training")
+FIXED_KEYS = ("head.kind", "training.seed", "training.tape_position", "training.target_labels")
+OTHER_NAMES = {"head.momentum": "training.momentum"}
+
+
+def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
+    """The study that a YAML file and `key=value` overrides describe.
+
+    Overrides of `study.`, `sampler.`, `pruner.` and `finalists.` change the file itself; all
+    others follow those of `base`.
+
+    Raises:
+        StudyError: the file breaks its schema: `file:key: law, found`.
+        ConfigError: the file is no plain YAML, or a base value or a bound breaks a law of the
+            config.
+    """
+    document = read_document(path)
+    base_overrides = [text for text in overrides if not _override_file(document, text)]
+    return _spec_from_document(document, base_overrides, where=str(path))
+
+
+def _override_file(document: dict[str, Any], text: str) -> bool:
+    """Whether the override belongs to the study file; if so, it is applied to the document."""
+    section, _, rest = text.partition("=")[0].partition(".")
+    if section not in ("study", "sampler", "pruner", "finalists") or not rest:
+        return False
+    _, value = override_value(text, where="command line")
+    *parents, leaf = rest.split(".")
+    node = document.setdefault(section, {})
+    for name in parents:
+        node = node.setdefault(name, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise StudyError(f"command line: {section}.{rest} must lie in a section, found {node!r}")
+    node[leaf] = value
+    return True
+
+
+def _spec_from_document(
+    document: Mapping[str, Any], overrides: Sequence[str], *, where: str
+) -> StudySpec:
+    for key in document:
+        if key not in SECTIONS:
+            raise StudyError(f"{where}:{key}: {unknown_key(key, SECTIONS)}")
+    for key in ("study", "space"):
+        if key not in document:
+            raise StudyError(f"{where}:{key}: a study file must have this section, found none")
+    identity = _section(Identity, document["study"], where=f"{where}:study")
+    config = compose_config(
+        [*_base(document.get("base", []), where=f"{where}:base"), *overrides], where=f"{where}:base"
+    )
+    space = _space(document["space"], config, where=f"{where}:space")
+    _refuse_overridden_space(space, overrides)
+    spec = StudySpec(
+        name=identity.name,
+        n_trials=identity.n_trials,
+        seed=identity.seed,
+        config=config,
+        space=space,
+        sampler=_policy(document.get("sampler", {"name": "tpe"}), where=f"{where}:sampler"),
+        pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
+        finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
+    )
+    return spec.model_copy(
+        update={
+            "sampler": resolve_sampler(spec, where=f"{where}:sampler"),
+            "pruner": resolve_pruner(spec, where=f"{where}:pruner"),
+        }
+    )
+
+
+def _base(base: Any, *, where: str) -> list[str]:
+    if not isinstance(base, list) or not all(isinstance(text, str) for text in base):
+        raise StudyError(f"{where}: base must be a list of key=value texts, found {base!r}")
+    refuse_escapes(base, where=where)
+    return base
+
+
+def _space(space: Any, config: Config, *, where: str) -> dict[str, Dimension]:
+    if not isinstance(space, dict) or not space:
+        raise StudyError(f"{where}: a space must map config keys to dimensions, found {space!r}")
+    known = searchable_keys(config)
+    dimensions: dict[str, Dimension] = {}
+    for written, plain in space.items():
+        key = OTHER_NAMES.get(written, written)
+        place = f"{where}.{written}"
+        if key in FIXED_KEYS:
+            raise StudyError(f"{place}: a study must keep this key fixed, found it searched")
+        if key not in known:
+            raise StudyError(f"{place}: {unknown_key(written, known)}")
+        if key in dimensions:
+            raise StudyError(f"{place}: a key must be searched once, found {key} twice")
+        dimensions[key] = _dimension(plain, where=place)
+        for name, value in dimensions[key].extremes.items():
+            with_values(config, {key: _as_list(value)}, where=f"{place}.{name}")
+    _check_conditions(dimensions, config, where=where)
+    suggestion_order(dimensions, where=where)
+    return dimensions
+
+
+def searchable_keys(config: Config) -> tuple[str, ...]:
+    """Config keys that a study over this head may search."""
+    return tuple(
+        path
+        for path in leaf_paths(config)
+        if path.startswith(tuple(f"{section}." for section in SEARCHED_SECTIONS))
+        and path not in FIXED_KEYS
+        and not path.startswith("training.resume.")
+    )
+
+
+def _dimension(plain: Any, *, where: str) -> Dimension:
+    kind = plain.get("type") if isinstance(plain, dict) else None
+    if not isinstance(kind, str) or kind not in DIMENSIONS:
+        raise StudyError(f"{where}.type: must be one of {', '.join(DIMENSIONS)}, found {kind!r}")
+    when = plain.get("when", {})
+    if isinstance(when, dict):
+        plain = {**plain, "when": {OTHER_NAMES.get(key, key): v for key, v in when.items()}}
+    return _section(DIMENSIONS[kind], plain, where=where)
+
+
+def _check_conditions(space: Mapping[str, Dimension], config: Config, *, where: str) -> None:
+    for key, dimension in space.items():
+        for other, values in dimension.when.items():
+            place = f"{where}.{key}.when.{other}"
+            if other not in leaf_paths(config):
+                raise StudyError(f"{place}: {unknown_key(other, leaf_paths(config))}")
+            for value in values:
+                with_values(config, {other: _as_list(value)}, where=place)
+
+
+def _policy(plain: Any, *, where: str) -> Policy:
+    if not isinstance(plain, dict) or not isinstance(plain.get("name"), str):
+        raise StudyError(f"{where}.name: must be the name of one, found {plain!r}")
+    return Policy(name=plain["name"], kwargs={k: v for k, v in plain.items() if k != "name"})
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _section(section: type[S], plain: Any, *, where: str) -> S:
+    if not isinstance(plain, dict):
+        raise StudyError(f"{where}: a section must map keys to values, found {plain!r}")
+    for key in plain:
+        if key not in section.model_fields:
+            raise StudyError(f"{where}.{key}: {unknown_key(key, tuple(section.model_fields))}")
+    try:
+        return section.model_validate_json(json.dumps(plain))
+    except ValidationError as error:
+        fault = explain(error, plain)
+    except (TypeError, ValueError) as error:
+        fault = f"must be plain data, found {error}"
+    # A fault of the section as a whole names no key below it.
+    named = fault.partition(":")[0].split(".")[0] in section.model_fields
+    raise StudyError(f"{where}{'.' if named else ': '}{fault}")
+
+
+def _refuse_overridden_space(space: Mapping[str, Dimension], overrides: Sequence[str]) -> None:
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key in space:
+            raise ConfigError(
+                f"command line: {key} is searched, so it cannot be set, found {text!r}"
+            )
+
+
+def _as_list(value: Choice) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,211 @@
+"""One config trained to its end, with its files under `paths.checkpoint_dir`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headsweep.atomic_files import locked, write_text
+from headsweep.config.overrides import COMMAND_LINE
+from headsweep.config.schema import Config, to_dict
+from headsweep.config.values import with_values
+from headsweep.config.yaml_files import to_yaml
+from headsweep.data.dataset import Split, load_search_splits, required_modalities
+from headsweep.data.manifest import read_manifest
+from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
+from headsweep.engine.engine import Engine
+from headsweep.engine.slots import EpochReport
+from headsweep.engine.train_configs import Trained
+from headsweep.errors import ConfigError, OutputError, TrialError
+from headsweep.heads.predictor import save_predictor
+from headsweep.preflight import check_output
+from headsweep.settings import EngineSettings, cache_dir
+from headsweep.tracking import Notice, start_tracker
+
+STATE = "state.safetensors"
+METRICS = "metrics.jsonl"
+
+
+def train(
+    config: Config,
+    settings: EngineSettings,
+    *,
+    progress: bool,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    notice: Notice = lambda line: None,
+) -> Trained:
+    """Train one head and write its files.
+
+    `paths.checkpoint_dir` then holds `config.yaml`, `metrics.jsonl` (a line an epoch),
+    `metrics.json` (the best epoch), `model.safetensors` (its weights) and `state.safetensors`,
+    renewed every epoch, from which `training.resume` goes on to the same bits.
+
+    Args:
+        config: what to train; entry on the tape and seed are its own.
+        settings: device and threads.
+        progress: draw a progress bar while features are packed.
+        on_epoch: called with the report of every epoch.
+        notice: told, in a line, what is not as asked and does not stop training.
+
+    Raises:
+        InputError: the config, the data or the folder cannot be used, or the state to resume from
+            is another run's; nothing was trained.
+        TrialError: training diverged.
+    """
+    folder = Path(config.paths.checkpoint_dir)
+    check_output(folder)
+    config = _without_missing_text(config, notice)
+    fit, valid = load_search_splits(
+        config, cache_dir=cache_dir(), modalities=required_modalities(config), progress=progress
+    )
+    engine = Engine(fit, valid, settings)
+    identity = _identity(config, fit, valid, engine.inputs.device, settings)
+    snapshot = _snapshot_to_resume(config, folder, identity, notice)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        if snapshot is None:
+            slot = engine.replay(config).slot
+            (folder / STATE).unlink(missing_ok=True)
+        else:
+            slot = engine.restore(config, snapshot).slot
+        write_text(folder / "config.yaml", _yaml(config))
+        history = _train_on(engine, slot, config, folder, identity, on_epoch, notice)
+    return Trained(
+        config,
+        engine.predictor(slot),
+        history[-1].best_auprc_macro,
+        history[-1].best_epoch,
+        history,
+    )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Refuses a folder in which another run is at work: their lines and states would mix."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError:
+            raise OutputError(
+                f"{folder}: one run at a time may write to a folder, found another at work"
+            ) from None
+        yield
+
+
+def _train_on(
+    engine: Engine,
+    slot: int,
+    config: Config,
+    folder: Path,
+    identity: Mapping[str, Any],
+    on_epoch: Callable[[EpochReport], None] | None,
+    notice: Notice,
+) -> tuple[EpochReport, ...]:
+    """Train a slot to its end, with the state, metrics and logs of every epoch."""
+    before = engine.history(slot)
+    # An interrupted run may have written its last line only in part; the state is the truth.
+    write_text(folder / METRICS, "".join(_line(report) for report in before))
+    tracker = start_tracker(
+        config, folder, run_id=identity["run"], first_epoch=len(before) + 1, notice=notice
+    )
+    with (folder / METRICS).open("a", encoding="utf-8") as metrics:
+        while not (history := engine.history(slot)) or not history[-1].finished:
+            (report,) = engine.run_epoch()
+            if report.failure is not None:
+                raise TrialError(report.failure)
+            save_snapshot(engine.snapshot(slot), folder / STATE, identity)
+            metrics.write(_line(report))
+            metrics.flush()
+            tracker.log(report.epoch, report.metrics)
+            if on_epoch:
+                on_epoch(report)
+    best = history[history[-1].best_epoch - 1].metrics
+    write_text(folder / "metrics.json", json.dumps(best, indent=2) + "\n")
+    save_predictor(engine.predictor(slot), folder / "model.safetensors")
+    tracker.finish(best, folder / "model.safetensors")
+    return history
+
+
+def _without_missing_text(config: Config, notice: Notice) -> Config:
+    """The config with visual features alone where both are asked for and there is no text."""
+    if config.features.input != "both" or config.head.kind == "retrieval":
+        return config
+    path = Path(config.paths.manifest_dir) / config.data.train_manifest
+    manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+    if "text" in manifest.feature_paths:
+        return config
+    notice(
+        f"{path} has no column {config.data.columns.text_feature!r}: "
+        "training on visual features alone (features.input=visual)"
+    )
+    return with_values(config, {"features.input": "visual"}, where=COMMAND_LINE)
+
+
+def _identity(
+    config: Config, fit: Split, valid: Split, device: torch.device, settings: EngineSettings
+) -> dict[str, Any]:
+    """What a state belongs to: config and data, which must be the same, and the machine."""
+    relevant = {k: v for k, v in to_dict(config).items() if k not in Config.IRRELEVANT}
+    relevant["training"].pop("resume")
+    data = {
+        part: [split.manifest_fingerprint, *split.feature_fingerprints.values()]
+        for part, split in (("train", fit), ("valid", valid))
+    }
+    machine = {"device": device.type, "threads": settings.threads, "torch": torch.__version__}
+    return {"config": relevant, "data": data, "machine": machine, "run": secrets.token_hex(4)}
+
+
+def _snapshot_to_resume(
+    config: Config, folder: Path, identity: dict[str, Any], notice: Notice
+) -> Snapshot | None:
+    """The state to go on from; `identity` then takes over the name of its run.
+
+    Raises:
+        ConfigError: the state named by `training.resume.state_path` is not there, or a state is
+            another run's.
+    """
+    resume = config.training.resume
+    path = Path(resume.state_path) if resume.state_path else folder / STATE
+    if resume.state_path is None and not (resume.enabled and path.is_file()):
+        if resume.enabled:
+            notice(f"{path}: no state to resume from, training from the start")
+        return None
+    path = path / STATE if path.is_dir() else path
+    snapshot, saved = load_snapshot(path)
+    for law in ("config", "data"):
+        for key, due, found in _differences(saved[law], identity[law], ""):
+            raise ConfigError(
+                f"{path}: a run resumes with the {law} it began with, "
+                f"{key} was {due!r}, found {found!r}"
+            )
+    for key, due, found in _differences(saved["machine"], identity["machine"], ""):
+        notice(f"{path}: {key} was {due!r} and is {found!r}, so the last bits may differ")
+    identity["run"] = saved["run"]
+    return snapshot
+
+
+def _differences(saved: Any, found: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, value saved and value found of every leaf that differs."""
+    if isinstance(saved, dict) and isinstance(found, dict):
+        for name in {**saved, **found}:
+            place = f"{key}.{name}" if key else name
+            yield from _differences(saved.get(name), found.get(name), place)
+    elif saved != found:
+        yield key, saved, found
+
+
+def _yaml(config: Config) -> str:
+    """The config as `--config` reads it; it describes the run, resumed or not."""
+    plain = to_dict(config)
+    plain["training"]["resume"] = to_dict(Config())["training"]["resume"]
+    return to_yaml(plain)
+
+
+def _line(report: EpochReport) -> str:
+    return json.dumps(report.metrics) + "\n"

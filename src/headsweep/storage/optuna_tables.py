@@ -1,0 +1,436 @@
+"""Optuna's tables, and their rows as trials: all that knows Optuna's private parts.
+
+The schema is Optuna's own (`optuna>=5.0,<5.1`), so that stock Optuna and optuna-dashboard read and
+write the same database. Datetimes lie in it as naive UTC and are naive local time in a trial.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _VersionManager
+from optuna.study._frozen import FrozenStudy as FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Double,
+    Engine,
+    Integer,
+    Row,
+    Select,
+    String,
+    Table,
+    and_,
+    bindparam,
+    cast,
+    func,
+    inspect,
+    literal,
+    null,
+    or_,
+    orm,
+    select,
+    union_all,
+)
+
+from headsweep.errors import StorageError
+from headsweep.storage.connections import DEFERRED, Database
+
+STUDIES: Table = models.StudyModel.__table__
+STUDY_ATTRS: Table = models.StudyUserAttributeModel.__table__
+TRIALS: Table = models.TrialModel.__table__
+PARAMS: Table = models.TrialParamModel.__table__
+VALUES: Table = models.TrialValueModel.__table__
+REPORTS: Table = models.TrialIntermediateValueModel.__table__
+USER_ATTRS: Table = models.TrialUserAttributeModel.__table__
+SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
+HEARTBEATS: Table = models.TrialHeartbeatModel.__table__
+
+RUNG_PREFIX = "completed_rung_"
+"""System attributes in which successive halving keeps a trial's value at each rung."""
+
+Marks = dict[str, int]
+"""For each kind of details, the highest primary key seen."""
+
+
+class StockStorage(RDBStorage):
+    """Optuna's own storage on our engine, whose transactions begin as ours do."""
+
+    def __init__(self, database: Database) -> None:
+        self.engine_kwargs = {}
+        self.url = database.shown
+        self.skip_compatibility_check = False
+        self.heartbeat_interval = None
+        self.grace_period = None
+        self.heartbeat_stale_trial_callback = None
+        self.failed_trial_callback = None
+        self.engine = database.engine
+        self.scoped_session = orm.scoped_session(orm.sessionmaker(bind=self.engine))
+        self._version_manager = _version_manager(self.url, self.engine)
+        # Optuna's own check reads on two connections at once; a worker has one.
+        known = self._version_manager.get_head_version()
+        found = self._version_manager.get_current_version()
+        if found != known:
+            raise StorageError(
+                f"{self.url}: its tables must be of Optuna's version {known}, found {found}"
+            )
+
+    def create_trial(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """Creates a trial as `create_new_trial` does; all of it."""
+        return self._create_new_trial(study_id, template)
+
+
+def stock_storage(database: Database, *, create: bool) -> StockStorage:
+    """Optuna's storage in a database; its tables are made by one process at a time.
+
+    Raises:
+        StorageError: the tables are missing and may not be made, or are of another version.
+    """
+
+    def opened() -> StockStorage:
+        if not database.read(_is_made):
+            _make_tables(database, create=create)
+        return StockStorage(database)
+
+    return database.outlast(opened)
+
+
+def _make_tables(database: Database, *, create: bool) -> None:
+    with database.schema_lock() as engine:
+        if not inspect(engine).has_table(models.VersionInfoModel.__tablename__):
+            if not create:
+                raise StorageError(f"{database.shown}: the storage must hold studies, found none")
+            models.BaseModel.metadata.create_all(engine)
+        _version_manager(database.shown, engine)  # writes the version where there is none
+
+
+def _version_manager(url: str, engine: Engine) -> _VersionManager:
+    # It writes on one connection while another one reads.
+    deferred = engine.execution_options(**{DEFERRED: True})
+    return _VersionManager(url, deferred, orm.scoped_session(orm.sessionmaker(bind=deferred)))
+
+
+def _is_made(connection: Connection) -> bool:
+    """Whether the tables are there and complete: their version is what Optuna writes last."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    return bool(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
+
+
+@dataclass
+class Details:
+    """What the tables beside `trials` hold of one trial."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    values: dict[int, float] = field(default_factory=dict)
+    reports: dict[int, float] = field(default_factory=dict)
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+
+
+def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[bool]:
+    """Whether a column is one of the ids that `bound_ids` binds to `name`, however many."""
+    if dialect == "sqlite":
+        ids = func.json_each(bindparam(name)).table_valued("value")
+        return column.in_(select(ids.c.value))
+    return column == func.any(bindparam(name, type_=ARRAY(Integer)))
+
+
+def bound_ids(ids: Iterable[int], dialect: str) -> str | list[int]:
+    """Ids as one parameter of a statement, whose text then does not depend on their number."""
+    return json.dumps(list(ids)) if dialect == "sqlite" else list(ids)
+
+
+def fetch_all_trials(connection: Connection, study_id: int) -> tuple[list[FrozenTrial], Marks]:
+    """All trials of a study in the order of their numbers, and the marks to go on from."""
+    rows = connection.execute(select(TRIALS).where(TRIALS.c.study_id == study_id)).all()
+    details: defaultdict[int, Details] = defaultdict(Details)
+    marks = dict.fromkeys(_MARKS, 0)
+    for query in _DETAILS:
+        of_study = query.join(TRIALS, TRIALS.c.trial_id == query.selected_columns.trial)
+        mine = of_study.where(TRIALS.c.study_id == study_id).order_by("id")
+        _gather(connection.execute(mine).all(), details, marks)
+    trials = [_frozen_trial(row, details[row.trial_id]) for row in rows]
+    return sorted(trials, key=lambda trial: trial.number), marks
+
+
+def fetch_trials(connection: Connection, trial_ids: Collection[int]) -> list[FrozenTrial]:
+    """The trials of these ids, in the order of their ids."""
+    if not trial_ids:
+        return []
+    ids = {"ids": bound_ids(trial_ids, connection.dialect.name)}
+    trials, queried = _by_ids(connection.dialect.name)
+    details: defaultdict[int, Details] = defaultdict(Details)
+    _gather(connection.execute(queried, ids).all(), details, {})
+    return [_frozen_trial(row, details[row.trial_id]) for row in connection.execute(trials, ids)]
+
+
+def fetch_details_after(
+    connection: Connection, study_id: int, marks: Marks
+) -> tuple[dict[int, Details], Marks]:
+    """Details of a study's trials that were written after `marks`, by trial id; the new marks."""
+    details: defaultdict[int, Details] = defaultdict(Details)
+    seen = dict(marks)
+    rows = connection.execute(_INCREMENT, {"study": study_id, **marks}).all()
+    _gather(rows, details, seen)
+    return details, seen
+
+
+def fetch_changed(
+    connection: Connection,
+    study_id: int,
+    *,
+    after: int,
+    running: Iterable[int],
+    waiting: Iterable[int],
+) -> Sequence[Row[Any]]:
+    """Rows of trials with an id beyond `after`, and of those no longer RUNNING or WAITING."""
+    dialect = connection.dialect.name
+    ids = {"running": bound_ids(running, dialect), "waiting": bound_ids(waiting, dialect)}
+    query = _changed(dialect)
+    return connection.execute(query, {"study": study_id, "after": after, **ids}).all()
+
+
+def stored_report(value: float) -> dict[str, Any]:
+    """A report as the columns of its table."""
+    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
+        float(value)
+    )
+    return {"intermediate_value": stored, "intermediate_value_type": kind}
+
+
+def stored_value(value: float) -> dict[str, Any]:
+    """A trial's value as the columns of its table."""
+    stored, kind = models.TrialValueModel.value_to_stored_repr(float(value))
+    return {"value": stored, "value_type": kind}
+
+
+def utc_now() -> datetime.datetime:
+    """The time of this machine as the tables hold it."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
+
+def to_local(utc: datetime.datetime | None) -> datetime.datetime | None:
+    """Naive UTC as a trial's naive local time."""
+    return utc.replace(tzinfo=datetime.UTC).astimezone().replace(tzinfo=None) if utc else None
+
+
+def frozen_trial(
+    trial_id: int,
+    number: int,
+    state: TrialState,
+    start: datetime.datetime | None,
+) -> FrozenTrial:
+    """A trial that has nothing but its state yet."""
+    return FrozenTrial(
+        number=number,
+        state=state,
+        value=None,
+        datetime_start=start,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=trial_id,
+    )
+
+
+def altered(trial: FrozenTrial, **fields: Any) -> FrozenTrial:
+    """A copy with some fields replaced."""
+    copied = FrozenTrial.__new__(FrozenTrial)  # `copy.copy` takes ten times as long
+    copied.__dict__.update(trial.__dict__)
+    for name, value in fields.items():
+        setattr(copied, name, value)
+    return copied
+
+
+def forget_asked_trials(study: Study) -> None:
+    """Makes a study read its trials again; between `ask`s it would keep those it saw."""
+    study._thread_local.cached_all_trials = None
+
+
+def set_system_attr(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    """Notes something at a running trial, as Optuna's own samplers do."""
+    study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+def trial_id(trial: FrozenTrial) -> int:
+    """The key of a trial in the database, unlike its number in the study."""
+    return trial._trial_id
+
+
+def values_in_order(values: Mapping[int, float]) -> Sequence[float] | None:
+    """A trial's values by objective as a sequence; None when there are none."""
+    return [values[objective] for objective in sorted(values)] or None
+
+
+def _frozen_trial(row: Row[Any], details: Details) -> FrozenTrial:
+    if not isinstance(row.number, int):
+        raise StorageError(
+            f"trial with id {row.trial_id}: its number must be an integer, found text"
+        )
+    return FrozenTrial(
+        number=row.number,
+        state=row.state,
+        value=None,
+        values=values_in_order(details.values),
+        datetime_start=to_local(row.datetime_start),
+        datetime_complete=to_local(row.datetime_complete),
+        params=details.params,
+        distributions=details.distributions,
+        user_attrs=details.user_attrs,
+        system_attrs=details.system_attrs,
+        intermediate_values=details.reports,
+        trial_id=row.trial_id,
+    )
+
+
+def _gather(rows: Iterable[Row[Any]], details: defaultdict[int, Details], marks: Marks) -> None:
+    """Adds rows of details to those of their trials, and moves the marks behind them."""
+    for row in rows:
+        kind, key, trial, name, number, value, text = tuple(row)
+        marks[kind] = key
+        found = details[trial]
+        try:
+            if kind == _PARAM:
+                distribution = _distribution(text)
+                found.distributions[name] = distribution
+                found.params[name] = distribution.to_external_repr(value)
+            elif kind == _REPORT:
+                found.reports[number] = _number(value, text)
+            elif kind == _VALUE:
+                found.values[number] = _number(value, text)
+            elif kind == _USER_ATTR:
+                found.user_attrs[name] = json.loads(text)
+            else:
+                found.system_attrs[name] = json.loads(text)
+        except (TypeError, ValueError, LookupError, RecursionError):
+            raise StorageError(
+                f"trial with id {trial}: its {kind} {name if name is not None else number} must be "
+                f"one that Optuna writes, found {str(value if text is None else text)[:40]!r}"
+            ) from None
+
+
+def _number(value: Any, kind: str) -> float:
+    return float(value) if kind == "FINITE" else _NOT_FINITE[kind]
+
+
+@lru_cache(maxsize=4096)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+# Statements are made once: their making costs as much as their running.
+
+_PARAM, _REPORT, _VALUE, _USER_ATTR, _SYSTEM_ATTR = _MARKS = (
+    *("param", "report", "value"),
+    *("user_attr", "system_attr"),
+)
+_NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+
+
+def _rows_of(
+    kind: str,
+    table: Table,
+    *,
+    name: ColumnElement[Any] | None = None,
+    number: ColumnElement[Any] | None = None,
+    value: ColumnElement[Any] | None = None,
+    text: ColumnElement[Any],
+) -> Select[Any]:
+    """The rows of a table of details, in common columns."""
+    return select(
+        literal(kind, String).label("kind"),
+        next(iter(table.primary_key.columns)).label("id"),
+        table.c.trial_id.label("trial"),
+        cast(name if name is not None else null(), String).label("name"),
+        cast(number if number is not None else null(), Integer).label("number"),
+        cast(value if value is not None else null(), Double).label("value"),
+        cast(text, String).label("text"),
+    )
+
+
+_DETAILS = (
+    _rows_of(
+        _PARAM,
+        PARAMS,
+        name=PARAMS.c.param_name,
+        value=PARAMS.c.param_value,
+        text=PARAMS.c.distribution_json,
+    ),
+    _rows_of(
+        _REPORT,
+        REPORTS,
+        number=REPORTS.c.step,
+        value=REPORTS.c.intermediate_value,
+        text=REPORTS.c.intermediate_value_type,
+    ),
+    _rows_of(
+        _VALUE,
+        VALUES,
+        number=VALUES.c.objective,
+        value=VALUES.c.value,
+        text=VALUES.c.value_type,
+    ),
+    _rows_of(_USER_ATTR, USER_ATTRS, name=USER_ATTRS.c.key, text=USER_ATTRS.c.value_json),
+    _rows_of(_SYSTEM_ATTR, SYSTEM_ATTRS, name=SYSTEM_ATTRS.c.key, text=SYSTEM_ATTRS.c.value_json),
+)
+
+
+def _study_of(trial: ColumnElement[int]) -> ColumnElement[int]:
+    """The study of a trial that a row names, looked up for each row.
+
+    Planners take the rows beyond a mark for a third of a table: given a join, they read all trials.
+    """
+    return select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial).scalar_subquery()
+
+
+_INCREMENT = union_all(
+    *(
+        query.where(
+            query.selected_columns.id > bindparam(kind),
+            _study_of(query.selected_columns.trial) == bindparam("study"),
+        )
+        for kind, query in zip(_MARKS, _DETAILS, strict=True)
+    )
+).order_by("id")
+
+
+@cache
+def _by_ids(dialect: str) -> tuple[Select[Any], CompoundSelect[Any]]:
+    """The rows of trials, and of their details, by the ids of the trials."""
+    trials = select(TRIALS).where(among(TRIALS.c.trial_id, "ids", dialect))
+    details = (q.where(among(q.selected_columns.trial, "ids", dialect)) for q in _DETAILS)
+    return trials.order_by(TRIALS.c.trial_id), union_all(*details).order_by("id")
+
+
+@cache
+def _changed(dialect: str) -> Select[Any]:
+    """See `fetch_changed`."""
+    key, state = TRIALS.c.trial_id, TRIALS.c.state
+    query = select(TRIALS).where(
+        TRIALS.c.study_id + 0 == bindparam("study"),  # not by the index of all the study's trials
+        or_(
+            key > bindparam("after"),
+            and_(among(key, "running", dialect), state != TrialState.RUNNING),
+            and_(among(key, "waiting", dialect), state != TrialState.WAITING),
+        ),
+    )
+    return query.order_by(key)

@@ -1,0 +1,207 @@
+"""A study's trials in memory, brought up to date by increments.
+
+Trials handed out are never changed: every update replaces the trial by a copy, since samplers and
+pruners keep what they were given while they decide.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Row
+
+from headsweep.storage.optuna_tables import (
+    RUNG_PREFIX,
+    Details,
+    Marks,
+    altered,
+    fetch_all_trials,
+    fetch_changed,
+    fetch_details_after,
+    fetch_trials,
+    frozen_trial,
+    to_local,
+    trial_id,
+    values_in_order,
+)
+from headsweep.storage.sorted_values import Standings
+
+UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+LISTED = (*UNFINISHED, TrialState.FAIL)
+
+
+class Mirror:
+    """The trials of one study, by number and by id.
+
+    `own` are the unfinished trials that only this process writes: what is in memory is newer than
+    what lies in the database, so increments pass them over, except that one which another process
+    has finished leaves `own` and is read again.
+    """
+
+    def __init__(self, study_id: int) -> None:
+        self.study_id = study_id
+        self.own: set[int] = set()
+        self._trials: list[FrozenTrial] = []
+        self._place: dict[int, int] = {}
+        self._in_order = True
+        self._in: dict[TrialState, set[int]] = {state: set() for state in LISTED}
+        self._reported: defaultdict[int, Standings] = defaultdict(Standings)
+        self._at_rung: defaultdict[int, Standings] = defaultdict(Standings)
+        self._marks: Marks | None = None
+        self._last_id = 0
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials in the order of their numbers."""
+        if not self._in_order:
+            self._trials.sort(key=lambda trial: trial.number)
+            self._place = {trial_id(trial): place for place, trial in enumerate(self._trials)}
+            self._in_order = True
+        return list(self._trials)
+
+    def get(self, key: int) -> FrozenTrial | None:
+        """The trial of this id, if it is known."""
+        place = self._place.get(key)
+        return None if place is None else self._trials[place]
+
+    def in_state(self, state: TrialState) -> list[FrozenTrial]:
+        """The trials that are RUNNING, WAITING or FAIL, oldest first."""
+        return [self._trials[self._place[key]] for key in sorted(self._in[state])]
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials the study has, in any state."""
+        return len(self._trials)
+
+    @property
+    def n_finished(self) -> int:
+        """How many trials are COMPLETE or PRUNED."""
+        return len(self._trials) - sum(map(len, self._in.values()))
+
+    def invalidate(self) -> None:
+        """Reads everything again at the next `sync`: what was read may have been rolled back."""
+        self._marks = None
+
+    def reported_at(self, step: int) -> Standings:
+        """What trials reported at a step; not those of failed trials."""
+        return self._reported[step]
+
+    def at_rung(self, rung: int) -> Standings:
+        """What trials brought to a rung of successive halving; not those of failed trials."""
+        return self._at_rung[rung]
+
+    def put(self, trial: FrozenTrial) -> None:
+        """Adds a trial, or replaces the one of the same id."""
+        key = trial_id(trial)
+        before = self.get(key)
+        if before is not None:
+            self._trials[self._place[key]] = trial
+        else:
+            if self._trials and trial.number < self._trials[-1].number:
+                self._in_order = False
+            self._place[key] = len(self._trials)
+            self._trials.append(trial)
+        self._index(key, trial, before)
+        if before is not None and before.state == trial.state:
+            return
+        for state, keys in self._in.items():
+            (keys.add if state == trial.state else keys.discard)(key)
+        if trial.state not in UNFINISHED:
+            self.own.discard(key)
+
+    def end(
+        self,
+        key: int,
+        state: TrialState,
+        values: Sequence[float],
+        at: datetime.datetime | None,
+    ) -> None:
+        """Ends a trial of our own as it was ended in the database; `at` is naive local time."""
+        trial = self._trials[self._place[key]]
+        ended = altered(trial, state=state, datetime_complete=at)
+        self.put(altered(ended, values=[float(v) for v in values]) if values else ended)
+
+    def sync(self, connection: Connection) -> None:
+        """Reads what other processes wrote since the last call, on one snapshot."""
+        if self._marks is None:
+            self._load(connection)
+            return
+        rows = fetch_changed(
+            connection,
+            self.study_id,
+            after=self._last_id,
+            running=self._in[TrialState.RUNNING] - self.own,
+            waiting=self._in[TrialState.WAITING],
+        )
+        details, self._marks = fetch_details_after(connection, self.study_id, self._marks)
+        ended = [row.trial_id for row in rows if self._has_ended(row)]
+        for row in rows:
+            self._follow_state(row)
+            self._last_id = max(self._last_id, row.trial_id)
+        for key, added in details.items():
+            trial = self.get(key)
+            if trial is not None and key not in self.own and trial.state in UNFINISHED:
+                self.put(_extended(trial, added))
+        for trial in fetch_trials(connection, ended):
+            self.put(trial)
+
+    def replace(self, trials: Iterable[FrozenTrial]) -> None:
+        """Puts trials as another process left them."""
+        for trial in trials:
+            self.own.discard(trial_id(trial))
+            self.put(trial)
+
+    def _load(self, connection: Connection) -> None:
+        kept = [self._trials[self._place[key]] for key in self.own]
+        trials, self._marks = fetch_all_trials(connection, self.study_id)
+        self._trials, self._place = [], {}
+        self._in = {state: set() for state in LISTED}
+        self._reported.clear()
+        self._at_rung.clear()
+        for trial in [*trials, *kept]:
+            self.put(trial)
+        self._last_id = max((trial_id(trial) for trial in trials), default=0)
+
+    def _index(self, key: int, trial: FrozenTrial, before: FrozenTrial | None) -> None:
+        """Enters what a trial reported; a field that is the same object did not change."""
+        if trial.state == TrialState.FAIL:
+            for standings in (*self._reported.values(), *self._at_rung.values()):
+                standings.leave(key)
+            return
+        if before is None or before.intermediate_values is not trial.intermediate_values:
+            for step, value in trial.intermediate_values.items():
+                self._reported[step].enter(key, value)
+        if before is None or before.system_attrs is not trial.system_attrs:
+            for name, value in trial.system_attrs.items():
+                rung = name.removeprefix(RUNG_PREFIX)
+                # Whatever else is there by such a name was not written by a pruner.
+                if rung != name and rung.isdecimal() and isinstance(value, float | int):
+                    self._at_rung[int(rung)].enter(key, value)
+
+    def _has_ended(self, row: Row[Any]) -> bool:
+        trial = self.get(row.trial_id)
+        return row.state not in UNFINISHED and (trial is None or trial.state in UNFINISHED)
+
+    def _follow_state(self, row: Row[Any]) -> None:
+        trial = self.get(row.trial_id)
+        start = to_local(row.datetime_start)
+        if trial is None:
+            self.put(frozen_trial(row.trial_id, row.number, row.state, start))
+        elif row.trial_id not in self.own and row.state in UNFINISHED and trial.state != row.state:
+            self.put(altered(trial, state=row.state, datetime_start=start))
+
+
+def _extended(trial: FrozenTrial, added: Details) -> FrozenTrial:
+    extended = altered(
+        trial,
+        params={**trial.params, **added.params},
+        distributions={**trial.distributions, **added.distributions},
+        intermediate_values={**trial.intermediate_values, **added.reports},
+        user_attrs={**trial.user_attrs, **added.user_attrs},
+        system_attrs={**trial.system_attrs, **added.system_attrs},
+    )
+    return altered(extended, values=values_in_order(added.values)) if added.values else extended

@@ -1,0 +1,233 @@
+"""The config: typed, strict, and refused in one line that names place, law and value."""
+
+import json
+from importlib.metadata import EntryPoint
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headsweep.config.overrides import (
+    GROUPS,
+    compose_config,
+    expand_sweep,
+    override_value,
+    refuse_escapes,
+)
+from headsweep.config.schema import (
+    BUILT_IN_HEADS,
+    HEAD_ENTRY_POINTS,
+    Config,
+    HeadConfig,
+    MLPConfig,
+    escapes,
+    to_dict,
+)
+from headsweep.config.values import leaf_paths, parse_config, value_at, with_values
+from headsweep.errors import ConfigError
+
+
+@pytest.mark.parametrize("head", BUILT_IN_HEADS)
+def test_the_shipped_yaml_is_the_typed_defaults(head: str) -> None:
+    composed = compose_config([f"head={head}"], where="test")
+    assert composed == Config(head=BUILT_IN_HEADS[head]())
+
+
+def test_a_config_survives_yaml() -> None:
+    config = compose_config(["head=mlp", "head.hidden_dims=[512,256]"], where="test")
+    text = yaml.safe_dump(to_dict(config))
+    assert parse_config(yaml.safe_load(text), where="file") == config
+
+
+def test_overrides_set_leaves_and_choose_groups() -> None:
+    config = compose_config(
+        ["features=both", "head=mlp", "training.learning_rate=1e-4", "head.depth=3"], where="test"
+    )
+    assert config.features.input == "both"
+    assert config.training.learning_rate == 1e-4
+    assert isinstance(config.head, MLPConfig)
+    assert config.head.widths == (512, 512, 512)
+
+
+def test_hidden_dims_win_over_depth_and_width() -> None:
+    assert MLPConfig(depth=4, width=7, hidden_dims=(64, 32)).widths == (64, 32)
+
+
+def test_values_set_by_path_are_read_back() -> None:
+    config = with_values(
+        Config(head=MLPConfig()),
+        {"head.hidden_dims": "[8, 4]", "training.batch_size": 16},
+        where="trial",
+    )
+    assert value_at(config, "head.hidden_dims") == [8, 4]
+    assert value_at(config, "training.batch_size") == 16
+
+
+@given(st.floats(1e-6, 1), st.integers(1, 4096))
+def test_the_fingerprint_follows_every_relevant_leaf_and_no_path(rate: float, batch: int) -> None:
+    values = {"training.learning_rate": rate, "training.batch_size": batch}
+    one = with_values(Config(), values, where="test")
+    moved = with_values(one, {"paths.data_root": "/elsewhere"}, where="test")
+    changed = with_values(one, {"training.batch_size": batch + 1}, where="test")
+    assert one.fingerprint() == moved.fingerprint()
+    assert one.fingerprint() != changed.fingerprint()
+
+
+LBFGS = {"optimizer": "lbfgs", "weight_decay": 0.1}
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"trainin": {}}, "trainin: every key must be known, found 'trainin'; the nearest known key "
+     "is 'training'"),
+    ({"training": {"learning_rat": 1}}, "the nearest known key is 'learning_rate'"),
+    ({"head": {"kind": "mlp", "dept": 1}}, "the nearest known key is 'depth'"),
+    ({"head": {"kind": "forest"}}, "head.kind must be one of linear, mlp, retrieval, found"),
+    ({"training": {"learning_rate": "1e-3"}}, "should be a valid number, found '1e-3'"),
+    ({"training": {"learning_rate": True}}, "should be a valid number, found True"),
+    ({"training": {"batch_size": 1.5}}, "should be a valid integer"),
+    ({"training": {"batch_size": 0}}, "should be greater than 0, found 0"),
+    ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: "),
+    ({"training": {"warmup_epochs": 99.0}}, "at most training.max_epochs (50), found 99"),
+    ({"features": {"input": "audio"}}, "features.input: "),
+    ({"features": "visual"}, "features: "),
+    ({"head": {"kind": "mlp", "hidden_dims": [64, 0]}}, "head.hidden_dims"),
+    ({"head": {"kind": "mlp"}, "training": LBFGS}, "head.kind must be linear with training.optimi"),
+    ({"training": LBFGS | {"precision": "bf16"}}, "training.precision must be float32 with train"),
+    ({"training": LBFGS | {"weight_decay": 0.0}}, "training.weight_decay must be greater than 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "law"), REFUSED, ids=lambda x: json.dumps(x)[:40])
+def test_bad_configs_are_refused_in_one_line(data: dict[str, Any], law: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(data, where="file.yaml")
+    message = str(refused.value)
+    assert message.startswith("file.yaml: ")
+    assert law in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most"),
+    [
+        ("head.width", 1, 10**5),
+        ("head.depth", 1, 100),
+        ("training.max_epochs", 1, 10**6),
+        ("training.batch_size", 1, 10**6),
+        ("training.seed", 0, 2**32 - 1),
+    ],
+)
+def test_a_number_is_taken_up_to_its_bounds_and_no_further(key: str, least: int, most: int) -> None:
+    mlp = Config(head=MLPConfig())
+    for number in (least, most):
+        assert value_at(with_values(mlp, {key: number}, where="test"), key) == number
+    with pytest.raises(ConfigError, match=f"{key}.* should be less than .*, found {most + 1}"):
+        with_values(mlp, {key: most + 1}, where="test")
+    with pytest.raises(ConfigError, match=f"{key}.* should be greater than .*, found {least - 1}"):
+        with_values(mlp, {key: least - 1}, where="test")
+
+
+def test_a_warm_up_may_last_the_whole_training() -> None:
+    config = parse_config({"training": {"warmup_epochs": 7.0, "max_epochs": 7}}, where="file")
+    assert config.training.warmup_epochs == config.training.max_epochs
+
+
+def test_a_path_escapes_from_the_root_or_through_the_folder_above() -> None:
+    escaping = ("/etc", "..", "a/../b", "../a", "a\0b")
+    staying = ("", "a", "a/b", "..a", "a..", "./a", "a/...")
+    assert [path for path in (*escaping, *staying) if escapes(path)] == list(escaping)
+
+
+class ForestConfig(HeadConfig):
+    kind: Literal["forest"] = "forest"
+    trees: int = 10
+
+
+class ForestHead:
+    config_type = ForestConfig
+
+
+def test_the_head_of_a_plug_in_brings_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package of that entry point were installed; `tests/heads` installs a real one."""
+    entry = EntryPoint("forest", f"{__name__}:ForestHead", HEAD_ENTRY_POINTS)
+    monkeypatch.setattr("headsweep.config.schema.entry_points", lambda group: [entry])
+    config = parse_config({"head": {"kind": "forest", "trees": 7}}, where="file")
+    assert config.head == ForestConfig(trees=7)
+    with pytest.raises(ConfigError, match="one of linear, mlp, retrieval, forest, found 'tree'"):
+        parse_config({"head": {"kind": "tree"}}, where="file")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "head=forest",
+        "head.dept=2",
+        "training.batch_size=big",
+        "training.batch_size=1,2",
+        "batch_size",
+        "+extra=1",
+        "~head",
+        "hydra.run.dir=/tmp",
+        "hydra/launcher=basic",
+        "paths.data_root=${oc.env:HOME}",
+        "head={_target_: os.system}",
+        "training.seed=-1",
+    ],
+)
+def test_bad_overrides_are_refused_in_one_line(override: str) -> None:
+    with pytest.raises(ConfigError, match="command line: ") as refused:
+        compose_config([override], where="command line")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_override_is_split_into_key_and_plain_value() -> None:
+    assert override_value("finalists.seeds=[1,2]", where="x") == ("finalists.seeds", [1, 2])
+    assert override_value("study.name=a b", where="x") == ("study.name", "a b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["training.seed=range(0,10001)"], "found more with 'training.seed=range(0,10001)'"),
+        (["training.seed=range(0,1,0)"], "found more with 'training.seed=range(0,1,0)'"),
+        (["training.seed=range(1,1,0)"], "found more with 'training.seed=range(1,1,0)'"),
+        (["training.seed=range(0,101)", "head.depth=range(0,100)"], "found more or none with 'he"),
+        (["training.seed=range(3,3)"], "found "),
+    ],
+)
+def test_a_sweep_of_too_many_runs_or_none_is_refused(overrides: list[str], found: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        expand_sweep(overrides, where="command line")
+    assert str(refused.value).startswith("command line: a sweep must span 1 to 10000 runs, ")
+    assert found in str(refused.value)
+
+
+def test_a_sweep_as_large_as_it_may_be_is_expanded() -> None:
+    runs = expand_sweep(["head=linear", "training.seed=range(0,10000)"], where="command line")
+    assert runs[0] == (("training.seed=0",), ["head=linear", "training.seed=0"])
+    assert len({swept for swept, _ in runs}) == len(runs) == 10_000
+
+
+def test_overrides_in_a_file_stay_below_its_folder_and_are_short() -> None:
+    refuse_escapes(["paths.output_dir=out", "paths.data_root=/data"], where="file")
+    with pytest.raises(ConfigError, match=r"file: paths\.output_dir in a file must be a relative"):
+        refuse_escapes(["paths.output_dir=../out"], where="file")
+    with pytest.raises(ConfigError, match=r"test_manifests in a file must .* found '/etc/x'"):
+        refuse_escapes(["data.test_manifests=[test.csv,/etc/x]"], where="file")
+    with pytest.raises(ConfigError, match="at most 4000 characters, found 4004"):
+        refuse_escapes(["a=" + "x" * 2000] * 2, where="file")
+
+
+def test_what_is_no_plain_data_is_no_config() -> None:
+    with pytest.raises(ConfigError, match=r"^file: a config must be plain data, found "):
+        parse_config({"training": {"seed": {1}}}, where="file")
+
+
+def test_a_path_to_no_leaf_is_refused() -> None:
+    for path in ("training.learning_rat", "training.learning_rate.x", "x.y"):
+        with pytest.raises(ConfigError, match=f"^trial 3:{path}: every key must be known"):
+            with_values(Config(), {path: 1}, where="trial 3")
+
+
+def test_every_section_but_replay_is_a_config_group() -> None:
+    assert {path.split(".")[0] for path in leaf_paths(Config())} == set(GROUPS)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headsweep.data.splitting import group_folds, linked_groups, split_by_group, stratified_parts
+from headsweep.errors import ManifestError
+
+
+@st.composite
+def grouped_rows(draw):
+    """Rows in groups of 1 to 4, with labels that follow the group as a patient's do."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    sizes = rng.integers(1, 5, draw(st.integers(60, 200)))
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    prevalences = rng.uniform(0.05, 0.6, draw(st.integers(1, 6)))
+    of_group = rng.random((len(sizes), len(prevalences))) < prevalences
+    flipped = rng.random((len(groups), len(prevalences))) < 0.1
+    return groups, (of_group[groups] ^ flipped).astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=grouped_rows(), folds=st.integers(2, 5), seed=st.integers(0, 100))
+def test_groups_stay_whole_and_parts_keep_sizes_and_prevalences(rows, folds, seed):
+    groups, targets = rows
+    parts = group_folds(groups.tolist(), targets, folds, seed)
+    assert set(parts) == set(range(folds))
+    for group in np.unique(groups):
+        assert len(set(parts[groups == group])) == 1
+    for part in range(folds):
+        mine = parts == part
+        # A few rows: no part can be closer than the groups it is made of allow.
+        assert abs(mine.sum() - len(groups) / folds) <= 6
+        excess = targets[mine].sum(axis=0) - targets.sum(axis=0) / folds
+        assert np.abs(excess).max() <= 6
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=grouped_rows(), seed=st.integers(0, 100))
+def test_a_split_is_a_function_of_its_seed(rows, seed):
+    groups, targets = rows
+    one, again, other = (split_by_group(groups, targets, 0.3, s) for s in (seed, seed, seed + 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_stratification_beats_chance():
+    """Spread of prevalences between folds, against folds drawn at random."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(500), rng.integers(1, 4, 500))
+    targets = (rng.random((500, 18)) < np.linspace(0.02, 0.4, 18))[groups].astype(np.uint8)
+
+    def spread(parts):
+        return np.std([targets[parts == k].mean(axis=0) for k in range(5)], axis=0).mean()
+
+    drawn = np.mean([spread(rng.integers(0, 5, 500)[groups]) for _ in range(20)])
+    assert spread(group_folds(groups, targets, 5, seed=0)) < drawn / 4
+
+
+def test_a_label_with_as_many_groups_as_parts_reaches_every_part():
+    targets = np.zeros((40, 1), np.uint8)
+    targets[[3, 11, 17, 39]] = 1
+    parts = group_folds(np.arange(40), targets, 4, seed=5)
+    assert sorted(parts[targets[:, 0] == 1]) == [0, 1, 2, 3]
+
+
+def test_shares_need_not_be_equal():
+    parts = stratified_parts(np.arange(1000), np.zeros((1000, 2), np.uint8), (0.7, 0.2, 0.1), 0)
+    np.testing.assert_array_equal(np.bincount(parts), [700, 200, 100])
+
+
+def test_no_side_is_empty_and_one_patient_cannot_be_split():
+    targets = np.zeros((3, 1), np.uint8)
+    assert split_by_group(["a", "a", "b"], targets, 0.01, 0).sum() in (1, 2)
+    with pytest.raises(ManifestError, match="as many patients, found 1"):
+        split_by_group(["a", "a", "a"], targets, 0.5, 0)
+
+
+def test_groups_that_share_a_key_are_linked_along_chains():
+    groups = ["p", "q", "r", "s", "p"]
+    reports = ["x", "y", None, None, "z"]
+    features = [1, 2, 2, 3, 4]
+    assert linked_groups(groups, reports, features).tolist() == [0, 1, 1, 2, 0]
+    assert linked_groups(groups, reports, [1, 2, 2, 4, 4]).tolist() == [0, 1, 1, 0, 0]
+    assert linked_groups(groups).tolist() == [0, 1, 2, 3, 0]

@@ -1,0 +1,123 @@
+import re
+
+import numpy as np
+import pytest
+
+from headsweep.data.validation import check
+from tests.helpers.data_sets import (
+    config_of,
+    write_dataset,
+    write_feature,
+    write_split,
+    write_table,
+)
+
+
+def places(faults):
+    return [(fault.path.name, fault.row, fault.severity) for fault in faults]
+
+
+def test_sound_data_have_no_faults(tmp_path):
+    assert check(write_dataset(tmp_path)) == []
+
+
+def test_real_data_have_no_errors(real_reports):
+    faults = check(config_of(real_reports))
+    assert {fault.severity for fault in faults} == {"warning"}
+    assert all("features must be in one split" in fault.message for fault in faults)
+
+
+def store(tmp_path, volume, vector):
+    write_feature(tmp_path, f"image/{volume}.npz", np.asarray(vector))
+
+
+def spoil_rows(tmp_path):
+    write_table(
+        tmp_path / "manifests/valid.csv",
+        ["volumename", "visual_feature_path", "Emphysema", "Lung nodule"],
+        [
+            ["valid_1_a_1", "image/valid_1_a_1.npz", "maybe", 0],
+            ["valid_2_a_1", "image/valid_2_a_1.npz", 1, 0],
+            ["valid_2_a_1", "image/valid_2_a_1.npz", 0, 1],
+            ["valid_5_a_1", "image/valid_1_a_1.npz", 0, 1],
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "place", "law"),
+    [
+        (lambda p: (p / "manifests/valid.csv").unlink(), ("valid.csv", None), "must exist"),
+        (lambda p: (p / "features/image/valid_2_a_1.npz").unlink(), ("valid.csv", 3), "must exist"),
+        (lambda p: store(p, "valid_1_a_1", [1.0, np.nan, 0, 0]), ("valid.csv", 2), "finite"),
+        (lambda p: store(p, "valid_3_a_1", np.ones(5)), ("test.csv", 2), "4 wide.*found 5"),
+        (lambda p: store(p, "train_2_a_1", [None]), ("train.csv", 4), "floats or integers"),
+        (
+            lambda p: write_table(
+                p / "manifests/valid.csv",
+                ["volumename", "visual_feature_path", "Emphysema", "Lung nodule"],
+                [["valid_1_a_1", "image/valid_1_a_1.npz", 1, 0], ["valid_2_a_1", "", 0, 1]],
+            ),
+            ("valid.csv", 3),
+            "must have a path of its features, found an empty cell",
+        ),
+        (spoil_rows, ("valid.csv", 2), "0 or 1, found 'maybe'"),
+        (spoil_rows, ("valid.csv", 4), "in one row"),
+        (
+            lambda p: write_split(p, "test", {"train_1_b_1": (1, 0), "valid_4_a_1": (0, 1)}),
+            ("test.csv", 2),
+            "patient must be in one split",
+        ),
+        (
+            lambda p: store(p, "valid_4_b_1", np.load(p / "features/image/valid_1_a_1.npz")["arr"]),
+            ("test.csv", 3),
+            r"visual features must be in one split.*valid\.csv:2",
+        ),
+    ],
+)
+def test_each_fault_is_named_by_file_and_row(tmp_path, spoil, place, law):
+    config = write_dataset(tmp_path)
+    spoil(tmp_path)
+    faults = [fault for fault in check(config) if (fault.path.name, fault.row) == place]
+    assert len(faults) == 1
+    assert faults[0].severity == "error"
+    assert re.search(law, faults[0].message)
+
+
+def test_all_faults_are_named_at_once(tmp_path):
+    config = write_dataset(tmp_path)
+    spoil_rows(tmp_path)
+    (tmp_path / "features/image/train_1_a_1.npz").write_bytes(b"")
+    (tmp_path / "manifests/test.csv").unlink()
+    found = places(check(config))
+    assert {
+        ("train.csv", 2, "error"),
+        ("valid.csv", 2, "error"),
+        ("valid.csv", 4, "error"),
+        ("test.csv", None, "error"),
+    } <= set(found)
+
+
+def test_a_label_without_positives_is_a_warning(tmp_path):
+    config = write_dataset(tmp_path)
+    write_split(tmp_path, "valid", {"valid_1_a_1": (0, 1), "valid_2_a_1": (0, 0)})
+    (fault,) = check(config)
+    assert fault.severity == "warning"
+    assert "found 0 positives of 2 rows for 'Emphysema'" in str(fault)
+
+
+def test_the_modality_that_the_config_reads_must_be_there(tmp_path):
+    write_dataset(tmp_path)
+    config = config_of(tmp_path, {"features.input": "text", "data.test_manifests": []})
+    faults = check(config)
+    assert [fault.path.name for fault in faults] == ["train.csv", "valid.csv"]
+    assert "must have a column of text features" in faults[0].message
+
+
+def test_labels_that_differ_are_a_fault_of_the_later_manifest(tmp_path):
+    config = write_dataset(tmp_path)
+    path = tmp_path / "manifests" / "valid.csv"
+    path.write_text(path.read_text().replace("Lung nodule", "Cardiomegaly"))
+    (fault,) = check(config)
+    assert fault.path.name == "valid.csv"
+    assert "same labels" in fault.message

@@ -1,0 +1,245 @@
+"""A stack of MLPs: equal to plain PyTorch runs, true to the slot contract, deaf to the host."""
+
+import gc
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from headsweep.config.schema import Config, MLPConfig
+from headsweep.config.values import with_values
+from headsweep.data.dataset import Split
+from headsweep.engine import groups
+from headsweep.engine.engine import Engine
+from headsweep.engine.programs.mlp import MLPProgram
+from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
+from headsweep.engine.train_configs import Trained, train_to_end
+from headsweep.settings import EngineSettings
+from tests.engine.test_programs import MLP
+from tests.helpers.plain_training import train_plainly
+from tests.helpers.splits import config, make_split
+
+SPLITS = make_split("train", 150, seed=1), make_split("valid", 90, seed=2)
+SETTINGS = EngineSettings(device="cpu", slots=16)
+CONFIGS = [
+    *(one for one in MLP if isinstance(one.head, MLPConfig) and one.head.norm != "batch"),
+    config("head=mlp", "head.hidden_dims=[24,8]", "training.loss=asymmetric"),
+    config("head=mlp", "head.hidden_dims=[24,8,16]", "head.norm=layer", "head.activation=silu"),
+    config("head=mlp", "head.width=16", "head.depth=3", "training.optimizer=sgd"),
+    config("head=mlp", "head.width=16", "head.depth=2", "training.clip_norm=0.05"),
+    config("head=mlp", "head.width=16", "training.loss=weighted_bce", "training.warmup_epochs=1"),
+]
+WATCHED = config("head=mlp", "head.width=16", "head.dropout=0.4", "head.norm=layer")
+
+Kernel = tuple[Callable[..., object], tuple[object, ...], dict[str, object], object]
+
+
+@pytest.fixture(autouse=True)
+def stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU gets."""
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", StackedMLPProgram)
+
+
+def history(trained: Trained) -> list[float]:
+    return [value for report in trained.history for value in (report.auprc_macro, report.loss)]
+
+
+def test_a_gpu_gets_the_stack_and_a_cpu_does_not() -> None:
+    for device_type, name in [("cuda", "stacked_mlp"), ("cpu", "mlp")]:
+        assert groups.program_name(WATCHED, device_type) == name
+    assert groups.PROGRAMS["stacked_mlp"] is StackedMLPProgram
+
+
+def test_a_stack_of_mixed_heads_equals_plain_training(splits: tuple[Split, Split]) -> None:
+    """Depths, widths, activations, norms, dropouts, losses and optimisers share every step."""
+    fused = train_to_end(CONFIGS, *splits, SETTINGS)
+    for one, trained in zip(CONFIGS, fused, strict=True):
+        values, head = train_plainly(one, *splits)
+        reached = [report.auprc_macro for report in trained.history]
+        assert reached == pytest.approx(values, abs=2e-4), one
+        if trained.best_epoch == len(values):
+            plain = head.state_dict()
+            for name, tensor in trained.predictor.head.named_parameters():
+                torch.testing.assert_close(tensor.detach(), plain[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_neighbours_of_the_same_widths_change_no_bit(place: int) -> None:
+    """At one group shape, whatever else the neighbours are, and wherever the slot stands."""
+
+    def among(values: list[dict[str, object]]) -> Trained:
+        crowd = [with_values(WATCHED, v, where="test") for v in values]
+        configs = [*crowd[:place], WATCHED, *crowd[place:]]
+        return train_to_end(configs, *SPLITS, SETTINGS)[place]
+
+    alike = among([{}] * 7)
+    changed = among(
+        [
+            {"training.learning_rate": 0.5},
+            {"training.optimizer": "sgd", "training.learning_rate": 0.3},
+            {"training.loss": "focal", "training.focal_gamma": 3.0},
+            {"head.activation": "gelu"},
+            {"head.norm": "none", "head.dropout": 0.0},
+            {"training.clip_norm": 0.01, "training.weight_decay": 0.5},
+            {"head.activation": "tanh", "training.label_smoothing": 0.1},
+        ]
+    )
+    assert history(changed) == history(alike)
+    weights = changed.predictor.state_dict()
+    for name, tensor in alike.predictor.state_dict().items():
+        assert weights[name].equal(tensor), name
+
+
+heads = st.builds(
+    lambda widths, values: with_values(
+        WATCHED, {"head.hidden_dims": widths, **values}, where="test"
+    ),
+    st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    st.fixed_dictionaries(
+        {
+            "training.learning_rate": st.floats(1e-4, 10.0),
+            "head.activation": st.sampled_from(["relu", "gelu", "silu", "tanh"]),
+            "head.norm": st.sampled_from(["none", "layer"]),
+            "training.optimizer": st.sampled_from(["adamw", "sgd"]),
+        }
+    ),
+)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(neighbours=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), heads), max_size=7))
+def test_neighbours_that_come_and_go_change_nothing_but_rounding(
+    neighbours: list[tuple[int, int, Config]],
+) -> None:
+    engine = Engine(*SPLITS, SETTINGS)
+    slot = engine.admit(WATCHED).slot
+    leaving: list[tuple[int, int]] = []
+    seen = []
+    for epoch in range(WATCHED.training.max_epochs):
+        for enters, stays, neighbour in neighbours:
+            if enters == epoch:
+                leaving.append((epoch + stays, engine.admit(neighbour).slot))
+        seen += [report.loss for report in engine.run_epoch() if report.slot == slot]
+        for leaves, number in [entry for entry in leaving if entry[0] <= epoch + 1]:
+            engine.evict(number)
+            leaving.remove((leaves, number))
+    (alone,) = train_to_end([WATCHED], *SPLITS, SETTINGS)
+    assert seen == pytest.approx([report.loss for report in alone.history], rel=1e-4)
+
+
+def test_a_diverging_slot_fails_alone() -> None:
+    broken = config("head=mlp", "training.optimizer=sgd", "training.learning_rate=1e30")
+    engine = Engine(*SPLITS, SETTINGS)
+    ok, bad = engine.admit(WATCHED).slot, engine.admit(broken).slot
+    reports = {report.slot: report for report in engine.run_epoch()}
+    assert reports[bad].failure is not None
+    assert reports[ok].failure is None
+
+
+@pytest.mark.parametrize("goes_on_in", [StackedMLPProgram, MLPProgram])
+def test_a_snapshot_goes_on_where_it_was_taken(
+    monkeypatch: pytest.MonkeyPatch, goes_on_in: type[StackedMLPProgram | MLPProgram]
+) -> None:
+    """Also in the other program for MLPs: both name a slot's tensors alike."""
+    whole = Engine(*SPLITS, SETTINGS)
+    slot = whole.admit(WATCHED).slot
+    for _ in range(2):
+        whole.run_epoch()
+    snapshot = whole.snapshot(slot)
+    late = [whole.run_epoch()[0].loss for _ in range(2)]
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", goes_on_in)
+    resumed = Engine(*SPLITS, SETTINGS)
+    resumed.restore(WATCHED, snapshot)
+    again = [resumed.run_epoch()[0].loss for _ in range(2)]
+    assert again == (late if goes_on_in is StackedMLPProgram else pytest.approx(late, rel=1e-4))
+
+
+class Recorder(TorchDispatchMode):
+    """Kernels of a step with the tensors they were given, as a CUDA graph keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: list[Kernel] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert func is not torch.ops.aten._local_scalar_dense.default, "the step asks the device"
+        assert func is not torch.ops.aten.nonzero.default, "a shape depends on values"
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.kernels.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        """Run the kernels again on the same tensors, results into the same memory."""
+        for func, args, kwargs, result in self.kernels:
+            news = tree_leaves(func(*args, **kwargs))
+            for new, kept in zip(news, tree_leaves(result), strict=True):
+                if new is not None and new.data_ptr() != kept.data_ptr():
+                    kept.copy_(new)
+
+
+def record(step: Callable[[], None]) -> Callable[[], None]:
+    """Take a step, and return what takes it again without the Python that took it."""
+    with Recorder() as recorder:
+        step()
+    return recorder.replay
+
+
+def test_a_recorded_step_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing a later step needs comes from the host: neither rows nor rates, noise nor counts."""
+    called = train_to_end(CONFIGS, *SPLITS, SETTINGS)
+    original = StackedMLPProgram.__init__
+
+    def recording(self: StackedMLPProgram, *args: object) -> None:
+        original(self, *args)  # type: ignore[arg-type]
+        self.record = record
+
+    monkeypatch.setattr(StackedMLPProgram, "__init__", recording)
+    replayed = train_to_end(CONFIGS, *SPLITS, SETTINGS)
+    for one, other in zip(called, replayed, strict=True):
+        assert history(other) == history(one)
+
+
+def test_kernels_a_step_do_not_grow_with_slots() -> None:
+    """But for each slot's own fused update."""
+
+    def kernels(count: int) -> int:
+        engine = Engine(*SPLITS, SETTINGS)
+        for i in range(count):
+            slot = {"training.learning_rate": 0.001 * (i + 1), "head.dropout": 0.1 * (i % 5)}
+            slot |= {"head.width": (8, 16)[i % 2], "head.depth": 1 + i % 2}
+            engine.admit(with_values(WATCHED, slot, where="test"))
+        engine.run_epoch()
+        (group,) = engine._groups
+        assert isinstance(group._program, StackedMLPProgram)
+        assert group._program.stack is not None
+        with Recorder() as recorder:
+            group._program.stack.epoch.taken.zero_()
+            group._program.stack.step()
+        return len(recorder.kernels)
+
+    assert kernels(12) - kernels(4) == 8
+
+
+def test_a_stack_that_is_laid_out_anew_leaves_no_memory_behind() -> None:
+    """Not even until Python collects cycles: it does not know how full a GPU is."""
+    engine = Engine(*SPLITS, SETTINGS)
+    leaving, _ = (engine.admit(WATCHED).slot for _ in range(2))
+    engine.run_epoch()
+    (group,) = engine._groups
+    assert isinstance(group._program, StackedMLPProgram)
+    assert group._program.stack is not None
+    before = weakref.ref(group._program.stack)
+    gc.disable()
+    try:
+        engine.evict(leaving)
+        assert before() is None
+    finally:
+        gc.enable()

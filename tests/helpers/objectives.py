@@ -1,0 +1,162 @@
+"""What samplers are measured on: five standard functions and a recorded head study."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from scipy.spatial.distance import cdist
+
+from headsweep.search.samplers.tpe import BatchedTPESampler
+from headsweep.search.space import distribution, suggest
+from headsweep.search.spec import StudySpec
+from headsweep.search.study_file import load_study_file
+
+RECORDED = Path(__file__).parents[1] / "search" / "recorded"
+TABLE = RECORDED / "head_study.parquet"
+SURROGATE = RECORDED / "surrogate.json"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Something to minimise: how its params are suggested, and its value at them."""
+
+    suggest: Callable[[optuna.Trial], Mapping[str, Any]]
+    value: Callable[[Mapping[str, Any]], float]
+    conditional: bool = False
+
+
+def best_of_batches(objective: Objective, sampler: BaseSampler, n_trials: int, batch: int) -> float:
+    """The best of `n_trials` values, `batch` of them asked before any of these is told."""
+    study = optuna.create_study(sampler=sampler)
+    for done in range(0, n_trials, batch):
+        n = min(batch, n_trials - done)
+        one_fit = sampler.batch(n) if isinstance(sampler, BatchedTPESampler) else nullcontext()
+        with one_fit:
+            trials = [study.ask() for _ in range(n)]
+            asked = [(trial, objective.suggest(trial)) for trial in trials]
+        for trial, params in asked:
+            study.tell(trial, objective.value(params))
+    return study.best_value
+
+
+def branin(x: Floats) -> float:
+    b, c, t = 5.1 / (4 * math.pi**2), 5 / math.pi, 1 / (8 * math.pi)
+    return float((x[1] - b * x[0] ** 2 + c * x[0] - 6) ** 2 + 10 * (1 - t) * math.cos(x[0]) + 10)
+
+
+def hartmann(x: Floats) -> float:
+    a = np.array(
+        [[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8],
+         [17, 8, 0.05, 10, 0.1, 14]]
+    )  # fmt: skip
+    p = 1e-4 * np.array(
+        [[1312, 1696, 5569, 124, 8283, 5886], [2329, 4135, 8307, 3736, 1004, 9991],
+         [2348, 1451, 3522, 2883, 3047, 6650], [4047, 8828, 8732, 5743, 1091, 381]]
+    )  # fmt: skip
+    return -float(np.array([1.0, 1.2, 3.0, 3.2]) @ np.exp(-(a * (x - p) ** 2).sum(axis=1)))
+
+
+def ackley(x: Floats) -> float:
+    bowl, waves = math.sqrt((x**2).mean()), np.cos(2 * math.pi * x).mean()
+    return float(20 + math.e - 20 * math.exp(-0.2 * bowl) - math.exp(waves))
+
+
+def rosenbrock(x: Floats) -> float:
+    return float((100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum())
+
+
+def styblinski_tang(x: Floats) -> float:
+    return float((x**4 - 16 * x**2 + 5 * x).sum() / 2)
+
+
+def _function(f: Callable[[Floats], float], *bounds: tuple[float, float]) -> Objective:
+    names = [f"x{i}" for i in range(len(bounds))]
+
+    def asked(trial: optuna.Trial) -> Mapping[str, Any]:
+        pairs = zip(names, bounds, strict=True)
+        return {name: trial.suggest_float(name, low, high) for name, (low, high) in pairs}
+
+    return Objective(asked, lambda params: f(np.array([params[name] for name in names])))
+
+
+FUNCTIONS: Mapping[str, Objective] = {
+    "Branin 2": _function(branin, (-5, 10), (0, 15)),
+    "Hartmann 6": _function(hartmann, *[(0, 1)] * 6),
+    "Ackley 5": _function(ackley, *[(-32.768, 32.768)] * 5),
+    "Rosenbrock 4": _function(rosenbrock, *[(-5, 10)] * 4),
+    "Styblinski-Tang 5": _function(styblinski_tang, *[(-5, 5)] * 5),
+}
+
+
+@cache
+def recorded_spec() -> StudySpec:
+    """The study whose random trials were recorded."""
+    return load_study_file(RECORDED / "head_study.yaml", [])
+
+
+@cache
+def head_study() -> Objective:
+    """The recorded study: minus the AUPRC expected from the trials of the table nearby."""
+    spec, surrogate = recorded_spec(), json.loads(SURROGATE.read_text())
+    scales, bandwidth = np.array(surrogate["length_scales"]), surrogate["bandwidth"]
+    points, values = recorded_trials()
+
+    def value(params: Mapping[str, Any]) -> float:
+        distances = cdist(encoded(params)[None] / scales, points / scales)
+        return -float(nearby_means(distances, values, bandwidth)[0])
+
+    return Objective(lambda trial: suggest(trial, spec.space, spec.config), value, conditional=True)
+
+
+def nearby_means(distances: Floats, values: Floats, bandwidth: float) -> Floats:
+    """Means (n,) of values (m,), those at shorter distances (n, m) weighing more.
+
+    A mean promises no more than the best of what was recorded. Source: E. Nadaraya, *On Estimating
+    Regression*, 1964, with an exponential kernel.
+    """
+    weights = np.exp((distances.min(axis=1, keepdims=True) - distances) / bandwidth)
+    means: Floats = weights @ values / weights.sum(axis=1)
+    return means
+
+
+def recorded_trials() -> tuple[Floats, Floats]:
+    """Encoded params (n, d) and values (n,) of the table."""
+    rows = pq.read_table(TABLE).to_pylist()
+    points = np.array([encoded(row) for row in rows])
+    return points, np.array([row["value"] for row in rows], dtype=float)
+
+
+def encoded(params: Mapping[str, Any]) -> Floats:
+    """Params on the unit cube; a choice is one-hot, an inactive number stands in the middle."""
+    place: list[float] = []
+    for key, dimension in recorded_spec().space.items():
+        value = params.get(key)
+        match distribution(dimension):
+            case CategoricalDistribution(choices=choices):
+                place += [float(value == choice) for choice in choices]
+            case (
+                FloatDistribution(low=low, high=high, log=log)
+                | IntDistribution(low=low, high=high, log=log)
+            ):
+                if value is None:
+                    place.append(0.5)
+                elif log:
+                    place.append(math.log(value / low) / math.log(high / low))
+                else:
+                    place.append((value - low) / (high - low))
+    return np.array(place)

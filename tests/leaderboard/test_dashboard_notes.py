@@ -1,0 +1,82 @@
+"""What a finished study attaches to itself is seen in the dashboard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna_dashboard import get_note
+
+from headsweep.leaderboard.provenance import read_provenance
+from headsweep.leaderboard.report.dashboard_notes import attach_board
+from headsweep.storage.artifacts import ArtifactFolder
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.study import open_storage
+from tests.helpers.chromium import CHROMIUM, browse
+from tests.helpers.dashboard import ask, open_page, served
+from tests.leaderboard.conftest import Study
+
+
+@pytest.fixture(scope="module")
+def storage(finished: Path, study: Study) -> Iterator[BatchedStorage]:
+    """The study's storage, with its board attached twice, as by a repeated `finalize`."""
+    for _ in range(2):
+        attach_board(study.name, study.storage_url, finished)
+    storage = open_storage(study.storage_url)
+    yield storage
+    storage.database.close()
+
+
+def test_the_note_of_the_study_is_its_board_with_pictures(storage, finished):
+    note = get_note(optuna.load_study(study_name="linear", storage=storage))
+    assert (finished / "leaderboard.md").read_text() in note
+    pictures = re.findall(r"!\[(.+)\]\((/artifacts/1/[0-9a-f-]+)\)", note)
+    assert [name for name, _ in pictures] == sorted(
+        path.name for path in (finished / "plots").glob("*.png")
+    )
+    with served(storage) as port:
+        for name, url in pictures:
+            assert ask(port, "GET", url) == (200, (finished / "plots" / name).read_bytes())
+
+
+def test_attaching_again_leaves_no_second_copies(storage, finished):
+    kept = [path.read_bytes() for path in ArtifactFolder(storage).path.glob("[!.]*")]
+    files = {*(finished / "plots").glob("*.png"), finished / "leaderboard.csv"}
+    assert sorted(kept) == sorted(path.read_bytes() for path in files)
+
+
+def test_every_finalist_is_noted_at_its_trial(storage, finished):
+    study = optuna.load_study(
+        study_name="linear", storage=storage, sampler=optuna.samplers.RandomSampler()
+    )
+    finalists = read_provenance(finished)["finalists"]
+    for rank, one in enumerate(finalists, start=1):
+        note = get_note(optuna.Trial(study, study.trials[one["trial"]]._trial_id))
+        assert f"rank {rank}" in note
+        assert (finished / "finalists" / str(rank) / "config.yaml").read_text() in note
+    assert len(study.trials) > len(finalists)
+
+
+def test_a_finished_study_in_a_browser(storage, finished, tmp_path):
+    if not CHROMIUM.is_file():
+        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
+    best = read_provenance(finished)["finalists"][0]["trial"]
+    with served(storage) as port, browse(tmp_path) as page:
+        for path, texts in {
+            "": ("linear",),
+            "/studies/1": ("linear", "History"),
+            "/studies/1/note": ("Leaderboard", "val/auprc_macro"),
+            f"/studies/1/trials?numbers={best}": ("Finalist, rank 1", "training.learning_rate"),
+        }.items():
+            open_page(page, port, path)
+            for text in texts:
+                page.wait_for(text)
+            assert page.complaints == []
+        open_page(page, port, "/studies/1/note")
+        page.wait_for("Leaderboard")
+        pictures = "[...document.images].filter(i => i.src.includes('/artifacts/'))"
+        page.wait_until(f"{pictures}.length > 3 && {pictures}.every(i => i.naturalWidth > 300)")
+        assert page.complaints == []

@@ -1,0 +1,91 @@
+"""Several studies on one board: chosen on valid, tied where test cannot tell them apart."""
+
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from headsweep.errors import OutputError
+from headsweep.evaluation.predictions import read_predictions, write_predictions
+from headsweep.leaderboard.merge import merge, read_board, to_csv, to_html, to_markdown
+from tests.leaderboard.conftest import make_study
+
+pytestmark = pytest.mark.xdist_group("merged")
+
+
+@pytest.fixture(scope="module")
+def on_text(tmp_path_factory, data):
+    """The leaderboard of a study on the other features of the same scans."""
+    folder = tmp_path_factory.mktemp("text")
+    study = make_study(folder, data, name="text", base="features=text")
+    return study.finalize(folder / "board")
+
+
+@pytest.fixture(scope="module")
+def on_other_labels(tmp_path_factory, data):
+    """The leaderboard of a study with fewer labels."""
+    folder = tmp_path_factory.mktemp("labels")
+    labels = 'training.target_labels=["Lung nodule","Emphysema"]'
+    study = make_study(folder, data, name="labels", base=f"'{labels}'", n_trials=2)
+    return study.finalize(folder / "board")
+
+
+def test_the_best_finalist_of_each_study_is_ranked_on_valid(finished, on_text):
+    (board,) = merge([finished, on_text])
+    assert [row["rank"] for row in board.rows] == ["1", "2"]
+    assert {row["study"] for row in board.rows} == {"linear", "text"}
+    values = [float(row["val/auprc_macro"]) for row in board.rows]
+    assert values == sorted(values, reverse=True)
+
+
+def test_a_study_against_itself_is_a_tie(finished):
+    (board,) = merge([finished, finished])
+    assert [row["test_manual_all/tied_rank"] for row in board.rows] == ["1", "1"]
+
+
+def test_a_row_that_is_clearly_worse_on_test_has_a_lower_tied_rank(finished, board):
+    for path in board.glob("finalists/1/seed_*/predictions/test_manual_all.parquet"):
+        predictions = read_predictions(path)
+        perfect = predictions.targets.astype(np.float32)
+        write_predictions(replace(predictions, scores=perfect), path)
+    (merged,) = merge([finished, board])
+    assert [row["test_manual_all/tied_rank"] for row in merged.rows] == ["2", "1"]
+    assert [row["test_manual_valid/tied_rank"] for row in merged.rows] == ["1", "1"]
+
+
+def test_other_data_are_never_ranked_together(finished, on_other_labels):
+    boards = merge([finished, on_other_labels])
+    assert [len(board.rows) for board in boards] == [1, 1]
+    assert {row["rank"] for board in boards for row in board.rows} == {"1"}
+
+
+def test_one_study_is_shown_with_all_its_finalists(finished):
+    (board,) = merge([finished])
+    assert board.rows == read_board(finished)
+
+
+def test_every_form_holds_the_same_rows(finished, on_text):
+    boards = merge([finished, on_text])
+    rows = list(csv.DictReader(io.StringIO(to_csv(boards))))
+    assert [row["study"] for row in rows] == [row["study"] for row in boards[0].rows]
+    markdown, page = to_markdown(boards), to_html(boards)
+    for row in rows:
+        value = float(row["test_manual_all/auroc_macro"])
+        assert f"| {value:.3f} (" in markdown
+        assert f"{value:.3f}" in page
+
+
+def test_a_folder_without_a_leaderboard_is_refused(tmp_path):
+    with pytest.raises(OutputError, match="found none"):
+        merge([tmp_path])
+
+
+def test_names_on_a_board_are_text_and_not_html(board):
+    """Fails with `autoescape=False` in `leaderboard.page`."""
+    table = board / "leaderboard.csv"
+    table.write_text(table.read_text().replace("linear", "<script>ran=1</script>"))
+    page = to_html(merge([board]))
+    assert "<script>ran=1" not in page
+    assert "&lt;script&gt;ran=1&lt;/script&gt;" in page

@@ -1,0 +1,163 @@
+"""What headsweep stands on: every dependency in a range, pinned, and of a known licence (bar 12).
+
+All advisories need a network: `scripts/dependencies` asks for them at a release. The greatest that
+were known in November 2026 lie in `advisories.csv`, which is read here without one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import distribution, distributions
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+pytestmark = pytest.mark.hardening
+
+ROOT = Path(__file__).parents[2]
+ADVISORIES = Path(__file__).parent / "advisories.csv"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FREE = re.compile(
+    r"MIT|BSD|Apache|PSF|Python Software Foundation|MPL|Mozilla|ISC|Unlicense|HPND|CC0|0BSD|Zlib"
+    r"|CMU License|CNRI"
+)
+APART = {"psycopg": "LGPL", "psycopg-binary": "LGPL"}
+"""Licences of another kind, each justified in CONTRIBUTING.md."""
+UNSAID = {"atheris": "Apache 2.0"}
+"""Licences that stand beside the source alone, and not in the package's metadata."""
+NO_PACKAGES = re.compile(r"nvidia|cuda|triton|headsweep|pip|setuptools|wheel")
+"""CUDA's own libraries, ourselves, and what an environment begins with."""
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    parts = (line.partition(";")[0].partition("==") for line in lines)
+    return {canonicalize_name(name): pin.strip() for name, _, pin in parts}
+
+
+def requirements() -> Iterator[Requirement]:
+    project = PROJECT["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    for text in (
+        *(text for group in groups for text in group),
+        *PROJECT["build-system"]["requires"],
+    ):
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) != "headsweep":
+            yield requirement
+
+
+def test_every_dependency_has_a_range_and_a_pin_within_it():
+    """Fails when a line is taken out of constraints.txt, or a range is left open below."""
+    pinned = pins()
+    unheld = {"ray", "syne-tune", "scipy-stubs", "types-pyyaml", "types-jsonschema"}
+    for requirement in requirements():
+        name = canonicalize_name(requirement.name)
+        assert requirement.specifier or name in unheld, name
+        if name not in {"ray", "syne-tune"}:  # the extra `benchmark`, which nothing here installs
+            assert name in pinned, name
+            assert requirement.specifier.contains(pinned[name], prereleases=True), name
+
+
+def test_every_pin_is_exact_and_what_is_installed():
+    for name, pin in pins().items():
+        assert re.fullmatch(r"[0-9][0-9a-z.]*", pin), name
+    installed = {canonicalize_name(d.name): d.version for d in distributions()}
+    pinned = pins()
+    strays = {
+        name: version
+        for name, version in installed.items()
+        if not NO_PACKAGES.match(name) and pinned.get(name) != version.partition("+")[0]
+    }
+    assert strays == {}
+
+
+def test_no_pin_and_no_range_holds_a_version_of_a_known_advisory():
+    """Fails when jinja2 may be 3.1.5, or is pinned to it."""
+    rows = list(csv.DictReader(ADVISORIES.read_text().splitlines()))
+    assert len(rows) >= 20
+    floors = {
+        (canonicalize_name(requirement.name), Version(clause.version))
+        for requirement in requirements()
+        for clause in requirement.specifier
+        if clause.operator == ">="
+    }
+    pinned = pins()
+    for row in rows:
+        name, safe = row["package"], Version(row["first_safe"])
+        assert Version(pinned[name]) >= safe, row
+        assert [floor for package, floor in floors if package == name and floor < safe] == [], row
+
+
+def licence(name: str) -> str:
+    """What a package says of its licence, in the newest field first."""
+    about = distribution(name).metadata
+    kinds = [text for text in about.get_all("Classifier") or () if text.startswith("License")]
+    if name in UNSAID:
+        return UNSAID[name]
+    return about.get("License-Expression") or "; ".join(kinds) or (about.get("License") or "")[:200]
+
+
+def test_every_licence_is_free_and_known():
+    """A dependency under terms that were not looked at fails here."""
+    unknown = {}
+    for found in distributions():
+        name = canonicalize_name(found.name)
+        due = APART.get(name)
+        known = re.search(due, licence(name)) if due else FREE.search(licence(name))
+        if not NO_PACKAGES.match(name) and not known:
+            unknown[name] = licence(name)
+    assert unknown == {}
+
+
+SOUND = {"name": "numpy", "version": "2.4.6", "vulns": []}
+ILL = {"name": "torch", "version": "2.13.0", "vulns": [{"id": "PYSEC-1", "fix_versions": []}]}
+UNASKED = {"name": "numpy", "skip_reason": "Dependency not found on PyPI"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "told"),
+    [
+        ([[SOUND], [SOUND, SOUND]], 0, "none known to pypi for 2 pins"),
+        ([[SOUND], [SOUND, ILL]], 1, "torch 2.13.0: PYSEC-1"),
+        ([[SOUND], [SOUND, UNASKED]], 3, "UNKNOWN, pypi did not answer for numpy"),
+        ([[UNASKED], None], 3, "UNKNOWN, neither of pypi, osv answered"),
+        ([[UNASKED], [SOUND], [ILL]], 1, "torch 2.13.0: PYSEC-1"),
+    ],
+)
+def test_an_audit_that_nobody_answered_is_no_clean_audit(tmp_path, capsys, answers, code, told):
+    """What pip-audit would write stands in for it; None is a database that cannot be reached."""
+    loader = SourceFileLoader("dependencies", str(ROOT / "scripts/dependencies"))
+    dependencies = module_from_spec(spec_from_loader(loader.name, loader))
+    loader.exec_module(dependencies)
+    tool = tmp_path / "bin/pip-audit"
+    tool.parent.mkdir()
+    for turn, found in enumerate(answers):
+        text = json.dumps({"dependencies": found}) if found is not None else ""
+        (tmp_path / f"answer-{turn}").write_text(text)
+    tool.write_text(PIP_AUDIT)
+    tool.chmod(0o755)
+    output = tmp_path / "advisories.json"
+    assert dependencies.audit(tmp_path, output) == code
+    printed = "".join(capsys.readouterr())
+    assert told in printed
+    assert output.exists() == ("neither" not in printed)
+
+
+PIP_AUDIT = """#!/bin/sh
+cd "$(dirname "$0")/.."
+answer=$(ls answer-* | head -n 1)
+while [ "$1" != --output ]; do shift; done
+[ ! -s "$answer" ] || cp "$answer" "$2"
+rm "$answer"
+exit 1
+"""

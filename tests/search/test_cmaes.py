@@ -1,0 +1,114 @@
+"""CMA-ES without a stored optimiser: Optuna's own is the oracle."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import CmaEsSampler
+from optuna.trial import TrialState
+
+from headsweep.search.samplers.cmaes import GENERATION, ReplayedCmaEsSampler
+
+POPULATION = 7
+"""CMA-ES's own choice for three dimensions."""
+
+
+def objective(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", -3.0, 5.0)
+    rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
+    depth = trial.suggest_int("depth", 1, 9)
+    trial.suggest_categorical("kind", ["a", "b"])
+    return (x - 1) ** 2 + (math.log10(rate) + 3) ** 2 + (depth - 4) ** 2 / 4
+
+
+def searched(sampler: optuna.samplers.BaseSampler, n_trials: int, **kwargs: Any) -> optuna.Study:
+    study = optuna.create_study(sampler=sampler, **kwargs)
+    study.optimize(objective, n_trials=n_trials)
+    return study
+
+
+@pytest.fixture(scope="module")
+def stock() -> optuna.Study:
+    """A study of Optuna's sampler that has just told its fifth generation."""
+    return searched(
+        CmaEsSampler(seed=1, warn_independent_sampling=False), n_trials=1 + 5 * POPULATION + 1
+    )
+
+
+def test_its_optimiser_is_the_one_that_optuna_stored(stock):
+    """Told the same trials, it has the same mean, width and covariance."""
+    stored = CmaEsSampler()._restore_optimizer(stock.trials)
+    ours = ReplayedCmaEsSampler(seed=3)
+    space = ours.infer_relative_search_space(stock, stock.trials[-1])
+    assert sorted(space) == ["depth", "rate", "x"]
+    ours.follow(stock.trials, space, maximize=False)
+    assert ours._optimizer.generation == stored.generation == 5
+    np.testing.assert_allclose(ours._optimizer._mean, stored._mean, rtol=1e-9)
+    np.testing.assert_allclose(ours._optimizer._C, stored._C, rtol=1e-9)
+    assert ours._optimizer._sigma == pytest.approx(stored._sigma)
+
+
+def test_one_that_joins_stands_where_one_stands_that_was_there_all_along():
+    sampler = ReplayedCmaEsSampler(seed=5)
+    study = searched(sampler, n_trials=40)
+    late = ReplayedCmaEsSampler(seed=6)
+    late.follow(study.trials, sampler._space, maximize=False)
+    sampler.follow(study.trials, sampler._space, maximize=False)
+    np.testing.assert_array_equal(late._optimizer._mean, sampler._optimizer._mean)
+    assert late._optimizer.generation == sampler._optimizer.generation == 5
+
+
+def test_it_finds_the_least_value_whichever_way_it_is_asked():
+    assert searched(ReplayedCmaEsSampler(seed=0), n_trials=150).best_value < 0.05
+    upwards = optuna.create_study(direction="maximize", sampler=ReplayedCmaEsSampler(seed=0))
+    upwards.optimize(lambda trial: -objective(trial), n_trials=150)
+    assert upwards.best_value > -0.05
+
+
+def test_nothing_but_generations_is_kept_with_a_trial(stock):
+    ours = searched(ReplayedCmaEsSampler(seed=0), n_trials=20)
+    assert {name for trial in ours.trials for name in trial.system_attrs} == {GENERATION}
+    assert any("optimizer" in name for trial in stock.trials for name in trial.system_attrs)
+
+
+def test_trials_that_it_cannot_have_drawn_are_passed_over(stock):
+    """Values that are not finite, params outside the space, generations of another type."""
+    sampler = ReplayedCmaEsSampler(seed=0)
+    space = sampler.infer_relative_search_space(stock, stock.trials[-1])
+    sampler.follow(stock.trials, space, maximize=False)
+    mean = sampler._optimizer._mean.copy()
+    for fault in (
+        {"value": math.inf},
+        {"value": math.nan},
+        {"params": {"x": 9.0, "rate": 1e-3, "depth": 3}},
+        {"params": {"x": 1.0, "rate": math.nan, "depth": 3}},
+        {"params": {}},
+        {"system_attrs": {GENERATION: "5"}},
+        {"system_attrs": {GENERATION: [5]}},
+    ):
+        spoilt = []
+        for trial in stock.trials[1 : 1 + POPULATION]:
+            fields = {
+                "params": trial.params,
+                "system_attrs": {GENERATION: 5},
+                "value": trial.value,
+            } | fault
+            spoilt.append(
+                optuna.trial.FrozenTrial(
+                    **fields,
+                    number=trial.number,
+                    state=TrialState.COMPLETE,
+                    datetime_start=None,
+                    datetime_complete=None,
+                    distributions={},
+                    user_attrs={},
+                    intermediate_values={},
+                    trial_id=0,
+                )
+            )
+        sampler.follow(spoilt, space, maximize=False)
+        np.testing.assert_array_equal(sampler._optimizer._mean, mean)

@@ -1,0 +1,107 @@
+"""What a database must be, and which of its faults are waited out."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from headsweep.errors import StorageError
+from headsweep.storage import connections as module
+from headsweep.storage.connections import Database, open_database
+
+BUSY = OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{tmp_path}/studies.db", create=True, outage_s=60)
+    yield database
+    database.close()
+
+
+def fail_once(error: Exception) -> Callable[[], str]:
+    """A call that raises the first time and says so the second."""
+    errors = [error]
+
+    def call() -> str:
+        if errors:
+            raise errors.pop()
+        return "again"
+
+    return call
+
+
+def caused_by(cause: Exception) -> StorageInternalError:
+    error = StorageInternalError("Optuna's words")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("error", [BUSY, PoolTimeoutError("no connection"), caused_by(BUSY)])
+def test_what_passes_is_waited_out(database: Database, error: Exception) -> None:
+    assert database.outlast(fail_once(error)) == "again"
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (FULL, "database or disk is full"),
+        (caused_by(FULL), "database or disk is full"),
+        (caused_by(KeyError("x")), "'x'"),
+        (StorageInternalError("of Optuna's own"), "of Optuna's own"),
+    ],
+)
+def test_what_does_not_pass_is_told_at_once(
+    database: Database, error: Exception, found: str
+) -> None:
+    with pytest.raises(StorageError) as told:
+        database.outlast(fail_once(error))
+    assert str(told.value) == f"{database.shown}: the storage must answer, found: {found}"
+
+
+def test_a_file_that_another_holds_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself does not wait where a file becomes one with write-ahead logging."""
+    holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None, check_same_thread=False)
+    holder.execute("CREATE TABLE a (x)")
+    holder.execute("BEGIN EXCLUSIVE")
+    waiting = sqlite3.connect(tmp_path / "a.db", timeout=0)
+    release = threading.Timer(0.2, holder.execute, ("COMMIT",))
+    release.start()
+    module._enter_wal(waiting)
+    release.join()
+    assert waiting.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    for connection in (waiting, holder):
+        connection.close()
+
+
+def test_a_disk_that_others_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module._file_system(Path("/proc/self")) == "proc"
+    monkeypatch.setattr(module, "_file_system", lambda folder: "nfs4")
+    with pytest.raises(StorageError, match=r"a\.db: SQLite must lie on a local disk, found nfs4$"):
+        open_database(f"sqlite:///{tmp_path}/a.db", create=True)
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"its folder must be writable, found Not a directory$"):
+        open_database(f"sqlite:///{tmp_path}/file/in/a.db", create=True)
+
+
+def test_a_server_needs_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StorageError) as refused:
+        open_database("postgresql://me:secret@host/studies")
+    assert "the extra headsweep[postgres] must be installed, found " in str(refused.value)
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,315 @@
+"""Two at once, and clocks that jump: nothing is lost, nothing is there twice.
+
+Racing workers are in `tests/workers/test_worker.py`, processes that pack one data set at once in
+`tests/data/test_packing.py`, two leaderboards in one folder in `tests/leaderboard/test_staging.py`.
+"""
+
+import datetime
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from headsweep.atomic_files import new_folder, replacing
+from headsweep.config.overrides import compose_config
+from headsweep.data.packing import pack
+from headsweep.errors import OutputError, StudyError
+from headsweep.leaderboard import unblinding as firewall
+from headsweep.settings import EngineSettings, WorkerSettings
+from headsweep.single_run import train
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.storage.claims import heartbeats
+from headsweep.storage.optuna_tables import trial_id
+from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.trials import summarize
+from headsweep.studies.worker_session import Session
+from headsweep.workers.lease import Lease
+from tests.helpers.clock import Clock, held_clock
+from tests.helpers.data_sets import write_split
+from tests.helpers.study_specs import make_spec
+from tests.workers.test_worker import assert_exact
+
+pytestmark = pytest.mark.hardening
+
+SETTINGS = WorkerSettings(lease_s=60.0)
+TWO_HOURS_S = 7200.0
+LONG_S = 30.0
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture
+def storage(tmp_path: Path, url: str) -> Iterator[BatchedStorage]:
+    storage = open_storage(url, create=True)
+    create_or_continue(make_spec(tmp_path, "study.n_trials=6"), storage)
+    yield storage
+    storage.database.close()
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    with held_clock() as clock:
+        yield clock
+
+
+def join(url: str, name: str) -> Session:
+    return Session("probe", open_storage(url), SETTINGS, worker=name)
+
+
+def finish(session: Session, clock: Clock) -> None:
+    """Works until nothing is left; time passes where there is nothing to claim."""
+    with session:
+        for _ in range(50):
+            batch = session.claim(4)
+            for trial in batch.trials:
+                session.complete(trial_id(trial), 0.5, epochs=9)
+            session.flush()
+            if batch.over:
+                return
+            clock.set_by(0 if batch.trials else SETTINGS.lease_s + 1)
+    raise AssertionError("the study must end")
+
+
+def test_a_clock_set_back_two_hours_holds_nothing_up(
+    storage: BatchedStorage, url: str, clock: Clock
+) -> None:
+    """Failed before its fix: a dead worker's signs of life lay in the future for two hours."""
+    dead, alive = join(url, "dead"), join(url, "alive")
+    lost = dead.claim(2).trials
+    kept = alive.claim(2).trials
+    dead.storage.database.close()
+    clock.set_by(-TWO_HOURS_S)
+
+    witness = join(url, "witness")
+    witness.claim(1)
+    running = storage.get_all_trials(1, states=(TrialState.RUNNING,))
+    assert {t.number for t in running} >= {t.number for t in (*lost, *kept)}
+    beats = storage.database.read(lambda c: heartbeats(c, [trial_id(t) for t in running]))
+    assert max(beats.values()) <= clock.now()
+
+    clock.set_by(0.7 * SETTINGS.lease_s)
+    alive.renew(alive.held)
+    witness.renew(witness.held)
+    clock.set_by(0.7 * SETTINGS.lease_s)
+    witness.claim(1)
+    states = {t.number: t.state for t in storage.get_all_trials(1)}
+    assert [states[t.number] for t in (*lost, *kept)] == [TrialState.FAIL] * 2 + [
+        TrialState.RUNNING
+    ] * 2
+    for session in (alive, witness):
+        for key in session.held:
+            session.complete(key, 0.25, epochs=9)
+        assert session.flush() == frozenset()
+        session.storage.database.close()
+    finish(join(url, "last"), clock)
+    assert_exact(storage.get_all_trials(1), 6)
+
+
+@pytest.mark.parametrize("jump_s", [1.0, TWO_HOURS_S])
+def test_a_leap_forward_runs_trials_again_and_counts_them_once(
+    storage: BatchedStorage, url: str, clock: Clock, jump_s: float
+) -> None:
+    """By NTP, or of a laptop that slept and whose monotonic clock slept too: it does not fence.
+
+    Fails when `write_changes` writes to trials that are not RUNNING.
+    """
+    with join(url, "slept") as slept, join(url, "other") as other:
+        held = slept.claim(3).trials
+        clock.set_by(jump_s)
+        taken = other.claim(6).trials
+        for session, value in ((other, 0.5), (slept, 0.75)):
+            for key in session.held:
+                session.complete(key, value, epochs=9)
+        other.flush()
+        lost = slept.flush()
+    assert lost == (frozenset(map(trial_id, held)) if jump_s > SETTINGS.lease_s else frozenset())
+    assert len(taken) == (6 if jump_s > SETTINGS.lease_s else 3)
+    finish(join(url, "last"), clock)
+    trials = storage.get_all_trials(1)
+    assert_exact(trials, 6)
+    values = [t.value for t in trials if t.state == TrialState.COMPLETE]
+    assert values.count(0.75) == (0 if jump_s > SETTINGS.lease_s else 3)
+
+
+def test_a_monotonic_clock_that_jumped_fences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it counts sleep. Fails when `Lease.fenced` forgets to compare."""
+    now = 1000.0
+    monkeypatch.setattr("headsweep.workers.lease.time", SimpleNamespace(monotonic=lambda: now))
+    lease = Lease(lambda _: None, 60.0)
+    lease.hold(frozenset({1}), since=now)
+    now += 59
+    assert not lease.fenced()
+    now += TWO_HOURS_S
+    assert lease.fenced()
+
+
+def test_another_time_zone_changes_no_time(
+    storage: BatchedStorage, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables hold UTC; a trial, as Optuna has it, the time of the zone that reads it.
+
+    Fails when `to_local` leaves the zone out, and when `utc_now` has the time of the zone.
+    """
+    before = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        with join(url, zone) as session:
+            (trial,) = session.claim(1).trials
+            session.complete(trial_id(trial), 0.5, epochs=9)
+            session.flush()
+            assert summarize("probe", storage).live_workers == 0
+        known = storage.get_all_trials(1)[-1]
+        assert known.datetime_start is not None
+        assert abs(datetime.datetime.now() - known.datetime_start) < datetime.timedelta(minutes=9)
+        other = join(url, f"{zone}, alive")
+        other.claim(1)
+        assert summarize("probe", storage).live_workers == 1
+        other.hand_back(crashed=False)
+        other.storage.database.close()
+    monkeypatch.delenv("TZ")
+    time.tzset()
+    after = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    with storage.database.engine.connect() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT datetime_start, datetime_complete FROM trials WHERE datetime_start NOT NULL"
+        ).all()
+    times = [datetime.datetime.fromisoformat(value) for row in rows for value in row if value]
+    assert len(times) >= 9
+    assert before <= min(times) <= max(times) <= after
+    finish(join(url, "last"), Clock())
+    assert_exact(storage.get_all_trials(1), 6)
+
+
+def test_features_written_while_the_clock_was_back_are_packed_again(tmp_path: Path) -> None:
+    """A pack is not current by its age alone."""
+    from headsweep.config.schema import ColumnsConfig
+    from headsweep.data.manifest import read_manifest
+
+    table = write_split(tmp_path, "train", {"train_1_a_1": (1, 0), "train_2_a_1": (0, 1)})
+    manifest = read_manifest(table, ColumnsConfig(), None)
+    places = (tmp_path / "features", tmp_path / "cache")
+    first = pack(manifest, "visual", *places, progress=False)
+    file = tmp_path / "features/image/train_1_a_1.npz"
+    file.write_bytes((tmp_path / "features/image/train_2_a_1.npz").read_bytes())
+    then = time.time() - TWO_HOURS_S
+    os.utime(file, (then, then))
+    second = pack(manifest, "visual", *places, progress=False)
+    assert second.fingerprint != first.fingerprint
+    assert (second.matrix[0] == second.matrix[1]).all()
+
+
+def test_two_acts_of_opening_test_at_once_are_both_on_record(
+    storage: BatchedStorage, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failed before its fix: the second act overwrote the first, for other finalists."""
+    monkeypatch.setattr(firewall, "load_test", lambda *_: ())
+    refused: list[str] = []
+
+    def second() -> None:
+        try:
+            firewall.open_test("probe", open_storage(url), [1, 2], None, ())
+        except StudyError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=second)
+
+    def commit() -> str:
+        """Called in the first act, after it read that test was never opened."""
+        if threading.current_thread() is not thread:
+            thread.start()
+            thread.join(0.5)
+        return "commit"
+
+    monkeypatch.setattr(firewall, "code_commit", commit)
+    openings, _ = firewall.open_test("probe", storage, [0, 1], None, ())
+    thread.join(LONG_S)
+    study = optuna.load_study(study_name="probe", storage=storage)
+    assert firewall.past_openings(study) == openings
+    assert [opening.trials for opening in openings] == [(0, 1)]
+    assert "test must be opened once" in refused[0]
+
+
+def test_two_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
+    """Failed before its fix: both wrote into one partial file. Fails without `_claim`'s lock."""
+    path = tmp_path / "state.safetensors"
+    begun = threading.Event()
+
+    def second() -> None:
+        begun.set()
+        with replacing(path) as file:
+            file.write(b"second" * 1000)
+
+    thread = threading.Thread(target=second)
+    with replacing(path) as file:
+        file.write(b"first" * 1000)
+        thread.start()
+        begun.wait(LONG_S)
+        thread.join(0.2)
+        file.write(b"first" * 1000)
+        file.flush()
+    thread.join(LONG_S)
+    assert path.read_bytes() == b"second" * 1000
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_two_data_sets_in_one_place_never_mix(tmp_path: Path) -> None:
+    """Failed before its fix: the second emptied the folder that the first was filling."""
+    ended: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            with new_folder(tmp_path / "data") as folder:
+                (folder / "second").touch()
+        except OSError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=second)
+    with new_folder(tmp_path / "data") as folder:
+        (folder / "first").touch()
+        thread.start()
+        thread.join(0.2)
+        assert [p.name for p in folder.iterdir()] == ["first"]
+    thread.join(LONG_S)
+    assert [p.name for p in tmp_path.rglob("*")] == ["data", "first"]
+    assert "not empty" in str(ended[0])
+
+
+def test_two_runs_in_one_folder_are_one_run(tmp_path: Path, monkeypatch) -> None:
+    """Failed before its fix: their lines and states mixed."""
+    monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "cache"))
+    write_split(tmp_path, "train", {f"train_{i}_a_1": (i % 2, i // 6) for i in range(12)})
+    write_split(tmp_path, "valid", {f"valid_{i}_a_1": (i % 2, i // 4) for i in range(8)})
+    config = compose_config(
+        [
+            f"paths.data_root={tmp_path}/features",
+            f"paths.manifest_dir={tmp_path}/manifests",
+            f"paths.checkpoint_dir={tmp_path}/run",
+            *("head=linear", "training.max_epochs=2", "training.batch_size=4"),
+        ],
+        where="test",
+    )
+    settings = EngineSettings(device="cpu", slots=1)
+    refused: list[str] = []
+
+    def train_again(_: object) -> None:
+        with pytest.raises(OutputError) as error:
+            train(config, settings, progress=False)
+        refused.append(str(error.value))
+
+    train(config, settings, progress=False, on_epoch=train_again)
+    assert len(refused) == 2
+    assert "one run at a time may write to a folder, found another at work" in refused[0]
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    train(config, settings, progress=False)  # the lock went with the run
