@@ -50,7 +50,7 @@ def test_create_over_a_study_of_stock_optuna_is_refused(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
     optuna.create_study(storage=storage, study_name="probe", direction="maximize").ask()
-    with pytest.raises(StudyError, match="was not created by headsweep"):
+    with pytest.raises(StudyError, match=r"trials of another program \(1 RUNNING\)"):
         StoredStudy.create(make_spec(tmp_path), storage)
 
 

@@ -24,6 +24,7 @@ from headsweep.storage.bulk_writes import upsert
 from headsweep.storage.claims import N_TRIALS, count_states
 from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
+from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
 from headsweep.studies.summary import Summary, summarize
 from headsweep.studies.trials import trial_config
 
@@ -135,7 +136,8 @@ class StoredStudy:
             The study.
 
         Raises:
-            StudyError: a study of this name exists with another spec or a larger budget.
+            StudyError: a study of this name exists with another spec or a larger budget, or was
+                created by another program and cannot be adopted.
             StorageError: the storage cannot be opened or created.
         """
         opened, owned = storage, isinstance(storage, str)
@@ -350,16 +352,15 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(spec.name)
+        check_objective(spec.name, storage.get_study_directions(study_id))
+    system_attrs = storage.get_study_system_attrs(study_id)
 
     def define(connection: Connection) -> None:
         stored = _attrs(connection, study_id)
         if DEFINITION in stored:
             _check_same(spec, stored)
-        elif any(count_states(connection, study_id).values()):
-            raise StudyError(
-                f"a study named {spec.name!r} exists, was not created by headsweep and has trials; "
-                "give the new study another name"
-            )
+        else:
+            check_adoptable(spec.name, system_attrs, count_states(connection, study_id))
         _write_attrs(
             connection,
             study_id,
@@ -371,6 +372,8 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
         )
 
     storage.database.write(define, study_id=study_id)
+    for name, value in missing_metric_names(system_attrs).items():
+        storage.set_study_system_attr(study_id, name, value)
     return study_id
 
 

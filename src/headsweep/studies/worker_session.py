@@ -23,6 +23,7 @@ from headsweep.search.space import suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims as ledger
 from headsweep.storage.optuna_tables import forget_asked_trials, trial_id
+from headsweep.studies.adoption import check_objective
 from headsweep.studies.pruning import build_judge
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
@@ -64,6 +65,7 @@ class Session:
         self.spec = study.spec
         self.study_id = study.study_id
         storage = study.storage
+        check_objective(study.name, storage.get_study_directions(self.study_id))
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
         self._settings = settings
