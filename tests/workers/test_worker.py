@@ -19,7 +19,7 @@ from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import create_or_continue, open_storage
 from headsweep.studies.trials import best_trials, summarize, trial_config
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, quality, work_through
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
@@ -28,7 +28,7 @@ from tests.workers.conftest import Start
 def work_here(url: str, engine: CurveEngine, **settings: Any) -> None:
     other = open_storage(url)
     chosen = WorkerSettings(poll_s=0.01, **settings)
-    with Session("probe", other, chosen, worker="here") as session:
+    with WorkerSession("probe", other, chosen, worker="here") as session:
         work_through(session, engine, chosen)
 
 
@@ -240,12 +240,12 @@ def test_a_worker_started_again_takes_back_what_it_left_running(
     """Under its old id, long before its lease runs out; the trials of others are left alone."""
     study_id = create_or_continue(make_spec(tmp_path), storage)
     settings = WorkerSettings()
-    died = Session("probe", open_storage(store_url), settings, worker="slurm:1_0")
+    died = WorkerSession("probe", open_storage(store_url), settings, worker="slurm:1_0")
     held = [trial.number for trial in died.claim(3).trials]
-    other = Session("probe", open_storage(store_url), settings, worker="slurm:1_1")
+    other = WorkerSession("probe", open_storage(store_url), settings, worker="slurm:1_1")
     others = [trial.number for trial in other.claim(2).trials]
 
-    again = Session("probe", open_storage(store_url), settings, worker="slurm:1_0")
+    again = WorkerSession("probe", open_storage(store_url), settings, worker="slurm:1_0")
     with again:
         trials = storage.get_all_trials(study_id)
         assert {trials[number].state for number in held} == {TrialState.FAIL}

@@ -20,7 +20,7 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import FAILURE, HOST, WORKER, database_now, heartbeats
 from headsweep.storage.optuna_tables import to_local, trial_id
 from headsweep.studies.study import load_spec, study_id_of
-from headsweep.studies.worker_timings import Effort, total_effort
+from headsweep.studies.worker_timings import WorkerTimings, total_timings
 
 TAPE_POSITION = "tape_position"
 """Trial attribute: where on the tape of permutations the trial entered."""
@@ -88,7 +88,7 @@ class Summary:
     epochs_planned: int
     """Epochs that the finished trials would have trained without pruning or early stopping."""
     last_failure: str | None
-    effort: Effort
+    effort: WorkerTimings
     """What its workers spent, until they told it last."""
 
     @property
@@ -161,7 +161,7 @@ def summarize(name: str, storage: BatchedStorage, *, lease_s: float = 60.0) -> S
         ),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
         last_failure=_text(failed[-1], FAILURE) if failed else None,
-        effort=total_effort(storage.get_study_user_attrs(study_id)),
+        effort=total_timings(storage.get_study_user_attrs(study_id)),
     )
 
 
