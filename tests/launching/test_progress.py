@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from headsweep.launching.progress import line, saved, shown
-from headsweep.studies.trials import Summary
+from headsweep.studies.summary import Summary
 from headsweep.studies.worker_timings import WorkerTimings
 
 BEGUN = Summary(

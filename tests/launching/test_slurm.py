@@ -31,7 +31,7 @@ from headsweep.leaderboard.finalists import choose_finalists
 from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import HOST, LOST, WORKER
-from headsweep.studies.study import load_spec, open_storage, study_id_of
+from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
@@ -119,7 +119,7 @@ class Array:
 
     @property
     def study_id(self) -> int:
-        return study_id_of(STUDY, self.storage)
+        return StoredStudy.open(STUDY, self.storage).study_id
 
     def call(self, *args: object) -> str:
         """Run a command that must succeed; what it printed."""
@@ -366,7 +366,7 @@ def assert_the_secret_is_kept(array: Array) -> None:
 
 def assert_the_leaderboard_is_that_of_one_worker(array: Array) -> None:
     """Trained again by one process, every trial has its value, and the finalists are the same."""
-    spec = load_spec(STUDY, array.storage)
+    spec = StoredStudy.open(STUDY, array.storage).spec
     trials = array.trials(TrialState.COMPLETE)
     splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=("visual",))
     configs = [trial_config(spec, trial) for trial in trials]

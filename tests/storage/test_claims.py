@@ -29,7 +29,7 @@ from headsweep.storage.claims import (
 )
 from headsweep.storage.optuna_tables import HEARTBEATS, to_local, trial_id, utc_now
 from headsweep.storage.trial_cache import TrialCache
-from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.study_specs import make_spec
 
@@ -47,8 +47,8 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> StudySpec:
 def storage(spec: StudySpec, store_url: str) -> Iterator[BatchedStorage]:
     """The second of two studies is looked at; the first has a larger budget."""
     storage = open_storage(store_url, create=True)
-    create_or_continue(spec.model_copy(update={"name": "other", "n_trials": 9}), storage)
-    assert create_or_continue(spec, storage) == 2
+    StoredStudy.create(spec.model_copy(update={"name": "other", "n_trials": 9}), storage)
+    assert StoredStudy.create(spec, storage).study_id == 2
     yield storage
     storage.remove_session()
     storage.database.close()
@@ -91,7 +91,7 @@ def test_two_workers_number_their_trials_one_after_another_and_share_the_budget(
 
 
 def test_a_trial_out_of_lease_is_succeeded_as_often_as_it_may_be(storage, store_url) -> None:
-    session = WorkerSession("probe", open_storage(store_url), WorkerSettings(), worker="first")
+    session = WorkerSession(StoredStudy.open("probe", store_url), WorkerSettings(), worker="first")
     (dead,) = session.claim(1).trials
     session.storage.database.close()
     cache = TrialCache(2)
@@ -181,7 +181,7 @@ def test_a_trial_handed_back_says_why_and_leaves_the_rungs_to_its_successor(
     storage: BatchedStorage, store_url: str, crashed: bool, reason: str
 ) -> None:
     with WorkerSession(
-        "probe", open_storage(store_url), WorkerSettings(), worker="first"
+        StoredStudy.open("probe", store_url), WorkerSettings(), worker="first"
     ) as session:
         (trial,) = session.claim(1).trials
         session.report(trial_id(trial), 1, 0.9)

@@ -22,10 +22,10 @@ from headsweep.search.samplers_and_pruners import build_sampler, longest_trainin
 from headsweep.search.space import suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims as ledger
-from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import forget_asked_trials, trial_id
+from headsweep.studies.adoption import check_objective
 from headsweep.studies.pruning import build_batch_pruner
-from headsweep.studies.study import load_spec, next_worker_index, open_storage, study_id_of
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 
@@ -54,21 +54,18 @@ class WorkerSession:
     """Speaks trials to the store; all that happens between two flushes is written in one go.
 
     Args:
-        study_name: an existing study.
-        storage: an open storage, used by this session alone.
+        study: an existing study, whose storage is used by this session alone.
         settings: leases and limits.
         worker: an id that no other live worker has; trials that a former life of the same id left
             running are handed back when the session is entered.
-
-    Raises:
-        StudyError: no study of that name is in the store.
     """
 
-    def __init__(
-        self, study_name: str, storage: BatchedStorage, settings: WorkerSettings, *, worker: str
-    ) -> None:
-        self.spec = load_spec(study_name, storage)
-        self.study_id = study_id_of(study_name, storage)
+    def __init__(self, study: StoredStudy, settings: WorkerSettings, *, worker: str) -> None:
+        self.study = study
+        self.spec = study.spec
+        self.study_id = study.study_id
+        storage = study.storage
+        check_objective(study.name, storage.get_study_directions(self.study_id))
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
         self._settings = settings
@@ -77,9 +74,9 @@ class WorkerSession:
         self._pruner = build_batch_pruner(
             self.spec.pruner, storage, self.study_id, spared=self.spec.finalists.top_k
         )
-        sampler = build_sampler(self.spec, next_worker_index(self.study_id, storage))
+        sampler = build_sampler(self.spec, study.next_worker_index())
         # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.
-        self._study = optuna.Study(study_name, storage, sampler, NopPruner())
+        self._study = optuna.Study(study.name, storage, sampler, NopPruner())
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -100,7 +97,7 @@ class WorkerSession:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
-        self.storage.database.close()
+        self.study.close()
 
     @property
     def at_once(self) -> int:
@@ -251,5 +248,5 @@ def join(
         StorageError: the storage cannot be reached.
         StudyError: no study of that name is in the store.
     """
-    storage = open_storage(storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S)
-    return WorkerSession(study_name, storage, settings, worker=worker)
+    study = StoredStudy.open(study_name, storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S)
+    return WorkerSession(study, settings, worker=worker)
