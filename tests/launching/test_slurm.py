@@ -33,7 +33,7 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import HOST, LOST, WORKER
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import trial_config
-from headsweep.studies.worker_session import Session, join
+from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.command_line import Ended
 from tests.helpers.postgres import PASSWORD, Server
@@ -256,7 +256,7 @@ def array(
 
 
 @pytest.fixture
-def witness(array: Array) -> Iterator[Session]:
+def witness(array: Array) -> Iterator[WorkerSession]:
     """A worker that holds one trial, and so keeps the others from ending."""
     settings = WorkerSettings()
     with join(STUDY, array.url, settings, worker="witness") as session:
@@ -267,7 +267,7 @@ def witness(array: Array) -> Iterator[Session]:
             yield session
 
 
-def test_a_study_survives_a_cluster(array: Array, witness: Session) -> None:
+def test_a_study_survives_a_cluster(array: Array, witness: WorkerSession) -> None:
     """Of three workers one is killed, one preempted, one requeued; the controller dies once."""
     slurm = array.slurm
     asked = ("--workers", 3, "--device", "cpu", "--slots", 2, "--out", "out")

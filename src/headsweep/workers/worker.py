@@ -22,7 +22,7 @@ from headsweep.settings import (
     host_name,
 )
 from headsweep.studies.study import StoredStudy
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
 
@@ -42,7 +42,7 @@ def work(
         SearchError: too many trials of the study failed.
     """
     settings = worker_settings or WorkerSettings()
-    with Session(study, settings, worker=worker_id()) as session:
+    with WorkerSession(study, settings, worker=worker_id()) as session:
         train, valid = load_search_splits(
             session.spec.config,
             cache_dir=cache_dir(),
