@@ -10,13 +10,13 @@ import click
 from headsweep.cli.progress import is_interactive
 from headsweep.cli.steps import check_storage, default_out, load_spec_file
 from headsweep.cli.tables import print_leaderboard
-from headsweep.data.dataset import load_search_splits
+from headsweep.data.dataset import Dataset
 from headsweep.data.manifest_headers import check_test_headers
 from headsweep.launching import progress
 from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
 from headsweep.preflight import check_manifests, check_output
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.settings import EngineSettings
 from headsweep.studies.study import StoredStudy
 from headsweep.workers.worker import search_modalities
 
@@ -44,9 +44,8 @@ def run_study(
     check_manifests(spec.config)
     check_storage(storage_url)
     modalities = search_modalities(spec)
-    train, _ = load_search_splits(
-        spec.config, cache_dir=cache_dir(), modalities=modalities, progress=is_interactive()
-    )
+    data = Dataset.from_config(spec.config, progress=is_interactive())
+    train, _ = data.search_splits(modalities=modalities)
     check_test_headers(spec.config, train.labels, modalities)
     n_workers = n_workers or default_workers(engine.device)
     with StoredStudy.create(spec, storage_url) as study:

@@ -10,6 +10,7 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 FINALIZE_OUTAGE_S = 300.0
 """How long the storage may be away before a finished confirmation is given up."""
@@ -152,7 +153,7 @@ def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(path_type=Path, dir_okay=False),
     required=True,
     metavar="FILE.yaml",
     help="File to write.",
