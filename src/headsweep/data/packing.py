@@ -22,9 +22,9 @@ from headsweep.atomic_files import locked, replacing, write_text
 from headsweep.config.schema import Modality
 from headsweep.data.features import outside, read_feature
 from headsweep.data.manifest import Manifest
-from headsweep.data.progress import progress_bar
 from headsweep.data.splits import BLOCK_ROWS, begin_fingerprint, little_endian
 from headsweep.errors import FeatureError, ManifestError, OutputError
+from headsweep.progress import progress_bar
 
 FORMAT = 1
 """Version of the pack's format; a pack of another version is made again."""
@@ -195,13 +195,13 @@ def _write_matrix(
             )
         return row
 
-    with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as advance:
+    with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as bar:
         for start in range(0, len(paths), BLOCK_ROWS):
             rows = range(start, min(start + BLOCK_ROWS, len(paths)))
             data = little_endian(np.stack(list(pool.map(read, rows))))
             file.write(data)
             digest.update(data)
-            advance(len(rows))
+            bar.advance(len(rows))
     file.flush()  # a full disk is told here, while the old pack is whole
     return {
         "format": FORMAT,

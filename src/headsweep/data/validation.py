@@ -15,8 +15,8 @@ from headsweep.data.features import outside, read_feature
 from headsweep.data.manifest import Manifest, inspect_manifest
 from headsweep.data.overlaps import shared_content, shared_patients
 from headsweep.data.packing import THREADS
-from headsweep.data.progress import progress_bar
 from headsweep.errors import FeatureError, ManifestError
+from headsweep.progress import progress_bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +85,10 @@ def _inspect_features(
         title = f"checking {modality} features of {manifest.name}"
         with (
             ThreadPoolExecutor(THREADS) as pool,
-            progress_bar(title, len(paths), visible=progress) as advance,
+            progress_bar(title, len(paths), visible=progress) as bar,
         ):
             for i, result in enumerate(pool.map(lambda path: _inspect(data_root, path), paths)):
-                advance(1)
+                bar.advance(1)
                 if not isinstance(result, str):
                     width, digest = result
                     wanted, place = widths.setdefault(modality, (width, manifest.place(i)))
