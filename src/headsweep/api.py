@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from headsweep.data.dataset import Dataset
+from headsweep.data.manifest_headers import check_test_headers
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
@@ -17,7 +18,6 @@ from headsweep.package_info import study_path
 from headsweep.preflight import (
     check_manifests,
     check_output,
-    check_test_headers,
     refuse_empty_path,
 )
 from headsweep.search.spec import StudySpec

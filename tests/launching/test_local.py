@@ -154,7 +154,7 @@ def test_launch_local_when_a_worker_exits_with_an_error_raises_its_message(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
     (tmp_path / "manifests" / "valid.csv").unlink()
-    with pytest.raises(SearchError, match=r"^/\S*/valid\.csv: a manifest must exist"):
+    with pytest.raises(SearchError, match=r"^manifest not found: /\S*/valid\.csv"):
         launch(storage, tmp_path, lambda _: None)
 
 

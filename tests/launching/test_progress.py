@@ -10,7 +10,7 @@ import pytest
 
 from headsweep.launching.progress import line, saved, shown
 from headsweep.studies.summary import Summary
-from headsweep.studies.worker_timings import Effort
+from headsweep.studies.worker_timings import WorkerTimings
 
 BEGUN = Summary(
     study="probe",
@@ -24,7 +24,7 @@ BEGUN = Summary(
     epochs_trained=30,
     epochs_planned=120,
     last_failure=None,
-    effort=Effort(),
+    effort=WorkerTimings(),
 )
 OVER = replace(BEGUN, states=BEGUN.states | {"COMPLETE": 38})
 

@@ -33,7 +33,7 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import HOST, LOST, WORKER
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import trial_config
-from headsweep.studies.worker_session import Session, join
+from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.command_line import Ended
 from tests.helpers.postgres import PASSWORD, Server
@@ -258,7 +258,7 @@ def array(
 
 
 @pytest.fixture
-def witness(array: Array) -> Iterator[Session]:
+def witness(array: Array) -> Iterator[WorkerSession]:
     """A worker that holds one trial, and so keeps the others from ending."""
     settings = WorkerSettings()
     with join(STUDY, array.url, settings, worker="witness") as session:
@@ -270,7 +270,7 @@ def witness(array: Array) -> Iterator[Session]:
 
 
 def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
-    array: Array, witness: Session
+    array: Array, witness: WorkerSession
 ) -> None:
     """Of three workers one is killed, one preempted, one requeued; the controller dies once."""
     slurm = array.slurm

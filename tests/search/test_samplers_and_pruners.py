@@ -22,7 +22,7 @@ from headsweep.search.space import is_active
 from headsweep.search.spec import Policy, StudySpec
 from headsweep.settings import WorkerSettings
 from headsweep.studies.study import StoredStudy, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
 from tests.helpers.study_specs import DOCUMENT, make_spec
 
@@ -51,7 +51,7 @@ def url(tmp_path: Path) -> str:
 def run(spec: StudySpec, url: str) -> list[optuna.trial.FrozenTrial]:
     storage = open_storage(url, create=True)
     study_id = StoredStudy.create(spec, storage).study_id
-    with Session(StoredStudy.open(spec.name, url), WorkerSettings(), worker="one") as session:
+    with WorkerSession(StoredStudy.open(spec.name, url), WorkerSettings(), worker="one") as session:
         work_through(session, CurveEngine(slots=4), WorkerSettings(poll_s=0.01))
     trials = storage.get_all_trials(study_id)
     storage.database.close()
@@ -177,4 +177,4 @@ def test_private_parts_of_optuna_are_known_to_one_module() -> None:
     )
     sources = Path(headsweep.__file__).parent.rglob("*.py")
     found = {path.name for path in sources if private.search(path.read_text())}
-    assert found == {"schema.py"}
+    assert found == {"optuna_tables.py"}

@@ -28,7 +28,7 @@ from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.study import StoredStudy, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.clock import held_clock
 from tests.helpers.study_specs import make_spec
 
@@ -48,7 +48,7 @@ class Worker:
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
-        self.session = Session(StoredStudy.open("probe", url), SETTINGS, worker=name)
+        self.session = WorkerSession(StoredStudy.open("probe", url), SETTINGS, worker=name)
         self.session.__enter__()
         self.epoch: dict[int, int] = {}
 

@@ -13,7 +13,7 @@ from headsweep.errors import StudyError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import StoredStudy, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
 from tests.helpers.study_specs import make_spec
 
@@ -116,7 +116,7 @@ def test_create_when_stock_study_has_enqueued_trials_runs_them(
     study = stock_study(url, direction="maximize")
     study.enqueue_trial({RATE: 0.01})
     StoredStudy.create(make_spec(tmp_path, "study.n_trials=4"), storage)
-    with Session(StoredStudy.open("probe", url), WorkerSettings(), worker="one") as session:
+    with WorkerSession(StoredStudy.open("probe", url), WorkerSettings(), worker="one") as session:
         work_through(session, CurveEngine(slots=2), WorkerSettings(poll_s=0.01))
     trials = optuna.load_study(study_name="probe", storage=url).trials
     assert len(trials) == 4
@@ -131,7 +131,7 @@ def test_session_when_study_of_before_minimizes_refuses(
     with storage.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE study_directions SET direction = 'MINIMIZE'")
     with pytest.raises(StudyError, match="minimizes its objective"):
-        Session(StoredStudy.open("probe", url), WorkerSettings(), worker="one")
+        WorkerSession(StoredStudy.open("probe", url), WorkerSettings(), worker="one")
     with pytest.raises(StudyError, match="minimizes its objective"):
         StoredStudy.create(make_spec(tmp_path), storage)
     assert storage.get_all_trials(study_id) == []

@@ -22,7 +22,7 @@ import pytest
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.claims import WORKER
 from headsweep.studies.study import StoredStudy, open_storage
-from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S, Session, join
+from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S, WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.data_sets import LABELS, write_split
 from tests.helpers.postgres import Server, other_clients
@@ -134,6 +134,6 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
     storage.database.close()
 
 
-def joined(session: Session) -> int:
+def joined(session: WorkerSession) -> int:
     """How many workers ever joined the session's study."""
     return int(session.storage.get_study_user_attrs(session.study_id)["headsweep:n_workers"])

@@ -28,7 +28,7 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import heartbeats
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.study import StoredStudy, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.lease import Lease
 from tests.helpers.clock import Clock, held_clock
 from tests.helpers.data_sets import write_split
@@ -61,11 +61,11 @@ def clock() -> Iterator[Clock]:
         yield clock
 
 
-def join(url: str, name: str) -> Session:
-    return Session(StoredStudy.open("probe", url), SETTINGS, worker=name)
+def join(url: str, name: str) -> WorkerSession:
+    return WorkerSession(StoredStudy.open("probe", url), SETTINGS, worker=name)
 
 
-def finish(session: Session, clock: Clock) -> None:
+def finish(session: WorkerSession, clock: Clock) -> None:
     """Works until nothing is left; time passes where there is nothing to claim."""
     with session:
         for _ in range(50):

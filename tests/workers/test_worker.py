@@ -19,7 +19,7 @@ from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import trial_config
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, quality, work_through
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
@@ -27,7 +27,7 @@ from tests.workers.conftest import Start
 
 def work_here(url: str, engine: CurveEngine, **settings: Any) -> None:
     chosen = WorkerSettings(poll_s=0.01, **settings)
-    with Session(StoredStudy.open("probe", url), chosen, worker="here") as session:
+    with WorkerSession(StoredStudy.open("probe", url), chosen, worker="here") as session:
         work_through(session, engine, chosen)
 
 
@@ -243,12 +243,12 @@ def test_a_worker_started_again_takes_back_what_it_left_running(
     """Under its old id, long before its lease runs out; the trials of others are left alone."""
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     settings = WorkerSettings()
-    died = Session(StoredStudy.open("probe", store_url), settings, worker="slurm:1_0")
+    died = WorkerSession(StoredStudy.open("probe", store_url), settings, worker="slurm:1_0")
     held = [trial.number for trial in died.claim(3).trials]
-    other = Session(StoredStudy.open("probe", store_url), settings, worker="slurm:1_1")
+    other = WorkerSession(StoredStudy.open("probe", store_url), settings, worker="slurm:1_1")
     others = [trial.number for trial in other.claim(2).trials]
 
-    again = Session(StoredStudy.open("probe", store_url), settings, worker="slurm:1_0")
+    again = WorkerSession(StoredStudy.open("probe", store_url), settings, worker="slurm:1_0")
     with again:
         trials = storage.get_all_trials(study_id)
         assert {trials[number].state for number in held} == {TrialState.FAIL}

@@ -17,7 +17,7 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import FAILURE, HOST, WORKER, database_now, heartbeats
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED
-from headsweep.studies.worker_timings import Effort, total_effort
+from headsweep.studies.worker_timings import WorkerTimings, total_timings
 
 SPEED_WINDOW = datetime.timedelta(minutes=10)
 
@@ -41,7 +41,7 @@ class Summary:
     epochs_planned: int
     """Epochs that the finished trials would have trained without pruning or early stopping."""
     last_failure: str | None
-    effort: Effort
+    effort: WorkerTimings
     """What the workers spent, as of their last report."""
 
     @property
@@ -122,7 +122,7 @@ def summarize(
         ),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
         last_failure=_text(failed[-1], FAILURE) if failed else None,
-        effort=total_effort(attrs),
+        effort=total_timings(attrs),
     )
 
 

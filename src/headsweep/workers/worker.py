@@ -15,7 +15,7 @@ from headsweep.settings import (
 )
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import searched_modalities
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
 
@@ -44,7 +44,7 @@ def work(
         SearchError: too many trials of the study failed.
     """
     settings = worker_settings or WorkerSettings()
-    with Session(study, settings, worker=worker_id()) as session:
+    with WorkerSession(study, settings, worker=worker_id()) as session:
         config = session.spec.config
         modalities = searched_modalities(session.spec)
         train, valid = (data or Dataset.from_config(config)).search_splits(
