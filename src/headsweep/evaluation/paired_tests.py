@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headsweep.evaluation.predictions import Predictions
+from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import CONFIDENCE, finite
 from headsweep.metrics.delong import components, delong_p_value
 from headsweep.metrics.multiplicity import benjamini_hochberg, holm
@@ -25,6 +26,7 @@ def compare_rows(
     predictions: Sequence[Sequence[Mapping[str, Predictions]]],
     metrics: Sequence[Mapping[str, Any]],
     draws: Sequence[Mapping[str, Mapping[str, Metric]]],
+    rules: Rules = CURRENT,
 ) -> dict[str, Any]:
     """All paired comparisons of the rows of a leaderboard, by split.
 
@@ -33,6 +35,10 @@ def compare_rows(
         predictions: of each seed of each row, by split.
         metrics: of each row, in the form of `metrics.json`.
         draws: macro metrics of each row on the resamples, by split.
+        rules: of the board.
+
+    Returns:
+        By split: pairs by metric, and `rank_with_ties`, as `comparisons.json` holds them.
     """
     compared: dict[str, Any] = {}
     for split in metrics[0]:
@@ -42,7 +48,7 @@ def compare_rows(
             resampled = [row[split][metric] for row in draws]
             compared[split][f"{metric}_macro"] = compare_macro(names, values, resampled)
         by_row = [[seed[split] for seed in seeds] for seeds in predictions]
-        compared[split]["auroc_per_label"] = compare_auroc(names, by_row)
+        compared[split]["auroc_per_label"] = compare_auroc(names, by_row, rules)
         compared[split]["rank_with_ties"] = ranks_with_ties(names, compared[split]["auprc_macro"])
     return compared
 
@@ -77,13 +83,17 @@ def compare_macro(
 
 
 def compare_auroc(
-    names: Sequence[str], by_row: Sequence[Sequence[Predictions]]
+    names: Sequence[str], by_row: Sequence[Sequence[Predictions]], rules: Rules = CURRENT
 ) -> list[dict[str, Any]]:
     """DeLong's test of every pair of rows on every label, corrected over pairs and labels.
 
     Args:
         names: of the rows.
         by_row: predictions of each seed of each row, all on the same split.
+        rules: of the board.
+
+    Returns:
+        For each label and pair `label, a, b, difference` (a minus b) and its p-values.
     """
     first = by_row[0][0]
     pairs: list[dict[str, Any]] = []
@@ -92,11 +102,17 @@ def compare_auroc(
         if positive.all() or not positive.any():
             continue
         parts = [
-            components(positive, np.stack([seed.scores[:, j] for seed in seeds]))
+            components(positive, np.stack([seed.ranking[:, j] for seed in seeds]))
             for seeds in by_row
         ]
         for a, b in combinations(range(len(names)), 2):
-            p = delong_p_value(positive, first.patients, parts[a], parts[b])
+            p = delong_p_value(
+                positive,
+                first.patients,
+                parts[a],
+                parts[b],
+                few_patients=rules.corrects_few_patients,
+            )
             difference = parts[a].area - parts[b].area
             pairs.append({"label": label, "a": names[a], "b": names[b]})
             pairs[-1] |= {"difference": difference, "p": finite(p)}

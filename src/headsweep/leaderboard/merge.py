@@ -215,7 +215,7 @@ def _macro_auprc(finalist: Path, stem: str) -> tuple[float, Metric]:
     files = sorted(finalist.glob(f"seed_*/predictions/{stem}.parquet"))
     by_seed = read_seeds(files, finalist)
     targets = by_seed[0].targets
-    scores = np.stack([seed.scores for seed in by_seed])
+    ranking = np.stack([seed.ranking for seed in by_seed])
     resamples = patient_resamples(by_seed[0].patients, N_RESAMPLES, RESAMPLING_SEED)
-    draws = macro(resampled_ranking(targets, scores, resamples)[0]).mean(axis=0)
-    return float(macro(average_precision(targets, scores)).mean()), np.asarray(draws)
+    draws = macro(resampled_ranking(targets, ranking, resamples)[0]).mean(axis=0)
+    return float(macro(average_precision(targets, ranking)).mean()), np.asarray(draws)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 from scipy.stats import rankdata
 
 from headsweep.metrics.ranking import Metric, Scores
@@ -44,33 +45,51 @@ def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
 
 
 def delong_p_value(
-    positive: NDArray[np.bool_], patients: Sequence[str], one: Components, other: Components
+    positive: NDArray[np.bool_],
+    patients: Sequence[str],
+    one: Components,
+    other: Components,
+    *,
+    few_patients: bool = True,
 ) -> float:
-    """Two-sided p-value that two models have the same ROC area on these rows.
+    """Test whether two models have the same ROC area on these rows.
+
+    A variance from few patients is itself uncertain: with the normal distribution the test rejects
+    equal models too often. Student's distribution is used, with the degrees of freedom that
+    Satterthwaite (1946) gives for the sum of the two classes' variances, each from as many
+    independent values as patients have rows of that class.
 
     Args:
         positive: (n,) which rows are positive.
         patients: patient key of each row.
         one: components of one model.
         other: components of the other model on the same rows.
+        few_patients: use Student's distribution; False is the normal one, as boards of before have.
 
     Returns:
-        NaN when the variance of the difference is zero, as with fewer than two patients a class.
+        Two-sided p-value; NaN when the variance of the difference is zero, or a class has fewer
+        than two patients.
     """
     keys, patient = np.unique(np.asarray(patients), return_inverse=True)
     difference = one.area - other.area
     # Each row's share in the difference, less its expectation; then one sum a patient and class.
     share = one.of_row - other.of_row - difference
-    sums, scaled = [], []
+    sums, scaled, freedom = [], [], []
     for members in (positive, ~positive):
         by_patient = np.bincount(patient[members], share[members], len(keys)) / members.sum()
         n_patients = len(np.unique(patient[members]))
         if n_patients < 2:
             return math.nan
         sums.append(by_patient)
-        scaled.append(by_patient @ by_patient * n_patients / (n_patients - 1))
+        scaled.append(float(by_patient @ by_patient) * n_patients / (n_patients - 1))
+        freedom.append(n_patients - 1)
     both = sums[0] @ sums[1] * len(keys) / (len(keys) - 1)
     variance = scaled[0] + scaled[1] + 2 * both
     if variance <= 0:
         return math.nan
-    return math.erfc(abs(difference) / math.sqrt(2 * variance))
+    if not few_patients:
+        return math.erfc(abs(difference) / math.sqrt(2 * variance))
+    squares = sum(part**2 / degrees for part, degrees in zip(scaled, freedom, strict=True))
+    return float(
+        2 * stdtr((scaled[0] + scaled[1]) ** 2 / squares, -abs(difference) / math.sqrt(variance))
+    )
