@@ -14,8 +14,8 @@ from headsweep.leaderboard.provenance import read_provenance
 from headsweep.leaderboard.report.dashboard_notes import attach_board
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import open_storage
-from tests.helpers.chromium import CHROMIUM, browse
+from headsweep.studies.study import StoredStudy, open_storage
+from tests.helpers.chromium import browse
 from tests.helpers.dashboard import ask, open_page, served
 from tests.leaderboard.conftest import Study
 
@@ -24,7 +24,8 @@ from tests.leaderboard.conftest import Study
 def storage(finished: Path, study: Study) -> Iterator[BatchedStorage]:
     """The study's storage, with its board attached twice, as by a repeated `finalize`."""
     for _ in range(2):
-        attach_board(study.name, study.storage_url, finished)
+        with StoredStudy.open(study.name, study.storage_url) as stored:
+            attach_board(stored, finished)
     storage = open_storage(study.storage_url)
     yield storage
     storage.database.close()
@@ -60,9 +61,7 @@ def test_every_finalist_is_noted_at_its_trial(storage, finished):
     assert len(study.trials) > len(finalists)
 
 
-def test_a_finished_study_in_a_browser(storage, finished, tmp_path):
-    if not CHROMIUM.is_file():
-        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
+def test_a_finished_study_in_a_browser(storage, finished, tmp_path, chromium):
     best = read_provenance(finished)["finalists"][0]["trial"]
     with served(storage) as port, browse(tmp_path) as page:
         for path, texts in {

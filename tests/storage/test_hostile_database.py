@@ -22,9 +22,9 @@ from headsweep.search.samplers.cmaes import GENERATION
 from headsweep.search.spec import StudySpec, spec_to_json
 from headsweep.settings import WorkerSettings
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import join
-from tests.helpers.chromium import CHROMIUM, browse
+from tests.helpers.chromium import browse
 from tests.helpers.command_line import Ended
 from tests.helpers.dashboard import ask, open_page, served
 from tests.helpers.study_specs import make_spec
@@ -50,7 +50,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
     url = f"sqlite:///{folder}/study.db"
     with contextlib.closing(open_storage(url, create=True).database):
-        create_or_continue(make_spec(folder), open_storage(url))
+        StoredStudy.create(make_spec(folder), open_storage(url))
     with join("probe", url, WorkerSettings(), worker="one") as session:
         best, pruned, failed, handed_back = map(trial_id, session.claim(4).trials)
         for key in (best, pruned):
@@ -197,7 +197,7 @@ def test_a_foreign_study_beside_ours_is_left_alone(tmp_path, headsweep):
     other = optuna.load_study(study_name="other", storage=url, sampler=RandomSampler())
     other.add_trial(create_trial(values=[1.0, 2.0]))
     spec = make_spec(tmp_path, sampler={"name": "cmaes"}, pruner={"name": "none"})
-    study_id = create_or_continue(spec, storage)
+    study_id = StoredStudy.create(spec, storage).study_id
     gadget = f"csystem\n(S'touch {canary}'\ntR.".replace("csystem", "cos\nsystem").encode().hex()
     ours = optuna.load_study(study_name="probe", storage=url, sampler=RandomSampler())
     space = {"training.learning_rate": FloatDistribution(1e-5, 1e-1, log=True)}
@@ -224,10 +224,8 @@ def test_a_foreign_study_beside_ours_is_left_alone(tmp_path, headsweep):
     storage.database.close()
 
 
-def test_hostile_names_and_notes_are_text_in_the_dashboard(tmp_path):
+def test_hostile_names_and_notes_are_text_in_the_dashboard(tmp_path, chromium):
     """Study, params, attributes, notes: no script of theirs runs in a real browser."""
-    if not CHROMIUM.is_file():
-        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
     script = "<img src=x onerror='window.ran=1'><script>window.ran=1</script>"
     url = f"sqlite:///{tmp_path}/study.db"
     storage = open_storage(url, create=True)

@@ -26,7 +26,7 @@ from headsweep.config.schema import (
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
 from headsweep.heads.normalization import Normalizer
-from headsweep.heads.registry import build_head
+from headsweep.heads.registry import rebuild_head
 from headsweep.heads.retrieval import RetrievalHead
 
 
@@ -40,6 +40,11 @@ class PredictorSpec:
     labels: tuple[str, ...]
 
 
+<<<<<<< HEAD
+=======
+HEAD = "head."
+"""Prefix of the head's tensors in the file of a predictor."""
+>>>>>>> main
 MODEL = "model.safetensors"
 """Name of the file of a predictor in its folder."""
 
@@ -172,10 +177,8 @@ def load_predictor(path: Path | str) -> Predictor:
         shape = HeadShape(widths, feature_input, len(metadata["labels"]))
         spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
         normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
-        predictor = Predictor(spec, normalizers, build_head(head, shape, seed=0))
-        if isinstance(predictor.head, RetrievalHead):
-            predictor.head.gallery = tensors["head.gallery"]
-            predictor.head.gallery_targets = tensors["head.gallery_targets"]
+        weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
+        predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
         predictor.load_state_dict(tensors)
     except Exception as error:  # untrusted metadata may break any step above
         raise FeatureError(
