@@ -40,11 +40,8 @@ class PredictorSpec:
     labels: tuple[str, ...]
 
 
-<<<<<<< HEAD
-=======
 HEAD = "head."
 """Prefix of the head's tensors in the file of a predictor."""
->>>>>>> main
 MODEL = "model.safetensors"
 """Name of the file of a predictor in its folder."""
 
