@@ -21,13 +21,12 @@ import pytest
 
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.errors import VerificationError
-from headsweep.leaderboard.finalize import finalize
 from headsweep.leaderboard.merge import merge, to_csv
 from headsweep.leaderboard.verification.recompute import recompute
 from headsweep.leaderboard.verification.verify import verify
 from headsweep.search.study_file import load_study_file
-from headsweep.studies.study import create_or_continue, open_storage
-from tests.leaderboard.conftest import SETTINGS, Study, add_trials
+from headsweep.studies.study import StoredStudy
+from tests.leaderboard.conftest import Study, add_trials
 
 BOARDS = Path(__file__).parent / "boards_of_before"
 KINDS = ("linear", "retrieval")
@@ -65,9 +64,9 @@ def board_of_now(tmp_path_factory: pytest.TempPathFactory, data_of_before: Path)
     )
     spec = load_study_file(folder / "study.yaml", places(data_of_before))
     url = f"sqlite:///{folder}/study.db"
-    create_or_continue(spec, open_storage(url, create=True))
+    StoredStudy.create(spec, url).close()
     add_trials(Study(spec, url), 2, seed=0)
-    return finalize("now", url, folder / "board", SETTINGS)
+    return Study(spec, url).finalize(folder / "board")
 
 
 def places(data: Path) -> list[str]:
