@@ -1,4 +1,4 @@
-"""Write the generated pages of the documentation: command line, study file, config keys, Python API.
+"""Write the generated pages of the documentation: commands, study file, config keys, Python API.
 
 `docs/conf.py` calls `write_pages` before Sphinx reads the sources, so the pages always describe the
 code that they are built from: click's commands, pydantic's schema, and `headsweep.__all__`.
@@ -36,9 +36,9 @@ from headsweep.search.study_file import searchable_keys
 STUDY_FILE = """\
 # The study file
 
-A study file is a YAML 1.2 file: plain data, no tags, no aliases, no repeated key. An unknown key is
-refused, and the error names the nearest known one. `headsweep studies` lists the files that come with
-headsweep; `headsweep studies quickstart` prints one.
+A study file is a YAML 1.2 file: plain data, no tags, no aliases, no repeated key. An unknown key
+is refused, and the error names the nearest known one. `headsweep studies` lists the files that
+come with headsweep; `headsweep studies quickstart` prints one.
 
 | section | contents |
 | --- | --- |
@@ -49,15 +49,16 @@ headsweep; `headsweep studies quickstart` prints one.
 | `pruner` | `name` and keyword arguments; the default is `none` |
 | `finalists` | how many of the best trials are confirmed, and with which seeds |
 
-Overrides on the command line are applied after those of `base`. Overrides that begin with `study.`,
-`sampler.`, `pruner.` or `finalists.` change that section of the file: `study.name=other`. The
-definition of a stored study cannot change, except that `study.n_trials` may grow.
+Overrides on the command line are applied after those of `base`. Overrides that begin with
+`study.`, `sampler.`, `pruner.` or `finalists.` change that section of the file:
+`study.name=other`. The definition of a stored study cannot change, except that `study.n_trials`
+may grow.
 """
 SPACE = """\
 ## `space`
 
-Each key is a config key that may be searched (see [](config.md)). With `when`, a key is searched only
-in trials in which every named key has one of the listed values:
+Each key is a config key that may be searched (see [](config.md)). With `when`, a key is searched
+only in trials in which every named key has one of the listed values:
 
 ```yaml
 training.optimizer: {type: categorical, choices: [adamw, sgd]}
@@ -67,19 +68,20 @@ training.momentum: {type: float, low: 0.8, high: 0.99, when: {training.optimizer
 SAMPLER = """\
 ## `sampler`
 
-{names}. Except for `tpe` and `cmaes`, these are Optuna's samplers, and the other keys of the section
-are [their keyword arguments](https://optuna.readthedocs.io/en/stable/reference/samplers/index.html).
+{names}. Except for `tpe` and `cmaes`, these are Optuna's samplers, and the other keys of the
+section are [their keyword
+arguments](https://optuna.readthedocs.io/en/stable/reference/samplers/index.html).
 
-**`tpe` is not Optuna's `TPESampler`.** It is a variant of the same method that suggests values for many
-trials at once, from one fit of the density estimators; the trials of one batch are kept apart, and
-running trials count as bad ones. It accepts the keyword arguments `n_startup_trials`,
+**`tpe` is not Optuna's `TPESampler`.** It is a variant of the same method that suggests values
+for many trials at once, from one fit of the density estimators; the trials of one batch are kept
+apart, and running trials count as bad ones. It accepts the keyword arguments `n_startup_trials`,
 `n_ei_candidates`, `multivariate` and others that are listed in the error for an unknown one. Its
-suggestions differ from those of Optuna for the same seed. See [](../../benchmarks.md) for a comparison
-of the two on six objectives.
+suggestions differ from those of Optuna for the same seed. See [](../../benchmarks.md) for a
+comparison of the two on six objectives.
 
-`cmaes` computes what Optuna's `CmaEsSampler` computes, but stores no pickled optimizer in the database:
-its state is computed again from the finished trials. It takes `n_startup_trials`, `popsize`,
-`consider_pruned_trials` and `lr_adapt`, and needs `pip install "headsweep[cmaes]"`.
+`cmaes` computes what Optuna's `CmaEsSampler` computes, but stores no pickled optimizer in the
+database: its state is computed again from the finished trials. It takes `n_startup_trials`,
+`popsize`, `consider_pruned_trials` and `lr_adapt`, and needs `pip install "headsweep[cmaes]"`.
 """
 PRUNER = """\
 ## `pruner`
@@ -91,8 +93,8 @@ reports its validation AUPRC once an epoch; a step of the pruner is an epoch.
 CONFIG = """\
 # Config keys
 
-These keys can be set in the `base` of a study file and by `key=value` on the command line. Those marked
-"yes" can also be keys of a study's `space`.
+These keys can be set in the `base` of a study file and by `key=value` on the command line. Those
+marked "yes" can also be keys of a study's `space`.
 """
 COMMANDS = """\
 # Command line
@@ -110,7 +112,8 @@ Options and `key=value` overrides may be mixed in any order. Overrides follow
 API = """\
 # Python API
 
-`import headsweep as hs` loads neither PyTorch nor Optuna; each name is loaded when it is first used.
+`import headsweep as hs` loads neither PyTorch nor Optuna; each name is loaded when it is first
+used.
 """
 
 
@@ -178,7 +181,10 @@ def study_file_page() -> str:
             STUDY_FILE,
             _section("`study`", Identity, "study."),
             SPACE,
-            *(_section(f"`type: {name}`", model, "", level=3) for name, model in DIMENSIONS.items()),
+            *(
+                _section(f"`type: {name}`", model, "", level=3)
+                for name, model in DIMENSIONS.items()
+            ),
             SAMPLER.format(names=samplers),
             PRUNER.format(names=pruners),
             _section("`finalists`", Finalists, "finalists."),
