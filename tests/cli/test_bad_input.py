@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from headsweep.search.study_file import load_study_file
-from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 
 STUDY: dict[str, Any] = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},
@@ -58,12 +58,12 @@ class Input:
 
 def unknown_study_key(given: Input) -> str:
     given.study["finalist"] = given.study.pop("finalists")
-    return "study.yaml:finalist: every key must be known, found 'finalist'"
+    return "study.yaml:finalist: unknown key 'finalist'"
 
 
 def unknown_space_key(given: Input) -> str:
     given.study["space"] = {"training.learning_rat": {"type": "float", "low": 0.1, "high": 1.0}}
-    return "the nearest known key is 'training.learning_rate'"
+    return "Did you mean 'training.learning_rate'?"
 
 
 def bad_bound(given: Input) -> str:
@@ -111,7 +111,7 @@ def feature_width_that_differs(given: Input) -> str:
 
 def override_of_an_unknown_key(given: Input) -> str:
     given.options = ["training.learning_rat=0.1"]
-    return "the nearest known key is 'training.learning_rate'"
+    return "Did you mean 'training.learning_rate'?"
 
 
 def override_that_is_no_assignment(given: Input) -> str:
@@ -149,10 +149,10 @@ def storage_of_an_unknown_kind(given: Input) -> str:
 def study_that_exists_with_another_definition(given: Input) -> str:
     study_file, *overrides = given.command()[1:4]
     storage = open_storage(given.storage, create=True)
-    create_or_continue(load_study_file(Path(study_file), overrides), storage)
+    StoredStudy.create(load_study_file(Path(study_file), overrides), storage)
     storage.database.close()
     given.study["space"]["training.learning_rate"]["high"] = 0.2
-    return "tiny: a study that exists must keep its definition"
+    return "study 'tiny' exists with another definition"
 
 
 CASES: list[Callable[[Input], str]] = [

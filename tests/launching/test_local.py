@@ -20,8 +20,8 @@ from headsweep.launching.local import launch_local
 from headsweep.launching.progress import line, saved
 from headsweep.settings import EngineSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.trials import Summary
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.summary import Summary
 from tests.helpers.data_sets import LABELS, write_split
 from tests.helpers.study_specs import make_spec
 
@@ -50,7 +50,7 @@ def make_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) ->
         write_split(tmp_path, name, targets)
     data = (f"paths.data_root={tmp_path}/features", f"paths.manifest_dir={tmp_path}/manifests")
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
-    create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data, *more), storage)
+    StoredStudy.create(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data, *more), storage)
     return storage
 
 
@@ -58,8 +58,7 @@ def launch(
     storage: BatchedStorage, tmp_path: Path, show: Callable[[Summary], None], n_workers: int = 2
 ) -> Summary:
     return launch_local(
-        "probe",
-        storage.database.shown,
+        StoredStudy.open("probe", storage),
         n_workers,
         EngineSettings(device="auto", slots=4),
         log_dir=tmp_path / "logs",
@@ -197,7 +196,9 @@ def test_workers_drain_when_their_launcher_is_killed(
         "import sys; from pathlib import Path;"
         "from headsweep.launching.local import launch_local;"
         "from headsweep.settings import EngineSettings;"
-        "launch_local('probe', sys.argv[1], 1, EngineSettings(device='cpu', slots=1),"
+        "from headsweep.studies.study import StoredStudy;"
+        "launch_local(StoredStudy.open('probe', sys.argv[1]), 1,"
+        " EngineSettings(device='cpu', slots=1),"
         " log_dir=Path(sys.argv[2]), show=lambda summary: None)"
     )
     launcher = subprocess.Popen(

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from headsweep.launching.progress import line, saved, shown
-from headsweep.studies.trials import Summary
-from headsweep.studies.worker_timings import Effort
+from headsweep.studies.summary import Summary
+from headsweep.studies.worker_timings import WorkerTimings
 
 BEGUN = Summary(
     study="probe",
@@ -24,7 +24,7 @@ BEGUN = Summary(
     epochs_trained=30,
     epochs_planned=120,
     last_failure=None,
-    effort=Effort(),
+    effort=WorkerTimings(),
 )
 OVER = replace(BEGUN, states=BEGUN.states | {"COMPLETE": 38})
 

@@ -31,9 +31,9 @@ from headsweep.leaderboard.finalists import choose_finalists
 from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import HOST, LOST, WORKER
-from headsweep.studies.study import load_spec, open_storage, study_id_of
+from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import trial_config
-from headsweep.studies.worker_session import Session, join
+from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.command_line import Ended
 from tests.helpers.postgres import PASSWORD, Server
@@ -119,7 +119,7 @@ class Array:
 
     @property
     def study_id(self) -> int:
-        return study_id_of(STUDY, self.storage)
+        return StoredStudy.open(STUDY, self.storage).study_id
 
     def call(self, *args: object) -> str:
         """Run a command that must succeed; what it printed."""
@@ -256,7 +256,7 @@ def array(
 
 
 @pytest.fixture
-def witness(array: Array) -> Iterator[Session]:
+def witness(array: Array) -> Iterator[WorkerSession]:
     """A worker that holds one trial, and so keeps the others from ending."""
     settings = WorkerSettings()
     with join(STUDY, array.url, settings, worker="witness") as session:
@@ -267,7 +267,7 @@ def witness(array: Array) -> Iterator[Session]:
             yield session
 
 
-def test_a_study_survives_a_cluster(array: Array, witness: Session) -> None:
+def test_a_study_survives_a_cluster(array: Array, witness: WorkerSession) -> None:
     """Of three workers one is killed, one preempted, one requeued; the controller dies once."""
     slurm = array.slurm
     asked = ("--workers", 3, "--device", "cpu", "--slots", 2, "--out", "out")
@@ -366,7 +366,7 @@ def assert_the_secret_is_kept(array: Array) -> None:
 
 def assert_the_leaderboard_is_that_of_one_worker(array: Array) -> None:
     """Trained again by one process, every trial has its value, and the finalists are the same."""
-    spec = load_spec(STUDY, array.storage)
+    spec = StoredStudy.open(STUDY, array.storage).spec
     trials = array.trials(TrialState.COMPLETE)
     splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=("visual",))
     configs = [trial_config(spec, trial) for trial in trials]

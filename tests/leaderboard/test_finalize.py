@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from headsweep.errors import StudyError
-from headsweep.studies.study import open_storage, pin_data, study_id_of
+from headsweep.studies.study import StoredStudy
 from tests.leaderboard.conftest import LABELS, make_study
 
 TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
@@ -129,9 +129,8 @@ def test_another_folder_gets_the_same_bytes_and_keeps_its_other_files(study, fin
 
 def test_data_that_the_study_was_not_searched_on_are_refused(data, tmp_path):
     own = make_study(tmp_path / "own", data, name="own", base="head=linear", n_trials=2)
-    storage = open_storage(own.storage_url)
-    key = study_id_of(own.name, storage)
-    pin_data(key, {"train manifest": "0" * 64, "valid text features": "1" * 64}, storage)
+    with StoredStudy.open(own.name, own.storage_url) as stored:
+        stored.pin_data({"train manifest": "0" * 64, "valid text features": "1" * 64})
     with pytest.raises(StudyError, match=r"^train manifest: .* found [0-9a-f]{12}$"):
         own.finalize(tmp_path / "board")
     assert not (tmp_path / "board").exists()

@@ -11,6 +11,7 @@ from headsweep.metrics.ranking import (
     auroc,
     average_precision,
     average_precision_and_auroc,
+    descending_keys,
     macro,
     n_defined,
 )
@@ -48,13 +49,20 @@ def test_both_metrics_equal_sklearn_with_ties_and_undefined_labels(problem):
     np.testing.assert_allclose(roc, by_sklearn(targets, scores, roc_auc_score), **EXACT)
 
 
-@pytest.mark.parametrize("shift", [0.0, -0.5], ids=["32-bit keys", "64-bit keys"])
+@pytest.mark.parametrize(
+    ("shift", "smallest", "bits"),
+    [(0.0, 1.0, 32), (-0.5, 1.0, 32), (-0.5, 1e-44, 64)],
+    ids=["positive", "both signs", "all magnitudes"],
+)
 @pytest.mark.parametrize("decimals", [2, 7], ids=["many ties", "few ties"])
-def test_equal_to_sklearn_over_several_blocks(shift, decimals):
+def test_equal_to_sklearn_over_several_blocks(shift, smallest, bits, decimals):
     rng = np.random.default_rng(0)
     targets = (rng.random((3039, 18)) < 0.2).astype(np.uint8)
     scores = np.round(rng.random((3, 3039, 18)) + 0.2 * targets, decimals) + shift
-    scores = scores.astype(np.float32)
+    scores[:, 7] *= smallest
+    scores = (8 * scores).astype(np.float32)
+    keys = descending_keys(scores[0].T, np.ascontiguousarray(targets.T))
+    assert keys.dtype.itemsize * 8 == bits
     ap, roc = average_precision_and_auroc(targets, scores)
     np.testing.assert_allclose(ap, by_sklearn(targets, scores, average_precision_score), **EXACT)
     np.testing.assert_allclose(roc, by_sklearn(targets, scores, roc_auc_score), **EXACT)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from headsweep.cli.progress import is_interactive
-from headsweep.cli.steps import check_storage, default_out, define, load_spec_file
+from headsweep.cli.steps import check_storage, default_out, load_spec_file
 from headsweep.cli.tables import print_leaderboard
 from headsweep.data.dataset import load_search_splits
 from headsweep.launching import progress
@@ -16,6 +16,7 @@ from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
 from headsweep.preflight import check_manifests, check_output, check_test_headers
 from headsweep.settings import EngineSettings, cache_dir
+from headsweep.studies.study import StoredStudy
 from headsweep.workers.worker import search_modalities
 
 
@@ -46,23 +47,16 @@ def run_study(
         spec.config, cache_dir=cache_dir(), modalities=modalities, progress=is_interactive()
     )
     check_test_headers(spec.config, train.labels, modalities)
-    define(spec, storage_url)
     n_workers = n_workers or default_workers(engine.device)
-    with progress.shown() as show:
-        summary = launch_local(
-            spec.name, storage_url, n_workers, engine, log_dir=out / "logs", show=show
-        )
-    click.echo(progress.saved(summary))
-    finalize_study(spec.name, storage_url=storage_url, engine=engine, out=out, reopen=reopen)
+    with StoredStudy.create(spec, storage_url) as study:
+        with progress.shown() as show:
+            summary = launch_local(study, n_workers, engine, log_dir=out / "logs", show=show)
+        click.echo(progress.saved(summary))
+        finalize_study(study, engine=engine, out=out, reopen=reopen)
 
 
 def finalize_study(
-    study_name: str,
-    *,
-    storage_url: str,
-    engine: EngineSettings,
-    out: Path | None,
-    reopen: str | None,
+    study: StoredStudy, *, engine: EngineSettings, out: Path | None, reopen: str | None
 ) -> None:
     """Confirm the finalists, open test once, write the leaderboard and print it.
 
@@ -75,7 +69,7 @@ def finalize_study(
     from headsweep.leaderboard.finalize import finalize
     from headsweep.leaderboard.report.dashboard_notes import attach_board
 
-    folder = finalize(study_name, storage_url, out, engine, reopen=reopen)
-    attach_board(study_name, storage_url, folder)
+    folder = finalize(study, out, engine, reopen=reopen)
+    attach_board(study, folder)
     print_leaderboard(folder)
     click.echo(f"report: {folder / 'report.html'}")

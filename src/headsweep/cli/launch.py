@@ -41,20 +41,19 @@ def local(
 
     One worker a GPU; a worker that dies is started again. Ctrl-C drains them all.
     """
-    from headsweep.cli.steps import default_out, stored_spec
+    from headsweep.cli.steps import default_out
     from headsweep.launching import progress
     from headsweep.launching.devices import default_workers
     from headsweep.launching.local import launch_local
     from headsweep.settings import EngineSettings
+    from headsweep.studies.study import StoredStudy
 
-    spec = stored_spec(study_name, storage_url)
-    with progress.shown() as show:
+    with StoredStudy.open(study_name, storage_url) as study, progress.shown() as show:
         summary = launch_local(
-            spec.name,
-            storage_url,
+            study,
             workers or default_workers(device),
             EngineSettings(device=device, slots=slots),
-            log_dir=(out or default_out(spec)) / "logs",
+            log_dir=(out or default_out(study.spec)) / "logs",
             show=show,
         )
     click.echo(progress.saved(summary))

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from optuna.trial import TrialState
 
-from headsweep.config.files import write_config
-from headsweep.errors import StorageError, StudyError
+from headsweep.errors import StorageError
 from headsweep.preflight import check_output
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file
 from headsweep.storage.connections import open_database, shown_url
-from headsweep.studies.study import create_or_continue, load_spec, open_storage
-from headsweep.studies.trials import best_trials, trial_by_number, trial_config
+from headsweep.studies.study import StoredStudy
 
 
 def create_study(
@@ -45,11 +42,7 @@ def default_out(spec: StudySpec) -> Path:
 
 def define(spec: StudySpec, storage_url: str) -> None:
     """Write the definition to the storage, which is made when it is a file that is not there."""
-    storage = open_storage(storage_url, create=True)
-    try:
-        create_or_continue(spec, storage)
-    finally:
-        storage.database.close()
+    StoredStudy.create(spec, storage_url).close()
 
 
 def stored_spec(study_name: str, storage_url: str) -> StudySpec:
@@ -58,11 +51,8 @@ def stored_spec(study_name: str, storage_url: str) -> StudySpec:
     Raises:
         InputError: the storage does not answer, or there is no such study.
     """
-    storage = open_storage(storage_url)
-    try:
-        return load_spec(study_name, storage)
-    finally:
-        storage.database.close()
+    with StoredStudy.open(study_name, storage_url) as study:
+        return study.spec
 
 
 def refuse_embedded(storage_url: str) -> None:
@@ -99,17 +89,6 @@ def export_trial(study_name: str, *, storage_url: str, trial: int | None, output
         StudyError: there is no such study, or no such trial with a value.
         OutputError: the file cannot be written.
     """
-    storage = open_storage(storage_url)
-    spec = load_spec(study_name, storage)
-    if trial is None:
-        (found,) = best_trials(study_name, storage, 1)
-    else:
-        found = trial_by_number(study_name, storage, trial)
-    if found.state != TrialState.COMPLETE or found.value is None:
-        raise StudyError(
-            f"{study_name}: only a complete trial has a value to give again, "
-            f"found trial {found.number} {found.state.name}"
-        )
-    config = trial_config(spec, found)
-    write_config(config, output, study=study_name, trial=found.number, value=found.value)
-    click.echo(f"trial {found.number}, val/auprc_macro {found.value!r}: {output}")
+    with StoredStudy.open(study_name, storage_url) as study:
+        exported = study.export(output, trial)
+    click.echo(f"trial {exported.number}, val/auprc_macro {exported.value!r}: {output}")

@@ -11,6 +11,9 @@ import click
 from headsweep.cli import options
 from headsweep.cli.command import Command
 
+FINALIZE_OUTAGE_S = 300.0
+"""How long the storage may be away before a finished confirmation is given up."""
+
 
 @click.command(cls=Command)
 @options.study_file
@@ -87,9 +90,14 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
 
     # Loading takes seconds, in which a signal must be heard too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
+        from headsweep.studies.study import StoredStudy
+        from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S
         from headsweep.workers.worker import work
 
-        work(study_name, storage_url, EngineSettings(device=device, slots=slots), stop)
+        with StoredStudy.open(
+            study_name, storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S
+        ) as study:
+            work(study, EngineSettings(device=device, slots=slots), stop)
     if requeue:
         from headsweep.launching.slurm import queue_again
 
@@ -105,10 +113,10 @@ def finalize(study_name: str, storage_url: str, out: Path | None, reopen: str | 
     """Confirm finalists, open test once, write the leaderboard."""
     from headsweep.cli.job import finalize_study
     from headsweep.settings import EngineSettings
+    from headsweep.studies.study import StoredStudy
 
-    finalize_study(
-        study_name, storage_url=storage_url, engine=EngineSettings(), out=out, reopen=reopen
-    )
+    with StoredStudy.open(study_name, storage_url, outage_s=FINALIZE_OUTAGE_S) as study:
+        finalize_study(study, engine=EngineSettings(), out=out, reopen=reopen)
 
 
 @click.command(cls=Command)
@@ -118,12 +126,11 @@ def finalize(study_name: str, storage_url: str, out: Path | None, reopen: str | 
 def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
     """Show trials by state, best value, speed, live workers."""
     from headsweep.cli.tables import print_status
-    from headsweep.studies.study import open_storage, study_names
-    from headsweep.studies.trials import summarize
+    from headsweep.studies.study import StoredStudy, open_storage, study_names
 
     storage = open_storage(storage_url)
     names = study_names(storage) if study_name is None else (study_name,)
-    summaries = [summarize(name, storage) for name in names]
+    summaries = [StoredStudy.open(name, storage).summary() for name in names]
     if as_json:
         plain = [summary.to_dict() for summary in summaries]
         click.echo(json.dumps(plain if study_name is None else plain[0], indent=2))

@@ -23,9 +23,8 @@ from headsweep.settings import (
     EngineSettings,
     host_name,
 )
-from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import open_storage
-from headsweep.studies.trials import Summary, summarize
+from headsweep.studies.study import StoredStudy
+from headsweep.studies.summary import Summary
 
 POLL_S = 0.25
 REFRESH_S = 1.0
@@ -74,8 +73,7 @@ class _Interrupts:
 
 
 def launch_local(
-    study_name: str,
-    storage_url: str,
+    study: StoredStudy,
     n_workers: int,
     engine: EngineSettings,
     *,
@@ -88,7 +86,8 @@ def launch_local(
     workers; a second one ends them at once.
 
     Args:
-        storage_url: handed to the workers in their environment, never on a command line.
+        study: an open study; its storage's URL is passed in the workers' environment, never on a
+            command line.
         engine: given to every worker; with `auto` and `cuda`, workers take the GPUs in turn.
         log_dir: gets one log a worker.
         show: called about once a second, and once at the end.
@@ -99,27 +98,26 @@ def launch_local(
         KeyboardInterrupt: after the workers were drained.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    storage = open_storage(storage_url)
-    places = _places(study_name, storage_url, n_workers, engine, log_dir)
+    places = _places(study, n_workers, engine, log_dir)
     with _heard() as interrupts:
         try:
-            _watch(places, interrupts, lambda: show(summarize(study_name, storage)))
+            _watch(places, interrupts, lambda: show(study.summary()))
         finally:
             _end(places)
-            summary = _last_summary(study_name, storage)
+            summary = study.summary()
     if interrupts.seen:
         raise KeyboardInterrupt
     show(summary)
     if summary.finished < summary.n_trials:
         raise WorkerError(
-            f"{study_name}: workers must finish {summary.n_trials} trials, found "
+            f"{study.name}: workers must finish {summary.n_trials} trials, found "
             f"{summary.finished}; see {log_dir}"
         )
     return summary
 
 
 def _places(
-    study_name: str, storage_url: str, n_workers: int, engine: EngineSettings, log_dir: Path
+    study: StoredStudy, n_workers: int, engine: EngineSettings, log_dir: Path
 ) -> list[_Place]:
     """Where the workers of one launch will run."""
     launch = f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -127,13 +125,13 @@ def _places(
         _Place(
             log=log_dir / f"worker_{i}.log",
             command=[
-                *(sys.executable, "-m", "headsweep", "worker", study_name),
+                *(sys.executable, "-m", "headsweep", "worker", study.name),
                 *("--device", engine.device, "--slots", str(engine.slots)),
             ],
             environment={
                 **os.environ,
                 **device_of_worker(engine.device, i),
-                STORAGE_URL_VARIABLE: storage_url,
+                STORAGE_URL_VARIABLE: study.storage.database.secret_url(),
                 LAUNCHER_VARIABLE: str(os.getpid()),
                 # A worker started again is the same one, and takes back what it left running.
                 WORKER_VARIABLE: f"{launch}:{i}",
@@ -209,13 +207,6 @@ def _signal(places: list[_Place], number: int) -> None:
     for place in places:
         if place.process is not None and place.process.poll() is None:
             place.process.send_signal(number)
-
-
-def _last_summary(study_name: str, storage: BatchedStorage) -> Summary:
-    try:
-        return summarize(study_name, storage)
-    finally:
-        storage.database.close()
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from headsweep.studies.trials import Summary
+from headsweep.studies.summary import Summary
 
 PLAIN_EVERY_S = 10.0
 

@@ -50,17 +50,14 @@ from headsweep.leaderboard.results import FinalistResult, evaluate, write_json, 
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.study import DATA, load_spec, open_storage
-from headsweep.studies.trials import FINISHED, trial_config
+from headsweep.studies.study import DATA, StoredStudy
+from headsweep.studies.trials import FINISHED
 
 PARTIAL, LOCK = ".partial-", ".lock"
-OUTAGE_S = 300.0
-"""How long the storage may be away before a finished confirmation is given up."""
 
 
 def finalize(
-    study_name: str,
-    storage_url: str,
+    stored: StoredStudy,
     out_dir: Path | None,
     settings: EngineSettings,
     *,
@@ -71,8 +68,7 @@ def finalize(
     Does nothing when the folder already holds the leaderboard of these trials and data.
 
     Args:
-        study_name: a study that has complete trials.
-        storage_url: where it lies.
+        stored: a study that has complete trials.
         out_dir: the leaderboard's folder; None is `outputs/<study>`.
         settings: of the engine that trains the finalists.
         reopen: why test is opened although it was opened for other trials before.
@@ -81,20 +77,19 @@ def finalize(
         The leaderboard's folder.
 
     Raises:
-        StudyError: there is no such study, or test was opened for other trials.
+        StudyError: test was opened for other trials.
         SearchError: no trial is complete.
         TrialError: a finalist diverged under a seed.
         InputError: the data or the folder cannot be used.
     """
-    storage = open_storage(storage_url, outage_s=OUTAGE_S)
-    spec = load_spec(study_name, storage)
-    study = optuna.load_study(study_name=study_name, storage=storage)
+    spec = stored.spec
+    study = optuna.load_study(study_name=stored.name, storage=stored.storage)
     trials = study.get_trials(deepcopy=False)
-    finalists = choose_finalists(trials, lambda t: trial_config(spec, t), spec.finalists.top_k)
+    finalists = choose_finalists(trials, stored.config_of, spec.finalists.top_k)
     searched = sum(trial.state in FINISHED for trial in trials)
     seeds = tuple(sorted(spec.finalists.seeds))
-    facts = StudyFacts(study_name, spec.fingerprint(), searched, seeds)
-    out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / study_name
+    facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds)
+    out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
     modalities = union_of_modalities(finalist.config for finalist in finalists)
     train, valid = load_search_splits(
         spec.config, cache_dir=cache_dir(), modalities=modalities, progress=True
@@ -105,9 +100,7 @@ def finalize(
             return out
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
-        openings, tests = open_test(
-            study_name, storage, named, spec.config, modalities, reopen=reopen
-        )
+        openings, tests = open_test(stored, named, spec.config, modalities, reopen=reopen)
         subgroups = load_test_subgroups(spec.config, tests)
         results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
         splits = (train, valid, *tests)

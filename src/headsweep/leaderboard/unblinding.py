@@ -17,8 +17,7 @@ from headsweep.errors import StudyError
 from headsweep.evaluation.subgroups import Attributes
 from headsweep.package_info import code_commit
 from headsweep.settings import cache_dir
-from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import amend_study_attr, study_id_of
+from headsweep.studies.study import StoredStudy
 
 OPENINGS = "headsweep:test_openings"
 """Study attribute that keeps the acts, oldest first."""
@@ -38,8 +37,7 @@ class Opening:
 
 
 def open_test(
-    study_name: str,
-    storage: BatchedStorage,
+    study: StoredStudy,
     trials: Sequence[int],
     config: Config,
     modalities: Sequence[Modality],
@@ -51,8 +49,7 @@ def open_test(
     Opening again for the same trials is the same act: it can tell nothing new.
 
     Args:
-        study_name: whose finalists are fixed.
-        storage: where it lies.
+        study: whose finalists are fixed.
         trials: numbers of the finalists.
         config: names the manifests.
         modalities: which features to load.
@@ -70,7 +67,7 @@ def open_test(
             return recorded or []
         if openings and not reopen:
             raise StudyError(
-                f"{study_name}: test must be opened once, found it opened "
+                f"{study.name}: test must be opened once, found it opened "
                 f"{openings[-1].when} for trials {_listed(openings[-1].trials)} and asked for "
                 f'{_listed(named)}; --reopen "why" opens it again, and is shown on the leaderboard'
             )
@@ -79,7 +76,7 @@ def open_test(
         return [*(recorded or []), asdict(opening)]
 
     # In one transaction: of two acts at once, the second must know of the first.
-    recorded = amend_study_attr(study_id_of(study_name, storage), OPENINGS, act, storage)
+    recorded = study.amend_attr(OPENINGS, act)
     return _openings(recorded), load_test(config, modalities)
 
 

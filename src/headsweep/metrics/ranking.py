@@ -79,11 +79,10 @@ def n_defined(per_label: Metric) -> NDArray[np.int64]:
 
 
 def descending_keys(scores: Scores, labels: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
-    """Integers whose ascending order is the descending order of the scores, label in the low bit.
+    """Return integers whose ascending order is the descending order of the scores.
 
-    Read as an integer, the bit pattern of a non-negative float grows with the float; that of a
-    negative one shrinks. Non-negative scores leave the sign bit free for the label, so that 32
-    bits are enough.
+    The label is the lowest bit, so 31 bits are left for the score in a 32-bit key. Scores of both
+    signs need 64-bit keys only if they span too many magnitudes (`_levels`).
     """
     scores = scores + np.float32(0)  # turns -0.0 into 0.0
     bits = scores.view(np.uint32)
@@ -91,9 +90,30 @@ def descending_keys(scores: Scores, labels: NDArray[np.uint8]) -> NDArray[np.uns
         np.invert(bits, out=bits)
         np.left_shift(bits, 1, out=bits)
         return np.bitwise_or(bits, labels, out=bits)
-    sign = np.uint32(1 << 31)
-    descending = np.where(bits & sign, bits, ~(bits | sign))
-    return (descending.astype(np.uint64) << np.uint64(1)) | labels
+    levels = _levels(bits)
+    top, bottom = int(levels.max()), int(levels.min())
+    if top - bottom < 1 << 31:
+        keys = np.subtract(np.int32(top), levels, out=levels).view(np.uint32)
+        np.left_shift(keys, 1, out=keys)
+        return np.bitwise_or(keys, labels, out=keys)
+    return ((np.int64(top) - levels).astype(np.uint64) << np.uint64(1)) | labels
+
+
+def _levels(bits: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Return integers in the order of finite floats, given as their bits without -0.0.
+
+    Read as an integer, the bit pattern of a non-negative float grows with the float. Magnitudes
+    below the smallest that occurs are skipped, so that most sets of scores span fewer than 2**31
+    levels.
+    """
+    magnitude = bits & np.uint32((1 << 31) - 1)
+    below = (magnitude - np.uint32(1)).min()  # zeros wrap around to the largest integer
+    np.maximum(magnitude, below, out=magnitude)
+    levels: NDArray[np.int32] = np.subtract(magnitude, below, out=magnitude).view(np.int32)
+    sign = bits.view(np.int32) >> 31
+    np.bitwise_xor(levels, sign, out=levels)
+    np.subtract(levels, sign, out=levels)
+    return levels
 
 
 def _areas(keys: NDArray[np.unsignedinteger]) -> tuple[Metric, Metric]:

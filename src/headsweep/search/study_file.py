@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,8 @@ from headsweep.config.overrides import compose_config, override_value, refuse_es
 from headsweep.config.schema import Config, Section, explain
 from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
-from headsweep.errors import ConfigError, StudyError
+from headsweep.errors import ConfigError, HeadsweepWarning, StudyError
+from headsweep.search.remarks import remarks
 from headsweep.search.samplers_and_pruners import resolve_pruner, resolve_sampler
 from headsweep.search.space import suggestion_order
 from headsweep.search.spec import (
@@ -92,12 +94,15 @@ def _spec_from_document(
         pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
     )
-    return spec.model_copy(
+    spec = spec.model_copy(
         update={
             "sampler": resolve_sampler(spec, where=f"{where}:sampler"),
             "pruner": resolve_pruner(spec, where=f"{where}:pruner"),
         }
     )
+    for remark in remarks(spec):
+        warnings.warn(f"{where}:{remark}", HeadsweepWarning, stacklevel=3)
+    return spec
 
 
 def _base(base: Any, *, where: str) -> list[str]:

@@ -21,15 +21,14 @@ from headsweep.settings import (
     cache_dir,
     host_name,
 )
-from headsweep.studies.study import pin_data
-from headsweep.studies.worker_session import join
+from headsweep.studies.study import StoredStudy
+from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
 
 
 def work(
-    study_name: str,
-    storage_url: str,
+    study: StoredStudy,
     engine_settings: EngineSettings,
     stop: Stop,
     worker_settings: WorkerSettings | None = None,
@@ -43,13 +42,13 @@ def work(
         SearchError: too many trials of the study failed.
     """
     settings = worker_settings or WorkerSettings()
-    with join(study_name, storage_url, settings, worker=worker_id()) as session:
+    with WorkerSession(study, settings, worker=worker_id()) as session:
         train, valid = load_search_splits(
             session.spec.config,
             cache_dir=cache_dir(),
             modalities=search_modalities(session.spec),
         )
-        pin_data(session.study_id, search_fingerprints(train, valid), session.storage)
+        study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)
         Loop(session, engine, settings, stop).run()
 
