@@ -154,7 +154,7 @@ def test_what_a_worker_cannot_use_ends_the_run_with_its_words(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
     (tmp_path / "manifests" / "valid.csv").unlink()
-    with pytest.raises(SearchError, match=r"^/\S*/valid\.csv: a manifest must exist"):
+    with pytest.raises(SearchError, match=r"^manifest not found: /\S*/valid\.csv"):
         launch(storage, tmp_path, lambda _: None)
 
 

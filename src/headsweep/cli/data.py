@@ -72,7 +72,7 @@ def pack(overrides: tuple[str, ...]) -> None:
     from headsweep.cli.progress import is_interactive
     from headsweep.config.overrides import compose_config
     from headsweep.data.manifest import read_manifest
-    from headsweep.data.packing import pack as pack_features
+    from headsweep.data.packing import pack_for
     from headsweep.preflight import check_manifests
     from headsweep.settings import cache_dir
 
@@ -83,8 +83,7 @@ def pack(overrides: tuple[str, ...]) -> None:
         path = Path(config.paths.manifest_dir) / name
         manifest = read_manifest(path, config.data.columns, config.training.target_labels)
         for modality in manifest.feature_paths:
-            root = Path(config.paths.data_root)
-            packed = pack_features(manifest, modality, root, cache_dir(), progress=is_interactive())
+            packed = pack_for(config, manifest, modality, cache_dir(), progress=is_interactive())
             rows, width = packed.matrix.shape
             click.echo(f"{path}: {modality}, {rows} rows of {width} ({packed.fingerprint[:12]})")
 

@@ -11,10 +11,11 @@ from headsweep.cli.progress import is_interactive
 from headsweep.cli.steps import check_storage, default_out, load_spec_file
 from headsweep.cli.tables import print_leaderboard
 from headsweep.data.dataset import load_search_splits
+from headsweep.data.manifest_headers import check_test_headers
 from headsweep.launching import progress
 from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
-from headsweep.preflight import check_manifests, check_output, check_test_headers
+from headsweep.preflight import check_manifests, check_output
 from headsweep.settings import EngineSettings, cache_dir
 from headsweep.studies.study import StoredStudy
 from headsweep.workers.worker import search_modalities

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headsweep.config.schema import Config
 from headsweep.data.manifest import read_partly_labelled
-from headsweep.data.packing import pack
+from headsweep.data.packing import pack_for
 from headsweep.errors import FeatureError
 from headsweep.evaluation.predictions import score_features, write_scores
 from headsweep.heads.predictor import load_predictor
@@ -35,9 +35,8 @@ def score(model: Path, manifest_file: Path, config: Config, out: Path, *, progre
     predictor = load_predictor(model)
     labels = predictor.spec.labels
     manifest = read_partly_labelled(manifest_file, config.data.columns, labels)
-    root = Path(config.paths.data_root)
     features = {
-        modality: pack(manifest, modality, root, cache_dir(), progress=progress).matrix
+        modality: pack_for(config, manifest, modality, cache_dir(), progress=progress).matrix
         for modality in predictor.spec.shape.widths
     }
     try:
