@@ -23,6 +23,7 @@ from headsweep.data.dataset import (
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import OutputError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
+from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.finalists import (
     Confirmed,
@@ -143,7 +144,8 @@ def write_board(
         The results, and the paired comparisons.
     """
     results = [
-        evaluate(rank, one, valid, tests, subgroups) for rank, one in enumerate(confirmed, start=1)
+        evaluate(rank, one, valid, tests, subgroups, facts.rules)
+        for rank, one in enumerate(confirmed, start=1)
     ]
     if any(subgroups.values()):
         named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
@@ -156,6 +158,7 @@ def write_board(
         [[seed.predictions for seed in result.seeds] for result in results],
         [result.metrics for result in results],
         [result.draws for result in results],
+        facts.rules,
     )
     write_json(compared, folder / COMPARISONS)
     write_tables([leaderboard_row(result, facts, valid.name, data) for result in results], folder)
@@ -168,15 +171,20 @@ def confirm_with_progress(
     train: Split,
     valid: Split,
     settings: EngineSettings,
+    rules: Rules = CURRENT,
 ) -> list[Confirmed]:
-    """`confirm`, with a progress bar that counts heads."""
+    """Call `confirm` with a progress bar that counts heads.
+
+    Returns:
+        What `confirm` returns.
+    """
     title = f"confirming {len(finalists)} finalists with {len(seeds)} seeds"
     with progress_bar(title, len(finalists) * len(seeds), visible=True) as bar:
 
         def on_epoch(reports: Sequence[EpochReport]) -> None:
             bar.advance(sum(report.finished for report in reports))
 
-        return confirm(finalists, seeds, train, valid, settings, on_epoch=on_epoch)
+        return confirm(finalists, seeds, train, valid, settings, rules=rules, on_epoch=on_epoch)
 
 
 def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:

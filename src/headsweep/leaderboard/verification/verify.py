@@ -36,6 +36,7 @@ from headsweep.leaderboard.provenance import (
     fingerprints,
     machine,
     read_provenance,
+    rules_of,
 )
 from headsweep.leaderboard.unblinding import load_test, load_test_subgroups
 from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
@@ -84,9 +85,13 @@ def verify(
 
     seeds = tuple(recorded["seeds"])
     facts = StudyFacts(
-        recorded["study"], recorded["study_fingerprint"], recorded["n_trials_searched"], seeds
+        recorded["study"],
+        recorded["study_fingerprint"],
+        recorded["n_trials_searched"],
+        seeds,
+        rules_of(recorded),
     )
-    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings)
+    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         subgroups = load_test_subgroups(data, reading, tests)
