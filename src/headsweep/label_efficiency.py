@@ -279,7 +279,7 @@ def _train_cell(
     seeded = with_values(config, {"training.seed": seed}, where="scaling study")
     (trained,) = train_to_end([seeded], part, valid, settings)
     predictions = predict(trained.predictor, test)
-    auprc, auroc = average_precision_and_auroc(predictions.targets, predictions.scores[None])
+    auprc, auroc = average_precision_and_auroc(predictions.targets, predictions.ranking[None])
     return Cell(
         source=source,
         budget=budget,
