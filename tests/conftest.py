@@ -9,34 +9,33 @@ import pytest
 from hypothesis import settings
 from optuna.storages._rdb.storage import _VersionManager
 
+from tests.helpers.chromium import chromium
 from tests.helpers.command_line import Ended
 from tests.helpers.postgres import postgres, store_url
+from tests.helpers.requirements import REAL_REPORTS, MissingRequirements, require
 from tests.helpers.slurm import slurm
 
-__all__ = ["postgres", "slurm", "store_url"]
+__all__ = ["chromium", "postgres", "slurm", "store_url"]
 
-# A busy machine is no fault of the code.
+# The time of a single example varies too much on a busy machine to be a limit.
 settings.register_profile("headsweep", deadline=None)
 settings.load_profile("headsweep")
 
-REAL_REPORTS = Path(__file__).parents[2] / "shared" / "real_reports"
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(MissingRequirements(config), "missing_requirements")
 
 
 @pytest.fixture(scope="session")
 def real_reports() -> Path:
-    """The folder of real CT-RATE report embeddings that lies beside the checkout."""
-    if not REAL_REPORTS.is_dir():
-        pytest.fail(
-            "this test needs the real data in ../shared/real_reports, beside the checkout "
-            f"(looked in {REAL_REPORTS}); see its README for what it holds",
-            pytrace=False,
-        )
+    """The folder of real CT-RATE report embeddings beside the checkout."""
+    require("real_reports")
     return REAL_REPORTS
 
 
 @pytest.fixture(scope="session")
 def headsweep() -> Callable[..., Ended]:
-    """Runs the command line in this process."""
+    """Run the command line in this process."""
     from headsweep.cli import main
 
     def run(*args: object) -> Ended:
@@ -49,8 +48,8 @@ def headsweep() -> Callable[..., Ended]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def scripts_of_alembic() -> Iterator[None]:
-    """Alembic runs its scripts whenever a store is opened, for 0.2 s; they do not change."""
+def read_alembic_scripts_once() -> Iterator[None]:
+    """Read the database version of Alembic's scripts once: it takes 0.2 s per opened storage."""
     read, heads = _VersionManager.get_head_version, list[str]()
 
     def read_once(manager: _VersionManager) -> str:

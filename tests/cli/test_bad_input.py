@@ -58,12 +58,12 @@ class Input:
 
 def unknown_study_key(given: Input) -> str:
     given.study["finalist"] = given.study.pop("finalists")
-    return "study.yaml:finalist: every key must be known, found 'finalist'"
+    return "study.yaml:finalist: unknown key 'finalist'"
 
 
 def unknown_space_key(given: Input) -> str:
     given.study["space"] = {"training.learning_rat": {"type": "float", "low": 0.1, "high": 1.0}}
-    return "the nearest known key is 'training.learning_rate'"
+    return "Did you mean 'training.learning_rate'?"
 
 
 def bad_bound(given: Input) -> str:
@@ -111,7 +111,7 @@ def feature_width_that_differs(given: Input) -> str:
 
 def override_of_an_unknown_key(given: Input) -> str:
     given.options = ["training.learning_rat=0.1"]
-    return "the nearest known key is 'training.learning_rate'"
+    return "Did you mean 'training.learning_rate'?"
 
 
 def override_that_is_no_assignment(given: Input) -> str:

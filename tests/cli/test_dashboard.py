@@ -18,7 +18,7 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.study import create_or_continue, open_storage
 from headsweep.studies.worker_session import join
-from tests.helpers.chromium import CHROMIUM, Page, browse
+from tests.helpers.chromium import Page, browse
 from tests.helpers.dashboard import ask, open_page, served
 from tests.helpers.study_specs import make_spec
 
@@ -128,9 +128,7 @@ def test_a_refresh_reads_what_is_new_and_no_more(storage):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if not CHROMIUM.is_file():
-        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
+def page(tmp_path_factory: pytest.TempPathFactory, chromium: None) -> Iterator[Page]:
     with browse(tmp_path_factory.mktemp("chromium")) as page:
         yield page
 

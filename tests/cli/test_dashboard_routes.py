@@ -25,7 +25,7 @@ from headsweep.cli.dashboard import LOOPBACK, LastLine, application, guarded
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import open_storage
-from tests.helpers.chromium import CHROMIUM, browse
+from tests.helpers.chromium import browse
 from tests.helpers.dashboard import open_page, served
 
 # Where it refuses a header, bottle leaves the open file of an artifact to the collector.
@@ -328,10 +328,10 @@ def test_every_answer_forbids_framing_sniffing_and_foreign_scripts(storage):
         assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
 
 
-def test_a_page_uploaded_through_the_dashboard_does_not_run_in_a_browser(storage, tmp_path):
+def test_a_page_uploaded_through_the_dashboard_does_not_run_in_a_browser(
+    storage, tmp_path, chromium
+):
     """Nor does one that another program put into the store under the type of a page."""
-    if not CHROMIUM.is_file():
-        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
     with served(storage, writable=True) as port, browse(tmp_path) as page:
         file = f"data:text/html;base64,{base64.b64encode(SCRIPT).decode()}"
         upload = json.dumps({"file": file, "filename": "page.html"})

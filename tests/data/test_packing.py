@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from headsweep.config.schema import ColumnsConfig
 from headsweep.data import packing
 from headsweep.data.manifest import read_manifest
-from headsweep.data.packing import content_fingerprint, pack
+from headsweep.data.packing import pack
+from headsweep.data.splits import content_fingerprint
 from headsweep.errors import FeatureError, ManifestError, OutputError
 from tests.helpers.data_sets import write_feature, write_split, write_table
 

@@ -15,7 +15,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = Path("/usr/bin/chromium")
+import pytest
+
+from tests.helpers.requirements import require
+
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -132,7 +135,7 @@ def browse(profile: Path) -> Iterator[Page]:
     to_browser, from_browser = os.pipe(), os.pipe()
     # The protocol's pipes are the file descriptors 3 and 4.
     shell = f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
-    command = ("bash", "-c", shell, "bash", CHROMIUM, *FLAGS, f"--user-data-dir={profile}")
+    command = ("bash", "-c", shell, "bash", "chromium", *FLAGS, f"--user-data-dir={profile}")
     with subprocess.Popen(
         command, pass_fds=(to_browser[0], from_browser[1]), stderr=subprocess.DEVNULL
     ) as process:
@@ -144,3 +147,9 @@ def browse(profile: Path) -> Iterator[Page]:
             process.wait(timeout=30)
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> None:
+    """Mark the tests that call `browse`; they fail where the browser is required and missing."""
+    require("chromium")

@@ -152,7 +152,7 @@ def postgres() -> Iterator[Server]:
     shutil.rmtree(server.folder)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store, on both databases in turn."""
     if request.param == "sqlite":

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
+from tests.helpers.requirements import require
+
 START_TIMEOUT_S = 60
 SAVE_S = 10
 """The controller keeps what changed a few seconds later; what did not change is kept already."""
@@ -160,14 +161,8 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
-    """One Slurm for the session; where it cannot run, the tests fail."""
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if missing or os.geteuid() != 0:
-        pytest.fail(
-            "this test needs the Debian packages slurm-wlm and munge, and to be root to start them "
-            f"(missing: {', '.join(missing) or 'root'})",
-            pytrace=False,
-        )
+    """Start one Slurm for the session."""
+    require("slurm")
     # Paths of sockets must be short.
     slurm = Slurm(Path(f"/tmp/headsweep_slurm_{uuid.uuid4().hex[:8]}"))
     try:

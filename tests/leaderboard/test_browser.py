@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headsweep.leaderboard.merge import merge, to_html
-from tests.helpers.chromium import CHROMIUM, Page, browse
+from tests.helpers.chromium import Page, browse
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
@@ -18,10 +18,8 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(tmp_path_factory: pytest.TempPathFactory, chromium: None) -> Iterator[Page]:
     """A tab of a browser that this module shares."""
-    if not CHROMIUM.is_file():
-        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
     with browse(tmp_path_factory.mktemp("chromium")) as page:
         yield page
 

@@ -15,7 +15,7 @@ from headsweep.leaderboard.report.dashboard_notes import attach_board
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import open_storage
-from tests.helpers.chromium import CHROMIUM, browse
+from tests.helpers.chromium import browse
 from tests.helpers.dashboard import ask, open_page, served
 from tests.leaderboard.conftest import Study
 
@@ -60,9 +60,7 @@ def test_every_finalist_is_noted_at_its_trial(storage, finished):
     assert len(study.trials) > len(finalists)
 
 
-def test_a_finished_study_in_a_browser(storage, finished, tmp_path):
-    if not CHROMIUM.is_file():
-        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
+def test_a_finished_study_in_a_browser(storage, finished, tmp_path, chromium):
     best = read_provenance(finished)["finalists"][0]["trial"]
     with served(storage) as port, browse(tmp_path) as page:
         for path, texts in {

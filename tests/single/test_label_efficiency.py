@@ -146,7 +146,7 @@ def test_budgets_are_nested_and_keep_patients_whole(data: tuple[str, ...]):
 @pytest.mark.parametrize(
     ("change", "law"),
     [
-        ({"budget": [1]}, "budget: every key must be known"),
+        ({"budget": [1]}, "budget: unknown key"),
         ({"folds": 1}, "folds: input should be greater than or equal to 2"),
         ({"budgets": [600]}, "budgets must be at most the rows outside of a fold"),
         ({"sources": {"manual": "absent.csv"}}, "absent.csv"),

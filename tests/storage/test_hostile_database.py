@@ -24,7 +24,7 @@ from headsweep.settings import WorkerSettings
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.study import create_or_continue, open_storage
 from headsweep.studies.worker_session import join
-from tests.helpers.chromium import CHROMIUM, browse
+from tests.helpers.chromium import browse
 from tests.helpers.command_line import Ended
 from tests.helpers.dashboard import ask, open_page, served
 from tests.helpers.study_specs import make_spec
@@ -224,10 +224,8 @@ def test_a_foreign_study_beside_ours_is_left_alone(tmp_path, headsweep):
     storage.database.close()
 
 
-def test_hostile_names_and_notes_are_text_in_the_dashboard(tmp_path):
+def test_hostile_names_and_notes_are_text_in_the_dashboard(tmp_path, chromium):
     """Study, params, attributes, notes: no script of theirs runs in a real browser."""
-    if not CHROMIUM.is_file():
-        pytest.fail(f"this test needs the Debian package chromium ({CHROMIUM})", pytrace=False)
     script = "<img src=x onerror='window.ran=1'><script>window.ran=1</script>"
     url = f"sqlite:///{tmp_path}/study.db"
     storage = open_storage(url, create=True)

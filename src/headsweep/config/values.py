@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from headsweep.config.messages import unknown_key
 from headsweep.config.schema import Config, explain, to_dict
+from headsweep.config.yaml_files import parse_value
 from headsweep.errors import ConfigError
 
 
@@ -81,3 +82,21 @@ def value_at(config: Config, path: str) -> Any:
     for name in path.split("."):
         node = node[name]
     return node
+
+
+def values_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` texts whose values are YAML, without Hydra's grammar.
+
+    Returns:
+        The plain value of every key.
+
+    Raises:
+        ConfigError: a text has no `=`, or its value is not YAML.
+    """
+    values = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"an override must read key=value, found {text!r}")
+        values[key] = parse_value(value, where=text)
+    return values

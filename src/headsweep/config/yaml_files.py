@@ -131,6 +131,23 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
+def parse_value(text: str, *, where: str) -> Any:
+    """Return the plain value that a YAML text holds.
+
+    Raises:
+        ConfigError: the text is not YAML, or too large.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{where[:40]}…: a value must have at most {MAX_BYTES} characters")
+    try:
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            f"{where}: a value must be YAML: {' '.join(str(reason).split())}"
+        ) from None
+
+
 def to_yaml(plain: Mapping[str, Any]) -> str:
     """Plain data as the text of a file that `read_document` reads as the same data."""
     text: str = yaml.dump(plain, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)

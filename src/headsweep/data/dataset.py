@@ -1,111 +1,335 @@
-"""Splits in memory: the one place where manifests, features and the laws between them meet."""
+"""A data set: train and valid for a search, test for the leaderboard alone."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
+from headsweep.config.schema import Config, Modality
+from headsweep.config.values import values_of, with_values
+from headsweep.data.in_memory import ArraySource, column, frame_arrays, source_of_arrays
+from headsweep.data.loading import ManifestSource
+from headsweep.data.splits import (
+    MODALITIES,
+    Split,
+    required_modalities,
+    row_digests,
+    search_fingerprints,
+)
+from headsweep.settings import cache_dir as default_cache_dir
 
-from headsweep.config.schema import Config, Modality, RetrievalConfig
-from headsweep.data.faults import Fault
-from headsweep.data.manifest import Manifest, read_manifest
-from headsweep.data.overlaps import shared_content, shared_patients
-from headsweep.data.packing import content_fingerprint, pack
-from headsweep.data.splitting import linked_groups, split_by_group
-from headsweep.errors import FeatureError, InputError, ManifestError
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
 
-MODALITIES: tuple[Modality, ...] = ("visual", "text")
+__all__ = [
+    "MODALITIES",
+    "Dataset",
+    "Split",
+    "load_search_splits",
+    "load_splits_alone",
+    "load_test_splits",
+    "required_modalities",
+    "row_digests",
+    "search_fingerprints",
+]
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One split of the data; row i of every field is the same volume.
+class Dataset:
+    """Features, labels and patients of a train, a valid and any number of test splits.
 
-    `targets` has shape (n, c), `features[modality]` shape (n, d) and is finite float32. The
-    fingerprints are SHA-256 of content, so equal data have equal ones wherever they lie.
+    Every file is read and checked once, when it is first needed, however often splits are asked
+    for. The methods take a `Config` because the config decides which features and labels are read;
+    without one they use the data set's own, with the default head.
+
+    Test splits are for the leaderboard and for evaluation: a search never reads them.
+
+    Example:
+        >>> import numpy as np
+        >>> from headsweep.data.dataset import Dataset
+        >>> features = np.random.default_rng(0).standard_normal((200, 16))
+        >>> targets = (features[:, :2] > 0).astype(int)
+        >>> data = Dataset.from_arrays({"visual": features}, targets, labels=["a", "b"])
+        >>> train, valid = data.search_splits()
+        >>> train.features["visual"].shape
+        (120, 16)
     """
 
-    name: str
-    volumes: tuple[str, ...]
-    patients: tuple[str, ...]
-    scans: tuple[str, ...]
-    labels: tuple[str, ...]
-    targets: NDArray[np.uint8]
-    features: Mapping[Modality, NDArray[np.float32]]
-    reports: tuple[str, ...] | None
-    manifest_fingerprint: str
-    feature_fingerprints: Mapping[Modality, str]
+    def __init__(self, source: ManifestSource | ArraySource, config: Config) -> None:
+        self._source, self._config = source, config
+
+    @classmethod
+    def from_manifests(
+        cls,
+        data_root: str | Path,
+        manifest_dir: str | Path,
+        *,
+        overrides: Mapping[str, Any] | Sequence[str] = (),
+        progress: bool = False,
+    ) -> Self:
+        """Describe a data set in files, which are read when they are first needed.
+
+        Args:
+            data_root: folder of the feature files.
+            manifest_dir: folder of the manifests `train.csv`, `valid.csv` and
+                `test_manual_*.csv`, which `overrides` can name otherwise.
+            overrides: config values, as `{"data.val_manifest": None}` or
+                `["data.val_manifest=null"]`.
+            progress: show progress on standard error while features are packed.
+
+        Returns:
+            The data set.
+
+        Raises:
+            ConfigError: an override has an unknown key or a value that is not allowed.
+        """
+        values = {"paths.data_root": str(data_root), "paths.manifest_dir": str(manifest_dir)}
+        given = overrides if isinstance(overrides, Mapping) else values_of(overrides)
+        config = with_values(Config(), values | dict(given), where="Dataset.from_manifests")
+        return cls.from_config(config, progress=progress)
+
+    @classmethod
+    def from_config(
+        cls, config: Config, *, progress: bool = False, cache_dir: Path | None = None
+    ) -> Self:
+        """Describe the data set that a config names in `data` and `paths`.
+
+        Args:
+            config: names manifests, folders and labels.
+            progress: show progress on standard error while features are packed.
+            cache_dir: folder of packed features; None is the one of the settings.
+
+        Returns:
+            The data set; nothing was read yet.
+        """
+        return cls(ManifestSource(cache_dir or default_cache_dir(), progress=progress), config)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        features: Mapping[Modality, ArrayLike],
+        targets: ArrayLike,
+        *,
+        labels: Sequence[str],
+        patients: Sequence[Any] | None = None,
+        split: Sequence[Any] | None = None,
+        volumes: Sequence[Any] | None = None,
+        scans: Sequence[Any] | None = None,
+        reports: Sequence[Any] | None = None,
+        seed: int = 42,
+    ) -> Self:
+        """Make a data set of arrays in memory; row i of each is the same volume.
+
+        Args:
+            features: for `visual`, `text` or both an array of shape (n, d).
+            targets: shape (n, c), 0 or 1.
+            labels: names of the columns of `targets`.
+            patients: patient of every row; None takes it from `volumes` if they are named as in
+                CT-RATE, else every row is its own patient.
+            split: `train`, `valid`, or any other name for a test split, for every row; None
+                divides the patients 60 : 20 : 20, stratified over the labels. Without `valid`, a
+                fifth of the patients of `train` become `valid`.
+            volumes: name of every row; None numbers them.
+            scans: scan of every row; rows of one scan share a report.
+            reports: report of every row, "" where there is none.
+            seed: of the division into splits.
+
+        Returns:
+            The data set; everything was checked.
+
+        Raises:
+            InputError: the shapes differ, features are not finite, labels are not 0 or 1, or a
+                patient is in two splits; the row is named, counted from 0.
+        """
+        source = source_of_arrays(
+            features,
+            targets,
+            labels=labels,
+            patients=patients,
+            split=split,
+            volumes=volumes,
+            scans=scans,
+            reports=reports,
+            seed=seed,
+        )
+        return cls(source, _config_of(source, tuple(features)))
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        frame: pd.DataFrame,
+        *,
+        features: Mapping[Modality, str | Sequence[str] | NDArray[Any]],
+        labels: Sequence[str],
+        patient: str | None = None,
+        split: str | None = None,
+        volume: str | None = None,
+        scan: str | None = None,
+        report: str | None = None,
+        seed: int = 42,
+    ) -> Self:
+        """Make a data set of a DataFrame with one row a volume.
+
+        Args:
+            frame: the rows.
+            features: for each modality the column that holds vectors, the names of the numeric
+                columns, or an array with a row for each row of the frame.
+            labels: names of the label columns.
+            patient: column of the patients; see `from_arrays` for what None does, here and below.
+            split: column of the splits.
+            volume: column of the volume names.
+            scan: column of the scans.
+            report: column of the reports.
+            seed: of the division into splits.
+
+        Returns:
+            The data set; everything was checked.
+
+        Raises:
+            InputError: a column is missing, or its values cannot be used.
+        """
+        named = {"patients": patient, "split": split, "volumes": volume}
+        named |= {"scans": scan, "reports": report}
+        chosen = {key: None if n is None else column(frame, n) for key, n in named.items()}
+        targets = {label: column(frame, label) for label in labels}
+        return cls.from_arrays(
+            frame_arrays(frame, features),
+            _stacked(targets),
+            labels=labels,
+            seed=seed,
+            **{key: None if values is None else list(values) for key, values in chosen.items()},
+        )
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data exist in this process alone, so that no other process can load them."""
+        return self._source.in_memory
+
+    @property
+    def config(self) -> Config:
+        """A config whose `data` and `paths` name this data set."""
+        return self._config
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, in the order of the columns of `targets`."""
+        return self._source.labels(self._config)
+
+    def apply_to(self, config: Config) -> Config:
+        """Make a config of another origin read this data set.
+
+        Returns:
+            `config` with the `data` section and the data folders of this data set. Data in memory
+            have no files: the manifests are then the names of the splits.
+        """
+        paths = config.paths.model_copy(
+            update={
+                "data_root": self._config.paths.data_root,
+                "manifest_dir": self._config.paths.manifest_dir,
+            }
+        )
+        return config.model_copy(update={"data": self._config.data, "paths": paths})
+
+    def search_splits(
+        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+    ) -> tuple[Split, Split]:
+        """Load train and valid.
+
+        Args:
+            config: decides what is read; None is the data set's own.
+            modalities: which features to load; None loads those that the config trains on.
+
+        Returns:
+            The train and the valid split.
+
+        Raises:
+            InputError: the data cannot be used.
+        """
+        config = config or self._config
+        return self._source.search_splits(config, modalities or required_modalities(config))
+
+    def test_splits(
+        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+    ) -> list[Split]:
+        """Load the test splits, checked against train and valid: for the leaderboard alone.
+
+        Args:
+            config: decides what is read; None is the data set's own.
+            modalities: which features to load; None loads those that the config trains on.
+
+        Returns:
+            The test splits in the order of `data.test_manifests`.
+
+        Raises:
+            InputError: the data cannot be used.
+        """
+        config = config or self._config
+        return self._source.test_splits(config, modalities or required_modalities(config))
+
+    def splits_alone(
+        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+    ) -> list[Split]:
+        """Load the test splits without reading train and valid: for evaluation alone.
+
+        Args:
+            config: decides what is read; None is the data set's own.
+            modalities: which features to load; None loads all that a manifest names.
+
+        Returns:
+            The test splits in the order of `data.test_manifests`.
+
+        Raises:
+            InputError: the data cannot be used.
+        """
+        return self._source.splits_alone(config or self._config, modalities)
+
+    def fingerprints(
+        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+    ) -> dict[str, str]:
+        """Return the fingerprints of train and valid, by name of the content.
+
+        Args:
+            config: decides what is read; None is the data set's own.
+            modalities: of which features; None takes those that the config trains on.
+
+        Raises:
+            InputError: the data cannot be used.
+        """
+        return search_fingerprints(*self.search_splits(config, modalities=modalities))
 
 
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    """A split beside its manifest, for errors that name file and row, and its rows' digests."""
+def _config_of(source: ArraySource, modalities: Sequence[Modality]) -> Config:
+    """Return the config of data in memory; names of splits stand where manifests are named."""
+    values = {
+        "data.train_manifest": "train",
+        "data.val_manifest": "valid",
+        "data.test_manifests": list(source.test_names),
+        "features.input": "both" if len(modalities) == 2 else modalities[0],
+    }
+    return with_values(Config(), values, where="Dataset")
 
-    manifest: Manifest
-    split: Split
-    digests: Mapping[Modality, Sequence[bytes]]
 
+def _stacked(columns: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    import numpy as np
 
-def required_modalities(config: Config) -> tuple[Modality, ...]:
-    """The modalities that training this config reads; a retrieval head pairs both."""
-    if isinstance(config.head, RetrievalConfig) or config.features.input == "both":
-        return MODALITIES
-    return (config.features.input,)
+    return np.column_stack(list(columns.values())) if columns else np.zeros((0, 0))
 
 
 def load_search_splits(
     config: Config, *, cache_dir: Path, modalities: Sequence[Modality], progress: bool = False
 ) -> tuple[Split, Split]:
-    """The train and valid splits.
-
-    Without a valid manifest the train manifest is split by patient, stratified over the labels;
-    patients who share a report or a feature row stay on one side.
-
-    Args:
-        config: `data`, `paths`, `training.target_labels` and `training.seed` are used.
-        cache_dir: where packed features are kept.
-        modalities: which features to load.
-        progress: show progress while packing.
-
-    Raises:
-        ManifestError: a manifest is at fault, or train and valid share a patient or a report, or
-            differ in their labels.
-        FeatureError: a feature file is at fault, or train and valid share a feature row or differ
-            in width.
-    """
-    train, valid = _load_search(config, cache_dir, modalities, progress=progress)
-    return train.split, valid.split
+    """Return `Dataset.search_splits` of a config, read for this call alone."""
+    data = Dataset.from_config(config, progress=progress, cache_dir=cache_dir)
+    return data.search_splits(modalities=modalities)
 
 
 def load_test_splits(
     config: Config, *, cache_dir: Path, modalities: Sequence[Modality], progress: bool = False
 ) -> tuple[Split, ...]:
-    """The test splits, held against train and valid; arguments and errors as for the search's.
-
-    Test manifests may overlap among themselves, but share nothing with train or valid.
-    """
-    train, valid = _load_search(config, cache_dir, modalities, progress=progress)
-    tests = []
-    for name in config.data.test_manifests:
-        test = _load(config, name, cache_dir, modalities, train.split.labels, progress=progress)
-        for other in (train, valid):
-            _refuse_overlap(other, test)
-        tests.append(test.split)
-    return tuple(tests)
-
-
-def search_fingerprints(train: Split, valid: Split) -> dict[str, str]:
-    """Fingerprints of all that a search reads, by what they are of."""
-    fingerprints: dict[str, str] = {}
-    for split in (train, valid):
-        fingerprints[f"{split.name} manifest"] = split.manifest_fingerprint
-        for modality, fingerprint in split.feature_fingerprints.items():
-            fingerprints[f"{split.name} {modality} features"] = fingerprint
-    return fingerprints
+    """Return `Dataset.test_splits` of a config, read for this call alone."""
+    data = Dataset.from_config(config, progress=progress, cache_dir=cache_dir)
+    return tuple(data.test_splits(modalities=modalities))
 
 
 def load_splits_alone(
@@ -115,139 +339,6 @@ def load_splits_alone(
     modalities: Sequence[Modality] | None = None,
     progress: bool = False,
 ) -> tuple[Split, ...]:
-    """The test splits by themselves, held against nothing: for what no training has part in.
-
-    Args:
-        config: `data`, `paths` and `training.target_labels` are used.
-        cache_dir: where packed features are kept.
-        modalities: which features to load; None loads those that each manifest names.
-        progress: show progress while packing.
-
-    Raises:
-        ManifestError: a manifest is at fault.
-        FeatureError: a feature file is at fault.
-    """
-    splits = []
-    for name in config.data.test_manifests:
-        path = Path(config.paths.manifest_dir) / name
-        chosen = modalities
-        if chosen is None:
-            named = read_manifest(path, config.data.columns, config.training.target_labels)
-            chosen = tuple(named.feature_paths)
-        splits.append(_load(config, name, cache_dir, chosen, progress=progress).split)
-    return tuple(splits)
-
-
-def row_digests(matrix: NDArray[np.float32]) -> list[bytes]:
-    """A short digest of every row of features with shape (n, d); equal rows have equal ones."""
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in matrix]
-
-
-def _load_search(
-    config: Config, cache_dir: Path, modalities: Sequence[Modality], *, progress: bool
-) -> tuple[_Loaded, _Loaded]:
-    train = _load(config, config.data.train_manifest, cache_dir, modalities, progress=progress)
-    if config.data.val_manifest is None:
-        return _divide(train, config.data.val_fraction, config.training.seed)
-    valid = _load(
-        config,
-        config.data.val_manifest,
-        cache_dir,
-        modalities,
-        train.split.labels,
-        progress=progress,
-    )
-    _refuse_overlap(train, valid)
-    return train, valid
-
-
-def _load(
-    config: Config,
-    name: str,
-    cache_dir: Path,
-    modalities: Sequence[Modality],
-    labels: Sequence[str] | None = None,
-    *,
-    progress: bool,
-) -> _Loaded:
-    path = Path(config.paths.manifest_dir) / name
-    manifest = read_manifest(path, config.data.columns, config.training.target_labels)
-    if labels is not None:
-        manifest = manifest.with_labels(labels)
-    data_root = Path(config.paths.data_root)
-    packs = {m: pack(manifest, m, data_root, cache_dir, progress=progress) for m in modalities}
-    return _to_loaded(
-        manifest.name,
-        manifest,
-        {modality: packed.matrix for modality, packed in packs.items()},
-        {modality: packed.fingerprint for modality, packed in packs.items()},
-    )
-
-
-def _divide(whole: _Loaded, fraction: float, seed: int) -> tuple[_Loaded, _Loaded]:
-    split = whole.split
-    keys: list[Sequence[Hashable]] = list(whole.digests.values())
-    if split.reports is not None:
-        keys.append([report or None for report in split.reports])
-    groups = linked_groups(split.patients, *keys)
-    try:
-        in_valid = split_by_group(groups.tolist(), split.targets, fraction, seed)
-    except ManifestError as error:
-        raise ManifestError(f"{whole.manifest.path}: {error}") from None
-    return _part(whole, "train", ~in_valid), _part(whole, "valid", in_valid)
-
-
-def _part(whole: _Loaded, name: str, mask: NDArray[np.bool_]) -> _Loaded:
-    rows = np.flatnonzero(mask)
-    manifest = whole.manifest.take(rows)
-    features = {modality: matrix[rows] for modality, matrix in whole.split.features.items()}
-    fingerprints = {
-        modality: content_fingerprint(manifest.volumes, matrix)
-        for modality, matrix in features.items()
-    }
-    return _to_loaded(name, manifest, features, fingerprints)
-
-
-def _to_loaded(
-    name: str,
-    manifest: Manifest,
-    features: Mapping[Modality, NDArray[np.float32]],
-    fingerprints: Mapping[Modality, str],
-) -> _Loaded:
-    split = Split(
-        name=name,
-        volumes=manifest.volumes,
-        patients=manifest.patients,
-        scans=manifest.scans,
-        labels=manifest.labels,
-        targets=manifest.targets,
-        features=features,
-        reports=manifest.reports,
-        manifest_fingerprint=manifest.fingerprint(),
-        feature_fingerprints=fingerprints,
-    )
-    return _Loaded(manifest, split, {m: row_digests(matrix) for m, matrix in features.items()})
-
-
-def _refuse_overlap(one: _Loaded, other: _Loaded) -> None:
-    """Refuses two splits that share patients, reports or feature rows, or differ in width."""
-    a, b = one.manifest, other.manifest
-    _refuse(ManifestError, shared_patients(a, b))
-    _refuse(ManifestError, shared_content("a report", a, a.reports or (), b, b.reports or ()))
-    for modality, matrix in one.split.features.items():
-        widths = matrix.shape[1], other.split.features[modality].shape[1]
-        if widths[0] != widths[1]:
-            raise FeatureError(
-                f"{b.path}: {modality} features must be {widths[0]} wide, as in {a.path}, "
-                f"found {widths[1]}"
-            )
-        digests = one.digests[modality], other.digests[modality]
-        kind = f"{modality} features"
-        _refuse(FeatureError, shared_content(kind, a, digests[0], b, digests[1]))
-
-
-def _refuse(error: type[InputError], faults: Sequence[Fault]) -> None:
-    errors = [fault for fault in faults if fault.severity == "error"]
-    if errors:
-        more = f" (and {len(errors) - 1} more rows)" if len(errors) > 1 else ""
-        raise error(f"{errors[0]}{more}")
+    """Return `Dataset.splits_alone` of a config, read for this call alone."""
+    data = Dataset.from_config(config, progress=progress, cache_dir=cache_dir)
+    return tuple(data.splits_alone(modalities=modalities))

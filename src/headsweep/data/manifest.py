@@ -7,7 +7,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +53,8 @@ class Manifest:
     path: Path
     rows: tuple[int, ...]
     volumes: tuple[str, ...]
+    patients: tuple[str, ...]
+    scans: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
     feature_paths: Mapping[Modality, tuple[str, ...]]
@@ -63,16 +64,6 @@ class Manifest:
     def name(self) -> str:
         """The file's stem, which names the split."""
         return self.path.stem
-
-    @cached_property
-    def patients(self) -> tuple[str, ...]:
-        """The patient's key of every row."""
-        return tuple(map(patient_of, self.volumes))
-
-    @cached_property
-    def scans(self) -> tuple[str, ...]:
-        """The scan's key of every row."""
-        return tuple(map(scan_of, self.volumes))
 
     def place(self, index: int) -> str:
         """Where the row at an index stands, as `file:row`."""
@@ -89,6 +80,8 @@ class Manifest:
             self,
             rows=tuple(self.rows[index] for index in chosen),
             volumes=pick(self.volumes),
+            patients=pick(self.patients),
+            scans=pick(self.scans),
             targets=self.targets[chosen],
             feature_paths={key: pick(paths) for key, paths in self.feature_paths.items()},
             reports=pick(self.reports) if self.reports is not None else None,
@@ -269,6 +262,8 @@ def _assemble(
         path=path,
         rows=tuple(row for row, _ in sound.values()),
         volumes=tuple(sound),
+        patients=tuple(map(patient_of, sound)),
+        scans=tuple(map(scan_of, sound)),
         labels=labels,
         targets=targets.reshape(len(cells), len(labels)),
         feature_paths={

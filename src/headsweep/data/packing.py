@@ -23,14 +23,13 @@ from headsweep.config.schema import Modality
 from headsweep.data.features import outside, read_feature
 from headsweep.data.manifest import Manifest
 from headsweep.data.progress import progress_bar
+from headsweep.data.splits import BLOCK_ROWS, begin_fingerprint, little_endian
 from headsweep.errors import FeatureError, ManifestError, OutputError
 
 FORMAT = 1
 """Version of the pack's format; a pack of another version is made again."""
 
 THREADS = 8
-BLOCK_ROWS = 1024
-"""Rows read before they are written: bounds memory, whatever the number of rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,22 +94,6 @@ def pack(
             )
     except OSError as error:
         raise OutputError(f"{folder}: packed features must be writable, found {error}") from None
-
-
-def content_fingerprint(volumes: Sequence[str], matrix: NDArray[np.float32]) -> str:
-    """SHA-256 over volumes and values of features with shape (n, d)."""
-    digest = _begin_fingerprint(volumes, matrix.shape[1])
-    for start in range(0, len(matrix), BLOCK_ROWS):
-        digest.update(_little_endian(matrix[start : start + BLOCK_ROWS]))
-    return digest.hexdigest()
-
-
-def _begin_fingerprint(volumes: Sequence[str], width: int) -> hashlib._Hash:
-    return hashlib.sha256("\n".join((*volumes, str(width), "")).encode())
-
-
-def _little_endian(block: NDArray[np.float32]) -> bytes:
-    return np.ascontiguousarray(block, dtype="<f4").tobytes()
 
 
 def _feature_paths(manifest: Manifest, modality: Modality, data_root: Path) -> list[Path]:
@@ -201,7 +184,7 @@ def _write_matrix(
     width = len(_read_row(manifest, paths, 0))
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), width)}
     npy_format.write_array_header_1_0(file, header)
-    digest = _begin_fingerprint(manifest.volumes, width)
+    digest = begin_fingerprint(manifest.volumes, width)
 
     def read(index: int) -> NDArray[np.float32]:
         row = _read_row(manifest, paths, index)
@@ -215,7 +198,7 @@ def _write_matrix(
     with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as advance:
         for start in range(0, len(paths), BLOCK_ROWS):
             rows = range(start, min(start + BLOCK_ROWS, len(paths)))
-            data = _little_endian(np.stack(list(pool.map(read, rows))))
+            data = little_endian(np.stack(list(pool.map(read, rows))))
             file.write(data)
             digest.update(data)
             advance(len(rows))

@@ -19,6 +19,7 @@ from headsweep.storage.bulk_writes import upsert
 from headsweep.storage.claims import N_TRIALS, count_states
 from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
+from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
 
 DEFINITION = "headsweep:definition"
 FINGERPRINT = "headsweep:fingerprint"
@@ -53,21 +54,22 @@ def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:
     """Creates the study, or continues it with a budget that may have grown; its id.
 
     Raises:
-        StudyError: a study of this name exists with another definition or a larger budget.
+        StudyError: a study of this name exists with another definition or a larger budget, or was
+            created by another program and cannot be adopted.
     """
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(spec.name)
+        check_objective(spec.name, storage.get_study_directions(study_id))
+    system_attrs = storage.get_study_system_attrs(study_id)
 
     def define(connection: Connection) -> None:
         stored = _attrs(connection, study_id)
         if DEFINITION in stored:
             _check_same(spec, stored)
-        elif any(count_states(connection, study_id).values()):
-            raise StudyError(
-                f"{spec.name}: a study of this name must be one of headsweep's, found another's"
-            )
+        else:
+            check_adoptable(spec.name, system_attrs, count_states(connection, study_id))
         _write_attrs(
             connection,
             study_id,
@@ -79,6 +81,8 @@ def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:
         )
 
     storage.database.write(define, study_id=study_id)
+    for key, value in missing_metric_names(system_attrs).items():
+        storage.set_study_system_attr(study_id, key, value)
     return study_id
 
 

@@ -24,6 +24,7 @@ from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims as ledger
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import forget_asked_trials, trial_id
+from headsweep.studies.adoption import check_objective
 from headsweep.studies.pruning import build_judge
 from headsweep.studies.study import load_spec, next_worker_index, open_storage, study_id_of
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
@@ -69,6 +70,7 @@ class Session:
     ) -> None:
         self.spec = load_spec(study_name, storage)
         self.study_id = study_id_of(study_name, storage)
+        check_objective(study_name, storage.get_study_directions(self.study_id))
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
         self._settings = settings

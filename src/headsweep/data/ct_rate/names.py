@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from headsweep.errors import ManifestError
 
@@ -80,6 +81,16 @@ def scan_of(volume: str) -> str:
     """
     match = _match(volume)
     return f"{match['patient']}_{match['scan']}"
+
+
+def groups_of(volumes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the patient and the scan of every volume.
+
+    Where a name does not follow CT-RATE's grammar, every volume is its own patient and scan.
+    """
+    if all(VOLUME_NAME.fullmatch(volume_of(volume)) for volume in volumes):
+        return tuple(map(patient_of, volumes)), tuple(map(scan_of, volumes))
+    return tuple(volumes), tuple(volumes)
 
 
 def _match(volume: str) -> re.Match[str]:

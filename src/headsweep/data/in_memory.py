@@ -1,0 +1,416 @@
+"""Splits of data that the caller holds in memory as arrays or as a pandas DataFrame."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from headsweep.config.messages import nearest
+from headsweep.config.schema import Config, Modality
+from headsweep.data.ct_rate.names import groups_of
+from headsweep.data.loading import LoadedSplit, refuse_overlap
+from headsweep.data.manifest import Manifest
+from headsweep.data.splits import (
+    MODALITIES,
+    Split,
+    content_fingerprint,
+    row_digests,
+    rows_fingerprint,
+)
+from headsweep.data.splitting import stratified_parts
+from headsweep.errors import FeatureError, ManifestError
+
+ARRAYS = Path("arrays")
+"""Names the data in errors, as a manifest's path does: `arrays:17` is row 17, counted from 0."""
+
+SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
+"""Share of the rows that each split gets when the caller names none."""
+
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_SPELLED_VALID = ("val", "validation", "dev")
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """All rows of the data, checked; row i of every field is the same volume."""
+
+    volumes: tuple[str, ...]
+    patients: tuple[str, ...]
+    scans: tuple[str, ...]
+    labels: tuple[str, ...]
+    targets: NDArray[np.uint8]
+    features: Mapping[Modality, NDArray[np.float32]]
+    reports: tuple[str, ...] | None
+
+
+class ArraySource:
+    """Splits of arrays, checked when it is made."""
+
+    in_memory = True
+
+    def __init__(self, splits: Mapping[str, LoadedSplit]) -> None:
+        self._splits = {name: loaded.split for name, loaded in splits.items()}
+        loaded = list(splits.values())
+        for i, other in enumerate(loaded):
+            for one in loaded[: min(i, 2)]:  # test splits may overlap among themselves
+                refuse_overlap(one, other)
+
+    @property
+    def test_names(self) -> tuple[str, ...]:
+        """Names of the test splits."""
+        return tuple(name for name in self._splits if name not in {"train", "valid"})
+
+    def search_splits(self, config: Config, modalities: Sequence[Modality]) -> tuple[Split, Split]:
+        """Return train and valid with the labels and features that the config reads.
+
+        Raises:
+            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+        """
+        return self._chosen("train", config, modalities), self._chosen("valid", config, modalities)
+
+    def test_splits(self, config: Config, modalities: Sequence[Modality]) -> list[Split]:
+        """Return the test splits with the labels and features that the config reads.
+
+        Raises:
+            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+        """
+        return [self._chosen(name, config, modalities) for name in self.test_names]
+
+    def splits_alone(self, config: Config, modalities: Sequence[Modality] | None) -> list[Split]:
+        """Return the test splits; None as `modalities` keeps all of them.
+
+        Raises:
+            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+        """
+        return self.test_splits(config, modalities or tuple(self._splits["train"].features))
+
+    def labels(self, config: Config) -> tuple[str, ...]:
+        """Return the labels that the config trains.
+
+        Raises:
+            ManifestError: the data lack a label of `training.target_labels`.
+        """
+        held = self._splits["train"].labels
+        chosen = config.training.target_labels
+        for label in chosen or ():
+            if label not in held:
+                hint = nearest(label, held)
+                raise ManifestError(f"{ARRAYS}: unknown label {label!r}.{hint}")
+        return chosen or held
+
+    def _chosen(self, name: str, config: Config, modalities: Sequence[Modality]) -> Split:
+        split = self._splits[name]
+        for modality in modalities:
+            if modality not in split.features:
+                raise ManifestError(
+                    f"{ARRAYS}: the config reads {modality} features, but the data have only "
+                    f"{', '.join(split.features)}"
+                )
+        labels = self.labels(config)
+        if labels != split.labels:
+            columns = [split.labels.index(label) for label in labels]
+            targets = np.ascontiguousarray(split.targets[:, columns])
+            split = _to_split(
+                name,
+                _Rows(
+                    split.volumes,
+                    split.patients,
+                    split.scans,
+                    labels,
+                    targets,
+                    split.features,
+                    split.reports,
+                ),
+                split.feature_fingerprints,
+            )
+        return split.with_modalities(modalities)
+
+
+def source_of_arrays(
+    features: Mapping[Modality, ArrayLike],
+    targets: ArrayLike,
+    *,
+    labels: Sequence[str],
+    patients: Sequence[Any] | None,
+    split: Sequence[Any] | None,
+    volumes: Sequence[Any] | None,
+    scans: Sequence[Any] | None,
+    reports: Sequence[Any] | None,
+    seed: int,
+) -> ArraySource:
+    """Check arrays and divide them into splits; see `Dataset.from_arrays` for the arguments.
+
+    Returns:
+        The source of a data set.
+
+    Raises:
+        FeatureError: features are not finite numbers of shape (n, d).
+        ManifestError: anything else that cannot be used; the row is named, counted from 0.
+    """
+    rows = _checked_rows(
+        features, targets, labels, patients=patients, volumes=volumes, scans=scans, reports=reports
+    )
+    n = len(rows.volumes)
+    if split is None:
+        parts = stratified_parts(rows.patients, rows.targets, tuple(SHARES.values()), seed)
+        names = tuple(list(SHARES)[part] for part in parts)
+    else:
+        names = _checked_names(split, n)
+    if "valid" not in names:
+        of_train = np.array([i for i, name in enumerate(names) if name == "train"])
+        sides = stratified_parts(
+            [rows.patients[i] for i in of_train], rows.targets[of_train], (0.8, 0.2), seed
+        )
+        to_valid = set(of_train[sides == 1].tolist())
+        names = tuple("valid" if i in to_valid else name for i, name in enumerate(names))
+    _refuse_divided_patients(rows.patients, names)
+    order = ("train", "valid", *dict.fromkeys(n for n in names if n not in {"train", "valid"}))
+    return ArraySource({name: _take(rows, name, names) for name in order})
+
+
+def frame_arrays(
+    frame: pd.DataFrame, features: Mapping[Modality, str | Sequence[str] | NDArray[Any]]
+) -> dict[Modality, NDArray[Any]]:
+    """Collect the feature matrices that a frame's columns hold.
+
+    Args:
+        frame: one row a volume.
+        features: for each modality the column that holds vectors, the numeric columns, or the
+            matrix itself.
+
+    Returns:
+        For each modality an array with one row for each row of the frame.
+
+    Raises:
+        FeatureError: a column does not hold vectors of one width.
+    """
+    matrices: dict[Modality, NDArray[Any]] = {}
+    for modality, given in features.items():
+        if isinstance(given, np.ndarray):
+            matrices[modality] = given
+        elif isinstance(given, str):
+            try:
+                matrices[modality] = np.stack([np.asarray(v) for v in column(frame, given)])
+            except ValueError as error:
+                raise FeatureError(
+                    f"column {given!r} must hold one vector a row, all of one width: {error}"
+                ) from None
+        else:
+            matrices[modality] = np.column_stack([column(frame, name) for name in given])
+    return matrices
+
+
+def column(frame: pd.DataFrame, name: str) -> NDArray[Any]:
+    """Return one column of a frame as an array.
+
+    Raises:
+        ManifestError: the frame has no such column, or two of that name.
+    """
+    known = [str(known) for known in frame.columns]
+    if known.count(name) != 1:
+        problem = "unknown" if name not in known else "repeated"
+        hint = nearest(name, tuple(known)) if name not in known else ""
+        raise ManifestError(f"{problem} column {name!r} of the DataFrame.{hint}")
+    values: NDArray[Any] = frame[name].to_numpy()
+    return values
+
+
+def _checked_rows(
+    features: Mapping[Modality, ArrayLike],
+    targets: ArrayLike,
+    labels: Sequence[str],
+    *,
+    patients: Sequence[Any] | None,
+    volumes: Sequence[Any] | None,
+    scans: Sequence[Any] | None,
+    reports: Sequence[Any] | None,
+) -> _Rows:
+    matrices = _checked_features(features)
+    n = len(next(iter(matrices.values())))
+    names = tuple(map(str, labels))
+    if doubles := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ManifestError(f"labels must have distinct names, found {doubles[0]!r} twice")
+    checked_targets = _checked_targets(targets, names, n)
+    of_volumes = _texts("volumes", volumes, n) or tuple(f"row_{i}" for i in range(n))
+    if doubles := [name for name, count in Counter(of_volumes).items() if count > 1]:
+        first, second = [i for i, name in enumerate(of_volumes) if name == doubles[0]][:2]
+        raise ManifestError(f"{ARRAYS}:{second}: volume {doubles[0]!r} is also in {ARRAYS}:{first}")
+    default_patients, default_scans = groups_of(of_volumes)
+    if patients is not None:  # a scan's name alone need not say whose scan it is
+        default_scans = of_volumes
+    return _Rows(
+        of_volumes,
+        _texts("patients", patients, n) or default_patients,
+        _texts("scans", scans, n) or default_scans,
+        names,
+        checked_targets,
+        matrices,
+        _texts("reports", reports, n, may_be_empty=True),
+    )
+
+
+def _checked_features(
+    features: Mapping[Modality, ArrayLike],
+) -> dict[Modality, NDArray[np.float32]]:
+    if not features:
+        raise FeatureError("features must hold visual or text features, found none")
+    matrices: dict[Modality, NDArray[np.float32]] = {}
+    for modality, given in features.items():
+        if modality not in MODALITIES:
+            raise FeatureError(
+                f"unknown modality {modality!r} in features: use 'visual' for the encoder's "
+                "features and 'text' for those of reports"
+            )
+        try:
+            with np.errstate(over="ignore"):
+                matrix = np.ascontiguousarray(given, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise FeatureError(f"features[{modality!r}] must be numbers: {error}") from None
+        if matrix.ndim != 2 or 0 in matrix.shape:
+            raise FeatureError(
+                f"features[{modality!r}] must have shape (rows, width), found {matrix.shape}"
+            )
+        if not (finite := np.isfinite(matrix)).all():
+            row, index = np.argwhere(~finite)[0]
+            raise FeatureError(
+                f"{ARRAYS}:{row}: features must be finite, found {matrix[row, index]} in "
+                f"features[{modality!r}][{row}, {index}]"
+            )
+        matrices[modality] = matrix
+    rows = {modality: len(matrix) for modality, matrix in matrices.items()}
+    if len(set(rows.values())) > 1:
+        raise FeatureError(f"features of all modalities must have equally many rows, found {rows}")
+    return matrices
+
+
+def _checked_targets(targets: ArrayLike, labels: Sequence[str], n: int) -> NDArray[np.uint8]:
+    values = np.asarray(targets)
+    if values.ndim == 1 and len(labels) == 1:
+        values = values[:, None]
+    if values.shape != (n, len(labels)):
+        raise ManifestError(
+            f"targets must have shape ({n}, {len(labels)}), one row for each row of features and "
+            f"one column for each label, found {values.shape}"
+        )
+    is_label = np.isin(values, (0, 1)) if values.dtype.kind in "buif" else np.zeros(values.shape)
+    if not is_label.all():
+        row, index = np.argwhere(is_label == 0)[0]
+        raise ManifestError(
+            f"{ARRAYS}:{row}: label {labels[index]!r} must be 0 or 1, "
+            f"found {values[row, index].item()!r}"
+        )
+    return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def _texts(
+    name: str, values: Sequence[Any] | None, n: int, *, may_be_empty: bool = False
+) -> tuple[str, ...] | None:
+    """Return the values as text, one for each row; None when there are none."""
+    if values is None:
+        return None
+    listed = list(values)
+    if len(listed) != n:
+        raise ManifestError(
+            f"{name} must have one entry for each of the {n} rows, found {len(listed)}"
+        )
+    missing = [i for i, value in enumerate(listed) if pd.isna(value) or not str(value).strip()]
+    if missing and not may_be_empty:
+        raise ManifestError(f"{ARRAYS}:{missing[0]}: {name} must not be empty")
+    absent = set(missing)
+    return tuple("" if i in absent else str(value).strip() for i, value in enumerate(listed))
+
+
+def _checked_names(split: Sequence[Any], n: int) -> tuple[str, ...]:
+    names = _texts("split", split, n) or ()
+    for name in dict.fromkeys(names):
+        if name in _SPELLED_VALID:
+            raise ManifestError(f"unknown split {name!r}. Did you mean 'valid'?")
+        if not _SPLIT_NAME.fullmatch(name):
+            raise ManifestError(
+                "a split's name must consist of letters, digits, '_' and '-', as files are named "
+                f"after it, found {name!r}"
+            )
+    if "train" not in names:
+        raise ManifestError(
+            "split must name the rows 'train', 'valid' (optional) and anything else for test, "
+            f"found no 'train' among {', '.join(map(repr, dict.fromkeys(names)))}"
+        )
+    return names
+
+
+def _refuse_divided_patients(patients: Sequence[str], names: Sequence[str]) -> None:
+    first: dict[tuple[str, str], int] = {}
+    for i, (patient, name) in enumerate(zip(patients, names, strict=True)):
+        for side in sorted({"train", "valid", "test"} - {_side(name)}):
+            if (j := first.get((patient, side))) is not None:
+                raise ManifestError(
+                    f"{ARRAYS}:{i}: a patient must be in one split, found {patient!r} in "
+                    f"{name!r} and, in {ARRAYS}:{j}, in {names[j]!r}"
+                )
+        first.setdefault((patient, _side(name)), i)
+
+
+def _side(name: str) -> str:
+    return name if name in {"train", "valid"} else "test"
+
+
+def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
+    chosen = [i for i, other in enumerate(names) if other == name]
+
+    def pick(values: Sequence[str]) -> tuple[str, ...]:
+        return tuple(values[i] for i in chosen)
+
+    of_split = _Rows(
+        pick(rows.volumes),
+        pick(rows.patients),
+        pick(rows.scans),
+        rows.labels,
+        rows.targets[chosen],
+        {modality: matrix[chosen] for modality, matrix in rows.features.items()},
+        None if rows.reports is None else pick(rows.reports),
+    )
+    fingerprints = {
+        modality: content_fingerprint(of_split.volumes, matrix)
+        for modality, matrix in of_split.features.items()
+    }
+    manifest = Manifest(
+        path=ARRAYS,
+        rows=tuple(chosen),
+        volumes=of_split.volumes,
+        patients=of_split.patients,
+        scans=of_split.scans,
+        labels=of_split.labels,
+        targets=of_split.targets,
+        feature_paths={},
+        reports=of_split.reports,
+    )
+    return LoadedSplit(
+        manifest,
+        _to_split(name, of_split, fingerprints),
+        {modality: row_digests(matrix) for modality, matrix in of_split.features.items()},
+    )
+
+
+def _to_split(name: str, rows: _Rows, fingerprints: Mapping[Modality, str]) -> Split:
+    return Split(
+        name=name,
+        volumes=rows.volumes,
+        patients=rows.patients,
+        scans=rows.scans,
+        labels=rows.labels,
+        targets=rows.targets,
+        features=rows.features,
+        reports=rows.reports,
+        manifest_fingerprint=rows_fingerprint(
+            rows.volumes, rows.labels, rows.targets, (rows.patients, rows.scans)
+        ),
+        feature_fingerprints=fingerprints,
+    )
