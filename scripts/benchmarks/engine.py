@@ -143,9 +143,12 @@ def slots_per_step(
 ) -> float:
     """Heads that one of headsweep's fused steps trains, on average, with all of them admitted."""
     inputs = Inputs(train, valid, device)
-    groups = Counter(group_key(config, inputs) for config in configs)
-    steps = {key: len(batch_bounds(inputs.n_train, key.batch_size)) for key in groups}
-    return sum(groups[key] * steps[key] for key in groups) / sum(steps.values())
+    together = Counter(
+        (group_key(config, inputs), min(config.training.batch_size, inputs.n_train))
+        for config in configs
+    )
+    steps = {key: len(batch_bounds(inputs.n_train, key[1])) for key in together}
+    return sum(together[key] * steps[key] for key in together) / sum(steps.values())
 
 
 def report(arguments: argparse.Namespace, turns: Sequence[Turns]) -> None:

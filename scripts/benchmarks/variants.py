@@ -25,7 +25,7 @@ from headsweep.engine.hardware.device import flushed_denormals
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.base import Program
 from headsweep.engine.slots import Slot
-from headsweep.engine.tape import batches
+from headsweep.engine.tape import permutation
 
 VARIANTS = {"slot by slot": "mlp", "stacked": "stacked_mlp"}
 
@@ -74,24 +74,33 @@ def _configs(width: int, batch: int, slots: int) -> list[Config]:
 @torch.no_grad()
 def _compare(configs: list[Config], inputs: Inputs, steps: int, rounds: int) -> dict[str, float]:
     key = group_key(configs[0], inputs)
-    minibatches = list(batches(0, 0, inputs.n_train, key.batch_size))[:steps]
+    batch_size = configs[0].training.batch_size
+    order = permutation(0, 0, inputs.n_train)[: steps * batch_size]
+    steps = len(order) // batch_size
     programs: dict[str, Program] = {}
+    slots: dict[str, list[Slot]] = {}
     for variant, name in VARIANTS.items():
-        program = PROGRAMS[name](replace(key, program=name), inputs)
-        for number, config in enumerate(configs):
-            program.admit(Slot(number, config, len(minibatches), 1000))
-        program.train_epoch(minibatches, 0)
+        also = PROGRAMS[name].cannot_mix(configs[0], inputs)
+        program = PROGRAMS[name](replace(key, program=name, also=also), inputs)
+        slots[variant] = [
+            Slot(number, config, batch_size, steps, 1000) for number, config in enumerate(configs)
+        ]
+        for slot in slots[variant]:
+            program.admit(slot)
+        program.train_epoch(order, 0)
         programs[variant] = program
     times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     with flushed_denormals():
         for _ in range(rounds):
             for variant, program in programs.items():
+                for slot in slots[variant]:
+                    slot.epoch += 1
                 _wait(inputs.device)
                 start = time.perf_counter()
-                program.train_epoch(minibatches, 0)
+                program.train_epoch(order, 0)
                 _wait(inputs.device)
                 times[variant].append(time.perf_counter() - start)
-    share = 1000 / (len(minibatches) * len(configs))
+    share = 1000 / (steps * len(configs))
     return {variant: share * statistics.median(taken) for variant, taken in times.items()}
 
 

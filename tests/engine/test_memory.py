@@ -1,17 +1,17 @@
 """When memory runs out, groups shrink and go on; only a trial that does not fit alone fails."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from torch import Tensor
 
 from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.engine import groups
 from headsweep.engine.engine import Engine
 from headsweep.engine.hardware.memory import ran_out_of_memory
 from headsweep.engine.programs.base import Program
 from headsweep.engine.programs.linear import LinearProgram
+from headsweep.engine.programs.linear_stack import Stack
 from headsweep.engine.programs.mlp import MLPBatch, MLPProgram, MLPTrainer
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.slots import EpochReport, Slot
@@ -61,10 +61,10 @@ def test_a_group_halves_until_it_fits(
     monkeypatch: pytest.MonkeyPatch, limit: int, error: RuntimeError
 ) -> None:
     class Small(LinearProgram):
-        def train_batch(self, rows: Tensor) -> None:
+        def train_batch(self, stack: Stack, rows: Tensor) -> None:
             if len(self.members) > limit:
                 raise error
-            super().train_batch(rows)
+            super().train_batch(stack, rows)
 
     assert_unchanged(monkeypatch, "linear", Small, LINEAR)
 
@@ -94,6 +94,34 @@ def test_steps_taken_before_memory_ran_out_are_not_taken_again(
     assert refused == [step]
 
 
+def test_run_epoch_when_memory_runs_out_between_batch_sizes_takes_no_step_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Slots of 32 rows have ended their epoch by then; of those of 64 some have begun."""
+
+    class Small(MLPProgram):
+        def trainer(self, slot: Slot) -> MLPTrainer:
+            trainer = super().trainer(slot)
+            compute = trainer.compute_gradients
+
+            def compute_or_refuse(batch: MLPBatch) -> None:
+                if (slot.number, slot.step) == (4, 1) and not refused:
+                    refused.append([member.slot.step for member in self.members.values()])
+                    raise exhausted()
+                compute(batch)
+
+            trainer.compute_gradients = compute_or_refuse  # type: ignore[method-assign]
+            return trainer
+
+    refused: list[list[int]] = []
+    mixed = [
+        with_values(one, {"training.batch_size": 32 * (1 + i // 3)}, where="test")
+        for i, one in enumerate(MLPS)
+    ]
+    assert_unchanged(monkeypatch, "mlp", Small, mixed)
+    assert refused == [[5, 5, 5, 3, 1]]
+
+
 def test_scoring_without_memory_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(MLPProgram):
         def validate(self) -> tuple[list[Slot], Tensor]:
@@ -108,11 +136,11 @@ def test_a_stack_of_mlps_halves_within_rounding(monkeypatch: pytest.MonkeyPatch)
     """Its groups have other shapes then, so a BLAS rounds otherwise."""
 
     class Small(StackedMLPProgram):
-        def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        def train_epoch(self, order: Tensor, position: int) -> None:
             if len(self.members) > 2:
-                super().train_epoch(minibatches[:2], tape_step)
+                super().train_epoch(order[: 2 * self.batch_size], position)
                 raise exhausted()
-            super().train_epoch(minibatches, tape_step)
+            super().train_epoch(order, position)
 
     monkeypatch.setitem(groups.PROGRAMS, "mlp", StackedMLPProgram)
     expected = train(MLPS)
@@ -149,10 +177,10 @@ def test_a_trial_that_does_not_fit_alone_fails_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Small(MLPProgram):
-        def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+        def train_epoch(self, order: Tensor, position: int) -> None:
             if any(member.slot.config == MLPS[3] for member in self.members.values()):
                 raise exhausted("CUDA out of memory. Tried to allocate 9 GiB.\nGPU 0 has …")
-            super().train_epoch(minibatches, tape_step)
+            super().train_epoch(order, position)
 
     expected = train(MLPS, epochs=1)
     monkeypatch.setitem(groups.PROGRAMS, "mlp", Small)
@@ -179,11 +207,11 @@ def test_a_trial_that_finds_no_memory_when_it_enters_waits(monkeypatch: pytest.M
 
 def test_a_group_that_was_halved_is_not_filled_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(LinearProgram):
-        def train_batch(self, rows: Tensor) -> None:
+        def train_batch(self, stack: Stack, rows: Tensor) -> None:
             if len(self.members) > 2:
                 refused.append(len(self.members))
                 raise exhausted()
-            super().train_batch(rows)
+            super().train_batch(stack, rows)
 
     refused: list[int] = []
     monkeypatch.setitem(groups.PROGRAMS, "linear", Small)
@@ -219,7 +247,7 @@ def test_parked_slots_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(LinearProgram):
-        def train_batch(self, rows: Tensor) -> None:
+        def train_batch(self, stack: Stack, rows: Tensor) -> None:
             raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setitem(groups.PROGRAMS, "linear", Broken)

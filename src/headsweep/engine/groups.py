@@ -15,17 +15,17 @@ from torch import Tensor
 from headsweep.config.schema import Config, MLPConfig
 from headsweep.engine.checkpoints import Snapshot
 from headsweep.engine.hardware.memory import ran_out_of_memory
-from headsweep.engine.inputs import Inputs, Variant
+from headsweep.engine.inputs import Inputs
 from headsweep.engine.numerics.precision import rounded_products
 from headsweep.engine.programs.autograd import AutogradProgram
-from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.programs.base import GroupKey, Program, by_batch_size
 from headsweep.engine.programs.linear import LinearProgram
 from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
 from headsweep.engine.slots import EpochReport, Slot
-from headsweep.engine.tape import batch_bounds, batches
+from headsweep.engine.tape import batch_bounds, permutation
 from headsweep.engine.timings import Usage
 from headsweep.heads.base import Head
 from headsweep.metrics.ranking import average_precision_and_auroc, macro
@@ -41,17 +41,11 @@ PROGRAMS: dict[str, type[Program]] = {
 
 
 def group_key(config: Config, inputs: Inputs) -> GroupKey:
-    """The group that a config trains in; batches are at most as long as the training split."""
+    """Return what the slots of the group that a config trains in have in common."""
     training = config.training
     program = program_name(config, inputs.device.type)
-    whole = program == "logistic"
-    return GroupKey(
-        program=program,
-        variant=Variant.of(config) if PROGRAMS[program].one_variant else None,
-        batch_size=inputs.n_train if whole else min(training.batch_size, inputs.n_train),
-        seed=training.seed,
-        precision=training.precision,
-    )
+    also = PROGRAMS[program].cannot_mix(config, inputs)
+    return GroupKey(program, training.seed, training.precision, also)
 
 
 def program_name(config: Config, device_type: str) -> str:
@@ -65,8 +59,18 @@ def program_name(config: Config, device_type: str) -> str:
     return config.head.kind if config.head.kind in PROGRAMS else "autograd"
 
 
+def new_slot(number: int, config: Config, program: str, n_train: int) -> Slot:
+    """Return a slot before its first step; a solver sees all rows at once, in one epoch."""
+    training = config.training
+    if program == "logistic":
+        return Slot(number, config, n_train, steps_per_epoch=1, max_epochs=1)
+    batch_size = min(training.batch_size, n_train)
+    steps = len(batch_bounds(n_train, batch_size))
+    return Slot(number, config, batch_size, steps, training.max_epochs)
+
+
 class Group:
-    """Slots of one key at one position of their tape.
+    """Slots with one `GroupKey` at one position of their tape.
 
     Their tensors are in a program, or parked on the host while the device has no memory for them.
     """
@@ -75,7 +79,6 @@ class Group:
         self.key, self.inputs = key, inputs
         self.position = position
         self.slots: dict[int, Slot] = {}
-        self.steps_per_epoch = len(batch_bounds(inputs.n_train, key.batch_size))
         self._program: Program | None = None
         self._held: set[int] = set()
         """Slots in the program; one that is neither held nor parked has its first weights."""
@@ -88,13 +91,12 @@ class Group:
 
     @property
     def in_step(self) -> bool:
-        """Whether all slots have taken the same steps of the present epoch."""
-        return len({self._taken(slot) for slot in self.slots.values()}) <= 1
+        """Whether slots of one batch size have taken the same steps of the present epoch."""
+        return not self._ahead()
 
     def admit(self, number: int, config: Config) -> None:
         """Let a trial enter at the tape's present position."""
-        epochs = 1 if self.key.program == "logistic" else config.training.max_epochs
-        slot = Slot(number, config, self.steps_per_epoch, epochs)
+        slot = new_slot(number, config, self.key.program, self.inputs.n_train)
         try:
             self._enter(slot)
         except RuntimeError as error:
@@ -141,10 +143,7 @@ class Group:
 
     def split(self) -> Group:
         """Move half of the parked slots, or those a step ahead, to a new group."""
-        leaving = list(self.slots)[len(self.slots) // 2 :]
-        if not self.in_step:
-            least = min(self._taken(slot) for slot in self.slots.values())
-            leaving = [n for n, slot in self.slots.items() if self._taken(slot) > least]
+        leaving = self._ahead() or list(self.slots)[len(self.slots) // 2 :]
         sibling = Group(self.key, self.inputs, self.position)
         for number in leaving:
             sibling.slots[number] = self.slots.pop(number)
@@ -171,20 +170,20 @@ class Group:
         """
         begun = time.perf_counter()
         *_, program = (self._entered(slot) for slot in self.slots.values())
-        (taken,) = {self._taken(slot) for slot in self.slots.values()}
-        key = self.key
-        minibatches = list(batches(key.seed, self.position, self.inputs.n_train, key.batch_size))
-        with rounded_products(key.precision, self.inputs.device):
-            program.train_epoch(minibatches[taken:], self.position * self.steps_per_epoch + taken)
-        slots, probabilities = program.validate()
-        scores = probabilities.to("cpu", torch.float32).numpy()
+        left = {slot.number: slot.steps_per_epoch - slot.taken for slot in self.slots.values()}
+        order = permutation(self.key.seed, self.position, self.inputs.n_train)
+        with rounded_products(self.key.precision, self.inputs.device):
+            program.train_epoch(order, self.position)
+        slots, on_device = program.validate()
+        scores = on_device.to("cpu", torch.float32)
         self.position += 1
         trained = time.perf_counter()
         reports = self._report(program, slots, scores)
         usage.training_s += trained - begun
         usage.metrics_s += time.perf_counter() - trained
-        usage.fused_steps += self.steps_per_epoch - taken
-        usage.slot_steps += (self.steps_per_epoch - taken) * len(slots)
+        batches = by_batch_size(slots).values()
+        usage.fused_steps += sum(left[alike[0].number] for alike in batches)
+        usage.slot_steps += sum(left.values())
         return reports
 
     def _entered(self, slot: Slot) -> Program:
@@ -202,18 +201,22 @@ class Group:
             del self._parked[slot.number]
         self._held.add(slot.number)
 
-    def _taken(self, slot: Slot) -> int:
-        """Optimiser steps of the present epoch that a slot has taken; a solver takes none."""
-        return max(0, slot.step - slot.epoch * self.steps_per_epoch)
+    def _ahead(self) -> list[int]:
+        """Return the slots that have taken more steps than others of their batch size."""
+        return [
+            slot.number
+            for alike in by_batch_size(list(self.slots.values())).values()
+            for slot in alike
+            if slot.taken > min(other.taken for other in alike)
+        ]
 
-    def _report(
-        self, program: Program, slots: Sequence[Slot], scores: NDArray[np.float32]
-    ) -> list[EpochReport]:
+    def _report(self, program: Program, slots: Sequence[Slot], on_cpu: Tensor) -> list[EpochReport]:
         """Rank the scores `(K, c, n_valid)` and keep the best weights of slots that improved."""
+        scores = on_cpu.numpy()
         finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
-        ranked = np.where(finite[:, None, None], scores, 0.0).astype(np.float32).swapaxes(1, 2)
+        ranked = np.where(finite[:, None, None], scores, np.float32(0)).swapaxes(1, 2)
         auprc, auroc = average_precision_and_auroc(self.inputs.valid_targets, ranked)
-        losses = _cross_entropy(self.inputs.valid_targets, scores)
+        losses = _cross_entropy(self.inputs.valid_targets, program.probabilities(on_cpu).numpy())
         auprc_macro = np.where(finite, macro(auprc), np.nan)
         auroc_macro = np.where(finite, macro(auroc), np.nan)
         reports = []

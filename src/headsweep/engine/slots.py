@@ -41,10 +41,21 @@ class EpochReport:
 
 @dataclass
 class Slot:
-    """One trial in training. `number` is unique in its engine and never used again."""
+    """One trial in training.
+
+    Attributes:
+        number: unique in its engine and never used again.
+        config: of the trial.
+        batch_size: rows of a minibatch, at most as many as there are training rows.
+        steps_per_epoch: minibatches of an epoch.
+        max_epochs: after so many the trial ends.
+        step: optimiser steps taken so far.
+        epoch: epochs validated so far.
+    """
 
     number: int
     config: Config
+    batch_size: int
     steps_per_epoch: int
     max_epochs: int
     step: int = 0
@@ -52,6 +63,11 @@ class Slot:
     best_auprc_macro: float = -math.inf
     best_epoch: int = 0
     history: list[EpochReport] = field(default_factory=list)
+
+    @property
+    def taken(self) -> int:
+        """Minibatches of the present epoch that the slot has taken; a solver takes none."""
+        return max(0, self.step - self.epoch * self.steps_per_epoch)
 
     def next_learning_rate(self) -> float:
         """The learning rate of the step about to be taken; advances the slot's clock."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,10 +52,10 @@ class AutogradTrainer(SingleTrainer[AutogradBatch]):
             kept.copy_(grad)
 
     def validate(self) -> Tensor:
-        """Probabilities `(n_valid, c)`."""
+        """Return logits `(n_valid, c)`."""
         self.head.eval()
         logits: Tensor = self.head(self.x_valid)
-        return logits.sigmoid()
+        return logits
 
 
 class AutogradProgram(SlotwiseProgram[AutogradBatch, AutogradTrainer]):
@@ -65,10 +65,12 @@ class AutogradProgram(SlotwiseProgram[AutogradBatch, AutogradTrainer]):
         """An autograd trainer."""
         return AutogradTrainer(slot, self.inputs)
 
-    def prepare_batch(self, rows: Tensor, tape_step: int) -> AutogradBatch:
+    def prepare_batch(
+        self, rows: Tensor, tape_step: int, members: Sequence[AutogradTrainer]
+    ) -> AutogradBatch:
         """Gather the rows and derive the seed of this minibatch."""
         return AutogradBatch(
-            x=self.gather(rows),
+            x=self.gather(rows, members),
             targets=self.inputs.targets.index_select(0, rows),
             seed=minibatch_key(self.key.seed, tape_step, 0),
         )

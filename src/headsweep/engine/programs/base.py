@@ -1,48 +1,49 @@
-"""What a group asks of the program that trains its slots."""
+"""The interface between a group and the program that trains its slots."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from headsweep.config.schema import Precision
-from headsweep.engine.inputs import Inputs, Variant
+from headsweep.config.schema import Config, Precision
+from headsweep.engine.inputs import Inputs
 from headsweep.engine.slots import Slot
+from headsweep.engine.tape import batch_bounds
 from headsweep.heads.base import Head
 
 
 @dataclass(frozen=True)
 class GroupKey:
-    """What cannot vary among slots that read one tape in one tensor program.
+    """What all slots of one group have in common.
 
-    `variant` is none where a program reads several of them side by side.
+    `also` is what the program cannot mix besides, from `Program.cannot_mix`.
     """
 
     program: str
-    variant: Variant | None
-    batch_size: int
     seed: int
     precision: Precision
+    also: tuple[Hashable, ...] = ()
 
 
 class Program(ABC):
-    """Trains slots that share minibatches; a slot's numbers never depend on its neighbours."""
+    """Trains the slots of one group, epoch by epoch of the tape.
 
-    one_variant: ClassVar[bool] = True
-    """Whether all slots must read the features in one way."""
+    Slots may differ in everything that is not in the `GroupKey`, input variant and batch size
+    included. A slot's numbers never depend on its neighbours.
+    """
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         self.key = key
         self.inputs = inputs
 
-    def matrix(self, *, valid: bool) -> Tensor:
-        """The input `(n, d)` that all slots read."""
-        assert self.key.variant is not None
-        return self.inputs.matrix(self.key.variant, valid=valid)
+    @classmethod
+    def cannot_mix(cls, config: Config, inputs: Inputs) -> tuple[Hashable, ...]:
+        """Return what else the slots of one group must have in common; nothing by default."""
+        return ()
 
     @abstractmethod
     def admit(self, slot: Slot) -> None:
@@ -53,16 +54,35 @@ class Program(ABC):
         """Forget the slot."""
 
     @abstractmethod
-    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
-        """One optimiser step of every slot on each minibatch of training rows `(b,)`, in order.
+    def train_epoch(self, order: Tensor, position: int) -> None:
+        """Train every slot on the rest of its epoch.
 
-        The rows lie on the CPU. `tape_step` counts minibatches from the tape's beginning to the
-        first; dropout noise is keyed by it.
+        A slot takes consecutive minibatches of `slot.batch_size` rows of `order`
+        (`tape.batch_bounds`), from its `slot.taken`-th one on. Dropout noise of the i-th
+        minibatch of an epoch is keyed by step `position * slot.steps_per_epoch + i`. Slots of
+        one batch size have always taken equally many minibatches. When memory runs out, every
+        slot's clock says which steps it has taken.
+
+        Args:
+            order: the epoch's permutation of the training rows `(n_train,)`, int64, on the CPU.
+            position: the tape's position, counted in epochs.
         """
 
     @abstractmethod
     def validate(self) -> tuple[list[Slot], Tensor]:
-        """The slots, and their validation probabilities `(K, c, n_valid)` in the same order."""
+        """Return the slots, and their validation scores `(K, c, n_valid)` in the same order.
+
+        Slots are ranked by these scores. They are logits, unless the heads have none
+        (`probabilities`).
+        """
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return the label probabilities of validation scores `(K, c, n_valid)` on the CPU.
+
+        They are the sigmoid of logits, slot by slot: a vector kernel computes the remainder of a
+        tensor with other bits, which must not depend on a slot's neighbours.
+        """
+        return torch.stack([logits.sigmoid() for logits in scores])
 
     @abstractmethod
     def keep_best(self, slot: Slot) -> None:
@@ -70,7 +90,7 @@ class Program(ABC):
 
     @abstractmethod
     def state(self, slot: Slot) -> dict[str, Tensor]:
-        """The slot's live tensors by name: weights, moments and best weights.
+        """Return the slot's live tensors by name: weights, moments and best weights.
 
         With the slot's clock and the tape's position they determine all that follows.
         """
@@ -82,4 +102,18 @@ class Program(ABC):
 
     @abstractmethod
     def best_head(self, slot: Slot) -> Head:
-        """A plain module on the CPU with the slot's best weights."""
+        """Return a plain module on the CPU with the slot's best weights."""
+
+
+def minibatches(slot: Slot, order: Tensor) -> list[Tensor]:
+    """Return the minibatches `(b,)` of row indices that a slot still has to take in this epoch."""
+    bounds = batch_bounds(len(order), slot.batch_size)
+    return [order[start:end] for start, end in bounds[slot.taken :]]
+
+
+def by_batch_size(slots: Sequence[Slot]) -> dict[int, list[Slot]]:
+    """Return the slots by batch size."""
+    batches: dict[int, list[Slot]] = {}
+    for slot in slots:
+        batches.setdefault(slot.batch_size, []).append(slot)
+    return batches

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.logistic_solver import solve_logistic
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.slots import Slot
@@ -21,6 +21,7 @@ class _Member:
     """One slot with its weights `(c, d)` and biases `(c,)`: zero until they are found."""
 
     slot: Slot
+    variant: Variant
     weight: Tensor
     bias: Tensor
 
@@ -30,44 +31,37 @@ class LogisticProgram(Program):
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
-        self.x = self.matrix(valid=False)
-        self.x_valid = self.matrix(valid=True)
         self.members: dict[int, _Member] = {}
 
     def admit(self, slot: Slot) -> None:
         """Let the slot wait for the next solve."""
-        n_labels, width = self.inputs.targets.shape[1], self.x.shape[1]
-        zeros = self.x.new_zeros
-        self.members[slot.number] = _Member(slot, zeros(n_labels, width), zeros(n_labels))
+        variant = Variant.of(slot.config)
+        x = self.inputs.matrix(variant, valid=False)
+        n_labels = self.inputs.targets.shape[1]
+        weight, bias = x.new_zeros(n_labels, x.shape[1]), x.new_zeros(n_labels)
+        self.members[slot.number] = _Member(slot, variant, weight, bias)
 
     def evict(self, slot: Slot) -> None:
         """Forget the slot's weights."""
         del self.members[slot.number]
 
-    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
-        """Solve every slot that is not solved yet; the one minibatch holds all rows."""
-        new = [member for member in self.members.values() if member.slot.epoch == 0]
-        if not new:
-            return
-        n_labels = self.inputs.targets.shape[1]
-        decay = [member.slot.config.training.weight_decay for member in new]
-        solution = solve_logistic(
-            self.x,
-            self.inputs.targets.T.repeat(len(new), 1),
-            torch.tensor(decay, device=self.x.device).repeat_interleave(n_labels),
-        )
-        weights = solution.weight.view(len(new), n_labels, -1)
-        biases = solution.bias.view(len(new), n_labels)
-        for member, weight, bias in zip(new, weights, biases, strict=True):
-            member.weight, member.bias = weight, bias
+    def train_epoch(self, order: Tensor, position: int) -> None:
+        """Solve every slot that is not solved yet, those of one input variant together."""
+        new: dict[Variant, list[_Member]] = {}
+        for member in self.members.values():
+            if member.slot.epoch == 0:
+                new.setdefault(member.variant, []).append(member)
+        for variant, members in new.items():
+            self._solve(variant, members)
 
     def validate(self) -> tuple[list[Slot], Tensor]:
-        """Probabilities of all slots."""
+        """Return the logits of all slots."""
         members = list(self.members.values())
-        scores = [
-            torch.addmm(m.bias.unsqueeze(1), m.weight, self.x_valid.T).sigmoid_() for m in members
+        logits = [
+            torch.addmm(m.bias.unsqueeze(1), m.weight, self.inputs.matrix(m.variant, valid=True).T)
+            for m in members
         ]
-        return [member.slot for member in members], torch.stack(scores)
+        return [member.slot for member in members], torch.stack(logits)
 
     def keep_best(self, slot: Slot) -> None:
         """There is one epoch; its weights are the best."""
@@ -85,3 +79,18 @@ class LogisticProgram(Program):
             {"output.weight": member.weight.cpu(), "output.bias": member.bias.cpu()}
         )
         return head
+
+    def _solve(self, variant: Variant, members: Sequence[_Member]) -> None:
+        """Solve all labels of slots that read the features in one way."""
+        x = self.inputs.matrix(variant, valid=False)
+        n_labels = self.inputs.targets.shape[1]
+        decay = [member.slot.config.training.weight_decay for member in members]
+        solution = solve_logistic(
+            x,
+            self.inputs.targets.T.repeat(len(members), 1),
+            torch.tensor(decay, device=x.device).repeat_interleave(n_labels),
+        )
+        weights = solution.weight.view(len(members), n_labels, -1)
+        biases = solution.bias.view(len(members), n_labels)
+        for member, weight, bias in zip(members, weights, biases, strict=True):
+            member.weight, member.bias = weight, bias

@@ -77,10 +77,10 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
             error = self._backward_layer(depth, layers[depth], error)
 
     def validate(self) -> Tensor:
-        """Probabilities `(n_valid, c)` by the head's own forward pass."""
+        """Return logits `(n_valid, c)` of the head's own forward pass."""
         self.head.eval()
         logits: Tensor = self.head(self.x_valid)
-        return logits.sigmoid_()
+        return logits
 
     def _forward_layer(
         self, depth: int, width: int, before: Tensor, batch: MLPBatch
@@ -162,12 +162,14 @@ class MLPProgram(SlotwiseProgram[MLPBatch, MLPTrainer]):
         """An MLP trainer."""
         return MLPTrainer(slot, self.inputs)
 
-    def prepare_batch(self, rows: Tensor, tape_step: int) -> MLPBatch:
+    def prepare_batch(
+        self, rows: Tensor, tape_step: int, members: Sequence[MLPTrainer]
+    ) -> MLPBatch:
         """Gather the rows, and draw dropout noise for the widest slot of every layer."""
-        dropping = [m.config.widths for m in self.members.values() if m.config.dropout > 0]
+        dropping = [m.config.widths for m in members if m.config.dropout > 0]
         widest = [max(layer) for layer in zip_longest(*dropping, fillvalue=0)]
         return MLPBatch(
-            x=self.gather(rows),
+            x=self.gather(rows, members),
             targets=self.inputs.targets.index_select(0, rows),
             noise=tuple(
                 uniforms(self.key.seed, tape_step, layer, len(rows) * width, rows.device)

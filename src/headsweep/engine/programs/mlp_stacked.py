@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsweep.config.schema import MLPConfig
+from headsweep.config.schema import Config, MLPConfig
 from headsweep.engine.hardware.cuda_graphs import RecordedStep, Step, record_graph
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.dropout_noise import minibatch_key, signed
 from headsweep.engine.numerics.losses import LossSettings, gradient_, loss_settings, stack_settings
 from headsweep.engine.numerics.optimizers import make_optimizer
 from headsweep.engine.numerics.schedule import learning_rate
-from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.programs.base import GroupKey, Program, minibatches
 from headsweep.engine.programs.mlp_stacked_layers import Layers, Member, lay_out
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
@@ -102,10 +102,10 @@ class _Stack:
         epoch.taken.add_(1)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Probabilities `(K, c, n)` of inputs `(n, d)`."""
+        """Return logits `(K, c, n)` of inputs `(n, d)`."""
         starts = range(0, len(x), ROWS_A_PASS)
         passes = [self.layers.forward(x[i : i + ROWS_A_PASS].T, None)[1] for i in starts]
-        return self._by_slot(torch.cat(passes, dim=1).sigmoid_())
+        return self._by_slot(torch.cat(passes, dim=1))
 
     def _loss_gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Derivatives of the losses, in the logits' place `(K * c, b)`."""
@@ -132,12 +132,21 @@ class StackedMLPProgram(Program):
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
-        self.x = self.matrix(valid=False)
-        self.x_valid = self.matrix(valid=True)
-        self.steps_per_epoch = len(batch_bounds(inputs.n_train, key.batch_size))
+        variant, batch_size = key.also
+        assert isinstance(variant, Variant)
+        assert isinstance(batch_size, int)
+        self.batch_size = batch_size
+        self.x = inputs.matrix(variant, valid=False)
+        self.x_valid = inputs.matrix(variant, valid=True)
+        self.steps_per_epoch = len(batch_bounds(inputs.n_train, self.batch_size))
         self.members: dict[int, Member] = {}
         self.stack: _Stack | None = None
         self.record = record_graph if inputs.device.type == "cuda" else None
+
+    @classmethod
+    def cannot_mix(cls, config: Config, inputs: Inputs) -> tuple[Variant, int]:
+        """Return input variant and batch size: a step is one gather and one product for all."""
+        return Variant.of(config), min(config.training.batch_size, inputs.n_train)
 
     def admit(self, slot: Slot) -> None:
         """Build the slot's head; it is stacked before the next step."""
@@ -163,20 +172,23 @@ class StackedMLPProgram(Program):
         del self.members[slot.number]
         self.stack = None
 
-    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
+    def train_epoch(self, order: Tensor, position: int) -> None:
         """Put on the device what the steps will read, then take them."""
-        if not minibatches:
+        slot = next(iter(self.members.values())).slot
+        rows_of = minibatches(slot, order)
+        if not rows_of:
             return
         stack = self._stacked()
-        stack.epoch.load(*self._tape(minibatches), *self._schedule(len(minibatches), tape_step))
+        first = position * slot.steps_per_epoch + slot.taken
+        stack.epoch.load(*self._tape(rows_of), *self._schedule(len(rows_of), first))
         stack.counts.copy_(torch.tensor([float(m.slot.step) for m in stack.members]))
-        for _ in minibatches:
+        for _ in rows_of:
             stack.recorded(stack.step)
             for member in stack.members:
                 member.slot.step += 1
 
     def validate(self) -> tuple[list[Slot], Tensor]:
-        """Probabilities of all slots, some rows at a time."""
+        """Return the logits of all slots, some rows at a time."""
         stack = self._stacked()
         return [member.slot for member in stack.members], stack.scores(self.x_valid)
 
@@ -206,18 +218,18 @@ class StackedMLPProgram(Program):
             self.stack = _Stack(
                 list(self.members.values()),
                 self.steps_per_epoch,
-                self.key.batch_size,
+                self.batch_size,
                 self.x,
                 self.inputs.targets,
                 self.record,
             )
         return self.stack
 
-    def _tape(self, minibatches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _tape(self, rows_of: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Rows `(s, b)` of minibatches, all filled up to one size, and their weights."""
-        size, n_labels = self.key.batch_size, self.inputs.targets.shape[1]
-        filled = [torch.cat([rows, rows[:1].expand(size - len(rows))]) for rows in minibatches]
-        lengths = torch.tensor([[len(rows)] for rows in minibatches])
+        size, n_labels = self.batch_size, self.inputs.targets.shape[1]
+        filled = [torch.cat([rows, rows[:1].expand(size - len(rows))]) for rows in rows_of]
+        lengths = torch.tensor([[len(rows)] for rows in rows_of])
         return torch.stack(filled), (torch.arange(size) < lengths) / (lengths * n_labels)
 
     def _schedule(self, steps: int, tape_step: int) -> tuple[Tensor, Tensor]:

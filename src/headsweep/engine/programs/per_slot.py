@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.optimizers import make_optimizer
-from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.programs.base import GroupKey, Program, by_batch_size, minibatches
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
 from headsweep.heads.registry import build_head
@@ -96,7 +96,7 @@ class SingleTrainer(ABC, Generic[Batch]):
 
     @abstractmethod
     def validate(self) -> Tensor:
-        """Validation probabilities `(n_valid, c)` with the present weights."""
+        """Return validation scores `(n_valid, c)` with the present weights, logits if there are."""
 
 
 def _turn(weight: nn.Parameter, batch_size: int) -> None:
@@ -107,25 +107,23 @@ def _turn(weight: nn.Parameter, batch_size: int) -> None:
 
 
 class SlotwiseProgram(Program, Generic[Batch, Trainer]):
-    """Prepares a minibatch once, and lets every slot train on it in turn."""
-
-    one_variant = False
+    """Prepares a minibatch once for all slots of its size, and lets each train on it in turn."""
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
         self.members: dict[int, Trainer] = {}
 
     @abstractmethod
-    def prepare_batch(self, rows: Tensor, tape_step: int) -> Batch:
-        """What all slots share of a minibatch."""
+    def prepare_batch(self, rows: Tensor, tape_step: int, members: Sequence[Trainer]) -> Batch:
+        """Return what `members`, the slots of one batch size, share of a minibatch."""
 
     @abstractmethod
     def trainer(self, slot: Slot) -> Trainer:
         """The trainer of a new slot."""
 
-    def gather(self, rows: Tensor) -> dict[Variant, Tensor]:
-        """Training inputs `(b, d)` in every way that some slot reads them."""
-        variants = dict.fromkeys(member.variant for member in self.members.values())
+    def gather(self, rows: Tensor, members: Sequence[Trainer]) -> dict[Variant, Tensor]:
+        """Return training inputs `(b, d)` in every variant that some of `members` read."""
+        variants = dict.fromkeys(member.variant for member in members)
         return {v: self.inputs.matrix(v, valid=False).index_select(0, rows) for v in variants}
 
     def admit(self, slot: Slot) -> None:
@@ -136,23 +134,33 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
         """Drop the slot's head."""
         del self.members[slot.number]
 
-    def train_epoch(self, minibatches: Sequence[Tensor], tape_step: int) -> None:
-        """Every slot in turn takes a few steps, for which its weights and moments stay in cache."""
-        device = self.inputs.device
-        for start in range(0, len(minibatches), STRETCH):
-            batches = [
-                self.prepare_batch(rows.to(device), tape_step + step)
-                for step, rows in enumerate(minibatches[start : start + STRETCH], start)
-            ]
-            for member in self.members.values():
-                for batch in batches:
-                    member.train_batch(batch)
+    def train_epoch(self, order: Tensor, position: int) -> None:
+        """Train one batch size after another.
+
+        Every slot in turn takes a few steps, for which its weights and moments stay in cache.
+        """
+        for slots in by_batch_size([member.slot for member in self.members.values()]).values():
+            members = [self.members[slot.number] for slot in slots]
+            rows_of = minibatches(slots[0], order)
+            first = position * slots[0].steps_per_epoch + slots[0].taken
+            for start in range(0, len(rows_of), STRETCH):
+                batches = [
+                    self.prepare_batch(rows.to(self.inputs.device), first + step, members)
+                    for step, rows in enumerate(rows_of[start : start + STRETCH], start)
+                ]
+                for member in members:
+                    for batch in batches:
+                        member.train_batch(batch)
 
     def validate(self) -> tuple[list[Slot], Tensor]:
         """Every slot in turn."""
         members = list(self.members.values())
         scores = torch.stack([member.validate().T for member in members])
         return [member.slot for member in members], scores
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return the sigmoid of logits, computed row by row as a head gives them."""
+        return torch.stack([logits.T.contiguous().sigmoid_().T for logits in scores])
 
     def keep_best(self, slot: Slot) -> None:
         """Copy the slot's weights."""

@@ -87,7 +87,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
             )
 
     def validate(self) -> Tensor:
-        """Labels `(n_valid, c)` of the nearest training rows."""
+        """Return label probabilities `(n_valid, c)` from the nearest training rows."""
         self._fill_gallery(self.retrieval)
         return self.retrieval.probabilities(self.valid_views)
 
@@ -161,11 +161,17 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
         """A retrieval trainer."""
         return RetrievalTrainer(slot, self.inputs)
 
-    def prepare_batch(self, rows: Tensor, tape_step: int) -> RetrievalBatch:
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Return the scores: a retrieval head has no logits, and gives probabilities itself."""
+        return scores
+
+    def prepare_batch(
+        self, rows: Tensor, tape_step: int, members: Sequence[RetrievalTrainer]
+    ) -> RetrievalBatch:
         """Gather both views, and compare the rows' scans, reports and labels."""
         views = {
             (modality, member.variant.normalization): view
-            for member in self.members.values()
+            for member in members
             for modality, view in member.train_views.items()
         }
         return RetrievalBatch(
