@@ -57,12 +57,8 @@ class WeightArena:
         """Make room for `size` more; one tensor after another, so that little is held twice."""
         before = self.capacity
         after = max(2 * before, before + size)
-        grown = {
-            name: _longer(getattr(self, name), after * UNIT)
-            for name in ("weights", "firsts", "seconds", "best")
-        }
-        for name, tensor in grown.items():
-            setattr(self, name, tensor)
+        for name in ("weights", "firsts", "seconds", "best"):
+            setattr(self, name, _longer(getattr(self, name), after * UNIT))
         self.capacity = after
         self.release(before, after - before)
 

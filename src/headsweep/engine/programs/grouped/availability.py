@@ -1,4 +1,4 @@
-"""Whether Triton can compile and run kernels here."""
+"""Which heads grouped kernels can train, and whether Triton can compile and run kernels here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ import logging
 
 import torch
 
+from headsweep.config.schema import Config, MLPConfig
+
+LARGEST_DEPTH = 5
+"""Hidden layers up to which a step takes at most 30 launches."""
+
+LARGEST_MATRIX = 2**31
+"""Kernels count the numbers of a matrix in 32 bits."""
+
 logger = logging.getLogger(__name__)
+
+
+def can_group(config: Config) -> bool:
+    """Return whether grouped kernels can train a head of this config."""
+    head, training = config.head, config.training
+    if head.kind == "linear":
+        return training.optimizer != "lbfgs"
+    if not isinstance(head, MLPConfig) or head.norm == "batch" or len(head.widths) > LARGEST_DEPTH:
+        return False
+    widest = max(head.widths, default=1)
+    return widest * max(widest, training.batch_size) < LARGEST_MATRIX
 
 
 @functools.cache

@@ -71,7 +71,8 @@ def _log1p(t):
 def _power(x, exponent):
     """Compute `x ** exponent` for x in [0, 1] and an exponent of at least -1."""
     power = tl.exp(exponent * tl.log(tl.maximum(x, 1e-37)))
-    return tl.where(exponent == 0, 1.0, tl.where((x <= 0) & (exponent > 0), 0.0, power))
+    at_zero = tl.where(exponent > 0, 0.0, power)
+    return tl.where(exponent == 0, 1.0, tl.where(x <= 0, at_zero, power))
 
 
 @triton.jit
@@ -92,7 +93,7 @@ def _activated(y, kind):
     elif kind == 1:
         a = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
     elif kind == 2:
-        p, q, _ = _sigmoids(y)
+        p, _q, _ = _sigmoids(y)
         a = y * p
     else:
         a = _tanh(y)
@@ -202,7 +203,7 @@ def activation_kernel(
             shift = weights + tl.load(record + SHIFT) * 16 + at
             y = y * factor[None, :] + tl.load(shift, mask=at < n_units, other=0.0)[None, :]
         a = _activated(y, kind)
-        if TRAIN:
+        if TRAIN:  # noqa: SIM102 (known when the kernel is compiled; the other is not)
             if tl.load(hyper + 6) >= 0:
                 position = row[:, None] * n_units + at[None, :]
                 a = a * _dropout_factor(clock, layer, position, hyper)

@@ -48,16 +48,24 @@ class _Lane:
         self.clock = torch.zeros(4, dtype=torch.int64, device=device)
         """Minibatches taken, key of the seed, number of the first, rows that are read."""
         self._seen: tuple[Any, ...] = ()
-        self._products = dict(
-            PRECISION=TRITON_PRECISION[precision], EMULATED=device.type == "cpu",
-            ROWS=tiles.rows, OUTPUTS=tiles.outputs, DEPTH=tiles.depth,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
-        self._updates = dict(
-            PRECISION=TRITON_PRECISION[precision], EMULATED=device.type == "cpu",
-            UNITS=tiles.weight_rows, COLUMNS=tiles.weight_columns, DEPTH=tiles.update_depth,
-            num_warps=tiles.update_warps, num_stages=tiles.update_stages,
-        )  # fmt: skip
+        precise: dict[str, Any] = {
+            "PRECISION": TRITON_PRECISION[precision],
+            "EMULATED": device.type == "cpu",
+        }
+        self._products = precise | {
+            "ROWS": tiles.rows,
+            "OUTPUTS": tiles.outputs,
+            "DEPTH": tiles.depth,
+            "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
+        }
+        self._updates = precise | {
+            "UNITS": tiles.weight_rows,
+            "COLUMNS": tiles.weight_columns,
+            "DEPTH": tiles.update_depth,
+            "num_warps": tiles.update_warps,
+            "num_stages": tiles.update_stages,
+        }
 
     def enter(self, members: Sequence[Member]) -> None:
         """Write the tables for these slots."""
@@ -65,8 +73,9 @@ class _Lane:
         new = membership(
             members, self.inputs.offsets, self.rows, self.tile_shapes, train=self.train
         )
+        depth = self.tables.depth
         if self.tables.load(new):
-            self.graphed.forget()
+            self.graphed.forget(new_kernels=depth == 0)
 
     def set_clock(self, *values: int) -> None:
         """Write the clock; forget what was recorded where the arenas have moved."""
@@ -216,17 +225,6 @@ class ScoreLane(_Lane):
 
     train = False
 
-    def scores(self, n_rows: int, n_labels: int) -> Tensor:
-        """Compute logits `(K, c, n)` of all slots."""
-        slots = len(self.tables.hypers)
-        if self._scores.shape != (slots, n_labels, n_rows):
-            self._scores = torch.zeros(slots, n_labels, n_rows, device=self.arena.device)
-            self.graphed.forget()
-        self.set_clock(0, 0, 0, n_rows)
-        for _ in range(-(-n_rows // self.rows)):
-            self.step()
-        return self._scores[: len(self.members)]
-
     def __init__(
         self,
         rows: int,
@@ -237,7 +235,18 @@ class ScoreLane(_Lane):
         tiles: Tiles,
     ) -> None:
         super().__init__(rows, weights, inputs, order, precision, tiles)
-        self._scores = torch.zeros(0, device=weights.device)
+        self._scores: Tensor = torch.zeros(0, device=weights.device)
+
+    def scores(self, n_rows: int, n_labels: int) -> Tensor:
+        """Compute logits `(K, c, n)` of all slots."""
+        slots = len(self.tables.hypers)
+        if self._scores.shape != (slots, n_labels, n_rows):
+            self._scores = torch.zeros(slots, n_labels, n_rows, device=self.arena.device)
+            self.graphed.forget()
+        self.set_clock(0, 0, 0, n_rows)
+        for _ in range(-(-n_rows // self.rows)):
+            self.step()
+        return self._scores[: len(self.members)]
 
     def launch_step(self) -> None:
         """Forward, then the logits of the pass."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.config.schema import HeadConfig, LinearConfig, MLPConfig
+from headsweep.config.schema import Config, HeadConfig, LinearConfig, MLPConfig
 from headsweep.engine.inputs import Variant
 from headsweep.engine.programs.grouped.arena import WeightArena
 from headsweep.engine.programs.grouped.records import (
@@ -44,6 +46,8 @@ class Member:
         starts: of its parameters in its part, in units.
         offset: of its part in the arena, in units.
         size: of its part, in units.
+        hypers: the 16 numbers that kernels read.
+        kinds: numbers of loss and optimizer, and whether gradients are clipped.
     """
 
     slot: Slot
@@ -55,6 +59,9 @@ class Member:
     starts: tuple[int, ...]
     offset: int
     size: int
+    hypers: NDArray[np.float32]
+    kinds: NDArray[np.int32]
+    _records: dict[tuple[int, bool], tuple[Records, int]] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -78,6 +85,11 @@ class Member:
 
     def records(self, rows: int, *, train: bool) -> tuple[Records, int]:
         """Return the slot's records for minibatches of `rows`, and the units of activations."""
+        if (rows, train) not in self._records:
+            self._records[rows, train] = self._new_records(rows, train=train)
+        return self._records[rows, train]
+
+    def _new_records(self, rows: int, *, train: bool) -> tuple[Records, int]:
         head = self.slot.config.head
         per_layer = 4 if self.normed else 2
         starts = [self.offset + start for start in self.starts]
@@ -94,24 +106,6 @@ class Member:
             rows=rows,
             train=train,
         )
-
-    def hypers(self) -> list[float]:
-        """Return the 16 numbers that kernels read (see `product_kernels` and the elementwise)."""
-        t = self.slot.config.training
-        head = self.slot.config.head
-        dropout = head.dropout if isinstance(head, MLPConfig) and head.dropout > 0 else NEVER
-        return [
-            *(t.beta1, 1 - t.beta1, t.beta2, 1 - t.beta2, t.momentum, t.weight_decay),
-            *(dropout, 1 / (1 - dropout) if dropout > 0 else 1.0),
-            *(t.label_smoothing, t.focal_gamma, t.focal_alpha, t.asymmetric_gamma_neg),
-            *(t.asymmetric_gamma_pos, t.asymmetric_clip, t.pos_weight_cap, t.clip_norm or 0.0),
-        ]
-
-    def kinds(self) -> list[int]:
-        """Return numbers of loss and optimizer, and whether gradients are clipped."""
-        t = self.slot.config.training
-        clips = int(t.clip_norm is not None)
-        return [LOSSES.index(t.loss), OPTIMIZERS.index(t.optimizer), clips, 0]
 
 
 class InitialWeights:
@@ -150,7 +144,7 @@ class InitialWeights:
 INITIAL_WEIGHTS = InitialWeights()
 
 
-def place(slot: Slot, shape: HeadShape, n_train: int, arena: WeightArena) -> Member:
+def place(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> Member:
     """Reserve memory for a slot, and fill it with initial weights and zero moments."""
     config = slot.config
     flat, names, shapes = INITIAL_WEIGHTS.of(
@@ -167,13 +161,15 @@ def place(slot: Slot, shape: HeadShape, n_train: int, arena: WeightArena) -> Mem
     return Member(
         slot=slot,
         variant=Variant.of(config),
-        batch_size=min(config.training.batch_size, n_train),
+        batch_size=batch_size,
         widths=(shape.input_width, *hidden, shape.n_labels),
         names=names,
         shapes=shapes,
         starts=tuple(starts),
         offset=offset,
         size=size,
+        hypers=_hypers(config),
+        kinds=_kinds(config),
     )
 
 
@@ -187,6 +183,25 @@ def parameter_shapes(config: HeadConfig, shape: HeadShape) -> list[tuple[int, ..
             shapes += [(units_out,), (units_out,)] if config.norm == "layer" else []
             width = units_out
     return [*shapes, (shape.n_labels, width), (shape.n_labels,)]
+
+
+def _hypers(config: Config) -> NDArray[np.float32]:
+    """Return the numbers that `product_kernels` and `elementwise_kernels` read by position."""
+    t, head = config.training, config.head
+    dropout = head.dropout if isinstance(head, MLPConfig) and head.dropout > 0 else NEVER
+    numbers = [
+        *(t.beta1, 1 - t.beta1, t.beta2, 1 - t.beta2, t.momentum, t.weight_decay),
+        *(dropout, 1 / (1 - dropout) if dropout > 0 else 1.0),
+        *(t.label_smoothing, t.focal_gamma, t.focal_alpha, t.asymmetric_gamma_neg),
+        *(t.asymmetric_gamma_pos, t.asymmetric_clip, t.pos_weight_cap, t.clip_norm or 0.0),
+    ]
+    return np.array(numbers, np.float32)
+
+
+def _kinds(config: Config) -> NDArray[np.int32]:
+    t = config.training
+    clips = int(t.clip_norm is not None)
+    return np.array([LOSSES.index(t.loss), OPTIMIZERS.index(t.optimizer), clips, 0], np.int32)
 
 
 def _drawn_from(config: HeadConfig) -> object:

@@ -30,14 +30,18 @@ class GraphedStep:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._warm = False
         self._replay: Replay | None = None
         self.recordings = 0
 
-    def forget(self) -> None:
-        """Record anew before the next step."""
+    def forget(self, *, new_kernels: bool = False) -> None:
+        """Record anew before the next step; kernels that never ran must first run as they are."""
         self._replay = None
+        if new_kernels:
+            self._warm = False
 
     def __call__(self, step: Callable[[], None]) -> None:
         """Take the step on the stream that is current; a recording needs `stream` to be."""

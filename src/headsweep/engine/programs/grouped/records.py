@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +175,7 @@ def relative_records(
     last = len(widths) - 2
     records = np.zeros((last + 1, LENGTH), np.int64)
     output = error = 0
-    for i, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (width_in, width_out) in enumerate(pairwise(widths)):
         matrix = units(width_out) * rows
         record = records[i]
         record[[WEIGHT, BIAS, SCALE, SHIFT]] = offsets[i]
@@ -206,5 +207,3 @@ class _Counter:
         start = self.taken
         self.taken += count
         return start
-
-

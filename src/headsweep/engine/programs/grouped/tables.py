@@ -77,6 +77,7 @@ def membership(
     sums = np.zeros((len(members), 2), np.int64)
     for slot, member in enumerate(members):
         part, size = member.records(rows, train=train)
+        part = part.copy()
         part[:, r.IN_ACTIVATIONS] += top
         part[0, [r.INPUT, r.INPUT_ERROR]] = x_start[member.variant], 0
         part[:, r.SLOT] = slot
@@ -93,8 +94,8 @@ def membership(
         if train
         else _score_tiles(maps, rows, tiles),
         variants=variants,
-        hypers=np.array([member.hypers() for member in members], np.float32),
-        kinds=np.array([member.kinds() for member in members], np.int32),
+        hypers=np.stack([member.hypers for member in members]),
+        kinds=np.stack([member.kinds for member in members]),
         sums=sums,
         activations=top,
         gradients=gradients,
@@ -129,9 +130,7 @@ def _add_partials(part: r.Records, start: int, tiles: r.Tiles) -> int:
     return int(ends[-1]) - start
 
 
-def _forward_tiles(
-    maps: r.Records, rows: int, tiles: r.Tiles
-) -> dict[Region, NDArray[np.int32]]:
+def _forward_tiles(maps: r.Records, rows: int, tiles: r.Tiles) -> dict[Region, NDArray[np.int32]]:
     layer, width_in = maps[:, r.LAYER], maps[:, r.WIDTH_IN]
     products = r.product_tiles(maps, rows, tiles)
     blocks = r.row_tiles(maps, rows, tiles.norm_rows)
@@ -237,7 +236,7 @@ class DeviceTables:
                 region: max(room.get(region, 0), sizes.get(region, 0)) for region in room | sizes
             }
         self._all_tiles = torch.zeros(sum(sizes.values()), 2, dtype=torch.int32, device=self.device)
-        parts = self._all_tiles.split(list(sizes.values()))
+        parts = torch.split(self._all_tiles, list(sizes.values()))
         self.tiles = dict(zip(sizes, parts, strict=True))
         return True
 
@@ -260,8 +259,8 @@ class DeviceTables:
     def _grow(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> bool:
         if rows <= len(getattr(self, name)):
             return False
-        setattr(self, name, torch.zeros(0, device=self.device))  # the old one's memory is free
-        room = _roomy(rows)
+        setattr(self, name, torch.zeros(0, device=self.device))  # gives the old memory back
+        room = rows + 2 if name == "variants" else _roomy(rows)
         setattr(self, name, torch.zeros(room, columns, dtype=dtype, device=self.device))
         return True
 
