@@ -26,7 +26,16 @@ LENGTH = tl.constexpr(records.LENGTH)
 
 
 @triton.jit(do_not_specialize=["rows"])
-def gather_kernel(variants, inputs, activations, order, clock, rows, BLOCK: tl.constexpr):
+def gather_kernel(
+    variants,
+    inputs,
+    activations,
+    order,
+    clock,
+    rows,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     """Copy the rows of the present minibatch, of every input variant.
 
     `clock` holds the minibatches taken, the key of the seed, the first minibatch's number on the
@@ -39,15 +48,17 @@ def gather_kernel(variants, inputs, activations, order, clock, rows, BLOCK: tl.c
         return
     width = tl.load(variant + 1).to(tl.int32) * 16
     target = activations + tl.load(variant + 2) * 16
-    number = tl.load(clock).to(tl.int32) * rows + tl.program_id(0)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    number = tl.load(clock).to(tl.int32) * rows + row
     number = tl.where(number < tl.load(clock + 3), number, 0)
-    row = tl.load(order + number)
-    x_at = inputs + source * 16 + row * width
-    y_at = target + tl.program_id(0) * width
-    for start in range(0, width, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        x = tl.load(x_at + column, mask=column < width, other=0.0)
-        tl.store(y_at + column, x, mask=column < width)
+    example = tl.load(order + number)
+    column = tl.arange(0, COLUMNS)
+    for start in range(0, width, COLUMNS):
+        at = start + column
+        mask = (row < rows)[:, None] & (at < width)[None, :]
+        place = inputs + source * 16 + example[:, None] * width + at[None, :]
+        x = tl.load(place, mask=mask, other=0.0)
+        tl.store(target + row[:, None] * width + at[None, :], x, mask=mask)
 
 
 @triton.jit

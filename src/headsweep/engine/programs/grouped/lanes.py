@@ -19,7 +19,6 @@ from headsweep.engine.programs.grouped.recording import GraphedStep, Launcher
 from headsweep.engine.programs.grouped.records import Tiles
 from headsweep.engine.programs.grouped.tables import DeviceTables, Region, membership
 
-GATHER_BLOCK = 1024
 CLIP_BLOCK = 1024
 TRITON_PRECISION: dict[Precision, str] = {"float32": "tf32x3", "tf32": "tf32", "bf16": "bf16"}
 
@@ -99,9 +98,9 @@ class _Lane:
         """Rows in, logits out."""
         t, tables = self.tile_shapes, self.tables
         self.launch(
-            elementwise.gather_kernel, (self.rows, len(tables.variants)), tables.variants,
-            self.inputs.data, tables.activations, self.order, self.clock, self.rows,
-            BLOCK=GATHER_BLOCK,
+            elementwise.gather_kernel, (-(-self.rows // t.gather_rows), len(tables.variants)),
+            tables.variants, self.inputs.data, tables.activations, self.order, self.clock,
+            self.rows, ROWS=t.gather_rows, COLUMNS=t.gather_columns,
         )  # fmt: skip
         for depth in range(tables.depth):
             self._product(("product", depth), products.product_kernel)

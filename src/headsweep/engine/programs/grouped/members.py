@@ -117,28 +117,22 @@ class InitialWeights:
 
     def __init__(self, capacity_bytes: int = 2**30) -> None:
         self.capacity_bytes = capacity_bytes
-        self._kept: OrderedDict[object, tuple[Tensor, tuple[str, ...]]] = OrderedDict()
+        self._kept: OrderedDict[object, Tensor] = OrderedDict()
         self._bytes = 0
 
-    def of(
-        self, config: HeadConfig, shape: HeadShape, seed: int, *, pinned: bool
-    ) -> tuple[Tensor, tuple[str, ...], tuple[tuple[int, ...], ...]]:
-        """Return the weights laid out, the parameters' names, and their shapes."""
-        shapes = tuple(parameter_shapes(config, shape))
+    def of(self, config: HeadConfig, shape: HeadShape, seed: int, *, pinned: bool) -> Tensor:
+        """Return all parameters of a new head, one after another, rows filled up with zeros."""
         key = (_drawn_from(config), shape.input_width, shape.n_labels, seed, pinned)
         if key not in self._kept:
             head = build_head(config, shape, seed=seed)
             flat = torch.cat([_padded(p.detach()) for p in head.parameters()])
-            flat = flat.pin_memory() if pinned else flat
-            names = tuple(name for name, _ in head.named_parameters())
-            self._kept[key] = flat, names
+            self._kept[key] = flat.pin_memory() if pinned else flat
             self._bytes += flat.nbytes
             while self._bytes > self.capacity_bytes and len(self._kept) > 1:
-                _, (dropped, _) = self._kept.popitem(last=False)
+                _, dropped = self._kept.popitem(last=False)
                 self._bytes -= dropped.nbytes
         self._kept.move_to_end(key)
-        flat, names = self._kept[key]
-        return flat, names, shapes
+        return self._kept[key]
 
 
 INITIAL_WEIGHTS = InitialWeights()
@@ -147,10 +141,10 @@ INITIAL_WEIGHTS = InitialWeights()
 def place(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> Member:
     """Reserve memory for a slot, and fill it with initial weights and zero moments."""
     config = slot.config
-    flat, names, shapes = INITIAL_WEIGHTS.of(
-        config.head, shape, config.training.seed, pinned=arena.device.type == "cuda"
-    )
-    sizes = [_padded_size(s) // UNIT for s in shapes]
+    pinned = arena.device.type == "cuda"
+    flat = INITIAL_WEIGHTS.of(config.head, shape, config.training.seed, pinned=pinned)
+    parameters = parameter_shapes(config.head, shape)
+    sizes = [_padded_size(s) // UNIT for s in parameters.values()]
     *starts, size = accumulate(sizes, initial=0)
     offset = arena.allocate(size)
     arena.part(arena.weights, offset, size).copy_(flat, non_blocking=True)
@@ -163,8 +157,8 @@ def place(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> 
         variant=Variant.of(config),
         batch_size=batch_size,
         widths=(shape.input_width, *hidden, shape.n_labels),
-        names=names,
-        shapes=shapes,
+        names=tuple(parameters),
+        shapes=tuple(parameters.values()),
         starts=tuple(starts),
         offset=offset,
         size=size,
@@ -173,16 +167,21 @@ def place(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> 
     )
 
 
-def parameter_shapes(config: HeadConfig, shape: HeadShape) -> list[tuple[int, ...]]:
-    """Return the shapes of a head's parameters, in their order."""
-    shapes: list[tuple[int, ...]] = []
-    width = shape.input_width
+def parameter_shapes(config: HeadConfig, shape: HeadShape) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a head's parameters, in the order of `head.parameters()`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    width, module = shape.input_width, 0
     if isinstance(config, MLPConfig):
+        normed = config.norm == "layer"
         for units_out in config.widths:
-            shapes += [(units_out, width), (units_out,)]
-            shapes += [(units_out,), (units_out,)] if config.norm == "layer" else []
+            shapes[f"hidden.{module}.weight"] = (units_out, width)
+            shapes[f"hidden.{module}.bias"] = (units_out,)
+            if normed:
+                shapes[f"hidden.{module + 1}.weight"] = (units_out,)
+                shapes[f"hidden.{module + 1}.bias"] = (units_out,)
+            module += 2 + normed + (config.dropout > 0)
             width = units_out
-    return [*shapes, (shape.n_labels, width), (shape.n_labels,)]
+    return {**shapes, "output.weight": (shape.n_labels, width), "output.bias": (shape.n_labels,)}
 
 
 def _hypers(config: Config) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from headsweep.engine.programs.base import GroupKey, Program, by_batch_size
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
 from headsweep.engine.programs.grouped.lanes import ScoreLane, TrainLane
 from headsweep.engine.programs.grouped.members import Member, place
-from headsweep.engine.programs.grouped.records import UNIT, Tiles, units
+from headsweep.engine.programs.grouped.records import INTERPRETED, UNIT, Tiles, units
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
 from headsweep.heads.base import Head
@@ -35,10 +35,12 @@ class GroupedProgram(Program):
     """Slots of any input variant, batch size, shape, loss and optimizer.
 
     Attributes:
-        tiles: shapes of tiles; a test or a benchmark may replace them before a program is built.
+        tiles: shapes of tiles on a GPU.
+        interpreted: shapes of tiles under Triton's interpreter.
     """
 
     tiles = Tiles()
+    interpreted = INTERPRETED
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
@@ -61,7 +63,7 @@ class GroupedProgram(Program):
 
     def tiles_for(self, rows: int) -> Tiles:
         """Return the shapes of tiles for minibatches of `rows`."""
-        return fitted(self.tiles, rows)
+        return fitted(self.tiles if self.inputs.device.type == "cuda" else self.interpreted, rows)
 
     def admit(self, slot: Slot) -> None:
         """Give the slot memory; it enters the tables before the next step."""

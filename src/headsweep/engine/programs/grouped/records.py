@@ -86,6 +86,8 @@ class Tiles:
         loss_columns: labels read at once there.
         vector_rows: rows of a minibatch added up at once in a bias gradient.
         vector_columns: units in a tile of the bias gradients.
+        gather_rows: rows of a minibatch that are copied at once.
+        gather_columns: numbers of a row that are copied at once.
         warps: warps of a product; `update_warps` of an update.
         stages: depth of a product's software pipeline; `update_stages` of an update's.
     """
@@ -102,10 +104,19 @@ class Tiles:
     loss_columns: int = 32
     vector_rows: int = 64
     vector_columns: int = 32
+    gather_rows: int = 4
+    gather_columns: int = 256
     warps: int = 4
     stages: int = 4
     update_warps: int = 4
     update_stages: int = 1
+
+
+INTERPRETED = Tiles(
+    rows=64, outputs=128, depth=128, weight_rows=128, weight_columns=128, update_depth=64,
+    norm_rows=64, norm_columns=128, loss_rows=64, vector_columns=128, gather_rows=64,
+)  # fmt: skip
+"""For Triton's interpreter, which takes about a millisecond a tile of any size."""
 
 
 def product_tiles(records: Records, rows: int, tiles: Tiles) -> Counts:
