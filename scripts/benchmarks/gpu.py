@@ -52,6 +52,8 @@ from headsweep.engine.programs.grouped.program import (
     GroupedProgram,
 )
 from headsweep.engine.programs.grouped.records import Tiles
+from headsweep.engine.programs.linear import LinearProgram
+from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import permutation
 from headsweep.engine.train_configs import Trained, train_to_end
@@ -176,9 +178,9 @@ def _run_section(name: str, run: Run) -> None:
 def grouped_programs(*, on: bool = True) -> Iterator[None]:
     """Let a CPU's engine use the grouped programs too: what a GPU gets, under the interpreter."""
     kept = dict(groups.PROGRAMS)
-    if on and not CUDA:
-        groups.PROGRAMS["mlp"] = GroupedMLPProgram
-        groups.PROGRAMS["linear"] = GroupedLinearProgram
+    if not CUDA:
+        groups.PROGRAMS["mlp"] = GroupedMLPProgram if on else MLPProgram
+        groups.PROGRAMS["linear"] = GroupedLinearProgram if on else LinearProgram
     try:
         yield
     finally:
