@@ -22,7 +22,6 @@ __all__ = ["chromium", "postgres", "slurm", "store_url"]
 settings.register_profile("headsweep", deadline=None)
 settings.load_profile("headsweep")
 
-
 # Triton reads it when it is imported: its kernels then run on the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
 

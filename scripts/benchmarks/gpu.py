@@ -33,7 +33,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
 import triton
-from ways import WAYS
+from ways import _train_stack, _train_summed, train_one
 from workload import ROOT, draw_configs, make_split
 
 from headsweep.config.schema import Config
@@ -41,7 +41,7 @@ from headsweep.config.values import with_values
 from headsweep.data.dataset import Split
 from headsweep.engine import groups
 from headsweep.engine.engine import Engine
-from headsweep.engine.inputs import Inputs
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.grouped.availability import triton_available
 from headsweep.engine.programs.grouped.lanes import TrainLane
@@ -112,6 +112,7 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     table: list[tuple[str, str]] = field(default_factory=list)
     splits: tuple[Split, Split] | None = None
+    inputs: dict[int, Inputs] = field(default_factory=dict)
 
     def say(self, name: str, value: str) -> None:
         """Print one line now, and again in the table."""
@@ -127,6 +128,15 @@ class Run:
                 make_split("valid", s.valid_rows, s.width, s.labels, seed=2),
             )
         return self.splits
+
+    def first_rows(self, rows: int) -> Inputs:
+        """Return the first training rows and the validation split on the device, made once."""
+        if rows not in self.inputs:
+            train, valid = self.data()
+            features = {modality: x[:rows] for modality, x in train.features.items()}
+            few = replace(train, targets=train.targets[:rows], features=features)
+            self.inputs[rows] = Inputs(few, valid, DEVICE)
+        return self.inputs[rows]
 
 
 def main() -> None:
@@ -271,6 +281,9 @@ def correctness(run: Run, until: float) -> dict[str, Any]:
         "weights against CPU (last epoch's, relative), most", f"{max(found['cpu_weights']):.1e}"
     )
     for precision in ("tf32", "bf16"):
+        if _now() > until:
+            run.say(f"AUPRC of {precision}", "skipped: no time left")
+            continue
         rounded = [with_values(c, {"training.precision": precision}, where="gpu") for c in configs]
         trained = train_to_end(rounded, *splits, settings)
         found[f"{precision}_auprc"] = [
@@ -337,11 +350,7 @@ def build(run: Run, name: str, configs: Sequence[Config], tiles: Tiles | None = 
           precision: str = "float32") -> tuple[GroupedProgram, list[Slot]]:  # fmt: skip
     """Return a program with one slot for each config, on as many rows as the timed steps read."""
     largest = max(c.training.batch_size for c in configs)
-    rows = min(run.sizes.steps * largest, run.sizes.rows)
-    train, valid = run.data()
-    few = replace(train, targets=train.targets[:rows],
-                  features={m: x[:rows] for m, x in train.features.items()})  # fmt: skip
-    inputs = Inputs(few, valid, DEVICE)
+    inputs = run.first_rows(min(run.sizes.steps * largest, run.sizes.rows))
     kind = GROUPED_PROGRAMS[name]
     if tiles is not None:
         kind = type(kind.__name__, (kind,), {"tiles": tiles})
@@ -405,19 +414,19 @@ def steps(run: Run, until: float) -> dict[str, Any]:
 def launches(lane: TrainLane) -> int:
     """Return the launches of one step."""
     before = lane.launch.launches
-    lane.clock.zero_()
+    lane.clock[:1].zero_()
     lane.launch_step()
     return lane.launch.launches - before
 
 
 def part_seconds(lane: TrainLane) -> dict[str, float]:
     """Return the seconds of the parts of a step, each recorded and replayed by itself."""
-    lane.clock.zero_()
+    lane.clock[:1].zero_()
     parts = {"forward": lane._forward, "backward": lane._backward, "update": lane._update}
 
     def update() -> None:
         lane._update()
-        lane.clock.zero_()
+        lane.clock[:1].zero_()
 
     parts["update"] = update
     return {name: timed(recorded(part), 20 if CUDA else 1) for name, part in parts.items()}
@@ -549,33 +558,77 @@ class Sampled:
                 self.counts[" < ".join(names)] += 1
 
 
+@torch.no_grad()
+def by_engine(configs: Sequence[Config], engine: Engine) -> None:
+    """Train all configs for one epoch with headsweep, as a search drives it."""
+    waiting = list(configs)
+    while waiting:
+        for config in [waiting.pop() for _ in range(min(len(waiting), engine.free))]:
+            engine.replay(config)
+        for report in engine.run_epoch():
+            engine.evict(report.slot)
+
+
+def in_chunks(train: Callable[[Sequence[Config], Inputs], object], key: Callable[[Config], object],
+              configs: Sequence[Config], inputs: Inputs) -> None:  # fmt: skip
+    """Train heads together that agree on what a way cannot mix."""
+    alike: dict[object, list[Config]] = {}
+    for config in configs:
+        alike.setdefault(key(config), []).append(config)
+    for members in alike.values():
+        train(members, inputs)
+
+
 def ways(run: Run, until: float) -> dict[str, Any]:
     """Train with headsweep, and in the ways it is compared with, for one epoch."""
+    return {head: ways_of(run, until, head, ours, theirs) for head, ours, theirs in run.sizes.ways}
+
+
+def ways_of(run: Run, until: float, head: str, ours: int, theirs: int) -> dict[str, float]:
+    """Return microseconds a slot-step by way; inputs are made before."""
     train, valid = run.data()
-    found: dict[str, Any] = {}
-    for head, ours, theirs in run.sizes.ways:
-        configs = drawn_configs(run, f"{head}_visual", ours)
-        timings: dict[str, float] = {}
-        for way, train_all in WAYS.items():
-            if _now() > until:
-                run.say(f"{head}: {way}", "skipped: no time left")
-                continue
-            some = configs if way == "headsweep" else configs[:theirs]
-            if way == "headsweep":
-                train_all(some, train, valid, DEVICE, ours)
-            wait()
-            begun = _now()
-            train_all(some, train, valid, DEVICE, ours)
-            wait()
-            timings[way] = (_now() - begun) / sum(len(train.targets) / c.training.batch_size
-                                                  for c in some)  # fmt: skip
-            ratio = timings[way] / timings["headsweep"]
-            run.say(
-                f"{head}: {way}, {len(some)} configs x 1 epoch",
-                f"{timings[way] * 1e6:.1f} us a slot-step, {ratio:.1f} times headsweep's",
-            )
-        found[head] = timings
-    return found
+    configs = drawn_configs(run, f"{head}_visual", ours)
+    engine = Engine(train, valid, EngineSettings(device=str(DEVICE), slots=ours))
+    inputs = engine.inputs
+    for config in configs:
+        for split in (False, True):
+            inputs.matrix(Variant.of(config), valid=split)
+    by_engine(configs[:4], engine)
+
+    def alike(config: Config) -> tuple[object, ...]:
+        return config.training.batch_size, config.features, config.training.optimizer
+
+    def same_shape(config: Config) -> object:
+        return alike(config), str(config.head).split(" dropout")[0]
+
+    def one_at_a_time(some: Sequence[Config]) -> None:
+        for config in some:
+            train_one(config, inputs)
+
+    calls: dict[str, Callable[[Sequence[Config]], None]] = {
+        "headsweep": lambda some: by_engine(some, engine),
+        "one at a time": one_at_a_time,
+        "summed losses (dinov2)": lambda some: in_chunks(_train_summed, alike, some, inputs),
+        "static stack (HFTA)": lambda some: in_chunks(_train_stack, same_shape, some, inputs),
+    }
+    timings: dict[str, float] = {}
+    for way, call in calls.items():
+        if _now() > until:
+            run.say(f"{head}: {way}", "skipped: no time left")
+            continue
+        some = configs if way == "headsweep" else configs[:theirs]
+        wait()
+        begun = _now()
+        call(some)
+        wait()
+        slot_steps = sum(len(train.targets) / c.training.batch_size for c in some)
+        timings[way] = (_now() - begun) / slot_steps * 1e6
+        ratio = timings[way] / timings["headsweep"]
+        run.say(
+            f"{head}: {way}, {len(some)} configs x 1 epoch, validation included",
+            f"{timings[way]:.1f} us a slot-step, {ratio:.1f} times headsweep's",
+        )
+    return timings
 
 
 def profile(run: Run, until: float) -> dict[str, Any]:
@@ -591,7 +644,7 @@ def profile(run: Run, until: float) -> dict[str, Any]:
         program, slots = build(run, kind, configs)
         epoch_seconds(program, slots, rounds=1)
         lane = next(iter(program.lanes.values()))
-        lane.clock.zero_()
+        lane.clock[:1].zero_()
         wait()
         count = 4 if CUDA else 1
         with profiler(activities=activities) as recorded_events:

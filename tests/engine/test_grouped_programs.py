@@ -173,7 +173,7 @@ def test_a_step_takes_at_most_30_launches_for_any_membership() -> None:
     lane = grouped.lane(slot)
 
     def launches() -> int:
-        lane.clock.zero_()
+        lane.clock[:1].zero_()
         before = lane.launch.launches
         lane.launch_step()
         return lane.launch.launches - before
