@@ -33,8 +33,7 @@ from tests.helpers.curves import work_as_process  # noqa: E402
 from tests.helpers.postgres import Server, new_server  # noqa: E402
 from tests.helpers.study_specs import make_spec  # noqa: E402
 
-from headsweep.studies.study import create_or_continue, open_storage  # noqa: E402
-from headsweep.studies.trials import summarize  # noqa: E402
+from headsweep.studies.study import StoredStudy, open_storage  # noqa: E402
 
 BUDGET = 1_000_000
 
@@ -119,7 +118,7 @@ def measure(server: Server, workers: int, slots: int, epoch_s: float, seconds: f
     with tempfile.TemporaryDirectory() as folder:
         spec = make_spec(Path(folder), f"study.n_trials={BUDGET}")
     direct = open_storage(server.url(database), create=True)
-    create_or_continue(spec, direct)
+    StoredStudy.create(spec, direct)
     sent, received = multiprocessing.Value("Q", 0), multiprocessing.Value("Q", 0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -134,11 +133,11 @@ def measure(server: Server, workers: int, slots: int, epoch_s: float, seconds: f
     for process in processes:
         process.start()
     try:
-        while summarize("probe", direct).live_workers < workers:
+        while StoredStudy.open("probe", direct).summary().live_workers < workers:
             assert all(process.is_alive() for process in processes)
             time.sleep(0.2)
         time.sleep(3 * epoch_s)
-        finished = summarize("probe", direct).finished
+        finished = StoredStudy.open("probe", direct).summary().finished
         before, cpu = state(server, database), processor_s(server)
         wire, begun, most = (sent.value, received.value), time.perf_counter(), 0
         while time.perf_counter() - begun < seconds:
@@ -146,7 +145,7 @@ def measure(server: Server, workers: int, slots: int, epoch_s: float, seconds: f
             time.sleep(0.25)
         elapsed = time.perf_counter() - begun
         after, cpu = state(server, database), processor_s(server) - cpu
-        trials = summarize("probe", direct).finished - finished
+        trials = StoredStudy.open("probe", direct).summary().finished - finished
         return {
             "workers": workers,
             "trials_per_s": trials / elapsed,

@@ -168,17 +168,17 @@ def pack(kind: str, data: Data) -> None:
 def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
     """The study file, the configs enqueued by stock Optuna, one worker."""
     from headsweep.settings import EngineSettings
-    from headsweep.studies.study import create_or_continue, open_storage
+    from headsweep.studies.study import StoredStudy
     from headsweep.workers.signals import Stop
     from headsweep.workers.worker import work
 
     url = f"sqlite:///{folder}/study.db"
     spec = study_of(len(configs), kind, data, folder)
-    create_or_continue(spec, open_storage(url, create=True))
+    stored = StoredStudy.create(spec, url)
     study = optuna.load_study(study_name="peers", storage=url)
     for params in configs:
         study.enqueue_trial(params)
-    work("peers", url, EngineSettings(device="cpu", slots=32), Stop())
+    work(stored, EngineSettings(device="cpu", slots=32), Stop())
     states = [
         trial.state.name for trial in optuna.load_study(study_name="peers", storage=url).trials
     ]

@@ -64,7 +64,7 @@ from headsweep.settings import WorkerSettings  # noqa: E402
 from headsweep.storage.bulk_writes import Changes, detail_rows, end_rows, heartbeat_rows, upsert  # noqa: E402
 from headsweep.storage.claims import insert_trials  # noqa: E402
 from headsweep.storage.optuna_tables import HEARTBEATS, trial_id, utc_now  # noqa: E402
-from headsweep.studies.study import create_or_continue, open_storage  # noqa: E402
+from headsweep.studies.study import StoredStudy, open_storage  # noqa: E402
 from headsweep.studies.worker_session import join  # noqa: E402
 
 RUNGS = (1, 3, 9, 27, 81)
@@ -317,7 +317,7 @@ def past_trials(spec: StudySpec, cell: Cell) -> Iterator[FrozenTrial]:
 def fill_database(spec: StudySpec, url: str, cell: Cell) -> None:
     """Writes all in one transaction; what runs has a sign of life from a day ahead."""
     storage = open_storage(url, create=True)
-    study_id = create_or_continue(spec, storage)
+    study_id = StoredStudy.create(spec, storage).study_id
     trials = list(past_trials(spec, cell))
 
     def write(connection: Connection) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from headsweep.search.study_file import load_study_file
-from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 
 STUDY: dict[str, Any] = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},
@@ -149,10 +149,10 @@ def storage_of_an_unknown_kind(given: Input) -> str:
 def study_that_exists_with_another_definition(given: Input) -> str:
     study_file, *overrides = given.command()[1:4]
     storage = open_storage(given.storage, create=True)
-    create_or_continue(load_study_file(Path(study_file), overrides), storage)
+    StoredStudy.create(load_study_file(Path(study_file), overrides), storage)
     storage.database.close()
     given.study["space"]["training.learning_rate"]["high"] = 0.2
-    return "tiny: a study that exists must keep its definition"
+    return "study 'tiny' exists with another definition"
 
 
 CASES: list[Callable[[Input], str]] = [

@@ -16,7 +16,7 @@ from sqlalchemy import event
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import join
 from tests.helpers.chromium import Page, browse
 from tests.helpers.dashboard import ask, open_page, served
@@ -137,7 +137,7 @@ def test_a_running_study_in_a_browser(tmp_path, page):
     """Trials of another connection are seen as they run, and their next report at the next look."""
     url = f"sqlite:///{tmp_path}/study.db"
     with contextlib.closing(open_storage(url, create=True).database):
-        create_or_continue(make_spec(tmp_path), open_storage(url))
+        StoredStudy.create(make_spec(tmp_path), open_storage(url))
     with join("probe", url, WorkerSettings(), worker="one") as session:
         first, *others = [trial_id(trial) for trial in session.claim(4).trials]
         for epoch in (1, 3):

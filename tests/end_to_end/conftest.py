@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial
 
-from headsweep.studies.study import open_storage, study_id_of
-from headsweep.studies.trials import Summary, summarize
+from headsweep.studies.study import StoredStudy
+from headsweep.studies.summary import Summary
 from tests.helpers.command_line import Ended
 
 SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
@@ -55,11 +55,12 @@ class Study:
         return ended.out
 
     def summary(self) -> Summary:
-        return summarize(self.name, open_storage(self.storage[1]))
+        with StoredStudy.open(self.name, self.storage[1]) as stored:
+            return stored.summary()
 
     def trials(self) -> list[FrozenTrial]:
-        storage = open_storage(self.storage[1])
-        return storage.get_all_trials(study_id_of(self.name, storage))
+        with StoredStudy.open(self.name, self.storage[1]) as stored:
+            return stored.trials()
 
     def rows(self) -> list[dict[str, str]]:
         """The rows of its leaderboard."""

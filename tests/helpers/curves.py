@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from headsweep.config.schema import Config
 from headsweep.engine.timings import Usage
 from headsweep.settings import WorkerSettings
-from headsweep.studies.worker_session import Session, join
+from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop, stop_on_signals
 
@@ -103,7 +103,7 @@ class CurveEngine:
         )
 
 
-def work_through(session: Session, engine: CurveEngine, settings: WorkerSettings) -> None:
+def work_through(session: WorkerSession, engine: CurveEngine, settings: WorkerSettings) -> None:
     """Runs the worker's loop to its end."""
     Loop(session, engine, settings, Stop()).run()
 

@@ -17,7 +17,7 @@ from headsweep.leaderboard.finalize import finalize
 from headsweep.search.space import suggest
 from headsweep.search.study_file import StudySpec, load_study_file
 from headsweep.settings import EngineSettings, cache_dir
-from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import TAPE_POSITION, trial_config
 
 SETTINGS = EngineSettings(device="cpu", slots=16)
@@ -51,14 +51,15 @@ class Study:
         return optuna.load_study(study_name=self.name, storage=open_storage(self.storage_url))
 
     def finalize(self, out: Path, **options: str) -> Path:
-        return finalize(self.name, self.storage_url, out, SETTINGS, **options)
+        with StoredStudy.open(self.name, self.storage_url) as stored:
+            return finalize(stored, out, SETTINGS, **options)
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic data set of a few hundred rows."""
     folder = tmp_path_factory.mktemp("data") / "ct_rate"
-    sizes = {"patients_train": 120, "patients_valid": 60, "patients_test": 60}
+    sizes = {"patients_train": 120, "patients_valid": 60, "patients_test": 120}
     synthesize(folder, **sizes, width=96, seed=0, progress=False)
     return folder
 
@@ -80,7 +81,7 @@ def make_study(folder: Path, data: Path, *, name: str, base: str, n_trials: int 
     roots = [f"paths.data_root={data}/features", f"paths.manifest_dir={data}/manifests"]
     spec = load_study_file(folder / "study.yaml", roots)
     url = f"sqlite:///{folder}/study.db"
-    create_or_continue(spec, open_storage(url, create=True))
+    StoredStudy.create(spec, url).close()
     study = Study(spec, url)
     add_trials(study, n_trials - 1, seed=0)
     pruned = study.optuna.ask()

@@ -14,7 +14,7 @@ from headsweep.leaderboard.provenance import read_provenance
 from headsweep.leaderboard.report.dashboard_notes import attach_board
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.chromium import browse
 from tests.helpers.dashboard import ask, open_page, served
 from tests.leaderboard.conftest import Study
@@ -24,7 +24,8 @@ from tests.leaderboard.conftest import Study
 def storage(finished: Path, study: Study) -> Iterator[BatchedStorage]:
     """The study's storage, with its board attached twice, as by a repeated `finalize`."""
     for _ in range(2):
-        attach_board(study.name, study.storage_url, finished)
+        with StoredStudy.open(study.name, study.storage_url) as stored:
+            attach_board(stored, finished)
     storage = open_storage(study.storage_url)
     yield storage
     storage.database.close()

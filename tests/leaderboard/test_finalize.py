@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from headsweep.errors import StudyError
-from headsweep.studies.study import open_storage, pin_data, study_id_of
+from headsweep.studies.study import StoredStudy
 from tests.leaderboard.conftest import LABELS, make_study
 
 TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
@@ -33,6 +33,7 @@ def test_the_table_has_the_columns_of_the_contract(finished):
         *("rank", "study", "head", "features", "trial", "n_seeds"),
         *("val/auprc_macro", "val/auprc_macro_std", *spread),
         *("n_trials_searched", "config", "data_fingerprint"),
+        *("val/auroc_macro", "val/auroc_macro_std"),
     ]
     assert (first["head"], first["features"], first["n_seeds"]) == ("linear", "visual", "3")
     assert first["n_trials_searched"] == "4"
@@ -79,6 +80,7 @@ def test_the_table_repeats_the_metrics(finished):
     for row in rows_of(finished):
         metrics = json.loads((finished / f"finalists/{row['rank']}/metrics.json").read_text())
         assert float(row["val/auprc_macro"]) == metrics["valid"]["auprc_macro"]["mean"]
+        assert float(row["val/auroc_macro"]) == metrics["valid"]["auroc_macro"]["mean"]
         for stem in TESTS:
             found = metrics[stem]["auroc_macro"]["ci_low"]
             assert float(row[f"{stem}/auroc_macro_ci_low"]) == found
@@ -90,9 +92,10 @@ def test_predictions_are_probabilities_beside_volume_and_patient(finished):
         *("volumename", "patient"),
         *("y_true:Medical material", "y_score:Medical material"),
     ]
-    assert len(table.column_names) == 2 + 2 * len(LABELS)
+    assert len(table.column_names) == 2 + 3 * len(LABELS)
+    assert table.column_names[-len(LABELS) :] == [f"y_logit:{label}" for label in LABELS]
     scores = table["y_score:Lung nodule"].to_numpy()
-    assert scores.dtype == np.float32
+    assert scores.dtype == np.float64
     assert 0 <= scores.min() < scores.max() <= 1
     assert table["volumename"][0].as_py().startswith(table["patient"][0].as_py() + "_")
 
@@ -112,7 +115,7 @@ def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, mon
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("test must not be opened again")
 
-    monkeypatch.setattr("headsweep.leaderboard.unblinding.load_test_splits", refuse)
+    monkeypatch.setattr("headsweep.data.dataset.Dataset.test_splits", refuse)
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     study.finalize(finished)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
@@ -129,9 +132,8 @@ def test_another_folder_gets_the_same_bytes_and_keeps_its_other_files(study, fin
 
 def test_data_that_the_study_was_not_searched_on_are_refused(data, tmp_path):
     own = make_study(tmp_path / "own", data, name="own", base="head=linear", n_trials=2)
-    storage = open_storage(own.storage_url)
-    key = study_id_of(own.name, storage)
-    pin_data(key, {"train manifest": "0" * 64, "valid text features": "1" * 64}, storage)
+    with StoredStudy.open(own.name, own.storage_url) as stored:
+        stored.pin_data({"train manifest": "0" * 64, "valid text features": "1" * 64})
     with pytest.raises(StudyError, match=r"^train manifest: .* found [0-9a-f]{12}$"):
         own.finalize(tmp_path / "board")
     assert not (tmp_path / "board").exists()

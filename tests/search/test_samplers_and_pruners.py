@@ -21,8 +21,8 @@ from headsweep.search.samplers_and_pruners import (
 from headsweep.search.space import is_active
 from headsweep.search.spec import Policy, StudySpec
 from headsweep.settings import WorkerSettings
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
 from tests.helpers.study_specs import DOCUMENT, make_spec
 
@@ -50,8 +50,8 @@ def url(tmp_path: Path) -> str:
 
 def run(spec: StudySpec, url: str) -> list[optuna.trial.FrozenTrial]:
     storage = open_storage(url, create=True)
-    study_id = create_or_continue(spec, storage)
-    with Session(spec.name, open_storage(url), WorkerSettings(), worker="one") as session:
+    study_id = StoredStudy.create(spec, storage).study_id
+    with WorkerSession(StoredStudy.open(spec.name, url), WorkerSettings(), worker="one") as session:
         work_through(session, CurveEngine(slots=4), WorkerSettings(poll_s=0.01))
     trials = storage.get_all_trials(study_id)
     storage.database.close()
@@ -177,4 +177,4 @@ def test_private_parts_of_optuna_are_known_to_one_module() -> None:
     )
     sources = Path(headsweep.__file__).parent.rglob("*.py")
     found = {path.name for path in sources if private.search(path.read_text())}
-    assert found == {"schema.py"}
+    assert found == {"optuna_tables.py"}

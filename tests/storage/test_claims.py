@@ -28,9 +28,9 @@ from headsweep.storage.claims import (
     take_back,
 )
 from headsweep.storage.optuna_tables import HEARTBEATS, to_local, trial_id, utc_now
-from headsweep.storage.trial_cache import Mirror
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.storage.trial_cache import TrialCache
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.study_specs import make_spec
 
 LIMITS: dict[str, Any] = {"lease_s": 60.0, "max_retries": 1, "max_failures": 1}
@@ -47,59 +47,59 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> StudySpec:
 def storage(spec: StudySpec, store_url: str) -> Iterator[BatchedStorage]:
     """The second of two studies is looked at; the first has a larger budget."""
     storage = open_storage(store_url, create=True)
-    create_or_continue(spec.model_copy(update={"name": "other", "n_trials": 9}), storage)
-    assert create_or_continue(spec, storage) == 2
+    StoredStudy.create(spec.model_copy(update={"name": "other", "n_trials": 9}), storage)
+    assert StoredStudy.create(spec, storage).study_id == 2
     yield storage
     storage.remove_session()
     storage.database.close()
 
 
 def claimed(
-    storage: BatchedStorage, mirror: Mirror, n: int, worker: str = "w", **limits: float
+    storage: BatchedStorage, cache: TrialCache, n: int, worker: str = "w", **limits: float
 ) -> Claims:
     return storage.database.write(
-        lambda c: claim(c, mirror, n, worker=worker, host="h", **LIMITS | limits),
-        study_id=mirror.study_id,
+        lambda c: claim(c, cache, n, worker=worker, host="h", **LIMITS | limits),
+        study_id=cache.study_id,
     )
 
 
 def test_the_budget_left_is_without_what_runs_and_what_was_just_claimed(storage) -> None:
-    mirror = Mirror(2)
-    first, second, third = (claimed(storage, mirror, 4) for _ in range(3))
+    cache = TrialCache(2)
+    first, second, third = (claimed(storage, cache, 4) for _ in range(3))
     assert [len(claims.trials) for claims in (first, second, third)] == [4, 2, 0]
     assert [claims.budget_left for claims in (first, second, third)] == [2, 0, 0]
     assert [claims.others_running for claims in (first, second, third)] == [0, 0, 6]
     assert all(t.user_attrs == {WORKER: "w", HOST: "h"} for t in (*first.trials, *second.trials))
     assert storage.get_all_trials(2) == [*first.trials, *second.trials]
 
-    mirror.own |= {trial_id(trial) for trial in second.trials}
-    assert claimed(storage, mirror, 1).others_running == 4
+    cache.own |= {trial_id(trial) for trial in second.trials}
+    assert claimed(storage, cache, 1).others_running == 4
     stock_runs = trial_id(first.trials[0])  # no sign of life is ever written of such a trial
     storage.database.write(
         lambda c: c.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == stock_runs)),
         study_id=2,
     )
-    assert claimed(storage, mirror, 1).others_running == 3
+    assert claimed(storage, cache, 1).others_running == 3
 
 
 def test_two_workers_number_their_trials_one_after_another_and_share_the_budget(storage) -> None:
-    mine, theirs, other = Mirror(2), Mirror(2), Mirror(1)
-    got = [claimed(storage, mirror, 2).trials for mirror in (mine, other, theirs, mine, theirs)]
+    mine, theirs, other = TrialCache(2), TrialCache(2), TrialCache(1)
+    got = [claimed(storage, cache, 2).trials for cache in (mine, other, theirs, mine, theirs)]
     assert [[t.number for t in some] for some in got] == [[0, 1], [0, 1], [2, 3], [4, 5], []]
     states = storage.database.read(lambda c: count_states(c, 2))
     assert states == {state: 6 * (state == TrialState.RUNNING) for state in TrialState}
 
 
 def test_a_trial_out_of_lease_is_succeeded_as_often_as_it_may_be(storage, store_url) -> None:
-    session = Session("probe", open_storage(store_url), WorkerSettings(), worker="first")
+    session = WorkerSession(StoredStudy.open("probe", store_url), WorkerSettings(), worker="first")
     (dead,) = session.claim(1).trials
     session.storage.database.close()
-    mirror = Mirror(2)
-    assert claimed(storage, mirror, 1, lease_s=60.0).trials[0].number == 1  # the other is alive
-    second = claimed(storage, mirror, 3, **OUT_OF_LEASE)
+    cache = TrialCache(2)
+    assert claimed(storage, cache, 1, lease_s=60.0).trials[0].number == 1  # the other is alive
+    second = claimed(storage, cache, 3, **OUT_OF_LEASE)
     assert [trial.number for trial in second.trials] == [2, 3, 4]
     assert second.budget_left == 3
-    third = claimed(storage, mirror, 3, max_failures=2, **OUT_OF_LEASE)
+    third = claimed(storage, cache, 3, max_failures=2, **OUT_OF_LEASE)
     # Numbers 2 and 3 had lost a worker before: others take their places.
     assert [trial.number for trial in third.trials] == [5, 6, 7]
 
@@ -116,12 +116,12 @@ def test_a_trial_out_of_lease_is_succeeded_as_often_as_it_may_be(storage, store_
     assert trials[2].params == dead.params != {}
     assert trials[2].distributions == dead.distributions
     with pytest.raises(SearchError, match="at most 1 failed trials, found 2; the last is trial 3"):
-        claimed(storage, mirror, 1, max_failures=1)
-    assert claimed(storage, mirror, 9, max_failures=2).budget_left == 0
+        claimed(storage, cache, 1, max_failures=1)
+    assert claimed(storage, cache, 9, max_failures=2).budget_left == 0
 
 
 def test_a_sign_of_life_is_the_time_of_the_database_and_moves_on(storage) -> None:
-    keys = [trial_id(trial) for trial in claimed(storage, Mirror(2), 2).trials]
+    keys = [trial_id(trial) for trial in claimed(storage, TrialCache(2), 2).trials]
 
     def beats() -> dict[int, datetime.datetime]:
         return storage.database.read(lambda c: heartbeats(c, keys))
@@ -137,8 +137,8 @@ def test_a_sign_of_life_is_the_time_of_the_database_and_moves_on(storage) -> Non
 
 
 def test_a_worker_takes_back_its_own_trials_of_one_study(storage) -> None:
-    mirror = Mirror(2)
-    for worker, looked_at in (("a", mirror), ("b", mirror), ("a", Mirror(1))):
+    cache = TrialCache(2)
+    for worker, looked_at in (("a", cache), ("b", cache), ("a", TrialCache(1))):
         claimed(storage, looked_at, 2, worker)
 
     def back(worker: str) -> int:
@@ -151,7 +151,7 @@ def test_a_worker_takes_back_its_own_trials_of_one_study(storage) -> None:
 
 
 def test_changes_are_written_of_running_trials_alone_and_the_others_named(storage) -> None:
-    ended, runs = (trial_id(trial) for trial in claimed(storage, Mirror(2), 2).trials)
+    ended, runs = (trial_id(trial) for trial in claimed(storage, TrialCache(2), 2).trials)
     now = datetime.datetime(2026, 11, 23, 1, 30)
 
     def written(values: dict[int, float]) -> frozenset[int]:
@@ -180,7 +180,9 @@ def test_changes_are_written_of_running_trials_alone_and_the_others_named(storag
 def test_a_trial_handed_back_says_why_and_leaves_the_rungs_to_its_successor(
     storage: BatchedStorage, store_url: str, crashed: bool, reason: str
 ) -> None:
-    with Session("probe", open_storage(store_url), WorkerSettings(), worker="first") as session:
+    with WorkerSession(
+        StoredStudy.open("probe", store_url), WorkerSettings(), worker="first"
+    ) as session:
         (trial,) = session.claim(1).trials
         session.report(trial_id(trial), 1, 0.9)
         assert session.verdicts([trial_id(trial)]) == frozenset()

@@ -22,7 +22,7 @@ from headsweep.search.samplers.cmaes import GENERATION
 from headsweep.search.spec import StudySpec, spec_to_json
 from headsweep.settings import WorkerSettings
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import create_or_continue, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import join
 from tests.helpers.chromium import browse
 from tests.helpers.command_line import Ended
@@ -50,7 +50,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
     url = f"sqlite:///{folder}/study.db"
     with contextlib.closing(open_storage(url, create=True).database):
-        create_or_continue(make_spec(folder), open_storage(url))
+        StoredStudy.create(make_spec(folder), open_storage(url))
     with join("probe", url, WorkerSettings(), worker="one") as session:
         best, pruned, failed, handed_back = map(trial_id, session.claim(4).trials)
         for key in (best, pruned):
@@ -197,7 +197,7 @@ def test_a_foreign_study_beside_ours_is_left_alone(tmp_path, headsweep):
     other = optuna.load_study(study_name="other", storage=url, sampler=RandomSampler())
     other.add_trial(create_trial(values=[1.0, 2.0]))
     spec = make_spec(tmp_path, sampler={"name": "cmaes"}, pruner={"name": "none"})
-    study_id = create_or_continue(spec, storage)
+    study_id = StoredStudy.create(spec, storage).study_id
     gadget = f"csystem\n(S'touch {canary}'\ntR.".replace("csystem", "cos\nsystem").encode().hex()
     ours = optuna.load_study(study_name="probe", storage=url, sampler=RandomSampler())
     space = {"training.learning_rate": FloatDistribution(1e-5, 1e-1, log=True)}

@@ -13,7 +13,7 @@ import pytest
 
 from headsweep.errors import StorageError
 from headsweep.storage.connections import shown_url
-from headsweep.studies.study import create_or_continue, load_spec, open_storage
+from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.postgres import PASSWORD, Server
 from tests.helpers.study_specs import make_spec
 
@@ -71,8 +71,8 @@ def test_a_password_opens_the_store_and_is_not_told(
     url = way(postgres, postgres.new_database(), monkeypatch, tmp_path)
     with caplog.at_level(logging.DEBUG):
         storage = open_storage(url, create=True)
-        study_id = create_or_continue(make_spec(tmp_path), storage)
-        assert load_spec("probe", storage).name == "probe"
+        study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
+        assert StoredStudy.open("probe", storage).spec.name == "probe"
     attrs = storage.get_study_user_attrs(study_id), storage.get_study_system_attrs(study_id)
     assert_silent(caplog.text, shown_url(url), attrs)
     for part in (storage, storage.database, storage.database.engine, storage.database.engine.url):

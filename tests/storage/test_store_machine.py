@@ -27,8 +27,8 @@ from headsweep.search.spec import StudySpec
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.clock import held_clock
 from tests.helpers.study_specs import make_spec
 
@@ -48,7 +48,7 @@ class Worker:
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
-        self.session = Session("probe", open_storage(url), SETTINGS, worker=name)
+        self.session = WorkerSession(StoredStudy.open("probe", url), SETTINGS, worker=name)
         self.session.__enter__()
         self.epoch: dict[int, int] = {}
 
@@ -171,7 +171,7 @@ class Store(RuleBasedStateMachine):
     @rule(n=draw_n)
     def raise_the_budget(self, n: int) -> None:
         self.budget += n
-        create_or_continue(self.spec.model_copy(update={"n_trials": self.budget}), self.reader)
+        StoredStudy.create(self.spec.model_copy(update={"n_trials": self.budget}), self.reader)
 
     @invariant()
     def nothing_is_lost_or_twice(self) -> None:
@@ -236,7 +236,7 @@ def template(tmp_path: Path) -> None:
     """A store with the study, which every history begins with a copy of."""
     spec = make_spec(tmp_path, "study.n_trials=5")
     storage = open_storage(f"sqlite:///{tmp_path}/template.db", create=True)
-    create_or_continue(spec, storage)
+    StoredStudy.create(spec, storage)
     with storage.database.engine.connect() as connection:
         connection.exec_driver_sql("ROLLBACK")
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,4 +1,4 @@
-"""The mirror of a study: whatever others write, it holds what a fresh reading would find."""
+"""The cache of a study: whatever others write, it holds what a fresh reading would find."""
 
 import datetime
 import math
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import RUNG_PREFIX, altered, frozen_trial
-from headsweep.storage.trial_cache import LISTED, Mirror
+from headsweep.storage.trial_cache import LISTED, TrialCache
 from headsweep.studies.study import open_storage
 
 RUNNING, WAITING, COMPLETE = TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE
@@ -53,17 +53,17 @@ def stock(storage: BatchedStorage, tmp_path: Path) -> Iterator[RDBStorage]:
     stock.engine.dispose()
 
 
-def facts(mirror: Mirror) -> dict[str, object]:
-    """All that a mirror tells."""
+def facts(cache: TrialCache) -> dict[str, object]:
+    """All that a cache tells."""
     return {
-        "trials": mirror.trials,
-        "ids": [mirror.get(trial._trial_id) for trial in mirror.trials],
-        "in state": [[trial.number for trial in mirror.in_state(state)] for state in LISTED],
-        "counts": (mirror.n_trials, mirror.n_finished),
-        "reported": [dict(mirror.reported_at(step).by_trial()) for step in range(4)],
-        "ascending": [mirror.reported_at(step).ascending for step in range(4)],
-        "rungs": [dict(mirror.at_rung(rung).by_trial()) for rung in range(3)],
-        "own": mirror.own,
+        "trials": cache.trials,
+        "ids": [cache.get(trial._trial_id) for trial in cache.trials],
+        "in state": [[trial.number for trial in cache.in_state(state)] for state in LISTED],
+        "counts": (cache.n_trials, cache.n_finished),
+        "reported": [dict(cache.reported_at(step).by_trial()) for step in range(4)],
+        "ascending": [cache.reported_at(step).ascending for step in range(4)],
+        "rungs": [dict(cache.at_rung(rung).by_trial()) for rung in range(3)],
+        "own": cache.own,
     }
 
 
@@ -74,98 +74,98 @@ def trial(key: int, state: TrialState, number: int | None = None, **fields: obje
 
 def test_what_is_our_own_is_newer_than_the_database(storage, stock) -> None:
     mine, theirs = stock.create_new_trial(2), stock.create_new_trial(2)
-    mirror = Mirror(2)
-    storage.database.read(mirror.sync)
-    mirror.own.add(mine)
-    held = altered(mirror.get(mine), user_attrs={"step": 7}, intermediate_values={1: 0.5})
-    mirror.put(held)
+    cache = TrialCache(2)
+    storage.database.read(cache.sync)
+    cache.own.add(mine)
+    held = altered(cache.get(mine), user_attrs={"step": 7}, intermediate_values={1: 0.5})
+    cache.put(held)
     for key in (mine, theirs):
         stock.set_trial_user_attr(key, "step", 3)
-    storage.database.read(mirror.sync)
-    assert mirror.get(mine) is held
-    assert mirror.get(theirs).user_attrs == {"step": 3}
+    storage.database.read(cache.sync)
+    assert cache.get(mine) is held
+    assert cache.get(theirs).user_attrs == {"step": 3}
 
-    mirror.invalidate()  # reads all of it again, but what is our own
-    storage.database.read(mirror.sync)
-    assert mirror.get(mine) is held
-    assert mirror.own == {mine}
-    assert (mirror.n_trials, mirror.reported_at(1).ascending) == (2, [0.5])
+    cache.invalidate()  # reads all of it again, but what is our own
+    storage.database.read(cache.sync)
+    assert cache.get(mine) is held
+    assert cache.own == {mine}
+    assert (cache.n_trials, cache.reported_at(1).ascending) == (2, [0.5])
 
 
 def test_a_trial_that_we_just_made_is_our_own_until_it_ends(storage, stock) -> None:
     """Its row is read for the first time after it was put here."""
-    mirror = Mirror(2)
-    storage.database.read(mirror.sync)
+    cache = TrialCache(2)
+    storage.database.read(cache.sync)
     runs, ended = (stock.create_new_trial(2, trial(1, WAITING)) for _ in range(2))
     for key in (runs, ended):
-        mirror.own.add(key)
-        mirror.put(trial(key, RUNNING, number=stock.get_trial(key).number))
+        cache.own.add(key)
+        cache.put(trial(key, RUNNING, number=stock.get_trial(key).number))
     stock.set_trial_state_values(ended, FAIL)  # as when our lease ran out
-    storage.database.read(mirror.sync)
-    assert [t._trial_id for t in mirror.in_state(RUNNING)] == [runs]
-    assert mirror.in_state(WAITING) == []
-    assert mirror.own == {runs}
-    assert mirror.get(ended) == stock.get_trial(ended)
+    storage.database.read(cache.sync)
+    assert [t._trial_id for t in cache.in_state(RUNNING)] == [runs]
+    assert cache.in_state(WAITING) == []
+    assert cache.own == {runs}
+    assert cache.get(ended) == stock.get_trial(ended)
 
 
 def test_what_was_read_in_a_transaction_that_was_undone_is_forgotten(storage, stock) -> None:
     gone = stock.create_new_trial(2)
     stock.set_trial_intermediate_value(gone, 1, 0.9)
     stock.set_trial_system_attr(gone, f"{RUNG_PREFIX}0", 0.9)
-    mirror = Mirror(2)
-    storage.database.read(mirror.sync)
-    assert (mirror.reported_at(1).ascending, mirror.at_rung(0).ascending) == ([0.9], [0.9])
+    cache = TrialCache(2)
+    storage.database.read(cache.sync)
+    assert (cache.reported_at(1).ascending, cache.at_rung(0).ascending) == ([0.9], [0.9])
     with storage.database.engine.begin() as connection:
         for table in ("trial_intermediate_values", "trial_system_attributes", "trials"):
             connection.exec_driver_sql(f"DELETE FROM {table} WHERE trial_id = {gone}")
-    mirror.invalidate()
-    storage.database.read(mirror.sync)
-    assert facts(mirror) == facts(Mirror(2))
+    cache.invalidate()
+    storage.database.read(cache.sync)
+    assert facts(cache) == facts(TrialCache(2))
 
 
 def test_trials_are_in_the_order_of_their_numbers_whatever_order_they_came_in() -> None:
     for order in ([3, 1, 2], [1, 3, 2], [2, 3, 1], [1, 2, 3], [3, 2, 1]):
-        mirror = Mirror(1)
+        cache = TrialCache(1)
         for key in order:
-            mirror.put(trial(key, RUNNING))
-        assert [t.number for t in mirror.trials] == [0, 1, 2], order
-        assert [mirror.get(key).number for key in (1, 2, 3)] == [0, 1, 2]
-        mirror.put(trial(2, WAITING))
-        assert [t.state for t in mirror.trials] == [RUNNING, WAITING, RUNNING]
-        assert [t.number for t in mirror.in_state(RUNNING)] == [0, 2]
-        assert mirror.get(4) is None
-        mirror.trials.clear()
-        assert mirror.n_trials == 3
+            cache.put(trial(key, RUNNING))
+        assert [t.number for t in cache.trials] == [0, 1, 2], order
+        assert [cache.get(key).number for key in (1, 2, 3)] == [0, 1, 2]
+        cache.put(trial(2, WAITING))
+        assert [t.state for t in cache.trials] == [RUNNING, WAITING, RUNNING]
+        assert [t.number for t in cache.in_state(RUNNING)] == [0, 2]
+        assert cache.get(4) is None
+        cache.trials.clear()
+        assert cache.n_trials == 3
 
 
 def test_trials_handed_out_do_not_change() -> None:
-    mirror = Mirror(1)
+    cache = TrialCache(1)
     before = trial(1, RUNNING, intermediate_values={1: 0.1})
-    mirror.put(before)
-    mirror.own.add(1)
-    mirror.end(1, COMPLETE, [1], NOW)
+    cache.put(before)
+    cache.own.add(1)
+    cache.end(1, COMPLETE, [1], NOW)
     assert (before.state, before.values, before.datetime_complete) == (RUNNING, None, None)
-    ended = mirror.get(1)
+    ended = cache.get(1)
     assert (ended.state, ended.values, ended.datetime_complete) == (COMPLETE, [1.0], NOW)
-    assert (mirror.own, mirror.n_finished) == (set(), 1)
-    assert mirror.reported_at(1).ascending == [0.1]
+    assert (cache.own, cache.n_finished) == (set(), 1)
+    assert cache.reported_at(1).ascending == [0.1]
 
 
 def test_a_trial_that_failed_leaves_the_standings_and_has_no_value() -> None:
-    mirror = Mirror(1)
+    cache = TrialCache(1)
     for key, value in ((1, 0.5), (2, 0.25)):
         rungs = {f"{RUNG_PREFIX}0": value}
-        mirror.put(trial(key, RUNNING, intermediate_values={1: value}, system_attrs=rungs))
-    assert mirror.reported_at(1).ascending == mirror.at_rung(0).ascending == [0.25, 0.5]
-    mirror.end(2, FAIL, [], NOW)
-    assert mirror.reported_at(1).ascending == mirror.at_rung(0).ascending == [0.5]
-    assert mirror.get(2).values is None
-    assert [t._trial_id for t in mirror.in_state(FAIL)] == [2]
-    assert (mirror.n_trials, mirror.n_finished) == (2, 0)
+        cache.put(trial(key, RUNNING, intermediate_values={1: value}, system_attrs=rungs))
+    assert cache.reported_at(1).ascending == cache.at_rung(0).ascending == [0.25, 0.5]
+    cache.end(2, FAIL, [], NOW)
+    assert cache.reported_at(1).ascending == cache.at_rung(0).ascending == [0.5]
+    assert cache.get(2).values is None
+    assert [t._trial_id for t in cache.in_state(FAIL)] == [2]
+    assert (cache.n_trials, cache.n_finished) == (2, 0)
 
 
 def test_only_numbers_under_a_rungs_name_compete() -> None:
-    mirror = Mirror(1)
+    cache = TrialCache(1)
     attrs = {
         f"{RUNG_PREFIX}0": 0.5,
         f"{RUNG_PREFIX}1": 1,
@@ -176,26 +176,26 @@ def test_only_numbers_under_a_rungs_name_compete() -> None:
         "3": 0.5,
         "note": 0.5,
     }
-    mirror.put(trial(1, RUNNING, system_attrs=attrs))
-    assert [mirror.at_rung(rung).ascending for rung in range(4)] == [[0.5], [1], [], []]
+    cache.put(trial(1, RUNNING, system_attrs=attrs))
+    assert [cache.at_rung(rung).ascending for rung in range(4)] == [[0.5], [1], [], []]
 
 
 def test_trials_that_another_process_left_replace_our_own() -> None:
-    mirror = Mirror(1)
-    mirror.put(trial(1, RUNNING, intermediate_values={1: 0.5}))
-    mirror.own.add(1)
+    cache = TrialCache(1)
+    cache.put(trial(1, RUNNING, intermediate_values={1: 0.5}))
+    cache.own.add(1)
     left = trial(1, RUNNING, intermediate_values={1: 0.75})
-    mirror.replace([left])
-    assert mirror.get(1) is left
-    assert mirror.own == set()
-    assert mirror.reported_at(1).ascending == [0.75]
+    cache.replace([left])
+    assert cache.get(1) is left
+    assert cache.own == set()
+    assert cache.reported_at(1).ascending == [0.75]
 
 
 def test_a_mirror_that_follows_others_equals_a_fresh_one(storage, stock) -> None:
     """Forty acts of another process, in three seeded orders on one store; a `sync` after some."""
-    followed = Mirror(2)
+    followed = TrialCache(2)
     storage.database.read(followed.sync)
-    assert facts(followed) == facts(Mirror(2))
+    assert facts(followed) == facts(TrialCache(2))
     for seed in range(3):
         draw = random.Random(seed)
         for _ in range(40):
@@ -203,7 +203,7 @@ def test_a_mirror_that_follows_others_equals_a_fresh_one(storage, stock) -> None
             if draw.random() < 0.4:
                 storage.database.read(followed.sync)
         storage.database.read(followed.sync)
-        fresh = Mirror(2)
+        fresh = TrialCache(2)
         storage.database.read(fresh.sync)
         assert facts(followed) == facts(fresh), f"seed {seed}"
     read = stock.get_all_trials(2)

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from headsweep.errors import StudyError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import create_or_continue, load_spec, open_storage
-from headsweep.studies.worker_session import Session
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
 from tests.helpers.study_specs import make_spec
 
@@ -39,7 +39,7 @@ def stock_study(url: str, **kwargs: Any) -> optuna.Study:
 def one_line(tmp_path: Path, storage: BatchedStorage) -> str:
     """The refusal; nothing of headsweep's is written."""
     with pytest.raises(StudyError) as refused:
-        create_or_continue(make_spec(tmp_path), storage)
+        StoredStudy.create(make_spec(tmp_path), storage)
     assert "headsweep:definition" not in storage.get_study_user_attrs(1)
     assert "\n" not in str(refused.value)
     return str(refused.value)
@@ -51,8 +51,8 @@ def test_create_when_stock_study_maximizes_adopts_it(
     study = stock_study(url, direction="maximize")
     study.set_user_attr("note", "made in advance")
     spec = make_spec(tmp_path)
-    assert create_or_continue(spec, storage) == 1
-    assert load_spec("probe", storage) == spec
+    assert StoredStudy.create(spec, storage).study_id == 1
+    assert StoredStudy.open("probe", storage).spec == spec
     assert study.user_attrs["note"] == "made in advance"
 
 
@@ -115,8 +115,8 @@ def test_create_when_stock_study_has_enqueued_trials_runs_them(
 ) -> None:
     study = stock_study(url, direction="maximize")
     study.enqueue_trial({RATE: 0.01})
-    create_or_continue(make_spec(tmp_path, "study.n_trials=4"), storage)
-    with Session("probe", open_storage(url), WorkerSettings(), worker="one") as session:
+    StoredStudy.create(make_spec(tmp_path, "study.n_trials=4"), storage)
+    with WorkerSession(StoredStudy.open("probe", url), WorkerSettings(), worker="one") as session:
         work_through(session, CurveEngine(slots=2), WorkerSettings(poll_s=0.01))
     trials = optuna.load_study(study_name="probe", storage=url).trials
     assert len(trials) == 4
@@ -127,20 +127,20 @@ def test_session_when_study_of_before_minimizes_refuses(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
     """Earlier versions adopted such studies; their workers must not go on searching downwards."""
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     with storage.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE study_directions SET direction = 'MINIMIZE'")
     with pytest.raises(StudyError, match="minimizes its objective"):
-        Session("probe", open_storage(url), WorkerSettings(), worker="one")
+        WorkerSession(StoredStudy.open("probe", url), WorkerSettings(), worker="one")
     with pytest.raises(StudyError, match="minimizes its objective"):
-        create_or_continue(make_spec(tmp_path), storage)
+        StoredStudy.create(make_spec(tmp_path), storage)
     assert storage.get_all_trials(study_id) == []
 
 
 def test_create_names_the_metric_for_plots(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
-    create_or_continue(make_spec(tmp_path), storage)
+    StoredStudy.create(make_spec(tmp_path), storage)
     assert optuna.load_study(study_name="probe", storage=url).metric_names == ["val/auprc_macro"]
 
 
@@ -151,5 +151,5 @@ def test_create_when_metric_is_named_keeps_the_name(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["AUPRC"])
-    create_or_continue(make_spec(tmp_path), storage)
+    StoredStudy.create(make_spec(tmp_path), storage)
     assert study.metric_names == ["AUPRC"]

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from headsweep.search.samplers_and_pruners import build_pruner, rungs
 from headsweep.search.spec import Policy
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.pruning import HalvingJudge, HyperbandJudge, build_judge
+from headsweep.studies.pruning import BatchHalving, BatchHyperband, build_batch_pruner
 from headsweep.studies.study import open_storage
 
 HALVING = Policy(name="successive_halving", kwargs={"min_resource": 1, "reduction_factor": 3})
@@ -41,7 +41,8 @@ def test_one_trial_at_a_time_is_judged_as_optuna_judges(
     """50 trials of 27 epochs, four in flight at any time, against the in-memory storage."""
     ours = optuna.create_study(storage=storage, study_name="same", direction="maximize")
     theirs = optuna.create_study(study_name="same", direction="maximize")
-    judge, pruner = build_judge(policy, storage, ours._study_id, spared=0), build_pruner(policy)
+    batched = build_batch_pruner(policy, storage, ours._study_id, spared=0)
+    pruner = build_pruner(policy)
     at_rungs = rungs(policy, 27)
     waiting, running, n_pruned = list(range(50)), {}, 0
     while waiting or running:
@@ -56,7 +57,7 @@ def test_one_trial_at_a_time_is_judged_as_optuna_judges(
             if epoch in at_rungs:
                 mine.report(curve(number, epoch), epoch)
                 other.report(curve(number, epoch), epoch)
-                verdict = mine._trial_id in judge.verdicts(ours, [mine._trial_id])
+                verdict = mine._trial_id in batched.verdicts(ours, [mine._trial_id])
                 frozen = theirs._storage.get_trial(other._trial_id)
                 assert verdict == pruner.prune(theirs, frozen)
                 if verdict:
@@ -81,7 +82,7 @@ def test_a_tick_is_judged_as_one_whatever_the_order(storage: BatchedStorage) -> 
         random.Random(seed).shuffle(order)
         for key in order:
             storage.set_trial_intermediate_value(key, 1, values[key])
-        pruned = HalvingJudge(storage, study._study_id, 1, 3).verdicts(study, order)
+        pruned = BatchHalving(storage, study._study_id, 1, 3).verdicts(study, order)
         assert {values[key] for key in values.keys() - pruned} == {0.6, 0.7, 0.8}
 
 
@@ -90,8 +91,8 @@ def test_a_value_that_is_no_number_is_pruned_and_never_competes(storage: Batched
     first, second = study.ask()._trial_id, study.ask()._trial_id
     storage.set_trial_intermediate_value(first, 1, float("nan"))
     storage.set_trial_intermediate_value(second, 1, 0.1)
-    judge = HalvingJudge(storage, study._study_id, 1, 2)
-    assert judge.verdicts(study, [first, second]) == {first}
+    pruner = BatchHalving(storage, study._study_id, 1, 2)
+    assert pruner.verdicts(study, [first, second]) == {first}
     assert "completed_rung_0" not in storage.get_trial(first).system_attrs
 
 
@@ -99,11 +100,11 @@ def test_the_best_are_spared_whatever_the_pruner_says(storage: BatchedStorage) -
     """Halving by 9 would leave 1 of 9; the study needs 4 to train to their end."""
     policy = Policy(name="successive_halving", kwargs={"min_resource": 1, "reduction_factor": 9})
     study = optuna.create_study(storage=storage, direction="maximize")
-    judge = build_judge(policy, storage, study._study_id, spared=4)
+    pruner = build_batch_pruner(policy, storage, study._study_id, spared=4)
     values = {study.ask()._trial_id: rank / 10 for rank in range(9)}
     for key, value in values.items():
         storage.set_trial_intermediate_value(key, 1, value)
-    pruned = judge.verdicts(study, list(values))
+    pruned = pruner.verdicts(study, list(values))
     assert {values[key] for key in values.keys() - pruned} == {0.5, 0.6, 0.7, 0.8}
 
 
@@ -112,7 +113,7 @@ def test_brackets_are_those_of_optuna(storage: BatchedStorage) -> None:
     study = optuna.create_study(study_name="brackets")
     theirs = optuna.pruners.HyperbandPruner(**kwargs)
     theirs._try_initialization(study)
-    ours = HyperbandJudge(storage, 1, **kwargs)
+    ours = BatchHyperband(storage, 1, **kwargs)
     for _ in range(200):
         trial = study.ask()
         frozen = study._storage.get_trial(trial._trial_id)

@@ -11,14 +11,7 @@ import pytest
 from headsweep.errors import StorageError, StudyError
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import open_database, shown_url
-from headsweep.studies.study import (
-    create_or_continue,
-    load_spec,
-    next_worker_index,
-    open_storage,
-    pin_data,
-    pinned_data,
-)
+from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.study_specs import make_spec
 
 
@@ -29,62 +22,62 @@ def storage(tmp_path: Path) -> Iterator[BatchedStorage]:
     storage.database.close()
 
 
-def test_a_study_is_read_as_it_was_created(tmp_path: Path, storage: BatchedStorage) -> None:
+def test_open_after_create_returns_the_same_spec(tmp_path: Path, storage: BatchedStorage) -> None:
     spec = make_spec(tmp_path)
-    create_or_continue(spec, storage)
-    assert load_spec("probe", storage) == spec
+    StoredStudy.create(spec, storage)
+    assert StoredStudy.open("probe", storage).spec == spec
     assert storage.get_study_directions(1) == [optuna.study.StudyDirection.MAXIMIZE]
 
 
-def test_a_study_is_continued_under_its_definition_alone(
+def test_create_with_another_definition_is_refused(tmp_path: Path, storage: BatchedStorage) -> None:
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
+    elsewhere = make_spec(tmp_path, "paths.data_root=elsewhere")
+    assert StoredStudy.create(elsewhere, storage).study_id == study_id
+    assert StoredStudy.open("probe", storage).spec.config.paths.data_root == "elsewhere"
+    with pytest.raises(StudyError, match="max_epochs was 9 and is 8"):
+        StoredStudy.create(make_spec(tmp_path, "training.max_epochs=8"), storage)
+
+
+def test_create_with_a_smaller_budget_is_refused(tmp_path: Path, storage: BatchedStorage) -> None:
+    StoredStudy.create(make_spec(tmp_path), storage)
+    StoredStudy.create(make_spec(tmp_path, "study.n_trials=50"), storage)
+    assert StoredStudy.open("probe", storage).spec.n_trials == 50
+    with pytest.raises(StudyError, match="may only grow from 50, found 40"):
+        StoredStudy.create(make_spec(tmp_path), storage)
+
+
+def test_create_over_a_study_of_stock_optuna_is_refused(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
-    elsewhere = make_spec(tmp_path, "paths.data_root=elsewhere")
-    assert create_or_continue(elsewhere, storage) == study_id
-    assert load_spec("probe", storage).config.paths.data_root == "elsewhere"
-    with pytest.raises(StudyError, match="max_epochs was 9 and is 8"):
-        create_or_continue(make_spec(tmp_path, "training.max_epochs=8"), storage)
-
-
-def test_a_budget_may_grow_and_not_shrink(tmp_path: Path, storage: BatchedStorage) -> None:
-    create_or_continue(make_spec(tmp_path), storage)
-    create_or_continue(make_spec(tmp_path, "study.n_trials=50"), storage)
-    assert load_spec("probe", storage).n_trials == 50
-    with pytest.raises(StudyError, match="may only grow from 50, found 40"):
-        create_or_continue(make_spec(tmp_path), storage)
-
-
-def test_a_study_of_stock_optuna_is_not_taken_over(tmp_path: Path, storage: BatchedStorage) -> None:
     optuna.create_study(storage=storage, study_name="probe", direction="maximize").ask()
     with pytest.raises(StudyError, match=r"trials of another program \(1 RUNNING\)"):
-        create_or_continue(make_spec(tmp_path), storage)
+        StoredStudy.create(make_spec(tmp_path), storage)
 
 
-def test_a_study_that_is_not_there_is_named_beside_those_that_are(
+def test_open_when_the_study_is_missing_names_those_that_exist(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
-    create_or_continue(make_spec(tmp_path), storage)
-    with pytest.raises(StudyError, match=r"found no 'prob' \(there: probe\)"):
-        load_spec("prob", storage)
+    StoredStudy.create(make_spec(tmp_path), storage)
+    with pytest.raises(StudyError, match="no study named 'prob'; studies there: probe"):
+        StoredStudy.open("prob", storage)
 
 
-def test_a_study_stays_with_its_data(tmp_path: Path, storage: BatchedStorage) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+def test_pin_data_when_the_data_changed_is_refused(tmp_path: Path, storage: BatchedStorage) -> None:
+    study = StoredStudy.create(make_spec(tmp_path), storage)
     data = {"train manifest": "aa", "train visual features": "bb"}
-    pin_data(study_id, data, storage)
-    pin_data(study_id, data, storage)
-    assert pinned_data(study_id, storage) == data
-    with pytest.raises(StudyError, match="train manifest: the data must be those"):
-        pin_data(study_id, data | {"train manifest": "cc"}, storage)
+    study.pin_data(data)
+    study.pin_data(data)
+    assert study.pinned_data() == data
+    with pytest.raises(StudyError, match="train manifest: the data changed since the study began"):
+        study.pin_data(data | {"train manifest": "cc"})
 
 
-def test_every_worker_has_its_own_number(tmp_path: Path, storage: BatchedStorage) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
-    assert [next_worker_index(study_id, storage) for _ in range(3)] == [0, 1, 2]
+def test_next_worker_index_counts_from_zero(tmp_path: Path, storage: BatchedStorage) -> None:
+    study = StoredStudy.create(make_spec(tmp_path), storage)
+    assert [study.next_worker_index() for _ in range(3)] == [0, 1, 2]
 
 
-def test_processes_may_race_to_create_a_store(tmp_path: Path) -> None:
+def test_open_storage_from_four_processes_at_once_creates_it_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     program = (
         "import sys; from headsweep.studies.study import *; open_storage(sys.argv[1], create=True)"
@@ -93,10 +86,10 @@ def test_processes_may_race_to_create_a_store(tmp_path: Path) -> None:
     assert [racer.wait() for racer in racers] == [0, 0, 0, 0]
 
 
-def test_stock_optuna_reads_and_writes_the_same_database(
+def test_stored_study_and_stock_optuna_share_a_database(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     theirs = optuna.load_study(
         study_name="probe", storage=f"sqlite:///{tmp_path}/folder/studies.db"
     )
@@ -120,7 +113,7 @@ UNREACHABLE = [
 
 
 @pytest.mark.parametrize("url", UNREACHABLE)
-def test_an_unreachable_storage_is_refused_without_its_password(url: str) -> None:
+def test_open_storage_when_unreachable_hides_the_password(url: str) -> None:
     with pytest.raises(StorageError) as refused:
         open_storage(url)
     message = str(refused.value)
@@ -142,26 +135,28 @@ def test_an_unreachable_storage_is_refused_without_its_password(url: str) -> Non
         ("sqlite:///nowhere/studies.db", "the storage must exist, found none"),
     ],
 )
-def test_other_storages_are_refused(url: str, law: str) -> None:
+def test_open_storage_with_another_url_is_refused(url: str, law: str) -> None:
     with pytest.raises(StorageError, match=law) as refused:
         open_storage(url)
     assert "s3cret" not in str(refused.value)
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_open_storage_on_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_text("not a database" * 1000)
     with pytest.raises(StorageError, match="file is not a database"):
         open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
 
 
-def test_a_schema_of_another_version_is_refused(tmp_path: Path, storage: BatchedStorage) -> None:
+def test_open_storage_with_another_schema_version_is_refused(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
     with storage.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v9.9.9'")
     with pytest.raises(StorageError, match=r"Optuna's version .*, found v9\.9\.9"):
         open_storage(f"sqlite:///{tmp_path}/folder/studies.db")
 
 
-def test_the_first_write_creates_and_a_read_does_not(tmp_path: Path) -> None:
+def test_open_storage_without_create_makes_no_tables(tmp_path: Path) -> None:
     open_database(f"sqlite:///{tmp_path}/studies.db", create=True).close()
     with pytest.raises(StorageError, match="must hold studies, found none"):
         open_storage(f"sqlite:///{tmp_path}/studies.db")

@@ -12,7 +12,7 @@ from headsweep.errors import StorageError
 from headsweep.storage import connections as database
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import open_database
-from headsweep.studies.study import create_or_continue
+from headsweep.studies.study import StoredStudy
 from tests.helpers.polling import polling
 from tests.helpers.postgres import Server, other_clients
 from tests.helpers.study_specs import make_spec
@@ -40,7 +40,7 @@ def test_a_worker_holds_one_connection(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     """Its lease thread shares it: it renews four times a second."""
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     storage.database.close()
     with counted(store_url) as seen:
         workers = [start(slots=4, epoch_s=0.1, lease_s=1.0, retries=1000) for _ in range(2)]

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.trials import summarize
+from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.study_specs import make_spec
 from tests.workers.test_worker import CurveEngine, assert_exact, work_here
 
@@ -74,7 +73,7 @@ def test_a_full_disk_stops_a_worker_and_harms_nothing(tmp_path: Path, disk: Disk
     file = disk.folder / "studies.db"
     url = f"sqlite:///{file}"
     storage = open_storage(url, create=True)
-    study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage).study_id
     storage.database.close()
 
     worker = subprocess.run(
@@ -94,7 +93,7 @@ def test_a_full_disk_stops_a_worker_and_harms_nothing(tmp_path: Path, disk: Disk
     work_here(url, CurveEngine(slots=32), lease_s=10.0)
     storage = open_storage(url)
     assert_exact(storage.get_all_trials(study_id), BUDGET)
-    assert summarize("probe", storage).states["FAIL"] == 0
+    assert StoredStudy.open("probe", storage).summary().states["FAIL"] == 0
     storage.database.close()
     assert finished(url).items() >= before.items()
 

@@ -21,8 +21,8 @@ import pytest
 
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.claims import WORKER
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.worker_session import Session, join
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S, WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.data_sets import LABELS, write_split
 from tests.helpers.postgres import Server, other_clients
@@ -41,7 +41,11 @@ def work_as_process(study: str, url: str) -> None:
     from headsweep.workers.worker import work
 
     with stop_on_signals(WorkerSettings.grace_s) as stop:
-        work(study, url, EngineSettings(device="cpu", slots=4), stop)
+        work(
+            StoredStudy.open(study, url, patience_s=PATIENCE_S, outage_s=OUTAGE_S),
+            EngineSettings(device="cpu", slots=4),
+            stop,
+        )
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
     with psycopg.connect(url) as connection:
         assert connection.execute("SHOW max_connections").fetchall() == [("100",)]
     storage = open_storage(url, create=True)
-    study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=1", *data), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path, "study.n_trials=1", *data), storage).study_id
     refused = (postgres.folder / "log").read_text(errors="replace").count("FATAL")
 
     # One that earlier tests started has not loaded torch, and all 64 would, one by one.
@@ -114,7 +118,7 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
             while joined(witness) < WORKERS + 1:
                 assert all(process.exitcode is None for process in processes)
                 time.sleep(0.1)
-            create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data), storage)
+            StoredStudy.create(make_spec(tmp_path, f"study.n_trials={BUDGET}", *data), storage)
             witness.hand_back(crashed=False)
         for process in processes:
             process.join(timeout=120)
@@ -130,6 +134,6 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
     storage.database.close()
 
 
-def joined(session: Session) -> int:
+def joined(session: WorkerSession) -> int:
     """How many workers ever joined the session's study."""
     return int(session.storage.get_study_user_attrs(session.study_id)["headsweep:n_workers"])

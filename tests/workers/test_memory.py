@@ -13,8 +13,7 @@ from headsweep.engine.programs.linear import LinearProgram
 from headsweep.errors import SearchError
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import create_or_continue
-from headsweep.studies.trials import summarize
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import join
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
@@ -49,7 +48,7 @@ def work(url: str, *, max_failures: int) -> None:
 def test_trials_that_do_not_fit_fail_with_their_reason_beside_the_budget(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     work(store_url, max_failures=1000)
     trials = storage.get_all_trials(study_id)
     assert_exact(trials, 40)
@@ -59,13 +58,13 @@ def test_trials_that_do_not_fit_fail_with_their_reason_beside_the_budget(
     assert all(trial.user_attrs["failure"].endswith(MESSAGE) for trial in failed)
     assert not any("retry_of" in trial.user_attrs for trial in trials)
     assert {t.params["training.batch_size"] for t in trials if t not in failed} == {64}
-    assert summarize("probe", storage).states["FAIL"] == len(failed)
+    assert StoredStudy.open("probe", storage).summary().states["FAIL"] == len(failed)
 
 
 def test_a_study_in_which_too_many_do_not_fit_stops(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     with pytest.raises(
         SearchError, match=r"at most 3 failed trials.*memory must hold a trial alone"
     ):

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import create_or_continue
+from headsweep.studies.study import StoredStudy
 from tests.helpers.postgres import Server
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
@@ -80,7 +80,7 @@ def server(request: pytest.FixtureRequest) -> Server | None:
 def test_a_study_survives_a_storm(
     tmp_path: Path, storage: BatchedStorage, start: Start, server: Server | None, seed: int
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage).study_id
     storm = Storm(seed, start, server)
     until = time.monotonic() + STORM_S
     while time.monotonic() < until:
@@ -96,7 +96,7 @@ def test_a_study_survives_a_storm(
 def test_orphans_are_back_within_a_lease_and_a_poll(
     tmp_path: Path, storage: BatchedStorage, start: Start
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage).study_id
     killed, witness = start(**OPTIONS), start(**OPTIONS)
     while not (orphans := _running(storage, study_id, killed)):
         time.sleep(0.01)

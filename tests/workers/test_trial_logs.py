@@ -13,7 +13,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.data.synthetic.generate import synthesize
-from headsweep.studies.study import open_storage, study_id_of
+from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.command_line import Ended
 from tests.single.test_tracking import values, wandb_records
 
@@ -61,7 +61,7 @@ class Search:
 
     def trials(self, url: str) -> list[FrozenTrial]:
         storage = open_storage(url)
-        trials = storage.get_all_trials(study_id_of("probe", storage))
+        trials = storage.get_all_trials(StoredStudy.open("probe", storage).study_id)
         storage.database.close()
         return trials
 

@@ -27,9 +27,8 @@ from headsweep.single_run import train
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import heartbeats
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.trials import summarize
-from headsweep.studies.worker_session import Session
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.lease import Lease
 from tests.helpers.clock import Clock, held_clock
 from tests.helpers.data_sets import write_split
@@ -51,7 +50,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def storage(tmp_path: Path, url: str) -> Iterator[BatchedStorage]:
     storage = open_storage(url, create=True)
-    create_or_continue(make_spec(tmp_path, "study.n_trials=6"), storage)
+    StoredStudy.create(make_spec(tmp_path, "study.n_trials=6"), storage)
     yield storage
     storage.database.close()
 
@@ -62,11 +61,11 @@ def clock() -> Iterator[Clock]:
         yield clock
 
 
-def join(url: str, name: str) -> Session:
-    return Session("probe", open_storage(url), SETTINGS, worker=name)
+def join(url: str, name: str) -> WorkerSession:
+    return WorkerSession(StoredStudy.open("probe", url), SETTINGS, worker=name)
 
 
-def finish(session: Session, clock: Clock) -> None:
+def finish(session: WorkerSession, clock: Clock) -> None:
     """Works until nothing is left; time passes where there is nothing to claim."""
     with session:
         for _ in range(50):
@@ -168,13 +167,13 @@ def test_another_time_zone_changes_no_time(
             (trial,) = session.claim(1).trials
             session.complete(trial_id(trial), 0.5, epochs=9)
             session.flush()
-            assert summarize("probe", storage).live_workers == 0
+            assert StoredStudy.open("probe", storage).summary().live_workers == 0
         known = storage.get_all_trials(1)[-1]
         assert known.datetime_start is not None
         assert abs(datetime.datetime.now() - known.datetime_start) < datetime.timedelta(minutes=9)
         other = join(url, f"{zone}, alive")
         other.claim(1)
-        assert summarize("probe", storage).live_workers == 1
+        assert StoredStudy.open("probe", storage).summary().live_workers == 1
         other.hand_back(crashed=False)
         other.storage.database.close()
     monkeypatch.delenv("TZ")
@@ -218,7 +217,7 @@ def test_two_acts_of_opening_test_at_once_are_both_on_record(
 
     def second() -> None:
         try:
-            firewall.open_test("probe", open_storage(url), [1, 2], None, ())
+            firewall.open_test(StoredStudy.open("probe", url), [1, 2], None, None, ())
         except StudyError as error:
             refused.append(str(error))
 
@@ -232,7 +231,7 @@ def test_two_acts_of_opening_test_at_once_are_both_on_record(
         return "commit"
 
     monkeypatch.setattr(firewall, "code_commit", commit)
-    openings, _ = firewall.open_test("probe", storage, [0, 1], None, ())
+    openings, _ = firewall.open_test(StoredStudy.open("probe", storage), [0, 1], None, None, ())
     thread.join(LONG_S)
     study = optuna.load_study(study_name="probe", storage=storage)
     assert firewall.past_openings(study) == openings

@@ -17,18 +17,17 @@ from optuna.trial import FrozenTrial, TrialState
 from headsweep.errors import SearchError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import create_or_continue, open_storage
-from headsweep.studies.trials import best_trials, summarize, trial_config
-from headsweep.studies.worker_session import Session
+from headsweep.studies.study import StoredStudy
+from headsweep.studies.trials import trial_config
+from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, quality, work_through
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
 
 
 def work_here(url: str, engine: CurveEngine, **settings: Any) -> None:
-    other = open_storage(url)
     chosen = WorkerSettings(poll_s=0.01, **settings)
-    with Session("probe", other, chosen, worker="here") as session:
+    with WorkerSession(StoredStudy.open("probe", url), chosen, worker="here") as session:
         work_through(session, engine, chosen)
 
 
@@ -45,7 +44,7 @@ def assert_exact(trials: list[FrozenTrial], budget: int) -> None:
 
 def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: BatchedStorage) -> None:
     spec = make_spec(tmp_path)
-    study_id = create_or_continue(spec, storage)
+    study_id = StoredStudy.create(spec, storage).study_id
     engine = CurveEngine(slots=8)
     work_here(store_url, engine)
     trials = storage.get_all_trials(study_id)
@@ -58,7 +57,7 @@ def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: Batc
         if trial.state == TrialState.COMPLETE:
             assert trial.last_step == 9
             assert trial.value == pytest.approx(quality(config) * (1 - 2.718281828459045**-3))
-    summary = summarize("probe", storage)
+    summary = StoredStudy.open("probe", storage).summary()
     assert summary.finished == 40
     assert summary.best_value == max(t.value or 0 for t in trials if t.state.name == "COMPLETE")
     assert summary.epochs_planned == 40 * 9
@@ -67,13 +66,15 @@ def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: Batc
     assert summary.effort.used_places == summary.effort.slot_steps
     assert summary.effort.places == 8 * summary.effort.fused_steps
     assert sum(summary.effort.shares.values()) == pytest.approx(1)
-    assert [t.number for t in best_trials("probe", storage, 1)] == [summary.best_trial]
+    assert [t.number for t in StoredStudy.open("probe", storage).best_trials(1)] == [
+        summary.best_trial
+    ]
 
 
 def test_trials_that_fail_do_not_eat_the_budget_and_stop_the_study(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     with pytest.raises(SearchError, match="found 12; the last is trial 11: its scores must be"):
         work_here(store_url, CurveEngine(slots=4, diverging=True), max_failures=10)
     failed = storage.get_all_trials(study_id)
@@ -81,14 +82,16 @@ def test_trials_that_fail_do_not_eat_the_budget_and_stop_the_study(
     assert all(trial.values is None for trial in failed)
     work_here(store_url, CurveEngine(slots=4))
     assert_exact(storage.get_all_trials(study_id), 40)
-    assert summarize("probe", storage).states["FAIL"] == 12
+    assert StoredStudy.open("probe", storage).summary().states["FAIL"] == 12
 
 
 def test_a_budget_that_grew_adds_exactly_the_difference(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     for n_trials in (5, 5, 12):
-        study_id = create_or_continue(make_spec(tmp_path, f"study.n_trials={n_trials}"), storage)
+        study_id = StoredStudy.create(
+            make_spec(tmp_path, f"study.n_trials={n_trials}"), storage
+        ).study_id
         work_here(store_url, CurveEngine(slots=4))
         assert_exact(storage.get_all_trials(study_id), n_trials)
 
@@ -96,7 +99,7 @@ def test_a_budget_that_grew_adds_exactly_the_difference(
 def test_the_budget_is_exact_with_racing_processes(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     workers = [start(slots=7) for _ in range(4)]
     assert [exit_code(worker) for worker in workers] == [0, 0, 0, 0]
     trials = storage.get_all_trials(study_id)
@@ -109,7 +112,7 @@ def test_the_budget_is_exact_with_racing_processes(
 def test_a_worker_told_to_stop_hands_its_trials_back(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start, number: int
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     worker = start(slots=6, epoch_s=0.1)
     wait_for_running(storage, study_id, 6)
     os.kill(worker.pid, number)
@@ -124,7 +127,7 @@ def test_a_worker_told_to_stop_hands_its_trials_back(
 def test_a_second_signal_ends_a_worker_at_once(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     worker = start(slots=6, epoch_s=5.0)
     wait_for_running(storage, study_id, 6)
     os.kill(worker.pid, signal.SIGINT)
@@ -136,7 +139,7 @@ def test_a_second_signal_ends_a_worker_at_once(
 def test_a_worker_that_cannot_drain_in_time_ends_nevertheless(
     tmp_path: Path, storage: BatchedStorage, start: Start
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     worker = start(slots=6, epoch_s=30.0, grace_s=0.5)
     wait_for_running(storage, study_id, 6)
     os.kill(worker.pid, signal.SIGTERM)
@@ -146,7 +149,7 @@ def test_a_worker_that_cannot_drain_in_time_ends_nevertheless(
 def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     worker = start(slots=6, epoch_s=0.2, lease_s=3.0)
     orphans = wait_for_running(storage, study_id, 6)
     worker.kill()
@@ -162,13 +165,13 @@ def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
         assert successor.user_attrs["retries"] == 1
         assert not any(key.startswith("completed_rung_") for key in trials[number].system_attrs)
     assert {trial.number for trial in orphans} >= retried.keys()
-    assert summarize("probe", storage).states["FAIL"] == 0
+    assert StoredStudy.open("probe", storage).summary().states["FAIL"] == 0
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path, "study.n_trials=1"), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path, "study.n_trials=1"), storage).study_id
     for _ in range(2):
         worker = start(slots=1, epoch_s=1.0, lease_s=2.0)
         wait_for_running(storage, study_id, 1, alive_within_s=2.0)
@@ -185,7 +188,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(
 def test_a_worker_stopped_past_its_lease_tells_nothing(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     worker = start(slots=6, epoch_s=0.2, lease_s=1.0)
     wait_for_running(storage, study_id, 6)
     stop_between_transactions(worker, storage)
@@ -227,7 +230,7 @@ def wait_for_running(
     while time.monotonic() < deadline:
         running = storage.get_all_trials(study_id, states=(TrialState.RUNNING,))
         ready = [trial for trial in running if "training.learning_rate" in trial.params]
-        alive = summarize("probe", storage, lease_s=alive_within_s).live_workers
+        alive = StoredStudy.open("probe", storage).summary(lease_s=alive_within_s).live_workers
         if len(ready) >= n and alive:
             return ready
         time.sleep(0.02)
@@ -238,14 +241,14 @@ def test_a_worker_started_again_takes_back_what_it_left_running(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     """Under its old id, long before its lease runs out; the trials of others are left alone."""
-    study_id = create_or_continue(make_spec(tmp_path), storage)
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     settings = WorkerSettings()
-    died = Session("probe", open_storage(store_url), settings, worker="slurm:1_0")
+    died = WorkerSession(StoredStudy.open("probe", store_url), settings, worker="slurm:1_0")
     held = [trial.number for trial in died.claim(3).trials]
-    other = Session("probe", open_storage(store_url), settings, worker="slurm:1_1")
+    other = WorkerSession(StoredStudy.open("probe", store_url), settings, worker="slurm:1_1")
     others = [trial.number for trial in other.claim(2).trials]
 
-    again = Session("probe", open_storage(store_url), settings, worker="slurm:1_0")
+    again = WorkerSession(StoredStudy.open("probe", store_url), settings, worker="slurm:1_0")
     with again:
         trials = storage.get_all_trials(study_id)
         assert {trials[number].state for number in held} == {TrialState.FAIL}
@@ -256,6 +259,8 @@ def test_a_worker_started_again_takes_back_what_it_left_running(
         successors = [t for t in trials if t.user_attrs.get("retry_of") in held]
         assert [t.params for t in successors] == [trials[number].params for number in held]
         assert {t.number for t in again.claim(3).trials} == {t.number for t in successors}
-        assert summarize("probe", storage).workers_by_host == {socket.gethostname(): 2}
+        assert StoredStudy.open("probe", storage).summary().workers_by_host == {
+            socket.gethostname(): 2
+        }
     for session in (died, other):
         session.storage.database.close()

@@ -15,7 +15,7 @@ from headsweep.cli.exits import printable
 
 if TYPE_CHECKING:
     from headsweep.leaderboard.merge import Board
-    from headsweep.studies.trials import Summary
+    from headsweep.studies.summary import Summary
 
 PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""

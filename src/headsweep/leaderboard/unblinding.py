@@ -12,13 +12,11 @@ import optuna
 
 from headsweep.config.schema import Config, Modality
 from headsweep.data.ct_rate.metadata import read_subgroups
-from headsweep.data.dataset import Split, load_test_splits
+from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import StudyError
 from headsweep.evaluation.subgroups import Attributes
 from headsweep.package_info import code_commit
-from headsweep.settings import cache_dir
-from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import amend_study_attr, study_id_of
+from headsweep.studies.study import StoredStudy
 
 OPENINGS = "headsweep:test_openings"
 """Study attribute that keeps the acts, oldest first."""
@@ -38,9 +36,9 @@ class Opening:
 
 
 def open_test(
-    study_name: str,
-    storage: BatchedStorage,
+    study: StoredStudy,
     trials: Sequence[int],
+    data: Dataset,
     config: Config,
     modalities: Sequence[Modality],
     *,
@@ -51,10 +49,10 @@ def open_test(
     Opening again for the same trials is the same act: it can tell nothing new.
 
     Args:
-        study_name: whose finalists are fixed.
-        storage: where it lies.
+        study: whose finalists are fixed.
         trials: numbers of the finalists.
-        config: names the manifests.
+        data: holds the test splits.
+        config: decides what is read.
         modalities: which features to load.
         reopen: why test is opened for other trials than before; None refuses that.
 
@@ -70,7 +68,7 @@ def open_test(
             return recorded or []
         if openings and not reopen:
             raise StudyError(
-                f"{study_name}: test must be opened once, found it opened "
+                f"{study.name}: test must be opened once, found it opened "
                 f"{openings[-1].when} for trials {_listed(openings[-1].trials)} and asked for "
                 f'{_listed(named)}; --reopen "why" opens it again, and is shown on the leaderboard'
             )
@@ -79,17 +77,21 @@ def open_test(
         return [*(recorded or []), asdict(opening)]
 
     # In one transaction: of two acts at once, the second must know of the first.
-    recorded = amend_study_attr(study_id_of(study_name, storage), OPENINGS, act, storage)
-    return _openings(recorded), load_test(config, modalities)
+    recorded = study.amend_attr(OPENINGS, act)
+    return _openings(recorded), load_test(data, config, modalities)
 
 
-def load_test(config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
-    """The test splits, for trials for which test was opened before: verification reads them so."""
-    return load_test_splits(config, cache_dir=cache_dir(), modalities=modalities, progress=True)
+def load_test(data: Dataset, config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
+    """Return the test splits, for trials for which test was opened before, as verification does."""
+    return tuple(data.test_splits(config, modalities=modalities))
 
 
-def load_test_subgroups(config: Config, tests: Sequence[Split]) -> dict[str, Attributes]:
-    """Subgroups of the rows of each test split; empty where its manifest has no metadata."""
+def load_test_subgroups(
+    data: Dataset, config: Config, tests: Sequence[Split]
+) -> dict[str, Attributes]:
+    """Return the subgroups of the rows of each test split; empty without metadata."""
+    if data.in_memory:
+        return {test.name: {} for test in tests}
     folder = Path(config.paths.manifest_dir)
     return {
         test.name: read_subgroups(folder / name, config.data.columns, test.volumes)

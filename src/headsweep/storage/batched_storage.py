@@ -1,4 +1,4 @@
-"""An Optuna storage that batches: reads from a mirror, writes behind.
+"""An Optuna storage that batches: reads from a cache, writes behind.
 
 The contract is `optuna.storages.BaseStorage`. Trials that this process runs are written to memory
 first and to the database when a trial's state changes, in one transaction for all trials. Inside
@@ -36,7 +36,7 @@ from headsweep.storage.optuna_tables import (
     trial_id,
     utc_now,
 )
-from headsweep.storage.trial_cache import Mirror
+from headsweep.storage.trial_cache import TrialCache
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class BatchedStorage(BaseStorage):
     def __init__(self, database: Database, *, create: bool = True) -> None:
         self.database = database
         self._stock = stock_storage(database, create=create)
-        self._mirrors: dict[int, Mirror] = {}
+        self._caches: dict[int, TrialCache] = {}
         self._study_of: dict[int, int] = {}
         self._changes: dict[int, Changes] = {}
         self._known_distributions: dict[tuple[int, str], BaseDistribution] = {}
@@ -75,7 +75,7 @@ class BatchedStorage(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         with self._lock:
             self._stock.delete_study(study_id)
-            self._mirrors.pop(study_id, None)
+            self._caches.pop(study_id, None)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         self.database.outlast(lambda: self._stock.set_study_user_attr(study_id, key, value))
@@ -184,9 +184,9 @@ class BatchedStorage(BaseStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with self._lock:
             study_id = self._study_of.get(trial_id)
-            mirror = self._mirrors.get(study_id) if study_id is not None else None
-            trial = mirror.get(trial_id) if mirror is not None else None
-            if mirror and trial and (self._ticking or trial_id in mirror.own):
+            cache = self._caches.get(study_id) if study_id is not None else None
+            trial = cache.get(trial_id) if cache is not None else None
+            if cache and trial and (self._ticking or trial_id in cache.own):
                 return trial
         return self.read(lambda: self._stock.get_trial(trial_id))
 
@@ -220,23 +220,23 @@ class BatchedStorage(BaseStorage):
         finally:
             self._ticking = False
 
-    def sync(self, study_id: int) -> Mirror:
-        """Brings the mirror of a study up to date; `KeyError` when there is no such study."""
+    def sync(self, study_id: int) -> TrialCache:
+        """Brings the cache of a study up to date; `KeyError` when there is no such study."""
         with self._lock:
-            mirror = self.mirror(study_id)
-            self.read(lambda: self.database.read(mirror.sync))
-            return mirror
+            cache = self.cache(study_id)
+            self.read(lambda: self.database.read(cache.sync))
+            return cache
 
-    def current(self, study_id: int) -> Mirror:
-        """The mirror: within a tick as it stands, otherwise brought up to date."""
-        return self.mirror(study_id) if self._ticking else self.sync(study_id)
+    def current(self, study_id: int) -> TrialCache:
+        """The cache: within a tick as it stands, otherwise brought up to date."""
+        return self.cache(study_id) if self._ticking else self.sync(study_id)
 
-    def mirror(self, study_id: int) -> Mirror:
-        """The mirror of a study as it stands."""
-        if study_id not in self._mirrors:
+    def cache(self, study_id: int) -> TrialCache:
+        """The cache of a study as it stands."""
+        if study_id not in self._caches:
             self.get_study_name_from_id(study_id)  # a KeyError when there is none
-            self._mirrors[study_id] = Mirror(study_id)
-        return self._mirrors[study_id]
+            self._caches[study_id] = TrialCache(study_id)
+        return self._caches[study_id]
 
     def flush(self) -> frozenset[int]:
         """Writes all that waits; the ids of trials that another process had ended meanwhile."""
@@ -265,7 +265,7 @@ class BatchedStorage(BaseStorage):
         with self._lock:
             for key in trial_ids:
                 self._changes.pop(key, None)
-                self._mirrors[self._study_of[key]].own.discard(key)
+                self._caches[self._study_of[key]].own.discard(key)
 
     def read(self, call: Callable[[], T]) -> T:
         """Reads rows that anyone may have written; `KeyError` is the contract's.
@@ -284,17 +284,17 @@ class BatchedStorage(BaseStorage):
             ) from None
 
     def _write(self, study_id: int, changes: dict[int, Changes]) -> frozenset[int]:
-        mirror, now = self._mirrors[study_id], utc_now()
+        cache, now = self._caches[study_id], utc_now()
 
         def work(connection: Connection) -> tuple[frozenset[int], list[FrozenTrial]]:
             lost = write_changes(connection, changes, now)
             return lost, fetch_trials(connection, lost)
 
         lost, trials = self.database.write(work, study_id=study_id)
-        mirror.replace(trials)
+        cache.replace(trials)
         for key, change in changes.items():
             if change.end is not None and key not in lost:
-                mirror.end(key, *change.end, to_local(now))
+                cache.end(key, *change.end, to_local(now))
         return lost
 
     def _claim_or_write(self, key: int, state: TrialState, values: Sequence[float] | None) -> bool:
@@ -307,10 +307,10 @@ class BatchedStorage(BaseStorage):
     def _own_trial(self, key: int) -> FrozenTrial | None:
         """The trial when this process runs it; None when others may."""
         study_id = self._study_of.get(key)
-        mirror = self._mirrors.get(study_id) if study_id is not None else None
-        if mirror is None or key not in mirror.own:
+        cache = self._caches.get(study_id) if study_id is not None else None
+        if cache is None or key not in cache.own:
             return None
-        return mirror.get(key)
+        return cache.get(key)
 
     def _known_distribution(self, key: int, name: str) -> BaseDistribution | None:
         """The distribution that the study uses for a name already."""
@@ -325,11 +325,11 @@ class BatchedStorage(BaseStorage):
         return self._changes.setdefault(key, Changes())
 
     def _replace(self, trial: FrozenTrial, **fields: Any) -> None:
-        self._mirrors[self._study_of[trial_id(trial)]].put(altered(trial, **fields))
+        self._caches[self._study_of[trial_id(trial)]].put(altered(trial, **fields))
 
     def _put(self, study_id: int, trial: FrozenTrial, *, own: bool) -> None:
-        mirror = self.mirror(study_id)
+        cache = self.cache(study_id)
         self._study_of[trial_id(trial)] = study_id
         if own:
-            mirror.own.add(trial_id(trial))
-        mirror.put(trial)
+            cache.own.add(trial_id(trial))
+        cache.put(trial)

@@ -57,7 +57,7 @@ from headsweep.storage.optuna_tables import (
     trial_id,
     utc_now,
 )
-from headsweep.storage.trial_cache import Mirror
+from headsweep.storage.trial_cache import TrialCache
 
 N_TRIALS = "headsweep:n_trials"
 """Study attribute: the budget, apart from the definition since it may grow."""
@@ -88,7 +88,7 @@ class Claims:
 
 def claim(
     connection: Connection,
-    mirror: Mirror,
+    cache: TrialCache,
     n_wanted: int,
     *,
     worker: str,
@@ -100,29 +100,29 @@ def claim(
     """Takes over dead trials, then claims up to `n_wanted` within the budget.
 
     Args:
-        mirror: of the study; up to date when this returns, but for the trials claimed.
+        cache: of the study; up to date when this returns, but for the trials claimed.
 
     Raises:
         SearchError: more than `max_failures` trials failed by themselves.
     """
-    now, n_trials = _open_books(connection, mirror.study_id)
-    mirror.sync(connection)
-    if reap(connection, mirror, now, lease_s=lease_s, max_retries=max_retries):
-        mirror.sync(connection)
-    _stop_after_failures(mirror, max_failures)
-    running = mirror.in_state(TrialState.RUNNING)
-    spent = mirror.n_finished + len(running)
+    now, n_trials = _open_books(connection, cache.study_id)
+    cache.sync(connection)
+    if reap(connection, cache, now, lease_s=lease_s, max_retries=max_retries):
+        cache.sync(connection)
+    _stop_after_failures(cache, max_failures)
+    running = cache.in_state(TrialState.RUNNING)
+    spent = cache.n_finished + len(running)
     left = max(0, n_trials - spent)
-    waiting = mirror.in_state(TrialState.WAITING)[: min(n_wanted, left)]
+    waiting = cache.in_state(TrialState.WAITING)[: min(n_wanted, left)]
     trials = (
         *_start_waiting(connection, [trial_id(trial) for trial in waiting], now),
-        *_start_new(connection, mirror, min(n_wanted, left) - len(waiting), now),
+        *_start_new(connection, cache, min(n_wanted, left) - len(waiting), now),
     )
     claimed = [trial_id(trial) for trial in trials]
     runs_it = {WORKER: worker, HOST: host}
     signatures = attr_rows(dict.fromkeys(claimed, runs_it))
     upsert(connection, {USER_ATTRS: signatures, HEARTBEATS: heartbeat_rows(claimed, now)})
-    others = [trial_id(t) for t in running if trial_id(t) not in mirror.own] if not claimed else []
+    others = [trial_id(t) for t in running if trial_id(t) not in cache.own] if not claimed else []
     signed = tuple(altered(trial, user_attrs={**trial.user_attrs, **runs_it}) for trial in trials)
     return Claims(signed, len(heartbeats(connection, others)), left - len(trials))
 
@@ -135,7 +135,7 @@ def renew(connection: Connection, trial_ids: Iterable[int]) -> None:
 
 def reap(
     connection: Connection,
-    mirror: Mirror,
+    cache: TrialCache,
     now: datetime.datetime,
     *,
     lease_s: float,
@@ -147,7 +147,7 @@ def reap(
     A sign of life from the future was written before the clock was set back; it counts from now,
     or the trials of a dead worker would wait until the clock has caught up.
     """
-    running = [trial_id(trial) for trial in mirror.in_state(TrialState.RUNNING)]
+    running = [trial_id(trial) for trial in cache.in_state(TrialState.RUNNING)]
     dialect = connection.dialect.name
     bounds = {
         "ids": bound_ids(running, dialect),
@@ -159,7 +159,7 @@ def reap(
     upsert(connection, {HEARTBEATS: heartbeat_rows(ahead, now)})
     stale = [row.trial_id for row in doubtful if row.heartbeat <= now]
     dead = fetch_trials(connection, lock_running(connection, stale)) if stale else []
-    _bury(connection, mirror.study_id, dead, "its lease ran out", max_retries=max_retries)
+    _bury(connection, cache.study_id, dead, "its lease ran out", max_retries=max_retries)
     return bool(dead)
 
 
@@ -279,10 +279,10 @@ def _start_waiting(
 
 
 def _start_new(
-    connection: Connection, mirror: Mirror, n: int, now: datetime.datetime
+    connection: Connection, cache: TrialCache, n: int, now: datetime.datetime
 ) -> list[FrozenTrial]:
-    first = mirror.n_trials
-    ids = insert_trials(connection, mirror.study_id, n, first, TrialState.RUNNING, now)
+    first = cache.n_trials
+    ids = insert_trials(connection, cache.study_id, n, first, TrialState.RUNNING, now)
     return [
         frozen_trial(key, first + i, TrialState.RUNNING, to_local(now)) for i, key in enumerate(ids)
     ]
@@ -353,8 +353,8 @@ def _forget_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None
     )
 
 
-def _stop_after_failures(mirror: Mirror, max_failures: int) -> None:
-    failed = mirror.in_state(TrialState.FAIL)
+def _stop_after_failures(cache: TrialCache, max_failures: int) -> None:
+    failed = cache.in_state(TrialState.FAIL)
     failures = [trial for trial in failed if FAILURE in trial.user_attrs]
     if len(failures) > max_failures:
         last = failures[-1]

@@ -125,6 +125,10 @@ class Database:
             found = found.replace(self._url.password, "***")
         return StorageError(f"{self.shown}: the storage must answer, found: {found}")
 
+    def secret_url(self) -> str:
+        """Return the URL with its password: for the environment of a child process alone."""
+        return self._url.render_as_string(hide_password=False)
+
     @contextmanager
     def schema_lock(self) -> Iterator[Engine]:
         """Lets one process at a time create the tables, on as many connections as that takes."""

@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping
 
 
-class Standings:
+class SortedValues:
     """Who reached what; a value that is not a number does not compete."""
 
     def __init__(self) -> None:

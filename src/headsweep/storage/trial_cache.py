@@ -28,13 +28,13 @@ from headsweep.storage.optuna_tables import (
     trial_id,
     values_in_order,
 )
-from headsweep.storage.sorted_values import Standings
+from headsweep.storage.sorted_values import SortedValues
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 LISTED = (*UNFINISHED, TrialState.FAIL)
 
 
-class Mirror:
+class TrialCache:
     """The trials of one study, by number and by id.
 
     `own` are the unfinished trials that only this process writes: what is in memory is newer than
@@ -49,8 +49,8 @@ class Mirror:
         self._place: dict[int, int] = {}
         self._in_order = True
         self._in: dict[TrialState, set[int]] = {state: set() for state in LISTED}
-        self._reported: defaultdict[int, Standings] = defaultdict(Standings)
-        self._at_rung: defaultdict[int, Standings] = defaultdict(Standings)
+        self._reported: defaultdict[int, SortedValues] = defaultdict(SortedValues)
+        self._at_rung: defaultdict[int, SortedValues] = defaultdict(SortedValues)
         self._marks: Marks | None = None
         self._last_id = 0
 
@@ -86,11 +86,11 @@ class Mirror:
         """Reads everything again at the next `sync`: what was read may have been rolled back."""
         self._marks = None
 
-    def reported_at(self, step: int) -> Standings:
+    def reported_at(self, step: int) -> SortedValues:
         """What trials reported at a step; not those of failed trials."""
         return self._reported[step]
 
-    def at_rung(self, rung: int) -> Standings:
+    def at_rung(self, rung: int) -> SortedValues:
         """What trials brought to a rung of successive halving; not those of failed trials."""
         return self._at_rung[rung]
 
@@ -169,8 +169,8 @@ class Mirror:
     def _index(self, key: int, trial: FrozenTrial, before: FrozenTrial | None) -> None:
         """Enters what a trial reported; a field that is the same object did not change."""
         if trial.state == TrialState.FAIL:
-            for standings in (*self._reported.values(), *self._at_rung.values()):
-                standings.leave(key)
+            for values in (*self._reported.values(), *self._at_rung.values()):
+                values.leave(key)
             return
         if before is None or before.intermediate_values is not trial.intermediate_values:
             for step, value in trial.intermediate_values.items():

@@ -22,46 +22,48 @@ from headsweep.search.samplers_and_pruners import build_pruner
 from headsweep.search.spec import Policy
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import RUNG_PREFIX, trial_id
-from headsweep.storage.trial_cache import Mirror
+from headsweep.storage.trial_cache import TrialCache
 
 
-class Judge(Protocol):
+class BatchPruner(Protocol):
     """Decides which of the trials that just reported are pruned."""
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
         """Ids of the trials to prune; values at the rungs are recorded in passing."""
 
 
-def build_judge(policy: Policy, storage: BatchedStorage, study_id: int, *, spared: int) -> Judge:
-    """The judge for a resolved pruner; the `spared` best trials at an epoch are never pruned."""
-    return SparingJudge(_judge_by_name(policy, storage, study_id), storage, study_id, spared)
+def build_batch_pruner(
+    policy: Policy, storage: BatchedStorage, study_id: int, *, spared: int
+) -> BatchPruner:
+    """The pruner for a resolved pruner; the `spared` best trials at an epoch are never pruned."""
+    return FinalistProtection(_pruner_by_name(policy, storage, study_id), storage, study_id, spared)
 
 
-def _judge_by_name(policy: Policy, storage: BatchedStorage, study_id: int) -> Judge:
+def _pruner_by_name(policy: Policy, storage: BatchedStorage, study_id: int) -> BatchPruner:
     kwargs = dict(policy.kwargs)
     if policy.name == "successive_halving":
-        return HalvingJudge(storage, study_id, **kwargs)
+        return BatchHalving(storage, study_id, **kwargs)
     if policy.name == "hyperband":
-        return HyperbandJudge(storage, study_id, **kwargs)
-    return OneByOneJudge(policy, storage)
+        return BatchHyperband(storage, study_id, **kwargs)
+    return OneByOnePruner(policy, storage)
 
 
 @dataclass(frozen=True)
-class SparingJudge:
+class FinalistProtection:
     """Lets the best trials at an epoch go on whatever the pruner says.
 
     A study promises its finalists a full training: successive halving alone, with many trials at
     a rung at once, would leave one in `reduction_factor ** rungs` of them.
     """
 
-    judge: Judge
+    pruner: BatchPruner
     storage: BatchedStorage
     study_id: int
     spared: int
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `Judge`."""
-        condemned = self.judge.verdicts(study, reported)
+        """See `BatchPruner`."""
+        condemned = self.pruner.verdicts(study, reported)
         last = {key: self.storage.get_trial(key).last_step for key in condemned}
         bars = {step: self._bar(step) for step in set(last.values()) if step is not None}
         return frozenset(
@@ -76,7 +78,7 @@ class SparingJudge:
         return self.storage.get_trial(key).intermediate_values[step] >= bars[step]
 
 
-class OneByOneJudge:
+class OneByOnePruner:
     """Any pruner of Optuna's, asked for each trial in turn."""
 
     def __init__(self, policy: Policy, storage: BatchedStorage) -> None:
@@ -84,14 +86,14 @@ class OneByOneJudge:
         self._storage = storage
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `Judge`."""
+        """See `BatchPruner`."""
         return frozenset(
             key for key in reported if self._pruner.prune(study, self._storage.get_trial(key))
         )
 
 
 @dataclass(frozen=True)
-class HalvingJudge:
+class BatchHalving:
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), as Optuna defines it.
 
     Rung r lies at epoch `min_resource * reduction_factor ** (min_early_stopping_rate + r)`; of n
@@ -106,9 +108,9 @@ class HalvingJudge:
     bootstrap_count: int = 0
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `Judge`."""
-        mirror = self.storage.current(self.study_id)
-        return self.among(lambda rung: mirror.at_rung(rung).ascending, reported)
+        """See `BatchPruner`."""
+        cache = self.storage.current(self.study_id)
+        return self.among(lambda rung: cache.at_rung(rung).ascending, reported)
 
     def among(
         self, values_at: Callable[[int], Sequence[float]], reported: Sequence[int]
@@ -155,7 +157,7 @@ class HalvingJudge:
         return {key for key, value in values.items() if math.isnan(value) or value < last}
 
 
-class HyperbandJudge:
+class BatchHyperband:
     """Hyperband (Li et al. 2018): successive halving in brackets, as Optuna assigns them."""
 
     def __init__(
@@ -169,7 +171,7 @@ class HyperbandJudge:
     ) -> None:
         n = math.floor(math.log(max_resource / min_resource, reduction_factor)) + 1
         self._brackets = [
-            HalvingJudge(storage, study_id, min_resource, reduction_factor, rate, bootstrap_count)
+            BatchHalving(storage, study_id, min_resource, reduction_factor, rate, bootstrap_count)
             for rate in range(n)
         ]
         self._shares = [math.ceil(n * reduction_factor**s / (s + 1)) for s in reversed(range(n))]
@@ -178,12 +180,12 @@ class HyperbandJudge:
         self._bracket_of: dict[int, int] = {}
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `Judge`."""
-        mirror = self._storage.current(self._study_id)
+        """See `BatchPruner`."""
+        cache = self._storage.current(self._study_id)
         pruned: frozenset[int] = frozenset()
         for bracket, halving in enumerate(self._brackets):
-            mine = [k for k in reported if self._known(study.study_name, mirror, k) == bracket]
-            pruned |= halving.among(self._values_of(study.study_name, mirror, bracket), mine)
+            mine = [k for k in reported if self._known(study.study_name, cache, k) == bracket]
+            pruned |= halving.among(self._values_of(study.study_name, cache, bracket), mine)
         return pruned
 
     def bracket(self, study_name: str, number: int) -> int:
@@ -196,18 +198,18 @@ class HyperbandJudge:
         raise AssertionError("the draw lies below the sum of the shares")
 
     def _values_of(
-        self, study_name: str, mirror: Mirror, bracket: int
+        self, study_name: str, cache: TrialCache, bracket: int
     ) -> Callable[[int], Sequence[float]]:
         return lambda rung: sorted(
             value
-            for key, value in mirror.at_rung(rung).by_trial().items()
-            if self._known(study_name, mirror, key) == bracket
+            for key, value in cache.at_rung(rung).by_trial().items()
+            if self._known(study_name, cache, key) == bracket
         )
 
-    def _known(self, study_name: str, mirror: Mirror, key: int) -> int:
+    def _known(self, study_name: str, cache: TrialCache, key: int) -> int:
         """The bracket of a trial by its id, drawn once."""
         if key not in self._bracket_of:
-            trial = mirror.get(key)
+            trial = cache.get(key)
             assert trial is not None
             self._bracket_of[key] = self.bracket(study_name, trial.number)
         return self._bracket_of[key]

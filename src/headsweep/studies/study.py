@@ -1,17 +1,23 @@
-"""Studies in a store: created once, continued under the same definition, read by name."""
+"""One study in its storage: created once, continued under the same spec, opened by name."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import optuna
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
+from headsweep.config.files import write_config
+from headsweep.config.schema import Config
 from headsweep.errors import StorageError, StudyError
+from headsweep.preflight import check_output
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.storage.attributes import plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
@@ -20,13 +26,16 @@ from headsweep.storage.claims import N_TRIALS, count_states
 from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
 from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
+from headsweep.studies.summary import Summary, summarize
+from headsweep.studies.trials import trial_config
 
 DEFINITION = "headsweep:definition"
+"""Study attribute: the spec as JSON."""
 FINGERPRINT = "headsweep:fingerprint"
 N_WORKERS = "headsweep:n_workers"
-"""Study attribute: how many workers joined so far; each draws from a stream of its own."""
+"""Study attribute: number of workers that have joined; each draws from its own random stream."""
 DATA = "headsweep:data"
-"""Study attribute: fingerprints of the manifests and features that the study was searched on."""
+"""Study attribute: fingerprints of the manifests and features that the study is searched on."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -35,13 +44,16 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 def open_storage(
     url: str, *, create: bool = False, patience_s: float = 0.0, outage_s: float = 0.0
 ) -> BatchedStorage:
-    """The Optuna storage at a URL.
+    """Open the Optuna storage at a URL.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://…`.
-        create: whether a SQLite file, its folder and the tables may be made.
+        create: whether a SQLite file, its folder and the tables may be created.
         patience_s: how long to wait for a server that does not answer yet.
-        outage_s: how long a transaction is tried again while the database cannot be reached.
+        outage_s: how long a transaction is retried while the database cannot be reached.
+
+    Returns:
+        The open storage; close it with `storage.database.close()`.
 
     Raises:
         StorageError: the URL is of another kind, cannot be reached, or holds something else.
@@ -50,13 +62,321 @@ def open_storage(
     return BatchedStorage(database, create=create)
 
 
-def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:
-    """Creates the study, or continues it with a budget that may have grown; its id.
+def study_names(storage: BatchedStorage) -> tuple[str, ...]:
+    """Return the names of headsweep's studies in a storage."""
+    return tuple(str(s.study_name) for s in storage.get_all_studies() if DEFINITION in s.user_attrs)
 
-    Raises:
-        StudyError: a study of this name exists with another definition or a larger budget, or was
-            created by another program and cannot be adopted.
+
+class StoredStudy:
+    """A study in an open storage.
+
+    Opened with a URL it owns its storage and `close` closes it; opened with a storage it leaves
+    closing to the caller. It is a context manager that closes itself.
+
+    Args:
+        name: name of the study.
+        study_id: its id in the storage.
+        storage: an open storage.
+        owns_storage: whether `close` closes the storage.
     """
+
+    def __init__(
+        self, name: str, study_id: int, storage: BatchedStorage, *, owns_storage: bool = False
+    ) -> None:
+        self.name = name
+        self.study_id = study_id
+        self.storage = storage
+        self._owns_storage = owns_storage
+        self._parsed: tuple[str, StudySpec] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        storage: BatchedStorage | str,
+        *,
+        patience_s: float = 0.0,
+        outage_s: float = 0.0,
+    ) -> Self:
+        """Open an existing study.
+
+        Args:
+            name: name of the study.
+            storage: an open storage, or the URL of one.
+            patience_s: how long to wait for a server that does not answer yet; for a URL.
+            outage_s: how long a transaction is retried in an outage; for a URL.
+
+        Returns:
+            The study.
+
+        Raises:
+            StudyError: the storage holds no study of headsweep's with this name.
+            StorageError: the storage cannot be opened.
+        """
+        opened, owned = storage, isinstance(storage, str)
+        if isinstance(opened, str):
+            opened = open_storage(opened, patience_s=patience_s, outage_s=outage_s)
+        try:
+            study = cls(name, _study_id(name, opened), opened, owns_storage=owned)
+            _ = study.spec  # refuses a study of stock Optuna
+        except BaseException:
+            if owned:
+                opened.database.close()
+            raise
+        return study
+
+    @classmethod
+    def create(
+        cls,
+        spec: StudySpec,
+        storage: BatchedStorage | str,
+        *,
+        outage_s: float = 0.0,
+        check: Callable[[], None] | None = None,
+    ) -> Self:
+        """Create a study, or continue it with a budget that may have grown.
+
+        Args:
+            spec: what is searched and how.
+            storage: an open storage, or the URL of one, which is created if it is a file.
+            outage_s: how long a transaction is retried in an outage; for a URL.
+            check: called when the storage is known to answer, before anything is written.
+
+        Returns:
+            The study.
+
+        Raises:
+            StudyError: a study of this name exists with another spec or a larger budget, or was
+                created by another program and cannot be adopted.
+            StorageError: the storage cannot be opened or created.
+        """
+        opened, owned = storage, isinstance(storage, str)
+        check = check or (lambda: None)
+        if isinstance(opened, str):
+            opened = _open_after(check, opened, outage_s=outage_s)
+        else:
+            check()
+        try:
+            study_id = _define(spec, opened)
+        except BaseException:
+            if owned:
+                opened.database.close()
+            raise
+        return cls(spec.name, study_id, opened, owns_storage=owned)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the storage if this study opened it."""
+        if self._owns_storage:
+            self.storage.database.close()
+
+    @property
+    def spec(self) -> StudySpec:
+        """The stored spec with the present budget; parsed again only when it changed."""
+        return self._spec_of(self.attrs())
+
+    def attrs(self) -> Mapping[str, Any]:
+        """Return the study's user attributes.
+
+        Raises:
+            StudyError: the study was deleted.
+        """
+        try:
+            return self.storage.get_study_user_attrs(self.study_id)
+        except KeyError:
+            raise StudyError(f"study {self.name!r} was deleted") from None
+
+    def trials(
+        self, states: Sequence[TrialState] | None = None, *, deepcopy: bool = False
+    ) -> list[FrozenTrial]:
+        """Return the study's trials in the order of their numbers.
+
+        Args:
+            states: only trials in one of these states; None is all.
+            deepcopy: whether the trials are copies that the caller may change.
+        """
+        wanted = None if states is None else tuple(states)
+        return self.storage.get_all_trials(self.study_id, deepcopy=deepcopy, states=wanted)
+
+    def trial(self, number: int) -> FrozenTrial:
+        """Return the trial with this number.
+
+        Raises:
+            StudyError: there is no such trial.
+        """
+        try:
+            trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+        except KeyError:
+            raise StudyError(f"study {self.name!r} has no trial {number}") from None
+        return self.storage.get_trial(trial_id)
+
+    def best_trials(self, n: int) -> list[FrozenTrial]:
+        """Return the `n` best COMPLETE trials, best first; the earlier of two equals comes first.
+
+        Raises:
+            StudyError: no trial is COMPLETE.
+        """
+        trials = self.trials((TrialState.COMPLETE,))
+        if not trials:
+            raise StudyError(f"study {self.name!r} has no complete trial yet")
+        return sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))[:n]
+
+    def config_of(self, trial: FrozenTrial) -> Config:
+        """Return the config that a trial trains.
+
+        Raises:
+            ConfigError: the trial's params together break a constraint of the config.
+        """
+        return trial_config(self.spec, trial)
+
+    def export(self, path: Path, number: int | None = None) -> FrozenTrial:
+        """Write the config of a complete trial, which `headsweep train --config` trains again.
+
+        Args:
+            path: YAML file to write.
+            number: number of the trial; None is the best one.
+
+        Returns:
+            The trial.
+
+        Raises:
+            StudyError: there is no such trial, or it has no value.
+            OutputError: the file cannot be written.
+        """
+        trial = self.best_trials(1)[0] if number is None else self.trial(number)
+        if trial.state != TrialState.COMPLETE or trial.value is None:
+            raise StudyError(
+                f"study {self.name!r}: only a complete trial can be exported, "
+                f"trial {trial.number} is {trial.state.name}"
+            )
+        config = self.config_of(trial)
+        write_config(config, path, study=self.name, trial=trial.number, value=trial.value)
+        return trial
+
+    def summary(self, *, lease_s: float = 60.0) -> Summary:
+        """Return the progress of the study.
+
+        Args:
+            lease_s: a worker is live if it renewed a trial within this time.
+
+        Raises:
+            StudyError: the study was deleted.
+        """
+        attrs = self.attrs()
+        return summarize(self._spec_of(attrs), attrs, self.study_id, self.storage, lease_s=lease_s)
+
+    def pin_data(self, fingerprints: Mapping[str, str]) -> None:
+        """Bind the study to the data it is searched on: the first worker writes, others compare.
+
+        Args:
+            fingerprints: of every manifest and feature matrix, by name.
+
+        Raises:
+            StudyError: the data differ from the study's.
+        """
+
+        def pin(connection: Connection) -> None:
+            pinned = _attrs(connection, self.study_id).get(DATA)
+            if pinned is None:
+                _write_attrs(connection, self.study_id, {DATA: dict(fingerprints)})
+                return
+            changed = [k for k in {*pinned, *fingerprints} if pinned.get(k) != fingerprints.get(k)]
+            if changed:
+                name = min(changed)
+                raise StudyError(
+                    f"{name}: the data changed since the study began: its fingerprint was "
+                    f"{str(pinned.get(name))[:12]} and is {str(fingerprints.get(name))[:12]}"
+                )
+
+        self.storage.database.write(pin, study_id=self.study_id)
+
+    def pinned_data(self) -> Mapping[str, str]:
+        """Return the fingerprints of the study's data; empty before its first worker began."""
+        data: Mapping[str, str] = self.attrs().get(DATA, {})
+        return data
+
+    def amend_attr(self, name: str, amend: Callable[[Any], Any]) -> Any:
+        """Replace an attribute in one transaction that no other writer interrupts.
+
+        Args:
+            name: name of the attribute.
+            amend: makes the new value of the old one, or of None; it may raise, and is called
+                again after an outage.
+
+        Returns:
+            The new value.
+        """
+
+        def work(connection: Connection) -> Any:
+            amended = amend(_attrs(connection, self.study_id).get(name))
+            _write_attrs(connection, self.study_id, {name: amended})
+            return amended
+
+        return self.storage.database.write(work, study_id=self.study_id)
+
+    def next_worker_index(self) -> int:
+        """Count a worker that joins.
+
+        Returns:
+            Number of workers that joined before.
+        """
+
+        def count(connection: Connection) -> int:
+            index = typed(_attrs(connection, self.study_id), N_WORKERS, 0, where=self.name)
+            _write_attrs(connection, self.study_id, {N_WORKERS: index + 1})
+            return index
+
+        return self.storage.database.write(count, study_id=self.study_id)
+
+    def _spec_of(self, attrs: Mapping[str, Any]) -> StudySpec:
+        text = attrs.get(DEFINITION)
+        if text is None:
+            raise StudyError(f"study {self.name!r} was not created by headsweep")
+        if self._parsed is None or self._parsed[0] != text:
+            self._parsed = (text, _parse(text, self.name))
+        spec = self._parsed[1]
+        n_trials = typed(attrs, N_TRIALS, spec.n_trials, where=self.name)
+        return spec if n_trials == spec.n_trials else spec.model_copy(update={"n_trials": n_trials})
+
+
+def _open_after(check: Callable[[], None], url: str, *, outage_s: float) -> BatchedStorage:
+    """Reach a storage, check, then create what is missing in it; the database is opened once."""
+    file = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not file.exists():
+        check_output(file.parent)
+        check()
+        return open_storage(url, create=True, outage_s=outage_s)
+    database = open_database(url, outage_s=outage_s)
+    try:
+        check()
+        return BatchedStorage(database, create=True)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _study_id(name: str, storage: BatchedStorage) -> int:
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        known = ", ".join(study_names(storage)) or "none"
+        raise StudyError(
+            f"{storage.database.shown}: no study named {name!r}; studies there: {known}"
+        ) from None
+
+
+def _define(spec: StudySpec, storage: BatchedStorage) -> int:
+    """Write the spec of a study that is new, or compare it with the stored one."""
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:
@@ -81,124 +401,30 @@ def create_or_continue(spec: StudySpec, storage: BatchedStorage) -> int:
         )
 
     storage.database.write(define, study_id=study_id)
-    for key, value in missing_metric_names(system_attrs).items():
-        storage.set_study_system_attr(study_id, key, value)
+    for name, value in missing_metric_names(system_attrs).items():
+        storage.set_study_system_attr(study_id, name, value)
     return study_id
-
-
-def load_spec(name: str, storage: BatchedStorage) -> StudySpec:
-    """The definition of a study, with its present budget.
-
-    Raises:
-        StudyError: no study of that name is in the store.
-    """
-    attrs = storage.get_study_user_attrs(study_id_of(name, storage))
-    if DEFINITION not in attrs:
-        raise StudyError(f"{name}: a study must have a definition of headsweep's, found none")
-    spec = _definition(attrs[DEFINITION], name)
-    return spec.model_copy(update={"n_trials": typed(attrs, N_TRIALS, spec.n_trials, where=name)})
-
-
-def study_id_of(name: str, storage: BatchedStorage) -> int:
-    """The id of a study.
-
-    Raises:
-        StudyError: no study of that name is in the store.
-    """
-    try:
-        return storage.get_study_id_from_name(name)
-    except KeyError:
-        known = ", ".join(study_names(storage)) or "none"
-        raise StudyError(
-            f"{storage.database.shown}: the study must exist, found no {name!r} (there: {known})"
-        ) from None
-
-
-def study_names(storage: BatchedStorage) -> tuple[str, ...]:
-    """Names of headsweep's studies in the store."""
-    return tuple(str(s.study_name) for s in storage.get_all_studies() if DEFINITION in s.user_attrs)
-
-
-def pin_data(study_id: int, fingerprints: Mapping[str, str], storage: BatchedStorage) -> None:
-    """Binds a study to the data it is searched on; the first worker sets it, all others compare.
-
-    Args:
-        fingerprints: of every manifest and feature matrix, by name.
-
-    Raises:
-        StudyError: the data are not those of the study.
-    """
-
-    def pin(connection: Connection) -> None:
-        pinned = _attrs(connection, study_id).get(DATA)
-        if pinned is None:
-            _write_attrs(connection, study_id, {DATA: dict(fingerprints)})
-            return
-        changed = [k for k in {*pinned, *fingerprints} if pinned.get(k) != fingerprints.get(k)]
-        if changed:
-            name = min(changed)
-            raise StudyError(
-                f"{name}: the data must be those the study was begun with (fingerprint "
-                f"{str(pinned.get(name))[:12]}), found {str(fingerprints.get(name))[:12]}"
-            )
-
-    storage.database.write(pin, study_id=study_id)
-
-
-def amend_study_attr(
-    study_id: int, key: str, amend: Callable[[Any], Any], storage: BatchedStorage
-) -> Any:
-    """Replaces an attribute by what `amend` makes of it (of None where there is none); the new one.
-
-    Nobody else writes in between. `amend` may raise, and may be called again after an outage.
-    """
-
-    def work(connection: Connection) -> Any:
-        amended = amend(_attrs(connection, study_id).get(key))
-        _write_attrs(connection, study_id, {key: amended})
-        return amended
-
-    return storage.database.write(work, study_id=study_id)
-
-
-def next_worker_index(study_id: int, storage: BatchedStorage) -> int:
-    """The number of workers that joined before."""
-
-    def count(connection: Connection) -> int:
-        index = typed(_attrs(connection, study_id), N_WORKERS, 0, where=f"study {study_id}")
-        _write_attrs(connection, study_id, {N_WORKERS: index + 1})
-        return index
-
-    return storage.database.write(count, study_id=study_id)
-
-
-def pinned_data(study_id: int, storage: BatchedStorage) -> Mapping[str, str]:
-    """Fingerprints of the data a study is bound to; empty before its first worker began."""
-    data: Mapping[str, str] = storage.get_study_user_attrs(study_id).get(DATA, {})
-    return data
 
 
 def _check_same(spec: StudySpec, stored: Mapping[str, Any]) -> None:
     if stored.get(FINGERPRINT) != spec.fingerprint():
-        found = difference(_definition(stored[DEFINITION], spec.name), spec)
+        changed = difference(_parse(stored[DEFINITION], spec.name), spec)
         raise StudyError(
-            f"{spec.name}: a study that exists must keep its definition, found that {found}; "
-            "give the changed study another name"
+            f"study {spec.name!r} exists with another definition: {changed}. "
+            "Give the changed study another name"
         )
     n_trials = typed(stored, N_TRIALS, spec.n_trials, where=spec.name)
     if spec.n_trials < n_trials:
         raise StudyError(
-            f"{spec.name}: study.n_trials may only grow from {n_trials}, found {spec.n_trials}"
+            f"study {spec.name!r}: study.n_trials may only grow from {n_trials}, "
+            f"found {spec.n_trials}"
         )
 
 
-def _definition(text: Any, name: str) -> StudySpec:
-    """The definition that a study of this name was given."""
+def _parse(text: Any, name: str) -> StudySpec:
     spec = spec_from_json(text)
     if spec.name != name:
-        raise StorageError(
-            f"{name}: a study's definition must be its own, found one of {spec.name!r}"
-        )
+        raise StorageError(f"study {name!r} holds the definition of another study, {spec.name!r}")
     return spec
 
 
@@ -207,12 +433,12 @@ def _attrs(connection: Connection, study_id: int) -> dict[str, Any]:
         STUDY_ATTRS.c.study_id == study_id
     )
     rows = connection.execute(query)
-    return {key: plain(value, where=f"study {study_id}:{key}") for key, value in rows}
+    return {name: plain(value, where=f"study {study_id}:{name}") for name, value in rows}
 
 
 def _write_attrs(connection: Connection, study_id: int, attrs: Mapping[str, Any]) -> None:
     rows = [
-        {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in attrs.items()
+        {"study_id": study_id, "key": name, "value_json": json.dumps(value)}
+        for name, value in attrs.items()
     ]
     upsert(connection, {STUDY_ATTRS: rows})

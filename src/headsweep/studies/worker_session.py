@@ -22,13 +22,12 @@ from headsweep.search.samplers_and_pruners import build_sampler, longest_trainin
 from headsweep.search.space import suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims as ledger
-from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import forget_asked_trials, trial_id
 from headsweep.studies.adoption import check_objective
-from headsweep.studies.pruning import build_judge
-from headsweep.studies.study import load_spec, next_worker_index, open_storage, study_id_of
+from headsweep.studies.pruning import build_batch_pruner
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
-from headsweep.studies.worker_timings import EFFORT, Effort
+from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 
 LEARNING_SAMPLERS = frozenset({"tpe", "gp", "cmaes"})
 GENERATIONS = 10
@@ -51,37 +50,33 @@ class Batch:
     """`time.monotonic()` no later than the first heartbeat of these trials."""
 
 
-class Session:
+class WorkerSession:
     """Speaks trials to the store; all that happens between two flushes is written in one go.
 
     Args:
-        study_name: an existing study.
-        storage: an open storage, used by this session alone.
+        study: an existing study, whose storage is used by this session alone.
         settings: leases and limits.
         worker: an id that no other live worker has; trials that a former life of the same id left
             running are handed back when the session is entered.
-
-    Raises:
-        StudyError: no study of that name is in the store.
     """
 
-    def __init__(
-        self, study_name: str, storage: BatchedStorage, settings: WorkerSettings, *, worker: str
-    ) -> None:
-        self.spec = load_spec(study_name, storage)
-        self.study_id = study_id_of(study_name, storage)
-        check_objective(study_name, storage.get_study_directions(self.study_id))
+    def __init__(self, study: StoredStudy, settings: WorkerSettings, *, worker: str) -> None:
+        self.study = study
+        self.spec = study.spec
+        self.study_id = study.study_id
+        storage = study.storage
+        check_objective(study.name, storage.get_study_directions(self.study_id))
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
         self._settings = settings
         self._worker = worker
         self._held: set[int] = set()
-        self._judge = build_judge(
+        self._pruner = build_batch_pruner(
             self.spec.pruner, storage, self.study_id, spared=self.spec.finalists.top_k
         )
-        sampler = build_sampler(self.spec, next_worker_index(self.study_id, storage))
+        sampler = build_sampler(self.spec, study.next_worker_index())
         # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.
-        self._study = optuna.Study(study_name, storage, sampler, NopPruner())
+        self._study = optuna.Study(study.name, storage, sampler, NopPruner())
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -102,7 +97,7 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
-        self.storage.database.close()
+        self.study.close()
 
     @property
     def at_once(self) -> int:
@@ -126,16 +121,16 @@ class Session:
             SearchError: too many trials of the study failed.
             StorageError: the database did not come back.
         """
-        mirror = self.storage.mirror(self.study_id)
+        cache = self.storage.cache(self.study_id)
         attempts = itertools.count()
 
         def work(connection: Connection) -> tuple[ledger.Claims, float]:
             begun = time.monotonic()
             if next(attempts):
-                mirror.invalidate()
+                cache.invalidate()
             claims = ledger.claim(
                 connection,
-                mirror,
+                cache,
                 n_wanted,
                 worker=self._worker,
                 host=host_name(),
@@ -174,7 +169,7 @@ class Session:
         if not reported:
             return frozenset()
         self.storage.sync(self.study_id)
-        return self._judge.verdicts(self._study, reported)
+        return self._pruner.verdicts(self._study, reported)
 
     def complete(self, key: int, value: float, *, epochs: int) -> None:
         """Ends a trial with its value; one that is not finite is a failure."""
@@ -196,14 +191,14 @@ class Session:
         self.storage.set_trial_user_attr(key, ledger.FAILURE, reason)
         self.storage.set_trial_state_values(key, TrialState.FAIL)
 
-    def note_effort(self, effort: Effort) -> None:
+    def note_effort(self, effort: WorkerTimings) -> None:
         """Notes in the study what this worker has spent until now."""
         self.storage.set_study_user_attr(self.study_id, EFFORT + self._worker, asdict(effort))
 
     def flush(self) -> frozenset[int]:
         """Writes all that happened; ids of the trials that are no longer ours."""
         lost = self.storage.flush()
-        own = self.storage.mirror(self.study_id).own
+        own = self.storage.cache(self.study_id).own
         self._held &= own
         return lost
 
@@ -244,12 +239,14 @@ class Session:
                 suggest(optuna.Trial(self._study, key), self.spec.space, self.spec.config)
 
 
-def join(study_name: str, storage_url: str, settings: WorkerSettings, *, worker: str) -> Session:
+def join(
+    study_name: str, storage_url: str, settings: WorkerSettings, *, worker: str
+) -> WorkerSession:
     """Opens a storage and joins a study in it, to outlast outages from then on.
 
     Raises:
         StorageError: the storage cannot be reached.
         StudyError: no study of that name is in the store.
     """
-    storage = open_storage(storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S)
-    return Session(study_name, storage, settings, worker=worker)
+    study = StoredStudy.open(study_name, storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S)
+    return WorkerSession(study, settings, worker=worker)

@@ -14,7 +14,7 @@ EFFORT = "effort:"
 
 
 @dataclass(frozen=True)
-class Effort:
+class WorkerTimings:
     """Counters of one worker, or sums over several."""
 
     training_s: float = 0.0
@@ -63,15 +63,15 @@ class Effort:
         return cls(*map(sum, zip(astuple(cls()), *map(astuple, efforts), strict=True)))
 
 
-def total_effort(study_attrs: Mapping[str, Any]) -> Effort:
+def total_timings(study_attrs: Mapping[str, Any]) -> WorkerTimings:
     """What all workers of a study spent, as far as its attributes tell."""
     noted = {key: value for key, value in study_attrs.items() if key.startswith(EFFORT)}
-    return Effort.total(_effort(value, where=key) for key, value in noted.items())
+    return WorkerTimings.total(_timings(value, where=key) for key, value in noted.items())
 
 
-def _effort(noted: Any, *, where: str) -> Effort:
+def _timings(noted: Any, *, where: str) -> WorkerTimings:
     """The counters that a worker noted."""
     if not isinstance(noted, dict):
         raise StorageError(f"{where}: must hold counters, found {str(noted)[:40]!r}")
-    empty = asdict(Effort())
-    return Effort(**{name: typed(noted, name, empty[name], where=where) for name in empty})
+    empty = asdict(WorkerTimings())
+    return WorkerTimings(**{name: typed(noted, name, empty[name], where=where) for name in empty})

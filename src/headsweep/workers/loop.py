@@ -17,7 +17,7 @@ from headsweep.errors import ConfigError, StorageError, TrialError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.trials import trial_config
-from headsweep.studies.worker_session import Session
+from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.lease import Lease
 from headsweep.workers.signals import Stop
 from headsweep.workers.timings import Accounts
@@ -65,7 +65,7 @@ class Loop:
     """
 
     def __init__(
-        self, session: Session, engine: Slots, settings: WorkerSettings, stop: Stop
+        self, session: WorkerSession, engine: Slots, settings: WorkerSettings, stop: Stop
     ) -> None:
         self._session = session
         self._engine = engine

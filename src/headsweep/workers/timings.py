@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from headsweep.studies.worker_timings import Effort
+from headsweep.studies.worker_timings import WorkerTimings
 
 if TYPE_CHECKING:
     from headsweep.engine.timings import Usage
@@ -24,7 +24,7 @@ class Accounts:
         tell: notes the worker's effort so far in the study.
     """
 
-    def __init__(self, usage: Usage, tell: Callable[[Effort], None]) -> None:
+    def __init__(self, usage: Usage, tell: Callable[[WorkerTimings], None]) -> None:
         self._usage = usage
         self._tell = tell
         self._store_s = self._waiting_s = 0.0
@@ -57,7 +57,7 @@ class Accounts:
         """Tell the study all that was spent until now."""
         self._told_at = time.monotonic()
         self._tell(
-            Effort(
+            WorkerTimings(
                 **asdict(self._usage),
                 store_s=self._store_s,
                 waiting_s=self._waiting_s,

@@ -11,7 +11,7 @@ from headsweep.engine.programs.base import GroupKey, Program, minibatches
 from headsweep.engine.programs.linear_stack import Member, Stack, in_whole_vectors
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
-from headsweep.heads.registry import build_head
+from headsweep.heads.registry import rebuild_head
 
 
 class LinearProgram(Program):
@@ -87,11 +87,8 @@ class LinearProgram(Program):
         """Return a `LinearHead` with the best weights."""
         member = self.members[slot.number]
         config = slot.config
-        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
-        head.load_state_dict(
-            {"output.weight": member.best_weight.cpu(), "output.bias": member.best_bias.cpu()}
-        )
-        return head
+        tensors = {"output.weight": member.best_weight, "output.bias": member.best_bias}
+        return rebuild_head(config.head, self.inputs.shape(config), tensors)
 
     def _x_valid(self, variant: Variant) -> Tensor:
         """Return the validation rows, lengthened to whole vectors."""

@@ -15,23 +15,22 @@ from headsweep.atomic_files import locked
 from headsweep.errors import OutputError
 from headsweep.leaderboard.provenance import read_provenance
 from headsweep.storage.artifacts import ArtifactFolder
-from headsweep.studies.study import open_storage, study_id_of
+from headsweep.studies.study import StoredStudy
 
 
-def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
+def attach_board(stored: StoredStudy, folder: Path) -> None:
     """Attach a leaderboard to its study and finalists; what was attached before is replaced.
 
     Args:
-        study_name: the study that was finalized.
-        storage_url: where it lies.
+        stored: the study that was finalized.
         folder: its leaderboard.
 
     Raises:
         OutputError: the artifacts cannot be written.
     """
-    storage = open_storage(storage_url)
+    storage = stored.storage
     # Of a study that suggests nothing a finished trial can be opened without asking its sampler.
-    study = optuna.Study(study_name, storage, RandomSampler())
+    study = optuna.Study(stored.name, storage, RandomSampler())
     artifacts = ArtifactFolder(storage)
     files = [folder / "leaderboard.csv", *sorted((folder / "plots").glob("*.png"))]
     try:
@@ -42,13 +41,12 @@ def attach_board(study_name: str, storage_url: str, folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"{artifacts.path}: must be writable, found {error.strerror}") from None
     board = (folder / "leaderboard.md").read_text(encoding="utf-8")
-    study_id = study_id_of(study.study_name, storage)
+    study_id = stored.study_id
     plots = {name: f"/artifacts/{study_id}/{key}" for name, key in keys.items()}
     save_note(study, f"# Leaderboard\n\n{board}\n\n{_pictures(plots)}")
     for rank, finalist in enumerate(read_provenance(folder)["finalists"], start=1):
         key = storage.get_trial_id_from_study_id_trial_number(study_id, finalist["trial"])
         save_note(optuna.Trial(study, key), _of_finalist(rank, folder / "finalists" / str(rank)))
-    storage.database.close()
 
 
 def _attach(study: optuna.Study, path: Path, store: ArtifactFolder) -> str:

@@ -1,0 +1,154 @@
+"""The progress of a study: trials by state, best value, speed, live workers, failures."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
+
+from headsweep.search.spec import StudySpec
+from headsweep.storage.attributes import typed
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.storage.claims import FAILURE, HOST, WORKER, database_now, heartbeats
+from headsweep.storage.optuna_tables import trial_id
+from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED
+from headsweep.studies.worker_timings import WorkerTimings, total_timings
+
+SPEED_WINDOW = datetime.timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The progress of a study at one moment."""
+
+    study: str
+    n_trials: int
+    states: dict[str, int]
+    """Trials by state; FAIL counts those that failed by themselves, not those run again."""
+    best_value: float | None
+    best_trial: int | None
+    trials_per_minute: float
+    """Over the last ten minutes in which trials finished."""
+    minutes_left: float | None
+    workers_by_host: dict[str, int]
+    """Workers that hold trials and renewed them within the lease."""
+    epochs_trained: int
+    epochs_planned: int
+    """Epochs that the finished trials would have trained without pruning or early stopping."""
+    last_failure: str | None
+    effort: WorkerTimings
+    """What the workers spent, as of their last report."""
+
+    @property
+    def live_workers(self) -> int:
+        """Number of live workers on all hosts."""
+        return sum(self.workers_by_host.values())
+
+    @property
+    def finished(self) -> int:
+        """Number of trials that count towards the budget."""
+        return self.states["COMPLETE"] + self.states["PRUNED"]
+
+    @property
+    def share_not_trained(self) -> float:
+        """Share of the planned epochs that pruning and early stopping saved."""
+        return 1.0 - self.epochs_trained / self.epochs_planned if self.epochs_planned else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as plain data."""
+        derived = {
+            "live_workers": self.live_workers,
+            "finished": self.finished,
+            "share_not_trained": self.share_not_trained,
+        }
+        return asdict(self) | derived | {"effort": self.effort.to_dict()}
+
+
+def summarize(
+    spec: StudySpec,
+    attrs: Mapping[str, Any],
+    study_id: int,
+    storage: BatchedStorage,
+    *,
+    lease_s: float,
+) -> Summary:
+    """Summarize a study's trials.
+
+    Args:
+        spec: the study's spec with the present budget.
+        attrs: the study's user attributes.
+        study_id: the study's id.
+        storage: the storage that holds the study.
+        lease_s: a worker is live if it renewed a trial within this time.
+
+    Returns:
+        The summary.
+    """
+    trials = storage.sync(study_id).trials
+    running = [trial_id(trial) for trial in trials if trial.state == TrialState.RUNNING]
+
+    def alive(connection: Connection) -> set[int]:
+        now = database_now(connection)
+        beats = heartbeats(connection, running)
+        return {k for k, beat in beats.items() if (now - beat).total_seconds() <= lease_s}
+
+    live = storage.read(lambda: storage.database.read(alive))
+    finished = [trial for trial in trials if trial.state in FINISHED]
+    failed = [trial for trial in trials if FAILURE in trial.user_attrs]
+    states = Counter(trial.state.name for trial in trials)
+    best = max(
+        (t for t in finished if t.state == TrialState.COMPLETE),
+        key=lambda trial: (trial.value or 0.0, -trial.number),
+        default=None,
+    )
+    speed = _trials_per_minute(finished)
+    left = spec.n_trials - len(finished)
+    return Summary(
+        study=spec.name,
+        n_trials=spec.n_trials,
+        states={state.name: states[state.name] for state in TrialState} | {"FAIL": len(failed)},
+        best_value=best.value if best else None,
+        best_trial=best.number if best else None,
+        trials_per_minute=speed,
+        minutes_left=max(0, left) / speed if speed else None,
+        workers_by_host=_workers_by_host([t for t in trials if trial_id(t) in live]),
+        epochs_trained=sum(
+            typed(t.user_attrs, EPOCHS_TRAINED, 0, where=_named(t)) for t in finished
+        ),
+        epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
+        last_failure=_text(failed[-1], FAILURE) if failed else None,
+        effort=total_timings(attrs),
+    )
+
+
+def _named(trial: FrozenTrial) -> str:
+    return f"trial {trial.number}"
+
+
+def _text(trial: FrozenTrial, name: str) -> str:
+    return typed(trial.user_attrs, name, "", where=_named(trial))
+
+
+def _workers_by_host(live: Sequence[FrozenTrial]) -> dict[str, int]:
+    workers = {(_text(t, HOST), _text(t, WORKER)) for t in live}
+    return dict(sorted(Counter(host for host, _ in workers).items()))
+
+
+def _planned_epochs(spec: StudySpec, trial: FrozenTrial) -> int:
+    return int(trial.params.get("training.max_epochs", spec.config.training.max_epochs))
+
+
+def _trials_per_minute(finished: Sequence[FrozenTrial]) -> float:
+    ends = [trial.datetime_complete for trial in finished if trial.datetime_complete]
+    starts = [trial.datetime_start for trial in finished if trial.datetime_start]
+    if not ends or not starts:
+        return 0.0
+    since = max(min(starts), max(ends) - SPEED_WINDOW)
+    recent = [end for end in ends if end >= since]
+    span_s = (max(ends) - since).total_seconds()
+    return 60.0 * len(recent) / span_s if span_s > 0 else 0.0
