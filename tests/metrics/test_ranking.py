@@ -116,9 +116,23 @@ def test_a_non_finite_score_is_refused_and_placed(bad):
         average_precision(np.zeros((3, 4), dtype=np.uint8), scores)
 
 
-def test_shapes_that_disagree_and_wider_scores_are_refused():
+def test_average_precision_of_float64_scores_is_ranked_exactly():
+    """Rounded to float32, all of these scores are 1."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((200, 3)) < 0.3).astype(np.uint8)
+    scores = 1 - 1e-12 * (1 + np.round(rng.random((2, 200, 3)) * 1000 - 300.0 * targets))
+    assert len(np.unique(scores.astype(np.float32))) == 1
+    precision, area = average_precision_and_auroc(targets, scores)
+    for k in range(2):
+        for j in range(3):
+            y, score = targets[:, j], scores[k, :, j]
+            assert precision[k, j] == pytest.approx(average_precision_score(y, score), abs=1e-12)
+            assert area[k, j] == pytest.approx(roc_auc_score(y, score), abs=1e-12)
+
+
+def test_average_precision_of_bad_shapes_or_dtype_is_refused():
     targets = np.zeros((3, 4), dtype=np.uint8)
     with pytest.raises(ValueError, match="must agree"):
         auroc(targets, np.zeros((2, 4, 3), dtype=np.float32))
-    with pytest.raises(ValueError, match="float32, found float64"):
-        auroc(targets, np.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match="must be floats, found complex128"):
+        auroc(targets, np.zeros((2, 3, 4), dtype=np.complex128))
