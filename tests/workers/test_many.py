@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from headsweep.settings import EngineSettings, WorkerSettings
-from headsweep.storage.claims import WORKER
+from headsweep.storage.attributes import WORKER
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S, WorkerSession, join
 from headsweep.workers.lease import Lease

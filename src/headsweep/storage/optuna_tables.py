@@ -10,14 +10,16 @@ import datetime
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages import RDBStorage
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
 from optuna.study._frozen import FrozenStudy as FrozenStudy
@@ -52,6 +54,7 @@ from headsweep.storage.connections import DEFERRED, Database
 
 STUDIES: Table = models.StudyModel.__table__
 STUDY_ATTRS: Table = models.StudyUserAttributeModel.__table__
+STUDY_SYSTEM_ATTRS: Table = models.StudySystemAttributeModel.__table__
 TRIALS: Table = models.TrialModel.__table__
 PARAMS: Table = models.TrialParamModel.__table__
 VALUES: Table = models.TrialValueModel.__table__
@@ -154,6 +157,14 @@ def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[
 def bound_ids(ids: Iterable[int], dialect: str) -> str | list[int]:
     """Ids as one parameter of a statement, whose text then does not depend on their number."""
     return json.dumps(list(ids)) if dialect == "sqlite" else list(ids)
+
+
+def study_attrs(connection: Connection, table: Table, study_id: int) -> dict[str, Any]:
+    """Read the attributes of a study from the table of user or of system attributes."""
+    rows = connection.execute(
+        select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)
+    )
+    return {key: json.loads(value) for key, value in rows}
 
 
 def fetch_all_trials(connection: Connection, study_id: int) -> tuple[list[FrozenTrial], Marks]:
@@ -259,6 +270,40 @@ def altered(trial: FrozenTrial, **fields: Any) -> FrozenTrial:
     for name, value in fields.items():
         setattr(copied, name, value)
     return copied
+
+
+class SearchStudy(Study):
+    """A study whose samplers do not see some of its trials.
+
+    Args:
+        name: name of the study.
+        storage: its storage.
+        sampler: suggests params.
+        pruner: as for Optuna's study.
+        hidden: returns the ids of the trials that samplers must not see.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: BaseStorage,
+        sampler: BaseSampler,
+        pruner: BasePruner,
+        *,
+        hidden: Callable[[], Collection[int]],
+    ) -> None:
+        super().__init__(name, storage, sampler, pruner)
+        self._hidden = hidden
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        hidden = self._hidden()
+        return [t for t in trials if t._trial_id not in hidden] if hidden else trials
 
 
 def forget_asked_trials(study: Study) -> None:

@@ -18,10 +18,10 @@ from headsweep.config.files import write_config
 from headsweep.config.schema import Config
 from headsweep.errors import StorageError, StudyError
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
-from headsweep.storage.attributes import plain, typed
+from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.bulk_writes import upsert
-from headsweep.storage.claims import N_TRIALS, count_states
+from headsweep.storage.claims import count_states
 from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
 from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
@@ -87,6 +87,7 @@ class StoredStudy:
         self.storage = storage
         self._owns_storage = owns_storage
         self._parsed: tuple[str, StudySpec] | None = None
+        storage.bind(study_id)
 
     @classmethod
     def open(
@@ -145,6 +146,7 @@ class StoredStudy:
             opened = open_storage(opened, create=True)
         try:
             study_id = _define(spec, opened)
+            opened.bind(study_id, writes=True)
         except BaseException:
             if owned:
                 opened.database.close()
@@ -176,12 +178,9 @@ class StoredStudy:
         """Return the study's user attributes.
 
         Raises:
-            StudyError: the study was deleted.
-        """
-        try:
-            return self.storage.get_study_user_attrs(self.study_id)
-        except KeyError:
-            raise StudyError(f"study {self.name!r} was deleted") from None
+            StudyDeletedError: the study was deleted.
+        """  # noqa: DOC502 - the storage raises it
+        return self.storage.get_study_user_attrs(self.study_id)
 
     def trials(
         self, states: Sequence[TrialState] | None = None, *, deepcopy: bool = False
@@ -257,8 +256,8 @@ class StoredStudy:
             lease_s: a worker is live if it renewed a trial within this time.
 
         Raises:
-            StudyError: the study was deleted.
-        """
+            StudyDeletedError: the study was deleted.
+        """  # noqa: DOC502 - the storage raises it
         attrs = self.attrs()
         return summarize(self._spec_of(attrs), attrs, self.study_id, self.storage, lease_s=lease_s)
 
@@ -285,7 +284,7 @@ class StoredStudy:
                     f"{str(pinned.get(name))[:12]} and is {str(fingerprints.get(name))[:12]}"
                 )
 
-        self.storage.database.write(pin, study_id=self.study_id)
+        self.storage.write(self.study_id, pin)
 
     def pinned_data(self) -> Mapping[str, str]:
         """Return the fingerprints of the study's data; empty before its first worker began."""
@@ -309,7 +308,7 @@ class StoredStudy:
             _write_attrs(connection, self.study_id, {name: amended})
             return amended
 
-        return self.storage.database.write(work, study_id=self.study_id)
+        return self.storage.write(self.study_id, work)
 
     def next_worker_index(self) -> int:
         """Count a worker that joins.
@@ -323,7 +322,7 @@ class StoredStudy:
             _write_attrs(connection, self.study_id, {N_WORKERS: index + 1})
             return index
 
-        return self.storage.database.write(count, study_id=self.study_id)
+        return self.storage.write(self.study_id, count)
 
     def _spec_of(self, attrs: Mapping[str, Any]) -> StudySpec:
         text = attrs.get(DEFINITION)
@@ -371,7 +370,7 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
             },
         )
 
-    storage.database.write(define, study_id=study_id)
+    storage.write(study_id, define)
     for name, value in missing_metric_names(system_attrs).items():
         storage.set_study_system_attr(study_id, name, value)
     return study_id
