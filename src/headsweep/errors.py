@@ -55,6 +55,10 @@ class StorageError(InputError):
     """The Optuna storage cannot be opened or is not what it should be."""
 
 
+class UnreachableStorageError(StorageError):
+    """The Optuna storage cannot be reached at present; it may come back."""
+
+
 class LaunchError(InputError):
     """A scheduler is not there, or does not take the workers."""
 

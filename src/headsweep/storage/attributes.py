@@ -1,4 +1,4 @@
-"""Attributes of studies and trials: their names, and reading values that anyone may have written."""
+"""Attributes of studies and trials: their names, and how to read what anyone may have written."""
 
 from __future__ import annotations
 

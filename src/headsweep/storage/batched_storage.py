@@ -418,14 +418,12 @@ class BatchedStorage(BaseStorage):
                 study.identity, result = self.read(lambda: self.database.read(checked))
                 return result
             except StudyDeletedError:
-                self._forget(study_id)
                 if study_id in self._bound:
                     raise
+            self._forget(study_id)
             return self._read_study(study_id, work)
 
-    def _write_checked(
-        self, study_id: int, work: Callable[[Connection], T], *, locked: bool
-    ) -> T:
+    def _write_checked(self, study_id: int, work: Callable[[Connection], T], *, locked: bool) -> T:
         study = self._opened(study_id)
 
         def checked(connection: Connection) -> T:
@@ -435,7 +433,8 @@ class BatchedStorage(BaseStorage):
         try:
             return self.database.write(checked, study_id=study_id if locked else None)
         except StudyDeletedError:
-            self._forget(study_id)
+            if study_id not in self._bound:  # or the rest of its trials would be taken for others'
+                self._forget(study_id)
             raise
 
     def _forget(self, study_id: int) -> None:

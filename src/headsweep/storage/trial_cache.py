@@ -7,6 +7,7 @@ pruners keep what they were given while they decide.
 from __future__ import annotations
 
 import datetime
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -228,6 +229,8 @@ class TrialCache:
                 return False
             if expected == distribution:
                 declared[name] = distribution  # rows share one object: compared by identity next
+            elif not _contains(expected, trial.params[name]):
+                return False
         return True
 
     def _index_failed(self, key: int) -> None:
@@ -246,6 +249,13 @@ class TrialCache:
             self.put(frozen_trial(row.trial_id, row.number, row.state, start))
         elif row.trial_id not in self.own and row.state in UNFINISHED and trial.state != row.state:
             self.put(altered(trial, state=row.state, datetime_start=start))
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a number lies between the bounds of a distribution, except for rounding."""
+    low, high = getattr(distribution, "low", -math.inf), getattr(distribution, "high", math.inf)
+    slack = 1e-9 * max(abs(low), abs(high)) if math.isfinite(high) else 0.0
+    return not isinstance(value, int | float) or bool(low - slack <= value <= high + slack)
 
 
 def _extended(trial: FrozenTrial, added: Details) -> FrozenTrial:

@@ -41,15 +41,15 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def open_storage(
-    url: str, *, create: bool = False, patience_s: float = 0.0, outage_s: float = 0.0
+    url: str, *, create: bool = False, outage_s: float | None = None
 ) -> BatchedStorage:
     """Open the Optuna storage at a URL.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://…`.
         create: whether a SQLite file, its folder and the tables may be created.
-        patience_s: how long to wait for a server that does not answer yet.
-        outage_s: how long a transaction is retried while the database cannot be reached.
+        outage_s: how long everything is retried while the database cannot be reached; None is
+            headsweep's usual 10 minutes.
 
     Returns:
         The open storage; close it with `storage.database.close()`.
@@ -57,7 +57,7 @@ def open_storage(
     Raises:
         StorageError: the URL is of another kind, cannot be reached, or holds something else.
     """
-    database = open_database(url, create=create, patience_s=patience_s, outage_s=outage_s)
+    database = open_database(url, create=create, outage_s=outage_s)
     return BatchedStorage(database, create=create)
 
 
@@ -90,21 +90,12 @@ class StoredStudy:
         storage.bind(study_id)
 
     @classmethod
-    def open(
-        cls,
-        name: str,
-        storage: BatchedStorage | str,
-        *,
-        patience_s: float = 0.0,
-        outage_s: float = 0.0,
-    ) -> Self:
+    def open(cls, name: str, storage: BatchedStorage | str) -> Self:
         """Open an existing study.
 
         Args:
             name: name of the study.
             storage: an open storage, or the URL of one.
-            patience_s: how long to wait for a server that does not answer yet; for a URL.
-            outage_s: how long a transaction is retried in an outage; for a URL.
 
         Returns:
             The study.
@@ -115,7 +106,7 @@ class StoredStudy:
         """
         opened, owned = storage, isinstance(storage, str)
         if isinstance(opened, str):
-            opened = open_storage(opened, patience_s=patience_s, outage_s=outage_s)
+            opened = open_storage(opened)
         try:
             study = cls(name, _study_id(name, opened), opened, owns_storage=owned)
             _ = study.spec  # refuses a study of stock Optuna
@@ -179,7 +170,7 @@ class StoredStudy:
 
         Raises:
             StudyDeletedError: the study was deleted.
-        """  # noqa: DOC502 - the storage raises it
+        """
         return self.storage.get_study_user_attrs(self.study_id)
 
     def trials(
@@ -257,7 +248,7 @@ class StoredStudy:
 
         Raises:
             StudyDeletedError: the study was deleted.
-        """  # noqa: DOC502 - the storage raises it
+        """
         attrs = self.attrs()
         return summarize(self._spec_of(attrs), attrs, self.study_id, self.storage, lease_s=lease_s)
 

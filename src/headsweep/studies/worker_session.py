@@ -132,7 +132,7 @@ class WorkerSession:
             SearchError: too many trials of the study failed.
             StudyDeletedError: the study is no longer there.
             StorageError: the database did not come back.
-        """  # noqa: DOC502 - the storage raises them
+        """
         cache = self.storage.cache(self.study_id)
         attempts = itertools.count()
 
@@ -311,5 +311,5 @@ def join(
     Raises:
         StorageError: the storage cannot be reached.
         StudyError: there is no study with that name in it.
-    """  # noqa: DOC502 - the storage raises them
+    """
     return WorkerSession(StoredStudy.open(study_name, storage_url), settings, worker=worker)
