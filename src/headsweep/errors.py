@@ -19,6 +19,8 @@
 A message is one line: what must hold, what was found, and where (`file:key`, `file:row`).
 """
 
+WARNING_PREFIX = "Warning: "
+"""Begins the line with which a command shows a `HeadsweepWarning`."""
 ERROR_PREFIX = "Error: "
 """Begins the line with which a command, and so a worker's log, ends on an error."""
 
@@ -89,3 +91,7 @@ class WorkerError(WorkError):
 
 class VerificationError(WorkError):
     """A finished study does not reproduce."""
+
+
+class HeadsweepWarning(UserWarning):
+    """Something given is accepted but probably not meant; the command line shows it as one line."""

@@ -129,7 +129,7 @@ BAD = [
         "pruner.wrapped_pruner.kwargs: must map names to values, found [1]",
     ),
     ("sampler", {"name": "tpe", "group": True, "multivariate": False}, "group needs multivariate"),
-    ("sampler", {"name": "grid"}, "finitely many values, found training.learning_rate without a"),
+    ("sampler", {"name": "grid"}, "but training.learning_rate is without a step"),
     ("finalists.seeds", [1, 1], "finalists: seeds must differ, found [1, 1]"),
     ("finalists.seeds", [], "finalists.seeds"),
     ("finalists", 3, "finalists: a section must map keys to values, found 3"),

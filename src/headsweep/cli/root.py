@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
 from headsweep.cli import board, data, exits, launch, scaling, single, study
 from headsweep.cli.command import Group
-from headsweep.errors import ERROR_PREFIX
+from headsweep.errors import ERROR_PREFIX, WARNING_PREFIX, HeadsweepWarning
 
 
 @click.group(
@@ -59,9 +60,27 @@ def _show_version(ctx: click.Context) -> NoReturn:
     ctx.exit()
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show one of headsweep's own warnings as one line, and any other one as Python does."""
+    if issubclass(category, HeadsweepWarning):
+        text = exits.printable(exits.redact(" ".join(str(message).split())))
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line).rstrip()
+    prefix = WARNING_PREFIX if issubclass(category, HeadsweepWarning) else ""
+    click.echo(f"{prefix}{text}", err=True)
+
+
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 the work failed, 2 bad input, 130 interrupted."""
     args = list(sys.argv[1:] if args is None else args)
+    warnings.showwarning = _show_warning
     try:
         code = root.main(args, prog_name="headsweep", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 from headsweep.config.messages import unknown_key
 from headsweep.errors import StudyError
 from headsweep.search.samplers.cmaes import ReplayedCmaEsSampler
+from headsweep.search.samplers.stepped import SteppedSampler
 from headsweep.search.samplers.tpe import BATCHED_ARGUMENTS, BatchedTPESampler
 from headsweep.search.space import grid
 from headsweep.search.spec import Dimension, IntDimension, Policy, StudySpec
@@ -41,6 +42,7 @@ _NOT_DATA = {"self", "seed", "search_space", "independent_sampler", "source_tria
 _NOT_DATA |= {"gamma", "weights", "constraints_func", "args", "kwargs"}
 MAX_ARGUMENT = 1_000_000
 """Largest integer for a sampler or pruner: some are counts of arrays, others are exponents."""
+_EXACT_STEPS = (BatchedTPESampler, ReplayedCmaEsSampler)
 # One sequence or grid is shared by all workers, so all must walk it with the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
 
@@ -96,7 +98,8 @@ def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
         kind = BatchedTPESampler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return kind(**kwargs, seed=seed)  # type: ignore[call-arg]
+        sampler = kind(**kwargs, seed=seed)  # type: ignore[call-arg]
+    return sampler if kind in _EXACT_STEPS else SteppedSampler(sampler)
 
 
 def build_pruner(policy: Policy) -> BasePruner:
@@ -131,6 +134,19 @@ def rungs(policy: Policy, max_epochs: int) -> frozenset[int]:
         case "patient":
             return frozenset(epochs)
     return frozenset()
+
+
+def first_decision(policy: Policy, max_epochs: int) -> int | None:
+    """Return the first epoch (1-based) at which the pruner can prune; None if it never does."""
+    if policy.name != "patient":
+        return min(rungs(policy, max_epochs), default=None)
+    # Optuna looks for an improvement within `patience` epochs, after at least one epoch.
+    first: int = policy.kwargs["patience"] + 2
+    inner = policy.kwargs["wrapped_pruner"]
+    wrapped = first_decision(Policy(**inner), max_epochs) if inner else 1
+    if wrapped is None or max(first, wrapped) > max_epochs:
+        return None
+    return max(first, wrapped)
 
 
 def longest_training(spec: StudySpec) -> int:

@@ -24,21 +24,25 @@ from headsweep.search.spec import (
     FloatDimension,
     IntDimension,
 )
+from headsweep.search.steps import n_points, point
 
 MAX_GRID_POINTS = 100_000
 """Optuna holds them all in memory."""
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
-    """Optuna's distribution of a dimension; a list among the choices becomes its JSON text."""
+    """Return Optuna's distribution of a dimension.
+
+    A list among the choices becomes its JSON text, and a stepped range ends at its last step.
+    """
     match dimension:
         case FloatDimension():
             return FloatDistribution(
-                dimension.low, dimension.high, log=dimension.log, step=dimension.step
+                dimension.low, dimension.last, log=dimension.log, step=dimension.step
             )
         case IntDimension():
             return IntDistribution(
-                dimension.low, dimension.high, log=dimension.log, step=dimension.step
+                dimension.low, dimension.last, log=dimension.log, step=dimension.step
             )
         case CategoricalDimension():
             return CategoricalDistribution([_stored(choice) for choice in dimension.choices])
@@ -95,7 +99,7 @@ def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
             than `MAX_GRID_POINTS`.
     """
     values: dict[str, list[Any]] = {}
-    n_points = 1
+    size = 1
     for key, dimension in space.items():
         if dimension.when:
             raise StudyError(f"{where}: a grid must have no conditions, found one on {key}")
@@ -105,15 +109,17 @@ def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
                 points = [_stored(choice) for choice in dimension.choices]
             case IntDimension(log=False):
                 points = range(dimension.low, dimension.high + 1, dimension.step)
-            case FloatDimension(step=float(step)):
-                last = min((dimension.high - dimension.low) / step + 1e-9, MAX_GRID_POINTS)
-                points = [dimension.low + i * step for i in range(int(last) + 1)]
+            case FloatDimension(low=low, high=high, step=float(step)):
+                n = min(n_points(low, high, step), MAX_GRID_POINTS + 1)
+                points = [point(low, step, index) for index in range(n)]
             case _:
+                found = "on a logarithmic scale" if dimension.type == "int" else "without a step"
                 raise StudyError(
-                    f"{where}: a grid must have finitely many values, found {key} without a step"
+                    f"{where}: a grid needs a finite list of values, but {key} is {found}. "
+                    "List its values as the choices of a categorical key"
                 )
-        n_points *= len(points)
-        if n_points > MAX_GRID_POINTS:
+        size *= len(points)
+        if size > MAX_GRID_POINTS:
             law = f"a grid must have at most {MAX_GRID_POINTS} points"
             raise StudyError(f"{where}: {law}, found more with {key}")
         values[key] = list(points)

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
 from headsweep.errors import ConfigError, StudyError
+from headsweep.search.steps import MAX_STEPS, last_point, n_points
 
 MAX_NAME_BYTES = 200
 """Most bytes of a study's name: file systems allow 255, and some names are longer by a suffix."""
@@ -63,11 +65,18 @@ class FloatDimension(Dimension):
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         _check_bounds(self.low, self.high, log=self.log, stepped=self.step is not None)
+        if self.step is not None:
+            _check_step(self.low, self.high, self.step)
         return self
 
     @property
     def extremes(self) -> Mapping[str, Choice]:  # noqa: D102
         return {"low": self.low, "high": self.high}
+
+    @property
+    def last(self) -> float:
+        """The largest value that is suggested: `high`, or the last step before it."""
+        return self.high if self.step is None else last_point(self.low, self.high, self.step)
 
 
 class IntDimension(Dimension):
@@ -87,6 +96,11 @@ class IntDimension(Dimension):
     @property
     def extremes(self) -> Mapping[str, Choice]:  # noqa: D102
         return {"low": self.low, "high": self.high}
+
+    @property
+    def last(self) -> int:
+        """The largest value that is suggested: `high`, or the last step before it."""
+        return self.high - (self.high - self.low) % self.step
 
 
 class CategoricalDimension(Dimension):
@@ -211,6 +225,17 @@ def _check_bounds(low: float, high: float, *, log: bool, stepped: bool) -> None:
         raise ValueError("log and step exclude each other, found both")
 
 
+def _check_step(low: float, high: float, step: float) -> None:
+    n_steps = n_points(low, high, step) - 1
+    if n_steps > MAX_STEPS:
+        raise ValueError(
+            f"step must divide the range into at most {MAX_STEPS:.0e} steps, found {step:g}"
+        )
+    # So near to each other, two points would be one float.
+    if n_steps and (low + step == low or high - step == high):
+        raise ValueError(f"step is too small to tell values near {max(-low, high):g} apart")
+
+
 def _plain(spec: StudySpec) -> dict[str, Any]:
     return {
         "name": spec.name,
@@ -227,10 +252,7 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
 def _comparable(spec: StudySpec) -> dict[str, Any]:
     plain = _plain(spec)
     del plain["n_trials"]
-    for section in Config.IRRELEVANT:
-        del plain["config"][section]
-    del plain["config"]["training"]["resume"]
-    return plain
+    return plain | {"config": without_irrelevant(plain["config"])}
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

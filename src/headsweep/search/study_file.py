@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +16,8 @@ from headsweep.config.overrides import compose_config, override_value, refuse_es
 from headsweep.config.schema import Config, Section, explain
 from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
-from headsweep.errors import ConfigError, StudyError
+from headsweep.errors import ConfigError, HeadsweepWarning, StudyError
+from headsweep.search.remarks import remarks
 from headsweep.search.samplers_and_pruners import resolve_pruner, resolve_sampler
 from headsweep.search.space import suggestion_order
 from headsweep.search.spec import (
@@ -27,7 +30,7 @@ from headsweep.search.spec import (
     StudySpec,
 )
 
-__all__ = ["StudySpec", "load_study_file", "searchable_keys"]
+__all__ = ["StudySpec", "load_study_file", "searchable_keys", "study_from_dict"]
 
 SECTIONS = ("study", "base", "space", "sampler", "pruner", "finalists")
 SEARCHED_SECTIONS = ("head", "features", "training")
@@ -49,6 +52,28 @@ def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
     document = read_document(path)
     base_overrides = [text for text in overrides if not _override_file(document, text)]
     return _spec_from_document(document, base_overrides, where=str(path))
+
+
+def study_from_dict(
+    document: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "study"
+) -> StudySpec:
+    """Build the spec of a study whose sections are given as a dict, as in a study file.
+
+    Args:
+        document: the sections `study`, `space`, and optionally the others.
+        overrides: `key=value` texts, as in `load_study_file`.
+        where: names the document in errors.
+
+    Returns:
+        The checked spec.
+
+    Raises:
+        StudyError: the document breaks the schema of a study file.
+        ConfigError: a base value or a bound breaks a constraint of the config.
+    """
+    own = copy.deepcopy(dict(document))
+    base_overrides = [text for text in overrides if not _override_file(own, text)]
+    return _spec_from_document(own, base_overrides, where=where)
 
 
 def _override_file(document: dict[str, Any], text: str) -> bool:
@@ -92,12 +117,15 @@ def _spec_from_document(
         pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
     )
-    return spec.model_copy(
+    spec = spec.model_copy(
         update={
             "sampler": resolve_sampler(spec, where=f"{where}:sampler"),
             "pruner": resolve_pruner(spec, where=f"{where}:pruner"),
         }
     )
+    for remark in remarks(spec):
+        warnings.warn(f"{where}:{remark}", HeadsweepWarning, stacklevel=3)
+    return spec
 
 
 def _base(base: Any, *, where: str) -> list[str]:

@@ -164,15 +164,6 @@ class Database:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    @contextmanager
-    def impatient(self) -> Iterator[None]:
-        """Do not wait in the block: raise `UnreachableStorageError` at once."""
-        outage_s, self.outage_s = self.outage_s, 0.0
-        try:
-            yield
-        finally:
-            self.outage_s = outage_s
-
     def explain(self, error: BaseException) -> StorageError:
         """Return the one-line error for a fault of the database, without its password."""
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error

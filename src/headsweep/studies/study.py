@@ -17,6 +17,7 @@ from sqlalchemy import Connection, select
 from headsweep.config.files import write_config
 from headsweep.config.schema import Config
 from headsweep.errors import StorageError, StudyError
+from headsweep.preflight import check_output
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
@@ -117,12 +118,19 @@ class StoredStudy:
         return study
 
     @classmethod
-    def create(cls, spec: StudySpec, storage: BatchedStorage | str) -> Self:
+    def create(
+        cls,
+        spec: StudySpec,
+        storage: BatchedStorage | str,
+        *,
+        check: Callable[[], None] | None = None,
+    ) -> Self:
         """Create a study, or continue it with a budget that may have grown.
 
         Args:
             spec: what is searched and how.
             storage: an open storage, or the URL of one, which is created if it is a file.
+            check: called when the storage is known to answer, before anything is written.
 
         Returns:
             The study.
@@ -133,8 +141,11 @@ class StoredStudy:
             StorageError: the storage cannot be opened or created.
         """
         opened, owned = storage, isinstance(storage, str)
+        check = check or (lambda: None)
         if isinstance(opened, str):
-            opened = open_storage(opened, create=True)
+            opened = _open_after(check, opened)
+        else:
+            check()
         try:
             study_id = _define(spec, opened)
             opened.bind(study_id, writes=True)
@@ -324,6 +335,22 @@ class StoredStudy:
         spec = self._parsed[1]
         n_trials = typed(attrs, N_TRIALS, spec.n_trials, where=self.name)
         return spec if n_trials == spec.n_trials else spec.model_copy(update={"n_trials": n_trials})
+
+
+def _open_after(check: Callable[[], None], url: str) -> BatchedStorage:
+    """Reach a storage, check, then create what is missing in it; the database is opened once."""
+    file = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not file.exists():
+        check_output(file.parent)
+        check()
+        return open_storage(url, create=True)
+    database = open_database(url)
+    try:
+        check()
+        return BatchedStorage(database, create=True)
+    except BaseException:
+        database.close()
+        raise
 
 
 def _study_id(name: str, storage: BatchedStorage) -> int:

@@ -76,7 +76,11 @@ class WorkerSession:
         self._distributions = {k: distribution(d) for k, d in self.spec.space.items()}
         storage.declare_distributions(self.study_id, self._distributions)
         self._pruner = build_batch_pruner(
-            self.spec.pruner, storage, self.study_id, spared=self.spec.finalists.top_k
+            self.spec.pruner,
+            storage,
+            self.study_id,
+            spared=self.spec.finalists.top_k,
+            steps=self.rungs,
         )
         sampler = build_sampler(self.spec, study.next_worker_index())
         # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.

@@ -20,6 +20,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from headsweep.search.steps import on_step
 from headsweep.storage.optuna_tables import set_system_attr
 
 GENERATION = "cma:generation"
@@ -119,7 +120,8 @@ class ReplayedCmaEsSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """See `BaseSampler`."""
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
+        drawn = self._random.sample_independent(study, trial, param_name, param_distribution)
+        return on_step(param_distribution, drawn)
 
     def _begin(self, n_dimensions: int) -> Any:
         """An optimiser in the middle of the unit cube, as wide as Optuna's."""
@@ -160,8 +162,9 @@ def _from_unit(distribution: BaseDistribution, u: float) -> float | int:
     low, high = _edges(distribution)
     value = low + float(u) * (high - low)
     value = math.exp(value) if distribution.log else value
-    if distribution.step is not None:
+    if isinstance(distribution, IntDistribution):
         n_steps = round((value - distribution.low) / distribution.step)
         value = distribution.low + n_steps * distribution.step
     value = min(max(value, distribution.low), distribution.high)
-    return int(value) if isinstance(distribution, IntDistribution) else value
+    stepped: float | int = on_step(distribution, value)
+    return stepped

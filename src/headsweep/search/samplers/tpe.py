@@ -29,6 +29,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.search.samplers.parzen import Floats, Parzen, closing_in
+from headsweep.search.steps import on_step
 
 BATCHED_ARGUMENTS = frozenset(
     ("n_startup_trials", "n_ei_candidates", "multivariate", "group", "constant_liar")
@@ -139,7 +140,8 @@ class BatchedTPESampler(BaseSampler):
         """See `BaseSampler`."""
         fits = self._fits_of(study)
         if fits.n_finished < self._n_startup:
-            return self._random.sample_independent(study, trial, param_name, param_distribution)
+            drawn = self._random.sample_independent(study, trial, param_name, param_distribution)
+            return on_step(param_distribution, drawn)
         return self._suggestion(fits, {param_name: param_distribution})[param_name]
 
     def _fits_of(self, study: Study) -> _Fits:
@@ -162,7 +164,7 @@ class BatchedTPESampler(BaseSampler):
             fits.made[key] = _Fit(*densities, self._n_candidates, n_ahead, self._rng)
         point = fits.made[key].suggest(lie=self._lies).tolist()
         return {
-            name: distribution.to_external_repr(value)
+            name: on_step(distribution, distribution.to_external_repr(value))
             for (name, distribution), value in zip(space.items(), point, strict=True)
         }
 
