@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.data.dataset import required_modalities, row_digests
 from headsweep.data.faults import Fault, Severity
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
-from headsweep.data.overlaps import shared_content, shared_patients
+from headsweep.data.overlaps import REPORT, overlap, shared_patients
 from headsweep.data.packing import THREADS
 from headsweep.errors import FeatureError, ManifestError
 from headsweep.progress import progress_bar
@@ -70,7 +70,7 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
 
     for one, other in combinations(inspected, 2):
         if one in searched:  # test manifests may overlap among themselves
-            faults += _overlaps(inspected[one], inspected[other])
+            faults += _overlaps(inspected[one], inspected[other], data.shared_content)
     return faults
 
 
@@ -151,13 +151,11 @@ def _empty_labels(manifest: Manifest) -> list[Fault]:
     ]
 
 
-def _overlaps(one: _Inspected, other: _Inspected) -> list[Fault]:
+def _overlaps(one: _Inspected, other: _Inspected, policy: SharedContent | None) -> list[Fault]:
     a, b = one.manifest, other.manifest
-    faults = shared_patients(a, b)
-    faults += shared_content("a report", a, a.reports or (), b, b.reports or ())
+    found = [overlap(REPORT, a, a.reports or (), b, b.reports or ())]
     for modality in one.digests:
-        if modality not in other.digests:
-            continue
-        digests = one.digests[modality], other.digests[modality]
-        faults += shared_content(f"{modality} features", a, digests[0], b, digests[1])
-    return faults
+        if modality in other.digests:
+            digests = one.digests[modality], other.digests[modality]
+            found.append(overlap(f"{modality} features", a, digests[0], b, digests[1]))
+    return shared_patients(a, b) + [fault for each in found for fault in each.faults(policy)]
