@@ -15,6 +15,7 @@ from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.data.dataset import required_modalities, row_digests
 from headsweep.data.faults import Fault, Severity
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
+from headsweep.data.health import health_warnings
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
 from headsweep.data.overlaps import REPORT, overlap, shared_patients
 from headsweep.data.packing import THREADS
@@ -94,6 +95,7 @@ class _FeatureInspection:
         faults: list[Fault] = []
         for modality, paths in manifest.feature_paths.items():
             digests[modality] = []
+            read: dict[int, NDArray[np.float32]] = {}
             title = f"checking {modality} features of {manifest.name}"
             with (
                 ThreadPoolExecutor(THREADS) as pool,
@@ -107,6 +109,7 @@ class _FeatureInspection:
                         )
                         if len(result) == wanted:
                             digests[modality].append(row_digests(result[None])[0])
+                            read[i] = result
                             continue
                         result = (
                             f"{self._root / paths[i]}: {modality} features must be {wanted} wide, "
@@ -114,6 +117,9 @@ class _FeatureInspection:
                         )
                     digests[modality].append(None)
                     faults.append(Fault(manifest.path, manifest.rows[i], result))
+            if read:
+                matrix = np.stack(list(read.values()))
+                faults += health_warnings(manifest, f"{modality} features", matrix, list(read))
         return digests, faults
 
     def _read(self, name: str) -> NDArray[np.float32] | str:
