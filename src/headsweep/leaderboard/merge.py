@@ -16,6 +16,7 @@ from headsweep.errors import OutputError
 from headsweep.evaluation.paired_tests import compare_macro, ranks_with_ties
 from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.summaries import N_RESAMPLES, RESAMPLING_SEED, finite, mean_patients
+from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
@@ -67,9 +68,9 @@ def read_board(folder: Path) -> list[TableRow]:
         raise OutputError(f"{path}: a leaderboard must be a table, found {error}") from None
     if not rows:
         raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
-    for number, row in enumerate(rows, start=2):
+    for line, row in enumerate(rows, start=2):
         if (fault := _fault(row)) is not None:
-            raise OutputError(f"{path}:{number}: {fault}")
+            raise OutputError(f"{path}:{line}: {fault}")
     if len({row["rank"] for row in rows}) < len(rows):
         raise OutputError(f"{path}: ranks must differ, found one twice")
     return rows
@@ -157,41 +158,38 @@ def _card(board: Board, stem: str) -> TableCard:
     header += ["tied rank"] if tied else []
     rows = []
     for row in board.rows:
-        spread = row["val/auprc_macro_std"]
         cells = [
             Cell(row["rank"]),
             Cell(row["study"], f"trial {row['trial']}, {row['head']}, {row['features']}"),
-            Cell(_short(row["val/auprc_macro"]), f"± {_short(spread)}"),
+            Cell(number(row["val/auprc_macro"]), spread(row["val/auprc_macro_std"])),
         ]
         for metric in METRICS:
-            low, high = (_short(row[f"{stem}/{metric}_ci_{end}"]) for end in ("low", "high"))
-            cells.append(Cell(_short(row[f"{stem}/{metric}"]), f"{low} to {high}"))
+            ends = interval(*(row[f"{stem}/{metric}_ci_{end}"] for end in ("low", "high")))
+            cells.append(Cell(number(row[f"{stem}/{metric}"]), ends))
         rows.append([*cells, *([Cell(row[f"{stem}/tied_rank"])] if tied else [])])
     text = f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}."
     return TableCard(stem, text, header, rows)
 
 
-def _short(cell: str) -> str:
-    return f"{float(cell):.3f}" if cell else "-"
-
-
 def _markdown(board: Board) -> str:
     rows = [_markdown_row(row) for row in board.rows]
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _markdown_row(row: TableRow) -> TableRow:
     cells = {name: row[name] for name in ("rank", "study", "head", "features", "trial")}
-    value, spread = (_short(row[f"val/auprc_macro{suffix}"]) for suffix in ("", "_std"))
-    cells["val/auprc_macro"] = f"{value} ± {spread}"
+    cells["val/auprc_macro"] = _valid(row)
     for stem in stems_of(row):
         for name in (f"{stem}/{metric}" for metric in METRICS):
-            low, high = (_short(row[f"{name}_ci_{end}"]) for end in ("low", "high"))
-            cells[name] = f"{_short(row[name])} ({low} to {high})"
+            ends = interval(row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+            cells[name] = f"{number(row[name])} ({ends})"
         if (tied := f"{stem}/tied_rank") in row:
             cells[tied] = row[tied]
     return cells
+
+
+def _valid(row: TableRow) -> str:
+    return f"{number(row['val/auprc_macro'])} {spread(row['val/auprc_macro_std'])}".rstrip()
 
 
 def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
