@@ -26,6 +26,24 @@ def check_output(folder: Path) -> None:
         ) from None
 
 
+def refuse_empty_path(text: str | Path, name: str) -> Path:
+    """Return a path that the user gave, unless it is empty and so would mean the current folder.
+
+    Args:
+        text: what the user gave.
+        name: of the option or argument.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: the text is empty.
+    """
+    if not str(text).strip():
+        raise OutputError(f"{name} is empty; use '.' for the current folder")
+    return Path(text)
+
+
 def check_manifests(config: Config) -> None:
     """Refuse a config whose manifests are not there, or whose test manifests share a stem.
 

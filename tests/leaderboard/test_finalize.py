@@ -115,7 +115,7 @@ def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, mon
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("test must not be opened again")
 
-    monkeypatch.setattr("headsweep.leaderboard.unblinding.load_test_splits", refuse)
+    monkeypatch.setattr("headsweep.data.dataset.Dataset.test_splits", refuse)
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     study.finalize(finished)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before

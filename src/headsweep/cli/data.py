@@ -8,6 +8,7 @@ import click
 
 from headsweep.cli import exits, options
 from headsweep.cli.command import Group
+from headsweep.cli.paths import GivenPath
 from headsweep.cli.prepare import prepare
 from headsweep.cli.subsets import folds, subsets
 
@@ -20,7 +21,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="DIR", type=GivenPath(path_type=Path, file_okay=False))
 @click.option("--patients-train", type=patients, default=2000, metavar="N", show_default=True)
 @click.option("--patients-valid", type=patients, default=500, metavar="N", show_default=True)
 @click.option("--patients-test", type=patients, default=500, metavar="N", show_default=True)
@@ -45,8 +46,8 @@ def synth(
 
     A patient has about 2.3 rows. DIR gets manifests/ and features/.
     """
-    from headsweep.cli.progress import is_interactive
     from headsweep.data.synthetic.generate import synthesize
+    from headsweep.progress import is_interactive
 
     rows = synthesize(
         folder,
@@ -69,11 +70,11 @@ for command in (prepare, subsets, folds):
 @options.overrides
 def pack(overrides: tuple[str, ...]) -> None:
     """Pack the features of all manifests, for later commands to start at once."""
-    from headsweep.cli.progress import is_interactive
     from headsweep.config.overrides import compose_config
     from headsweep.data.manifest import read_manifest
     from headsweep.data.packing import pack_for
     from headsweep.preflight import check_manifests
+    from headsweep.progress import is_interactive
     from headsweep.settings import cache_dir
 
     config = compose_config(overrides, where="command line")
@@ -92,9 +93,9 @@ def pack(overrides: tuple[str, ...]) -> None:
 @options.overrides
 def check(overrides: tuple[str, ...]) -> None:
     """Name every fault of manifests and features by file and row."""
-    from headsweep.cli.progress import is_interactive
     from headsweep.config.overrides import compose_config
     from headsweep.data.validation import check as faults_of
+    from headsweep.progress import is_interactive
 
     config = compose_config(overrides, where="command line")
     faults = faults_of(config, progress=is_interactive())

@@ -8,6 +8,7 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 
 @click.command(cls=Command)
@@ -16,15 +17,15 @@ from headsweep.cli.command import Command
 @options.device
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Folder of the results.  [default: outputs/<name>]",
 )
 def scaling(study_file: Path, overrides: tuple[str, ...], device: str, out: Path | None) -> None:
     """Train over label sources, budgets, folds and seeds; draw curves, test differences."""
-    from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_table
     from headsweep.label_efficiency import read_scaling_study, run_scaling
+    from headsweep.progress import is_interactive
     from headsweep.settings import EngineSettings
 
     study, config = read_scaling_study(study_file, overrides)

@@ -22,9 +22,9 @@ from headsweep.atomic_files import locked, replacing, write_json
 from headsweep.config.schema import Config, Modality
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest
-from headsweep.data.progress import progress_bar
 from headsweep.data.splits import BLOCK_ROWS, begin_fingerprint, little_endian
 from headsweep.errors import FeatureError, ManifestError, OutputError
+from headsweep.progress import progress_bar
 
 FORMAT = 1
 """Version of the pack's format; a pack of another version is made again."""
@@ -241,13 +241,13 @@ def _write_matrix(
             )
         return row
 
-    with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as advance:
+    with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as bar:
         for start in range(0, len(paths), BLOCK_ROWS):
             block = range(start, min(start + BLOCK_ROWS, len(paths)))
             data = little_endian(np.stack(list(pool.map(read, block))))
             file.write(data)
             digest.update(data)
-            advance(len(block))
+            bar.advance(len(block))
     file.flush()  # a full disk is noticed here, while the old pack is still complete
     return {
         "format": FORMAT,

@@ -18,8 +18,8 @@ from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
 from headsweep.data.overlaps import shared_content, shared_patients
 from headsweep.data.packing import THREADS
-from headsweep.data.progress import progress_bar
 from headsweep.errors import FeatureError, ManifestError
+from headsweep.progress import progress_bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +97,10 @@ class _FeatureInspection:
             title = f"checking {modality} features of {manifest.name}"
             with (
                 ThreadPoolExecutor(THREADS) as pool,
-                progress_bar(title, len(paths), visible=progress) as advance,
+                progress_bar(title, len(paths), visible=progress) as bar,
             ):
                 for i, result in enumerate(pool.map(self._read, paths)):
-                    advance(1)
+                    bar.advance(1)
                     if not isinstance(result, str):
                         wanted, place = self._widths.setdefault(
                             modality, (len(result), manifest.place(i))
