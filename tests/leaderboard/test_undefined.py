@@ -110,7 +110,7 @@ def test_every_command_on_a_board_with_undefined_figures_succeeds(odd, headsweep
         assert "nan" not in ended.out.lower().replace("manifest", "")
     assert headsweep("leaderboard", "verify", board, "--recompute").code == 0
     assert headsweep("leaderboard", "verify", board).code == 0
-    merged = merge([board, board])
+    merged = merge([board, board]).boards
     assert [row["healthy/tied_rank"] for row in merged[0].rows] == ["1", "1"]
     for form in (to_csv, to_markdown, to_html):
         assert form(merged)

@@ -46,7 +46,7 @@ def print_leaderboard(folder: Path) -> None:
     """
     from headsweep.leaderboard.merge import merge
 
-    print_boards(merge([folder]))
+    print_boards(merge([folder]).boards)
 
 
 def print_boards(boards: Sequence[Board]) -> None:
