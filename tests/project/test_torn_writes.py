@@ -21,6 +21,7 @@ import headsweep
 from headsweep.atomic_files import write_text
 from headsweep.errors import HeadsweepError
 from headsweep.single_run import STATE
+from tests.helpers.file_systems import mount
 from tests.helpers.writers import (
     KILLED,
     NO_SPACE,
@@ -29,7 +30,6 @@ from tests.helpers.writers import (
     write_up_to,
     write_with_fault,
 )
-from tests.workers.test_disk_full import mount
 
 pytestmark = pytest.mark.hardening
 
