@@ -12,8 +12,8 @@ import pytest
 
 from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.curves import CurveEngine, work_here
+from tests.helpers.disks import mount
 from tests.helpers.exact_budget import assert_exact
-from tests.helpers.file_systems import mount
 from tests.helpers.study_specs import make_spec
 
 BUDGET = 400

@@ -11,6 +11,7 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 if TYPE_CHECKING:
     from headsweep.api import Study
@@ -91,12 +92,9 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
     # Loading takes seconds, in which a signal must be heard too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         from headsweep.studies.study import StoredStudy
-        from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S
         from headsweep.workers.worker import work
 
-        with StoredStudy.open(
-            study_name, storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S
-        ) as study:
+        with StoredStudy.open(study_name, storage_url) as study:
             work(study, EngineSettings(device=device, slots=slots), stop)
     if requeue:
         from headsweep.launching.slurm import queue_again
@@ -153,7 +151,7 @@ def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(path_type=Path, dir_okay=False),
     required=True,
     metavar="FILE.yaml",
     help="File to write.",
@@ -173,10 +171,10 @@ def export(study_name: str, storage_url: str, trial: int | None, output: Path) -
 @click.option("--writable", is_flag=True, help="Let it change and delete studies: no password!")
 def dashboard(storage_url: str, port: int, writable: bool) -> None:
     """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only."""
-    from headsweep.cli.dashboard import serve
+    from headsweep.cli.dashboard import REQUEST_OUTAGE_S, serve
     from headsweep.studies.study import open_storage
 
-    serve(open_storage(storage_url), port=port, writable=writable)
+    serve(open_storage(storage_url, outage_s=REQUEST_OUTAGE_S), port=port, writable=writable)
 
 
 @click.command(cls=Command)
