@@ -40,7 +40,7 @@ from tests.helpers.postgres import PASSWORD, Server
 from tests.helpers.slurm import PREEMPTED_PARTITION, PREEMPTING_PARTITION, Slurm
 from tests.workers.test_worker import assert_exact
 
-pytestmark = pytest.mark.xdist_group("slurm")
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.slow]
 
 GOLDEN = Path(__file__).parent / "golden"
 STUDY = "array"

@@ -24,6 +24,8 @@ from headsweep.settings import EngineSettings
 from headsweep.single_run import METRICS, STATE, train
 from tests.single.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 HEADS = {
     "linear": ("head=linear",),
     "linear, sgd": ("head=linear", "training.optimizer=sgd", "training.clip_norm=0.5"),
