@@ -21,6 +21,8 @@ from headsweep.single_run import STATE, train
 from tests.helpers.killed_runs import SETTINGS, WEIGHTS_AND_METRICS, epochs_in, kill_once
 from tests.single.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 HEADS = {
     "linear": ("head=linear",),
     "linear, sgd": ("head=linear", "training.optimizer=sgd", "training.clip_norm=0.5"),

@@ -13,6 +13,8 @@ import pytest
 from tests.helpers.wandb_files import values, wandb_records
 from tests.single.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("training.max_epochs=4", "training.batch_size=32")
 NAMED = ("logging.group=sweep-7", "logging.tags=[probe,visual]", "logging.project=ct")
 

@@ -18,6 +18,8 @@ from tests.helpers.postgres import Server
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
 
+pytestmark = pytest.mark.slow
+
 BUDGET = 60
 LEASE_S = 1.0
 OPTIONS = {"slots": 6, "epoch_s": 0.03, "lease_s": LEASE_S, "retries": 50}

@@ -17,6 +17,8 @@ from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.command_line import Ended
 from tests.helpers.wandb_files import values, wandb_records
 
+pytestmark = pytest.mark.slow
+
 SPACE = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}}
 TRIALS, EPOCHS = 6, 4
 
