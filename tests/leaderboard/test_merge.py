@@ -49,7 +49,7 @@ def test_a_row_that_is_clearly_worse_on_test_has_a_lower_tied_rank(finished, boa
     for path in board.glob("finalists/1/seed_*/predictions/test_manual_all.parquet"):
         predictions = read_predictions(path)
         perfect = predictions.targets.astype(np.float32)
-        write_predictions(replace(predictions, scores=perfect), path)
+        write_predictions(replace(predictions, scores=perfect, logits=None), path)
     (merged,) = merge([finished, board]).boards
     assert [row["test_manual_all/tied_rank"] for row in merged.rows] == ["2", "1"]
     assert [row["test_manual_valid/tied_rank"] for row in merged.rows] == ["1", "1"]
