@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.command_line import Ended
-from tests.single.test_tracking import values, wandb_records
+from tests.helpers.wandb_files import values, wandb_records
 
 pytestmark = pytest.mark.slow
 
