@@ -240,7 +240,7 @@ class Study:
         from headsweep.leaderboard.finalize import finalize
         from headsweep.leaderboard.report.dashboard_notes import attach_board
 
-        with _threads_restored():
+        with _threads_restored(), self._stored.data_errors_explained():
             engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
             folder = finalize(self._stored, self.out, engine, data=self.data, reopen=reopen)
         attach_board(self._stored, folder)

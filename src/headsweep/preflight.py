@@ -54,7 +54,8 @@ def check_manifests(config: Config) -> None:
     data = config.data
     for name in (data.train_manifest, data.val_manifest, *data.test_manifests):
         if name is not None and not (path := Path(config.paths.manifest_dir) / name).is_file():
-            raise ManifestError(f"manifest not found: {path}")
+            here = "" if path.is_absolute() else f" (relative to the current folder, {Path.cwd()})"
+            raise ManifestError(f"manifest not found: {path}{here}")
     check_stems(config)
 
 

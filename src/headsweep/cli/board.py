@@ -9,7 +9,7 @@ import click
 from headsweep.cli import options
 from headsweep.cli.command import Group
 
-_existing = click.Path(path_type=Path, exists=True, file_okay=False)
+_existing = options.PathType(exists=True, file_okay=False)
 folder = click.argument("folder", metavar="DIR", type=_existing)
 folders = click.argument("folders", metavar="DIR...", type=_existing, nargs=-1, required=True)
 

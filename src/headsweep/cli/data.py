@@ -20,7 +20,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="DIR", type=options.PathType(file_okay=False))
 @click.option("--patients-train", type=patients, default=2000, metavar="N", show_default=True)
 @click.option("--patients-valid", type=patients, default=500, metavar="N", show_default=True)
 @click.option("--patients-test", type=patients, default=500, metavar="N", show_default=True)

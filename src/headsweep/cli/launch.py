@@ -11,7 +11,7 @@ from headsweep.cli.command import Group
 
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.PathType(),
     metavar="DIR",
     help="Folder that gets the logs.  [default: outputs/<study>]",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,24 @@ from headsweep.settings import (
     EngineSettings,
     default_storage_url,
 )
+
+
+class PathType(click.Path):
+    """A path that may not be empty: an empty one would mean the current folder."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            click.BadParameter: the path is empty.
+        """
+        if isinstance(value, str) and not value.strip():
+            self.fail("is empty; use '.' for the current folder", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 storage = click.option(
     "--storage",
@@ -54,7 +73,7 @@ n_trials = click.option(
 )
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="DIR",
     help="Folder of the leaderboard.  [default: outputs/<study>]",
 )
@@ -67,7 +86,7 @@ overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(
     "study_file",
     metavar="STUDY.yaml",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     callback=lambda ctx, param, value: _study_file(value),
 )
 study_name = click.argument("study_name", metavar="STUDY_NAME")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from headsweep.cli import options
 from headsweep.cli.command import Command
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 ROW_POLICIES = ("all_recon", "first_recon", "scan_mean", "dedup_text")
 
-table = click.Path(path_type=Path, dir_okay=False)
+table = options.PathType(dir_okay=False)
 
 
 def spelled(name: str) -> tuple[str, str]:
@@ -43,7 +44,7 @@ def spelled(name: str) -> tuple[str, str]:
 )
 @click.option(
     *spelled("data-root"),
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.PathType(file_okay=False),
     help="Folder of the features, where scan_mean reads and writes.",
 )
 def prepare(

@@ -16,7 +16,7 @@ from headsweep.cli.command import Command
 @options.device
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.PathType(file_okay=False),
     metavar="DIR",
     help="Folder of the results.  [default: outputs/<name>]",
 )

@@ -14,13 +14,13 @@ MANIFEST = "manifest="
 config_file = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.PathType(dir_okay=False),
     metavar="FILE.yaml",
     help="A whole config, as `headsweep export` writes it; overrides apply on top.",
 )
 checkpoint = click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.PathType(file_okay=False),
     metavar="DIR",
     help="Folder of a trained head.  [default: paths.checkpoint_dir]",
 )
@@ -28,7 +28,7 @@ checkpoint = click.option(
 
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.PathType(file_okay=False),
     metavar="DIR",
     help="Folder of the results.  [default: evaluation or alignment in paths.checkpoint_dir]",
 )
@@ -92,7 +92,7 @@ def train(
 )
 @click.option(
     "--ctclip",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.PathType(file_okay=False),
     metavar="DIR",
     help="Measure the predicted_weights.npz, labels_weights.npz and accessions.txt in DIR, "
     "which CT-CLIP's inference wrote, instead of a trained head.",
@@ -174,7 +174,7 @@ ALIGNMENT_PROTOCOLS = (
 )
 @click.option(
     "--ctclip",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.PathType(file_okay=False),
     metavar="DIR",
     help="Search the image_latents.npz, text_latents.npz, labels_weights.npz and accessions.txt "
     "in DIR, which CT-CLIP's scripts wrote, instead of manifests.",

@@ -153,7 +153,7 @@ def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.PathType(dir_okay=False),
     required=True,
     metavar="FILE.yaml",
     help="File to write.",

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 manifest = click.argument(
     "manifest_file",
     metavar="MANIFEST.csv",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.PathType(dir_okay=False),
 )
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.PathType(file_okay=False),
     metavar="DIR",
     help="Folder of the new manifests.  [default: the manifest's]",
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, select
 
 from headsweep.config.files import write_config
 from headsweep.config.schema import Config
-from headsweep.errors import StorageError, StudyError
+from headsweep.errors import FeatureError, ManifestError, StorageError, StudyError
 from headsweep.preflight import check_output
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.storage.attributes import plain, typed
@@ -32,6 +33,8 @@ from headsweep.studies.trials import trial_config
 DEFINITION = "headsweep:definition"
 """Study attribute: the spec as JSON."""
 FINGERPRINT = "headsweep:fingerprint"
+FOLDER = "headsweep:folder"
+"""Study attribute: the folder in which the study was created; relative paths refer to it."""
 N_WORKERS = "headsweep:n_workers"
 """Study attribute: number of workers that have joined; each draws from its own random stream."""
 DATA = "headsweep:data"
@@ -184,6 +187,29 @@ class StoredStudy:
     def spec(self) -> StudySpec:
         """The stored spec with the present budget; parsed again only when it changed."""
         return self._spec_of(self.attrs())
+
+    @contextmanager
+    def data_errors_explained(self) -> Iterator[None]:
+        """Add to an error of the data which folder its relative paths refer to.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            InputError: the block raised one; it names both folders if they differ.
+        """
+        try:
+            yield
+        except (ManifestError, FeatureError) as error:
+            created, here = self.attrs().get(FOLDER), str(Path.cwd())
+            paths = self.spec.config.paths
+            absolute = Path(paths.data_root).is_absolute(), Path(paths.manifest_dir).is_absolute()
+            if created in (None, here) or all(absolute):
+                raise
+            raise type(error)(
+                f"{error} (paths are relative to the current folder, {here}; "
+                f"the study was created in {created})"
+            ) from None
 
     def attrs(self) -> Mapping[str, Any]:
         """Return the study's user attributes.
@@ -396,6 +422,7 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
             {
                 DEFINITION: spec_to_json(spec),
                 FINGERPRINT: spec.fingerprint(),
+                FOLDER: str(Path.cwd()),
                 N_TRIALS: spec.n_trials,
             },
         )

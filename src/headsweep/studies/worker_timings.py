@@ -36,6 +36,11 @@ class WorkerTimings:
         return self.slot_steps / self.fused_steps if self.fused_steps else None
 
     @property
+    def slot_step_us(self) -> float | None:
+        """Microseconds that one slot takes for one step, on average."""
+        return 1e6 * self.training_s / self.slot_steps if self.slot_steps else None
+
+    @property
     def occupancy(self) -> float | None:
         """Share of the slots that were in use."""
         return self.used_places / self.places if self.places else None
@@ -54,7 +59,11 @@ class WorkerTimings:
 
     def to_dict(self) -> dict[str, Any]:
         """The counters and what follows from them, as plain data."""
-        derived = {"slots_per_step": self.slots_per_step, "occupancy": self.occupancy}
+        derived = {
+            "slots_per_step": self.slots_per_step,
+            "slot_step_us": self.slot_step_us,
+            "occupancy": self.occupancy,
+        }
         return asdict(self) | derived | {"shares": self.shares}
 
     @classmethod
