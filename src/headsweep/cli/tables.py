@@ -129,7 +129,7 @@ def _effort_cells(summary: Summary) -> list[str]:
         *shares,
         f"{effort.occupancy or 0:.0%}",
         f"{effort.slots_per_step or 0:.1f}",
-        f"{effort.slot_step_us or 0:.0f}",
+        f"{effort.us_per_slot_step or 0:,.0f}",
     ]
 
 

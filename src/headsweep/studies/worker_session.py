@@ -72,7 +72,11 @@ class WorkerSession:
         self._worker = worker
         self._held: set[int] = set()
         self._pruner = build_batch_pruner(
-            self.spec.pruner, storage, self.study_id, spared=self.spec.finalists.top_k
+            self.spec.pruner,
+            storage,
+            self.study_id,
+            spared=self.spec.finalists.top_k,
+            steps=self.rungs,
         )
         sampler = build_sampler(self.spec, study.next_worker_index())
         # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.

@@ -32,12 +32,12 @@ class WorkerTimings:
 
     @property
     def slots_per_step(self) -> float | None:
-        """Trials that one fused step trains, on average."""
+        """Trials that one fused step trains, on average; `engine.timings.Usage` defines a step."""
         return self.slot_steps / self.fused_steps if self.fused_steps else None
 
     @property
-    def slot_step_us(self) -> float | None:
-        """Microseconds that one slot takes for one step, on average."""
+    def us_per_slot_step(self) -> float | None:
+        """Microseconds of training and validation that one optimiser step of one trial takes."""
         return 1e6 * self.training_s / self.slot_steps if self.slot_steps else None
 
     @property
@@ -61,7 +61,7 @@ class WorkerTimings:
         """The counters and what follows from them, as plain data."""
         derived = {
             "slots_per_step": self.slots_per_step,
-            "slot_step_us": self.slot_step_us,
+            "us_per_slot_step": self.us_per_slot_step,
             "occupancy": self.occupancy,
         }
         return asdict(self) | derived | {"shares": self.shares}

@@ -1,4 +1,4 @@
-"""Being told to stop: the first signal drains within a grace time, the second ends at once."""
+"""Signals: the first one drains the worker within a grace time, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from types import FrameType
 
 from headsweep.settings import LAUNCHER_VARIABLE
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+)
+"""SIGUSR1 is sent by Slurm before a time limit, SIGHUP when a terminal is closed."""
 
 
 class Stop:
@@ -100,7 +105,9 @@ def stop_on_signals(grace_s: float) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.hear) for number in SIGNALS}
+    # What is ignored stays ignored: `nohup` starts programs so.
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.hear) for number in heard}
     try:
         yield stop
     finally:
