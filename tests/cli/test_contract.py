@@ -20,6 +20,7 @@ COMMANDS = {
     "finalize": {"--storage", "--out", "--reopen"},
     "status": {"--storage", "--json"},
     "export": {"--storage", "--trial", "-o"},
+    "enqueue": {"--storage", "--from-study", "--top"},
     "studies": set(),
     "leaderboard show": {"--markdown", "--csv", "--html"},
     "leaderboard verify": {"--recompute"},

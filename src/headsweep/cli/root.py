@@ -39,6 +39,7 @@ for command in (
     study.finalize,
     study.status,
     study.export,
+    study.enqueue,
     study.dashboard,
     study.studies,
     board.leaderboard,
