@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-OUTAGE_S = 300.0
-"""How long the storage may be away before a search or a confirmation is given up."""
-
 
 class Study:
     """A search: created from a study file, run to its budget, ended with a leaderboard.
@@ -104,9 +101,7 @@ class Study:
         if not in_memory:
             check_manifests(spec.config)
         source = data
-        stored = StoredStudy.create(
-            spec, storage, outage_s=OUTAGE_S, check=lambda: _check_data(spec, source)
-        )
+        stored = StoredStudy.create(spec, storage, check=lambda: _check_data(spec, source))
         return cls(stored, folder, data)
 
     @classmethod
@@ -134,7 +129,7 @@ class Study:
             StudyError: the storage holds no study of this name.
             StorageError: the storage cannot be opened.
         """
-        stored = StoredStudy.open(name, storage or default_storage_url(), outage_s=OUTAGE_S)
+        stored = StoredStudy.open(name, storage or default_storage_url())
         return cls(stored, out_folder(stored.spec, out), data)
 
     def __enter__(self) -> Self:
@@ -345,7 +340,7 @@ class Study:
             study_progress.refreshed(lambda: show(self.status())),
             _threads_restored(),
             stop_in_process() as stop,
-            StoredStudy.open(self.name, url, outage_s=OUTAGE_S) as own,
+            StoredStudy.open(self.name, url) as own,
         ):
             work(own, engine, stop, data=self.data)
         if stop.asked:

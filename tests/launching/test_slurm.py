@@ -29,8 +29,8 @@ from headsweep.errors import LaunchError, WorkerError
 from headsweep.launching.slurm import Places, Resources, queue_again, render
 from headsweep.leaderboard.finalists import choose_finalists
 from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
+from headsweep.storage.attributes import HOST, LOST, WORKER
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.storage.claims import HOST, LOST, WORKER
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession, join

@@ -91,12 +91,9 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
     # Loading takes seconds, in which a signal must be heard too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         from headsweep.studies.study import StoredStudy
-        from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S
         from headsweep.workers.worker import work
 
-        with StoredStudy.open(
-            study_name, storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S
-        ) as study:
+        with StoredStudy.open(study_name, storage_url) as study:
             work(study, EngineSettings(device=device, slots=slots), stop)
     if requeue:
         from headsweep.launching.slurm import queue_again
@@ -219,10 +216,10 @@ def enqueue(
 @click.option("--writable", is_flag=True, help="Let it change and delete studies: no password!")
 def dashboard(storage_url: str, port: int, writable: bool) -> None:
     """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only."""
-    from headsweep.cli.dashboard import serve
+    from headsweep.cli.dashboard import REQUEST_OUTAGE_S, serve
     from headsweep.studies.study import open_storage
 
-    serve(open_storage(storage_url), port=port, writable=writable)
+    serve(open_storage(storage_url, outage_s=REQUEST_OUTAGE_S), port=port, writable=writable)
 
 
 @click.command(cls=Command)

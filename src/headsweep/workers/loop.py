@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from optuna.trial import FrozenTrial
 
 from headsweep.config.schema import Config
-from headsweep.errors import ConfigError, StorageError, TrialError
+from headsweep.errors import ConfigError, StorageError, StudyDeletedError, TrialError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.trials import trial_config
@@ -199,7 +199,7 @@ class Loop:
         try:
             self._session.hand_back(crashed=crashed)
             self._accounts.tell()
-        except StorageError:
+        except (StorageError, StudyDeletedError):
             # The leases run out instead; what ended the loop matters more.
             if not crashed:
                 raise
