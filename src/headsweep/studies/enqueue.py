@@ -10,11 +10,10 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from headsweep.errors import StudyError
-from headsweep.storage.bulk_writes import Changes, detail_rows, upsert
-from headsweep.storage.claims import count_states, insert_trials
+from headsweep.search.given_params import FIXED_PARAMS
+from headsweep.storage.bulk_writes import Changes, detail_rows, insert_trials, upsert
+from headsweep.storage.claims import count_states
 
-FIXED_PARAMS = "fixed_params"
-"""Optuna's trial attribute of the params that a waiting trial will get."""
 ENQUEUED_BY = "enqueued_by"
 """Trial attribute: who enqueued the trial."""
 FROM_FILE = "study file"

@@ -369,7 +369,7 @@ class StoredStudy:
             _write_attrs(connection, self.study_id, {ENQUEUE_TOKEN: [token, numbers]})
             return numbers
 
-        return self.storage.database.write(write, study_id=self.study_id)
+        return self.storage.write(self.study_id, write)
 
     def next_worker_index(self) -> int:
         """Count a worker that joins.
