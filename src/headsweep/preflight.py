@@ -40,7 +40,7 @@ def refuse_empty_path(text: str | Path, name: str) -> Path:
         OutputError: the text is empty.
     """
     if not str(text).strip():
-        raise OutputError(f"{name} is empty; use '.' for the current folder")
+        raise OutputError(f"{name} must not be empty; '.' is the current folder")
     return Path(text)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from headsweep.atomic_files import locked, write_text
+from headsweep.atomic_files import locked, write_json, write_text
 from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.overrides import COMMAND_LINE
 from headsweep.config.schema import Config, to_dict
-from headsweep.config.values import with_values
+from headsweep.config.values import differences, with_values
 from headsweep.config.yaml_files import to_yaml
-from headsweep.data.dataset import Split, load_search_splits, required_modalities
+from headsweep.data.dataset import Dataset, Split
 from headsweep.data.manifest import read_manifest
 from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
 from headsweep.engine.engine import Engine
@@ -26,7 +26,7 @@ from headsweep.engine.train_configs import Trained
 from headsweep.errors import ConfigError, OutputError, TrialError
 from headsweep.heads.predictor import save_predictor
 from headsweep.preflight import check_output
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.settings import EngineSettings
 from headsweep.tracking import Notice, start_tracker
 
 STATE = "state.safetensors"
@@ -62,9 +62,7 @@ def train(
     folder = Path(config.paths.checkpoint_dir)
     check_output(folder)
     config = _without_missing_text(config, notice)
-    fit, valid = load_search_splits(
-        config, cache_dir=cache_dir(), modalities=required_modalities(config), progress=progress
-    )
+    fit, valid = Dataset.from_config(config, progress=progress).search_splits()
     engine = Engine(fit, valid, settings)
     identity = _identity(config, fit, valid, engine.inputs.device, settings)
     snapshot = _snapshot_to_resume(config, folder, identity, notice)
@@ -127,7 +125,7 @@ def _train_on(
             if on_epoch:
                 on_epoch(report)
     best = history[history[-1].best_epoch - 1].metrics
-    write_text(folder / "metrics.json", json.dumps(best, indent=2) + "\n")
+    write_json(folder / "metrics.json", best)
     save_predictor(engine.predictor(slot), folder / "model.safetensors")
     tracker.finish(best, folder / "model.safetensors")
     return history
@@ -179,25 +177,15 @@ def _snapshot_to_resume(
     path = path / STATE if path.is_dir() else path
     snapshot, saved = load_snapshot(path)
     for law in ("config", "data"):
-        for key, due, found in _differences(saved[law], identity[law], ""):
+        for key, due, found in differences(saved[law], identity[law]):
             raise ConfigError(
                 f"{path}: a run resumes with the {law} it began with, "
                 f"{key} was {due!r}, found {found!r}"
             )
-    for key, due, found in _differences(saved["machine"], identity["machine"], ""):
+    for key, due, found in differences(saved["machine"], identity["machine"]):
         notice(f"{path}: {key} was {due!r} and is {found!r}, so the last bits may differ")
     identity["run"] = saved["run"]
     return snapshot
-
-
-def _differences(saved: Any, found: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted key, value saved and value found of every leaf that differs."""
-    if isinstance(saved, dict) and isinstance(found, dict):
-        for name in {**saved, **found}:
-            place = f"{key}.{name}" if key else name
-            yield from _differences(saved.get(name), found.get(name), place)
-    elif saved != found:
-        yield key, saved, found
 
 
 def _yaml(config: Config) -> str:

@@ -52,8 +52,8 @@ def test_status_in_another_encoding_spells_what_it_cannot_encode(
     assert shown in ended.stdout
 
 
-@pytest.mark.parametrize("command", [STATUS, CREATE, "headsweep --help", "headsweep studies"])
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", [STATUS, CREATE, "headsweep --help"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_command_with_a_closed_stream_ends_as_usual(
     folder: Path, command: str, closed: str
 ) -> None:
@@ -108,5 +108,5 @@ def test_command_on_a_full_disk_fails_only_if_it_prints_its_result(folder: Path)
 def test_empty_path_is_refused_in_one_line(headsweep, arguments: list[str]) -> None:
     ended = headsweep(*arguments)
     assert (ended.code, ended.out) == (2, "")
-    assert "is empty; use '.' for the current folder" in ended.err
+    assert "must not be empty; '.' is the current folder" in ended.err
     assert ended.err.count("\n") == 1

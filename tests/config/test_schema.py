@@ -13,7 +13,6 @@ from headsweep.config.fingerprints import ADDED_KEYS
 from headsweep.config.overrides import (
     GROUPS,
     compose_config,
-    expand_sweep,
     override_value,
     refuse_escapes,
 )
@@ -27,6 +26,7 @@ from headsweep.config.schema import (
     escapes,
     to_dict,
 )
+from headsweep.config.sweeps import expand_sweep
 from headsweep.config.values import leaf_paths, parse_config, value_at, with_values
 from headsweep.errors import ConfigError
 

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from headsweep.atomic_files import write_json
 from headsweep.config.files import write_config
 from headsweep.config.overrides import compose_config
 from headsweep.config.schema import ColumnsConfig, Config
@@ -32,7 +33,6 @@ from headsweep.heads.normalization import Normalizer
 from headsweep.heads.predictor import Predictor, PredictorSpec, save_predictor
 from headsweep.heads.registry import build_head
 from headsweep.leaderboard.finalize import staging
-from headsweep.leaderboard.results import write_json
 from headsweep.leaderboard.table import write_tables
 from headsweep.settings import EngineSettings
 from headsweep.single_run import train
@@ -73,7 +73,7 @@ def write_predictions(folder: Path, version: int) -> None:
 
 def write_tables_and_metrics(folder: Path, version: int) -> None:
     write_tables([{"rank": version, "study": "probe"}], folder)
-    write_json({"auprc_macro": version}, folder / "metrics.json")
+    write_json(folder / "metrics.json", {"auprc_macro": version})
 
 
 def write_manifests(folder: Path, version: int) -> None:
@@ -105,9 +105,9 @@ def write_board(folder: Path, version: int) -> None:
         for rank in ("1", "2"):
             place = staged / "finalists" / rank
             place.mkdir(parents=True)
-            write_json({"version": version}, place / "metrics.json")
+            write_json(place / "metrics.json", {"version": version})
         write_tables_and_metrics(staged, version)
-        write_json({"version": version}, staged / "provenance.json")
+        write_json(staged / "provenance.json", {"version": version})
 
 
 def write_data_set(folder: Path, version: int) -> None:

@@ -8,8 +8,9 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Group
+from headsweep.cli.paths import GivenPath
 
-_existing = options.PathType(exists=True, file_okay=False)
+_existing = GivenPath(path_type=Path, exists=True, file_okay=False)
 folder = click.argument("folder", metavar="DIR", type=_existing)
 folders = click.argument("folders", metavar="DIR...", type=_existing, nargs=-1, required=True)
 

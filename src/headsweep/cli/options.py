@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import click
 
+from headsweep.cli.paths import GivenPath
 from headsweep.settings import (
     DEFAULT_STORAGE_URL,
     STORAGE_URL_VARIABLE,
     EngineSettings,
     default_storage_url,
 )
-
-
-class PathType(click.Path):
-    """A path that may not be empty: an empty one would mean the current folder."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(path_type=Path, **options)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.
-
-        Raises:
-            click.BadParameter: the path is empty.
-        """
-        if isinstance(value, str) and not value.strip():
-            self.fail("is empty; use '.' for the current folder", param, ctx)
-        return super().convert(value, param, ctx)
-
 
 storage = click.option(
     "--storage",
@@ -73,7 +55,7 @@ n_trials = click.option(
 )
 out = click.option(
     "--out",
-    type=PathType(),
+    type=GivenPath(path_type=Path),
     metavar="DIR",
     help="Folder of the leaderboard.  [default: outputs/<study>]",
 )
@@ -86,7 +68,7 @@ overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(
     "study_file",
     metavar="STUDY.yaml",
-    type=PathType(dir_okay=False),
+    type=GivenPath(path_type=Path, dir_okay=False),
     callback=lambda ctx, param, value: _study_file(value),
 )
 study_name = click.argument("study_name", metavar="STUDY_NAME")

@@ -11,6 +11,7 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 if TYPE_CHECKING:
     from headsweep.api import Study
@@ -150,7 +151,7 @@ def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
 @click.option(
     "-o",
     "--output",
-    type=options.PathType(dir_okay=False),
+    type=GivenPath(path_type=Path, dir_okay=False),
     required=True,
     metavar="FILE.yaml",
     help="File to write.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import write_text
+from headsweep.atomic_files import write_json
 from headsweep.config.files import write_config
 from headsweep.data.dataset import Split
 from headsweep.evaluation.predictions import (
@@ -156,7 +155,7 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
     config, trial = finalist.config, finalist.trial
     path = folder / "config.yaml"
     write_config(config, path, study=study, trial=trial, value=finalist.value)
-    write_json(result.metrics, folder / "metrics.json")
+    write_json(folder / "metrics.json", result.metrics)
     for seed in result.seeds:
         place = folder / f"seed_{seed.seed}"
         for name, predictions in seed.predictions.items():
@@ -165,7 +164,7 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
             write_ranks(ranks, seed.predictions[name], place / "retrieval" / f"{name}.parquet")
         own, path = with_seed(config, seed.seed), place / "config.yaml"
         write_config(own, path, study=study, trial=trial, value=seed.value)
-        write_json(plain_thresholds(seed.thresholds, result.labels), place / "thresholds.json")
+        write_json(place / "thresholds.json", plain_thresholds(seed.thresholds, result.labels))
         save_predictor(seed.predictor, place / "model.safetensors")
 
 
@@ -175,12 +174,6 @@ def plain_thresholds(thresholds: Thresholds, labels: Sequence[str]) -> dict[str,
         name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
         for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
     }
-
-
-def write_json(data: Any, path: Path) -> None:
-    """Write plain data, floats in full, as indented JSON."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
 
 
 def _evaluate_seed(

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
+from headsweep.config.values import differences
 from headsweep.errors import ConfigError, StudyError
 from headsweep.search.steps import MAX_STEPS, last_point, n_points
 
@@ -217,11 +218,13 @@ def spec_from_json(text: str) -> StudySpec:
 
 
 def difference(old: StudySpec, new: StudySpec) -> str | None:
-    """The first key in which two definitions differ, with both values; None when they agree."""
-    before, after = _leaves(_comparable(old)), _leaves(_comparable(new))
-    for key in sorted({*before, *after}):
-        if before.get(key, "absent") != after.get(key, "absent"):
-            return f"{key} was {before.get(key, 'absent')} and is {after.get(key, 'absent')}"
+    """Name the first key in which two specs differ.
+
+    Returns:
+        The key with both values; None when the specs agree.
+    """
+    for key, was, now in differences(_comparable(old), _comparable(new)):
+        return f"{key} was {was} and is {now}"
     return None
 
 
@@ -264,13 +267,3 @@ def _comparable(spec: StudySpec) -> dict[str, Any]:
     plain = _plain(spec)
     del plain["n_trials"], plain["patience"], plain["enqueue"]
     return plain | {"config": without_irrelevant(plain["config"])}
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
