@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -196,6 +196,11 @@ def _votes(head: RetrievalHead, config: Config, inputs: Inputs) -> Tensor:
 
 def train_one(config: Config, inputs: Inputs) -> float:
     """The best validation AUPRC of one head in a plain loop."""
+    return max(epochs_of_one(config, inputs))
+
+
+def epochs_of_one(config: Config, inputs: Inputs) -> Iterator[float]:
+    """The validation AUPRC of every epoch of one head in a plain loop."""
     t = config.training
     head = build_head(config.head, inputs.shape(config), seed=t.seed).to(inputs.device)
     views = _views(config, inputs, valid=False)
@@ -203,7 +208,7 @@ def train_one(config: Config, inputs: Inputs) -> float:
         head.input, views = "visual", {"visual": join_views(views, config.features.input)}
         valid = join_views(_views(config, inputs, valid=True), config.features.input)
     optimizer = _optimizer([_group(head.parameters(), config)], config)
-    best, step = 0.0, 0
+    step = 0
     for _ in range(t.max_epochs):
         batches = _batches(inputs.n_train, t.batch_size, inputs.device)
         for rows in batches:
@@ -219,13 +224,13 @@ def train_one(config: Config, inputs: Inputs) -> float:
             optimizer.step()
             step += 1
         if isinstance(head, RetrievalHead):
-            best = max(best, _validate(head, config, inputs))
+            yield _validate(head, config, inputs)
         else:
             head.eval()
             with torch.no_grad():
-                best = max(best, _macro(inputs, torch.sigmoid(head(valid))))
+                reached = _macro(inputs, torch.sigmoid(head(valid)))
             head.train()
-    return best
+            yield reached
 
 
 def _train_summed(configs: Sequence[Config], inputs: Inputs) -> list[float]:

@@ -29,7 +29,7 @@ from headsweep.config.values import leaf_paths
 from tests.helpers.command_line import Ended
 from tests.helpers.data_sets import write_dataset
 
-pytestmark = pytest.mark.hardening
+pytestmark = [pytest.mark.hardening, pytest.mark.slow]
 
 STUDY: dict[str, Any] = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},

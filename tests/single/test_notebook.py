@@ -11,6 +11,8 @@ import yaml
 
 from tests.single.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "explore_study.ipynb"
 STUDY = {
     "study": {"name": "explored", "n_trials": 2, "seed": 0},

@@ -14,6 +14,8 @@ import pytest
 
 from tests.single.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how_to" / "migrate.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\|.*\| `([^`]+)` \|$", PAGE, re.MULTILINE)
