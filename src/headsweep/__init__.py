@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headsweep.errors import OutputError as OutputError
     from headsweep.errors import SearchError as SearchError
     from headsweep.errors import StorageError as StorageError
+    from headsweep.errors import StudyDeletedError as StudyDeletedError
     from headsweep.errors import StudyError as StudyError
     from headsweep.errors import TrialError as TrialError
     from headsweep.errors import VerificationError as VerificationError
@@ -60,6 +61,7 @@ _MODULES = {
         "OutputError",
         "SearchError",
         "StorageError",
+        "StudyDeletedError",
         "StudyError",
         "TrialError",
         "VerificationError",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headsweep.data.dataset import Dataset
 from headsweep.data.manifest_headers import check_test_headers
+from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
@@ -20,6 +21,7 @@ from headsweep.preflight import (
     check_output,
     refuse_empty_path,
 )
+from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
@@ -212,6 +214,47 @@ class Study:
                 )
         return self
 
+    def enqueue(self, *params: Mapping[str, Any]) -> list[int]:
+        """Add trials with given params; workers run each of them once, before they suggest others.
+
+        Args:
+            params: values by keys of the space. Keys that are left out get the study's default
+                value, so `{}` is the default config.
+
+        Returns:
+            Numbers of the trials.
+
+        Raises:
+            StudyError: a key is not searched, or a value is outside its range.
+        """
+        return self._stored.enqueue(params, by="user")
+
+    def enqueue_from(self, study: str, *, top: int = 10) -> list[int]:
+        """Enqueue the best trials of another study in the same storage.
+
+        Trials whose params do not fit this space are left out.
+
+        Args:
+            study: name of the other study.
+            top: number of its best complete trials.
+
+        Returns:
+            Numbers of the new trials.
+
+        Raises:
+            StudyError: there is no such study, or it has no complete trial.
+        """
+        other = StoredStudy.open(study, self._stored.storage)
+        fitting = [t.params for t in other.best_trials(top) if self._fits(t.params)]
+        return self._stored.enqueue(fitting, by=f"study {study}")
+
+    def _fits(self, params: Mapping[str, Any]) -> bool:
+        try:
+            complete_params(params, self.spec, where="params")
+        except StudyError:
+            return False
+        return True
+
     def finalize(
         self,
         *,
@@ -238,7 +281,7 @@ class Study:
         from headsweep.leaderboard.leaderboard import Leaderboard
         from headsweep.leaderboard.report.dashboard_notes import attach_board
 
-        with _threads_restored():
+        with _threads_restored(), self._stored.data_errors_explained():
             engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
             folder = finalize(self._stored, self.out, engine, data=self.data, reopen=reopen)
         attach_board(self._stored, folder)
