@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from headsweep.leaderboard.leaderboard import Leaderboard
+
 
 class Study:
     """A search: created from a study file, run to its budget, ended with a leaderboard.
@@ -259,7 +261,7 @@ class Study:
         device: str = EngineSettings.device,
         slots: int | None = None,
         reopen: str | None = None,
-    ) -> Path:
+    ) -> Leaderboard:
         """Train the best trials with several seeds, open test once, write the leaderboard.
 
         Args:
@@ -268,7 +270,7 @@ class Study:
             reopen: why test is opened again for other trials; the reason is on the leaderboard.
 
         Returns:
-            The leaderboard's folder.
+            The leaderboard; it can be used as the path of its folder.
 
         Raises:
             StudyError: test was already opened for other trials.
@@ -276,13 +278,14 @@ class Study:
             InputError: the data or the folder cannot be used.
         """
         from headsweep.leaderboard.finalize import finalize
+        from headsweep.leaderboard.leaderboard import Leaderboard
         from headsweep.leaderboard.report.dashboard_notes import attach_board
 
         with _threads_restored(), self._stored.data_errors_explained():
             engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
             folder = finalize(self._stored, self.out, engine, data=self.data, reopen=reopen)
         attach_board(self._stored, folder)
-        return folder
+        return Leaderboard(folder)
 
     def status(self) -> Summary:
         """Return the progress: trials by state, best value, speed, live workers."""

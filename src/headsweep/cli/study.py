@@ -247,7 +247,7 @@ def _finalize(study: Study, *, reopen: str | None, **engine: Any) -> None:
     """Write a study's leaderboard and print it."""
     from headsweep.cli.tables import print_leaderboard
 
-    folder = study.finalize(reopen=reopen, **engine)
+    folder = study.finalize(reopen=reopen, **engine).folder
     print_leaderboard(folder)
     click.echo(f"report: {folder / 'report.html'}")
 
