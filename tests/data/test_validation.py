@@ -24,7 +24,14 @@ def test_sound_data_have_no_faults(tmp_path):
 def test_real_data_have_no_errors(real_reports):
     faults = check(config_of(real_reports))
     assert {fault.severity for fault in faults} == {"warning"}
-    assert all("features must be in one split" in fault.message for fault in faults)
+    of_rows = [fault for fault in faults if fault.row is not None]
+    assert of_rows
+    assert all("features must be in one split" in fault.message for fault in of_rows)
+    of_files = {fault.message.split(" have ")[0].split(" are ")[0] for fault in faults} - {
+        fault.message for fault in of_rows
+    }
+    assert "visual features" in of_files
+    assert any("constant in 3 of 384 columns" in fault.message for fault in faults)
 
 
 def store(tmp_path, volume, vector):

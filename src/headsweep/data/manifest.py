@@ -311,9 +311,12 @@ def _name_faults(table: Table, columns: ColumnsConfig) -> tuple[list[Fault], lis
     for name in filter(None, (columns.volume, columns.patient, columns.scan)):
         empty = table.cells.index[table.cells[name] == ""]
         faults += [Fault(table.path, _number(i), f"{name} must not be empty") for i in empty]
-    if columns.patient is not None:
-        return faults, []
     names = table.cells[columns.volume].map(volume_of)
+    for row, name in names[names.map(_is_no_name).astype(bool)].items():
+        message = f"{columns.volume} must be a name without '/' or control characters"
+        faults.append(Fault(table.path, _number(row), f"{message}, found {name!r}"))
+    if columns.patient is not None or faults:
+        return faults, []
     follow = names.map(lambda name: VOLUME_NAME.fullmatch(name) is not None).astype(bool)
     others = names[~follow & (names != "")]
     if others.empty:
@@ -332,6 +335,10 @@ def _name_faults(table: Table, columns: ColumnsConfig) -> tuple[list[Fault], lis
         "is taken as a patient of its own; data.columns.patient names the column of the patients"
     )
     return faults, [Fault(table.path, None, message, severity="warning")]
+
+
+def _is_no_name(volume: str) -> bool:
+    return "/" in volume or not volume.isprintable()
 
 
 def _number(row: object) -> int:
