@@ -112,6 +112,9 @@ class ArraySource:
                 raise ManifestError(f"{ARRAYS}: unknown label {label!r}.{hint}")
         return chosen or held
 
+    def refuse_mixed_labels(self, config: Config) -> None:
+        """Accept any labels: those of arrays are named one by one."""
+
     def _chosen(self, name: str, config: Config, modalities: Sequence[Modality]) -> Split:
         split = self._splits[name]
         for modality in modalities:
