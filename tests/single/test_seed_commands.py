@@ -50,14 +50,14 @@ def project(small_data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def test_the_table_has_every_kind_of_command() -> None:
+def test_table_has_every_kind_of_command() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {
         "train", "evaluate", "run", "leaderboard", "data", "scaling",
         "scripts/prepare_manifests.py", "scripts/analyze_alignment.py",
     }  # fmt: skip
 
 
-def test_every_command_runs_in_the_order_of_the_table(
+def test_commands_of_the_table_run_in_order(
     project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In their order, since some go on from what others left."""

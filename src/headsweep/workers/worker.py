@@ -47,9 +47,10 @@ def work(
     with WorkerSession(study, settings, worker=worker_id()) as session:
         config = session.spec.config
         modalities = searched_modalities(session.spec)
-        train, valid = (data or Dataset.from_config(config)).search_splits(
-            config, modalities=modalities
-        )
+        with study.data_errors_explained():
+            train, valid = (data or Dataset.from_config(config)).search_splits(
+                config, modalities=modalities
+            )
         study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)
         Loop(session, engine, settings, stop).run()
