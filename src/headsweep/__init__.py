@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headsweep.errors import WorkError as WorkError
     from headsweep.heads.predictor import Predictor as Predictor
     from headsweep.heads.predictor import load_predictor as load_predictor
+    from headsweep.leaderboard.leaderboard import Leaderboard as Leaderboard
     from headsweep.studies.summary import Summary as Summary
 
     __version__: str
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "headsweep.api": ("Study",),
     "headsweep.data.dataset": ("Dataset", "Split"),
+    "headsweep.leaderboard.leaderboard": ("Leaderboard",),
     "headsweep.heads.predictor": ("Predictor", "load_predictor"),
     "headsweep.studies.summary": ("Summary",),
     "headsweep.errors": (

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from headsweep.leaderboard.leaderboard import Leaderboard
+
 
 class Study:
     """A search: created from a study file, run to its budget, ended with a leaderboard.
@@ -177,6 +179,7 @@ class Study:
         *,
         device: str = EngineSettings.device,
         slots: int | None = None,
+        timeout_s: float | None = None,
         progress: bool = True,
     ) -> Self:
         """Search until the budget is spent; called again, it goes on where it stopped.
@@ -188,6 +191,8 @@ class Study:
             workers: worker processes; None is one for each GPU, and on a CPU two.
             device: `auto`, `cpu`, `cuda` or `cuda:i`.
             slots: trials that one worker trains at once.
+            timeout_s: seconds after which no trial starts and running ones end at their next rung,
+                on all machines; None is no limit. The search goes on when `run` is called again.
             progress: whether progress is shown on standard error.
 
         Returns:
@@ -199,6 +204,7 @@ class Study:
             KeyboardInterrupt: after the workers handed their trials back.
         """
         engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
+        self._stored.set_deadline(timeout_s)
         with study_progress.shown(visible=progress) as show:
             if self.data.in_memory:
                 self._run_here(engine, show)
@@ -259,7 +265,7 @@ class Study:
         device: str = EngineSettings.device,
         slots: int | None = None,
         reopen: str | None = None,
-    ) -> Path:
+    ) -> Leaderboard:
         """Train the best trials with several seeds, open test once, write the leaderboard.
 
         Args:
@@ -268,7 +274,7 @@ class Study:
             reopen: why test is opened again for other trials; the reason is on the leaderboard.
 
         Returns:
-            The leaderboard's folder.
+            The leaderboard; it can be used as the path of its folder.
 
         Raises:
             StudyError: test was already opened for other trials.
@@ -276,13 +282,14 @@ class Study:
             InputError: the data or the folder cannot be used.
         """
         from headsweep.leaderboard.finalize import finalize
+        from headsweep.leaderboard.leaderboard import Leaderboard
         from headsweep.leaderboard.report.dashboard_notes import attach_board
 
         with _threads_restored(), self._stored.data_errors_explained():
             engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
             folder = finalize(self._stored, self.out, engine, data=self.data, reopen=reopen)
         attach_board(self._stored, folder)
-        return folder
+        return Leaderboard(folder)
 
     def status(self) -> Summary:
         """Return the progress: trials by state, best value, speed, live workers."""
@@ -398,6 +405,7 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
     modalities = searched_modalities(spec)
+    data.refuse_mixed_labels(spec.config)
     train, _ = data.search_splits(spec.config, modalities=modalities)
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, modalities)

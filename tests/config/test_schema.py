@@ -251,7 +251,7 @@ def test_fingerprint_of_a_config_from_before_new_keys_stays(overrides, fingerpri
 
 
 OTHER_VALUES = {"data.columns.patient": "who", "data.columns.scan": "s", "data.feature_key": "k"}
-OTHER_VALUES |= {"data.follow_links": True}
+OTHER_VALUES |= {"data.follow_links": True, "data.shared_content": "drop"}
 
 
 @pytest.mark.parametrize("key", ADDED_KEYS)
@@ -278,7 +278,9 @@ def sections(model: type[Section]) -> set[type[Section]]:
 
 
 @pytest.mark.parametrize(
-    "model", [*sections(Config), *BUILT_IN_HEADS.values()], ids=lambda model: model.__name__
+    "model",
+    [*sorted(sections(Config), key=lambda s: s.__name__), *BUILT_IN_HEADS.values()],
+    ids=lambda model: model.__name__,
 )
 def test_every_config_key_has_a_description(model: type[Section]) -> None:
     missing = [name for name, field in model.model_fields.items() if not field.description]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.metrics.bootstrap import (
-    interval,
+    Multiplicities,
+    intervals,
     patient_resamples,
     rarer_class_patients,
     resampled_operating_points,
@@ -37,10 +38,14 @@ RECALL_AT = (1, 5, 10, 50)
 MIN_PATIENTS = 10
 """Patients of the rarer class from which on intervals and p-values of the bootstrap are given.
 
-In simulations (`scripts/benchmarks/coverage.py --rare`) 95 % intervals of AUROC cover the true
-value in 61 to 67 of 100 data sets with 2 such patients, 82 to 91 with 3, 90 to 97 with 5 to 9, and
-94 to 97 from 10 on; those of AUPRC in 81 to 100 with fewer than 10, and 94 to 98 from 10 on.
+In simulations (like `scripts/benchmarks/coverage.py --rare`, 60 and 300 patients, AUROC 0.64 to
+0.92) 95 % intervals of AUROC cover the true value in 55 to 74 of 100 data sets with 2 such
+patients, 72 to 89 with 3, 84 to 96 with 5, 92 to 96 with 10 and 91 to 98 with 20; those of AUPRC in
+75 to 99 with 2 or 3, and 95 to 99 from 10 on. The low end is an AUROC of 0.92 in 300 patients.
 """
+
+MAX_SHARED = 1 << 23
+"""Cells of resamples that are kept for the next finalist: 32 MiB."""
 
 Summary = dict[str, float | None]
 
@@ -80,6 +85,28 @@ class Measured:
         return {name: macro(draws).mean(axis=0) for name, draws in self.resampled.items()}
 
 
+def shared_resamples(patients: tuple[str, ...], n_resamples: int = N_RESAMPLES) -> Multiplicities:
+    """Return the resamples of a split's patients, drawn once for all finalists if they are small.
+
+    Args:
+        patients: patient of each row.
+        n_resamples: number of resamples, B.
+
+    Returns:
+        (B, n): how often each row is drawn; not to be changed.
+    """
+    if len(patients) * n_resamples > MAX_SHARED:
+        return patient_resamples(patients, n_resamples, RESAMPLING_SEED)
+    return _shared_resamples(patients, n_resamples)
+
+
+@lru_cache(maxsize=8)
+def _shared_resamples(patients: tuple[str, ...], n_resamples: int) -> Multiplicities:
+    resamples = patient_resamples(patients, n_resamples, RESAMPLING_SEED)
+    resamples.setflags(write=False)
+    return resamples
+
+
 def choose_thresholds(valid: Predictions) -> Thresholds:
     """Both kinds of thresholds of every label, from predictions on valid."""
     return Thresholds(
@@ -103,7 +130,7 @@ def measure(
     targets = by_seed[0].targets
     scores = np.stack([predictions.scores for predictions in by_seed])
     ranking = np.stack([predictions.ranking for predictions in by_seed])
-    resamples = patient_resamples(by_seed[0].patients, n_resamples, RESAMPLING_SEED)
+    resamples = shared_resamples(by_seed[0].patients, n_resamples)
     auprc, auroc = average_precision_and_auroc(targets, ranking)
     values = {
         "auprc": auprc,
@@ -147,18 +174,24 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
     auprc = measured.values["auprc"].mean(axis=0)
     used = np.isfinite(auprc)
 
-    def patients(name: str, label: int | None) -> float:
+    def patients(name: str) -> tuple[float, Metric]:
         if name == "brier" and rules.corrects_few_patients:  # has a term of every row
-            return measured.n_patients
-        return mean_patients(measured.patients) if label is None else measured.patients[label]
+            return measured.n_patients, np.full(len(used), float(measured.n_patients))
+        return mean_patients(measured.patients), measured.patients
 
+    by_label = {
+        name: summarize_labels(
+            values, _label_draws(measured.resampled.get(name)), patients(name)[1], rules
+        )
+        for name, values in measured.values.items()
+    }
     return {
         "n_rows": len(predictions.volumes),
         "n_patients": measured.n_patients,
         "n_labels_used": int(used.sum()),
         **{
             f"{name}_macro": summarize(
-                macro(values), measured.macro_draws.get(name), patients(name, None), rules
+                macro(values), measured.macro_draws.get(name), patients(name)[0], rules
             )
             for name, values in measured.values.items()
         },
@@ -167,12 +200,7 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
             label: {
                 "support": int(predictions.targets[:, j].sum()),
                 "prevalence": float(predictions.targets[:, j].mean()),
-                **{
-                    name: summarize(
-                        values[:, j], _label_draws(measured, name, j), patients(name, j), rules
-                    )
-                    for name, values in measured.values.items()
-                },
+                **{name: summaries[j] for name, summaries in by_label.items()},
             }
             for j, label in enumerate(predictions.labels)
         },
@@ -210,18 +238,31 @@ def summarize(
         `mean`, `std`, `ci_low` and `ci_high`, each None where it is undefined. The interval is
         undefined with fewer than `MIN_PATIENTS` patients.
     """
-    mean = float(by_seed.mean())
-    low, high = np.nan, np.nan
-    enough = patients >= MIN_PATIENTS or not rules.corrects_few_patients
-    if draws is not None and enough:
-        low, high = interval(mean, draws, patients, CONFIDENCE)
-    spread = by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan
-    return {
-        "mean": finite(mean),
-        "std": finite(spread),
-        "ci_low": finite(low),
-        "ci_high": finite(high),
-    }
+    columns = None if draws is None else draws[:, None]
+    (summary,) = summarize_labels(by_seed[:, None], columns, np.array([float(patients)]), rules)
+    return summary
+
+
+def summarize_labels(
+    by_seed: Metric, draws: Metric | None, patients: Metric, rules: Rules = CURRENT
+) -> list[Summary]:
+    """Summarize a metric of every label; as `summarize`, with another axis (c,) in the end.
+
+    Returns:
+        A summary for each label.
+    """
+    means = [float(values.mean()) for values in by_seed.T]
+    low = high = np.full(len(means), np.nan)
+    if draws is not None:
+        low, high = intervals(np.array(means), draws, patients, CONFIDENCE)
+        if rules.corrects_few_patients:
+            enough = patients >= MIN_PATIENTS
+            low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
+    spreads = [values.std(ddof=1) if len(values) > 1 else np.nan for values in by_seed.T]
+    return [
+        {"mean": finite(mean), "std": finite(std), "ci_low": finite(a), "ci_high": finite(b)}
+        for mean, std, a, b in zip(means, spreads, low, high, strict=True)
+    ]
 
 
 def mean_patients(rarer: Metric) -> float:
@@ -248,7 +289,6 @@ def _ratios(point: OperatingPoint) -> dict[str, Metric]:
     return {name: getattr(point, name) for name in names}
 
 
-def _label_draws(measured: Measured, name: str, label: int) -> Metric | None:
-    if name not in measured.resampled:
-        return None
-    return np.asarray(measured.resampled[name][:, :, label].mean(axis=0))
+def _label_draws(by_seed: Metric | None) -> Metric | None:
+    """Draws (S, B, c), averaged over seeds."""
+    return None if by_seed is None else np.asarray(by_seed.mean(axis=0))
