@@ -14,10 +14,10 @@ DESCRIBE = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=
 
 
 class CommitHook(BuildHookInterface):
-    """A wheel that is built from an sdist takes over the sdist's."""
+    """Writes the commit; a wheel that is built from an sdist uses the commit of the sdist."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Adds the file, unless the build is an editable one, which asks git when it runs."""
+        """Add the file, unless the build is an editable one, which asks git when it runs."""
         root = Path(self.root)
         if version == "editable" or (root / PLACES["sdist"]).exists():
             return
@@ -30,6 +30,6 @@ class CommitHook(BuildHookInterface):
         build_data["force_include"][str(file)] = PLACES[self.target_name]
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Removes what `initialize` wrote."""
+        """Remove what `initialize` wrote."""
         if hasattr(self, "_folder"):
             self._folder.cleanup()

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -20,6 +21,9 @@ __all__ = ["chromium", "postgres", "slurm", "store_url"]
 # The time of a single example varies too much on a busy machine to be a limit.
 settings.register_profile("headsweep", deadline=None)
 settings.load_profile("headsweep")
+
+# Triton reads it when it is imported: its kernels then run on the CPU.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:

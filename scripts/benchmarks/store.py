@@ -61,8 +61,14 @@ from headsweep.search.space import distribution, suggest  # noqa: E402
 from headsweep.search.spec import StudySpec  # noqa: E402
 from headsweep.search.study_file import load_study_file  # noqa: E402
 from headsweep.settings import WorkerSettings  # noqa: E402
-from headsweep.storage.bulk_writes import Changes, detail_rows, end_rows, heartbeat_rows, upsert  # noqa: E402
-from headsweep.storage.claims import insert_trials  # noqa: E402
+from headsweep.storage.bulk_writes import (  # noqa: E402
+    Changes,
+    detail_rows,
+    end_rows,
+    heartbeat_rows,
+    insert_trials,
+    upsert,
+)
 from headsweep.storage.optuna_tables import HEARTBEATS, trial_id, utc_now  # noqa: E402
 from headsweep.studies.study import StoredStudy, open_storage  # noqa: E402
 from headsweep.studies.worker_session import join  # noqa: E402

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextmanager
@@ -64,6 +65,21 @@ def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
     """Replaces a file of UTF-8 text; see `replacing`."""
     with replacing(path, mode=mode) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Replace a file of JSON; see `replacing`.
+
+    Args:
+        path: the file; its folder exists.
+        value: plain data without NaN or infinity, which JSON does not have.
+        indent: spaces a level; None writes one line.
+
+    Raises:
+        OSError: names `path`; it is as it was.
+        ValueError: a number is not finite.
+    """
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager

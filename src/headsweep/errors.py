@@ -12,6 +12,7 @@
     └── WorkError               exit 1: the work began and did not succeed
         ├── TrialError          one trial diverged or did not fit; its state is FAIL
         ├── SearchError          too many trials failed, or no trial finished
+        ├── StudyDeletedError   a study was deleted or replaced while it was worked on
         ├── WorkerError         worker processes died again and again
         └── VerificationError   a leaderboard differs from what training again gives
 
@@ -56,6 +57,10 @@ class StorageError(InputError):
     """The Optuna storage cannot be opened or is not what it should be."""
 
 
+class UnreachableStorageError(StorageError):
+    """The Optuna storage cannot be reached at present; it may come back."""
+
+
 class LaunchError(InputError):
     """A scheduler is not there, or does not take the workers."""
 
@@ -74,6 +79,10 @@ class TrialError(WorkError):
 
 class SearchError(WorkError):
     """A study cannot go on."""
+
+
+class StudyDeletedError(WorkError):
+    """A study was deleted, renamed or replaced while a process worked on it."""
 
 
 class WorkerError(WorkError):

@@ -24,9 +24,9 @@ from headsweep.config.overrides import compose_config, refuse_escapes
 from headsweep.config.schema import Config, PositiveInt, Section, Seed, escapes, explain
 from headsweep.config.values import with_values
 from headsweep.config.yaml_files import read_document
-from headsweep.data.ct_rate.prepare import write_table
 from headsweep.data.dataset import Split, load_search_splits, required_modalities
 from headsweep.data.splitting import group_folds, linked_groups, split_by_group
+from headsweep.data.tables import write_table
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.evaluation.predictions import predict
@@ -279,7 +279,7 @@ def _train_cell(
     seeded = with_values(config, {"training.seed": seed}, where="scaling study")
     (trained,) = train_to_end([seeded], part, valid, settings)
     predictions = predict(trained.predictor, test)
-    auprc, auroc = average_precision_and_auroc(predictions.targets, predictions.scores[None])
+    auprc, auroc = average_precision_and_auroc(predictions.targets, predictions.ranking[None])
     return Cell(
         source=source,
         budget=budget,

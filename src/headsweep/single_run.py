@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from headsweep.atomic_files import locked, write_text
+from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.overrides import COMMAND_LINE
 from headsweep.config.schema import Config, to_dict
 from headsweep.config.values import with_values
@@ -151,8 +152,7 @@ def _identity(
     config: Config, fit: Split, valid: Split, device: torch.device, settings: EngineSettings
 ) -> dict[str, Any]:
     """What a state belongs to: config and data, which must be the same, and the machine."""
-    relevant = {k: v for k, v in to_dict(config).items() if k not in Config.IRRELEVANT}
-    relevant["training"].pop("resume")
+    relevant = without_irrelevant(to_dict(config))
     data = {
         part: [split.manifest_fingerprint, *split.feature_fingerprints.values()]
         for part, split in (("train", fit), ("valid", valid))

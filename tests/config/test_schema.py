@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headsweep.config.fingerprints import ADDED_KEYS
 from headsweep.config.overrides import (
     GROUPS,
     compose_config,
@@ -22,6 +23,7 @@ from headsweep.config.schema import (
     Config,
     HeadConfig,
     MLPConfig,
+    Section,
     escapes,
     to_dict,
 )
@@ -230,3 +232,61 @@ def test_a_path_to_no_leaf_is_refused() -> None:
 
 def test_every_section_but_replay_is_a_config_group() -> None:
     assert {path.split(".")[0] for path in leaf_paths(Config())} == set(GROUPS)
+
+
+FINGERPRINTS = {  # taken before any key of `ADDED_KEYS` existed
+    (): "5163a9cb09adbb69fc3dae5ce17ad95235907ae4e6568ac70a6f0946bdfc233c",
+    ("head=mlp", "features=both", "training.seed=7"): (
+        "3d7718ea57bc5259820e693a05e6714c554ac2f9eb7c51bc5069cea2e85e3756"
+    ),
+    ("head=retrieval", "data.val_manifest=null", "training.target_labels=[a,b]"): (
+        "aee8a875e0c68c2efdcb14bd6c9431a5e797a3bc43dd8329f678e9531bb45843"
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "fingerprint"), FINGERPRINTS.items())
+def test_fingerprint_of_a_config_from_before_new_keys_stays(overrides, fingerprint) -> None:
+    assert compose_config(list(overrides), where="test").fingerprint() == fingerprint
+
+
+OTHER_VALUES = {"data.columns.patient": "who", "data.columns.scan": "s", "data.feature_key": "k"}
+OTHER_VALUES |= {"data.follow_links": True}
+
+
+@pytest.mark.parametrize("key", ADDED_KEYS)
+def test_fingerprint_when_a_new_key_is_set_differs(key: str) -> None:
+    changed = with_values(Config(), {key: OTHER_VALUES[key]}, where="test")
+    assert changed.fingerprint() != Config().fingerprint()
+    assert parse_config(to_dict(changed), where="test") == changed
+
+
+@pytest.mark.parametrize("key", ADDED_KEYS)
+def test_added_keys_name_their_defaults_and_stay_out_of_plain_data(key: str) -> None:
+    assert value_at(Config(), key) == ADDED_KEYS[key]
+    assert key in leaf_paths(Config())
+    node = to_dict(Config())
+    for name in key.split("."):
+        last, node = node, node.get(name, {})
+    assert name not in last
+
+
+def sections(model: type[Section]) -> set[type[Section]]:
+    nested = {f.annotation for f in model.model_fields.values()}
+    found = {kind for kind in nested if isinstance(kind, type) and issubclass(kind, Section)}
+    return {model}.union(*(sections(kind) for kind in found - {HeadConfig}))
+
+
+@pytest.mark.parametrize(
+    "model", [*sections(Config), *BUILT_IN_HEADS.values()], ids=lambda model: model.__name__
+)
+def test_every_config_key_has_a_description(model: type[Section]) -> None:
+    missing = [name for name, field in model.model_fields.items() if not field.description]
+    assert missing in ([], ["kind"])
+
+
+@pytest.mark.parametrize("key", ["paths.output_dir", "paths.checkpoint_dir"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_folder_of_results_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: a folder's name must not be empty"):
+        with_values(Config(), {key: value}, where="test")

@@ -120,7 +120,7 @@ def test_widths_that_differ_are_refused(tmp_path):
 
 
 def test_a_missing_modality_is_refused(tmp_path):
-    with pytest.raises(ManifestError, match="text features need a column"):
+    with pytest.raises(ManifestError, match="no column of text feature paths"):
         search(write_dataset(tmp_path), tmp_path, ("text",))
 
 

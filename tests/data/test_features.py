@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_compressed_npz_is_read(tmp_path):
         (np.array([np.inf, 1], np.float16), "finite, found inf at index 0"),
         (np.array([1e300, 1]), "finite, found inf at index 0"),
         (np.zeros((2, 3), np.float32), r"shape \(d,\) or \(1, d\), found .2, 3"),
-        (np.zeros((1, 1, 3), np.float32), r"shape \(d,\) or \(1, d\)"),
+        (np.zeros((1, 2, 3), np.float32), r"shape \(d,\) or \(1, d\)"),
         (np.array(1.0, np.float32), r"shape \(d,\) or \(1, d\)"),
         (np.zeros((1, 0), np.float32), r"shape \(d,\) or \(1, d\)"),
         (np.array([True, False]), "floats or integers"),
@@ -109,7 +110,7 @@ def test_a_truncated_file_is_named(tmp_path, suffix, kept):
     path = save(tmp_path / f"x{suffix}", VECTOR)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(FeatureError, match=f"x{suffix}: (a feature file must|the array must)"):
+    with pytest.raises(FeatureError, match=f"x{suffix}: (the feature file is|the array must)"):
         read_feature(path)
 
 
@@ -151,7 +152,7 @@ def test_pickled_objects_are_refused_unread(tmp_path, suffix):
             np.save(path, trapped)
         case ".pt":
             torch.save(Trap(mark), path)
-    with pytest.raises(FeatureError, match=r"must be floats or integers|must hold one tensor"):
+    with pytest.raises(FeatureError, match=r"must be floats or integers|only pickle can load"):
         read_feature(path)
     assert not mark.exists()
 
@@ -206,12 +207,15 @@ def test_values_that_do_not_match_the_checksum_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("write", "law"),
     [
-        (lambda p: np.savez(p / "x.npz", a=VECTOR, b=VECTOR), "key arr or embeddings.* 2 keys"),
-        (lambda p: save_file({"a": VECTOR, "b": VECTOR}, p / "x.safetensors"), "2 keys"),
-        (lambda p: torch.save({"arr": torch.zeros(3)}, p / "x.pt"), "one dense tensor, found dict"),
+        (
+            lambda p: np.savez(p / "x.npz", a=VECTOR, b=VECTOR),
+            "2 arrays: 'a', 'b'; data.feature_key",
+        ),
+        (lambda p: save_file({"a": VECTOR, "b": VECTOR}, p / "x.safetensors"), "2 arrays"),
+        (lambda p: torch.save({"arr": "text"}, p / "x.pt"), "no vector of numbers among 'arr'"),
         (lambda p: (p / "x.csv").write_text("1,2"), r"must end in .*, found '\.csv'"),
-        (lambda p: (p / "x.npy").mkdir(), "must be whole, found .*directory"),
-        (lambda p: None, "must exist"),
+        (lambda p: (p / "x.npy").mkdir(), "is damaged: .*directory"),
+        (lambda p: None, "feature file not found"),
     ],
 )
 def test_other_content_is_refused(tmp_path, write, law):
@@ -224,5 +228,141 @@ def test_other_content_is_refused(tmp_path, write, law):
 def test_the_header_of_an_npy_is_data_not_code(tmp_path):
     stream = io.BytesIO(npy_header("__import__('os').abort()"))
     (tmp_path / "x.npy").write_bytes(stream.getvalue())
-    with pytest.raises(FeatureError, match="must be whole"):
+    with pytest.raises(FeatureError, match="is damaged: malformed"):
         read_feature(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".pth"])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 1), (1, 3, 1, 1), (1, 1)])
+def test_read_feature_with_singleton_axes_gives_the_vector(tmp_path, suffix, shape):
+    array = VECTOR[: int(np.prod(shape))].reshape(shape)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".pth":
+        torch.save(torch.from_numpy(array), path)
+    else:
+        save(path, array)
+    np.testing.assert_array_equal(read_feature(path), array.reshape(-1))
+
+
+TENSOR = torch.from_numpy(VECTOR)
+OTHER = torch.arange(7.0)
+HOLDERS = {
+    "alone": TENSOR,
+    "a list of one": [TENSOR],
+    "a tuple of one": (TENSOR[None],),
+    "a list of a dict": [{"arr": TENSOR}],
+    "a dict with one": {"features": TENSOR},
+    "a dict with one that is usable": {
+        "features": TENSOR,
+        "name": "train_1",
+        "mask": torch.ones(3, dtype=torch.bool),
+        "tokens": torch.zeros(2, 3),
+        "n": 3,
+    },
+    "a preferred key": {"embeddings": TENSOR, "other": OTHER},
+    "a view of a larger tensor": torch.cat([TENSOR, OTHER])[:3],
+    "one tensor under two names": {"arr": TENSOR, "again": TENSOR},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("held", HOLDERS.values(), ids=HOLDERS)
+def test_read_feature_of_a_torch_file_finds_its_only_vector(tmp_path, held, legacy):
+    path = tmp_path / "x.pt"
+    torch.save(held, path, _use_new_zipfile_serialization=not legacy)
+    np.testing.assert_array_equal(read_feature(path), VECTOR)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ([TENSOR, OTHER], "holds a list of 2; it must hold one tensor"),
+        ([], "holds a list of 0"),
+        ({}, "no vector of numbers among no entries"),
+        ({"a": TENSOR, "b": OTHER}, "2 arrays: 'a', 'b'; data.feature_key names the one to read"),
+        ({"a": torch.zeros(2, 2)}, "no vector of numbers among 'a'"),
+        ("text", "must hold one dense tensor, found str"),
+    ],
+)
+def test_read_feature_of_a_torch_file_without_a_clear_vector_says_what_it_holds(
+    tmp_path, held, message, legacy
+):
+    path = tmp_path / "x.pt"
+    torch.save(held, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(FeatureError, match=message):
+        read_feature(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
+def test_read_feature_with_a_key_reads_that_array(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    arrays_held = {"a": VECTOR, "arr": VECTOR + 1}
+    match suffix:
+        case ".npz":
+            np.savez(path, **arrays_held)
+        case ".safetensors":
+            save_file(arrays_held, path)
+        case ".pt":
+            torch.save({k: torch.from_numpy(v) for k, v in arrays_held.items()}, path)
+    np.testing.assert_array_equal(read_feature(path, "a"), VECTOR)
+    np.testing.assert_array_equal(read_feature(path), VECTOR + 1)
+    with pytest.raises(FeatureError, match=r"no array 'b' \(data\.feature_key\) among 'a', 'arr'"):
+        read_feature(path, "b")
+
+
+def legacy_with(path, before, after):
+    """A legacy file whose description of the tensor has other bytes."""
+    torch.save(TENSOR, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert content.count(before) >= 1
+    path.write_bytes(content.replace(before, after))
+
+
+@pytest.mark.parametrize("declared", [b"J\x00\x00\x00\x7f", b"\x8a\x06" + b"\x7f" * 6])
+def test_a_legacy_file_that_declares_a_huge_storage_is_refused_before_it_is_allocated(
+    tmp_path, declared
+):
+    path = tmp_path / "x.pt"
+    legacy_with(path, b"K\x03", declared)
+    tracemalloc.start()
+    with pytest.raises(FeatureError, match="declare other sizes than the file stores"):
+        read_feature(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_a_legacy_file_with_bytes_after_its_tensors_is_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save(TENSOR, path, _use_new_zipfile_serialization=False)
+    with path.open("ab") as file:
+        file.write(b"PK\5\6" + b"\0" * 18)
+    with pytest.raises(FeatureError, match="is damaged: bytes follow the tensors"):
+        read_feature(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damage_of_a_legacy_file_raises_a_feature_error_or_changes_values_only(
+    tmp_path_factory, data
+):
+    path = tmp_path_factory.mktemp("f") / "x.pt"
+    torch.save({"arr": TENSOR}, path, _use_new_zipfile_serialization=False)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        vector = read_feature(path)
+    except FeatureError:
+        return
+    assert vector.ndim == 1
+    assert np.isfinite(vector).all()
+
+
+def test_a_legacy_file_that_needs_pickle_is_refused_unread(tmp_path):
+    path, mark = tmp_path / "x.pt", tmp_path / "mark"
+    torch.save(Trap(mark), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(FeatureError, match="only pickle can load"):
+        read_feature(path)
+    assert not mark.exists()

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headsweep.config.schema import ColumnsConfig
+from headsweep.config.values import with_values
 from headsweep.data import packing
 from headsweep.data.manifest import read_manifest
-from headsweep.data.packing import pack
+from headsweep.data.packing import pack, pack_for
 from headsweep.data.splits import content_fingerprint
+from headsweep.data.validation import check
 from headsweep.errors import FeatureError, ManifestError, OutputError
-from tests.helpers.data_sets import write_feature, write_split, write_table
+from tests.helpers.data_sets import config_of, write_feature, write_split, write_table
 
 TARGETS = {"train_1_a_1": (1, 0), "train_1_a_2": (1, 0), "train_2_a_1": (0, 1)}
 
@@ -197,19 +199,19 @@ def test_errors_name_the_feature_file_and_the_manifest_row(root):
     with pytest.raises(FeatureError, match=r"train_1_a_2\.npz: .*finite.* \(.*train\.csv:3\)"):
         pack_train(root)
     (root / "features/image/train_1_a_2.npz").unlink()
-    with pytest.raises(FeatureError, match=r"train_1_a_2\.npz: .*exist.* \(.*train\.csv:3\)"):
+    with pytest.raises(FeatureError, match=r"not found: .*train_1_a_2\.npz \(.*train\.csv:3\)"):
         pack_train(root)
 
 
 def test_a_modality_without_column_or_path_is_refused(root):
-    with pytest.raises(ManifestError, match=r"train\.csv: text features need a column"):
+    with pytest.raises(ManifestError, match=r"train\.csv: no column of text feature paths"):
         pack_train(root, "text")
     write_table(
         root / "manifests" / "train.csv",
         ["volumename", "visual_feature_path", "text_feature_path", "Emphysema"],
         [["train_1_a_1", "image/train_1_a_1.npz", "", 1]],
     )
-    with pytest.raises(ManifestError, match=r"train\.csv:2: a row must have a path of text"):
+    with pytest.raises(ManifestError, match=r"csv:2: the path of the text features is empty"):
         pack_train(root, "text")
 
 
@@ -226,3 +228,40 @@ def test_the_index_lists_what_was_packed(root):
     assert index["fingerprint"] == packed.fingerprint
     assert (index["rows"], index["width"]) == (3, 4)
     assert [name for name, _, _ in index["files"]] == [f"image/{v}.npz" for v in TARGETS]
+
+
+def linked(root):
+    """Features that are links to files outside of the data root, as in a Hugging Face snapshot."""
+    write_split(root, "train", {"train_1_a_1": (1, 0), "train_2_a_1": (0, 1)})
+    blobs = root / "blobs"
+    blobs.mkdir()
+    for i, path in enumerate(sorted((root / "features/image").iterdir())):
+        path.rename(blobs / f"{i}")
+        path.symlink_to(blobs / f"{i}")
+    return config_of(root)
+
+
+def test_pack_for_with_links_that_lead_outside_names_the_key(tmp_path):
+    config = linked(tmp_path)
+    manifest = read_manifest(tmp_path / "manifests/train.csv", config.data.columns, None)
+    with pytest.raises(FeatureError, match=r"leads out of paths\.data_root; data\.follow_links"):
+        pack_for(config, manifest, "visual", tmp_path / "cache", progress=False)
+    followed = with_values(config, {"data.follow_links": True}, where="test")
+    packed = pack_for(followed, manifest, "visual", tmp_path / "cache", progress=False)
+    assert packed.matrix.shape == (2, 4)
+    assert check(with_values(followed, {"data.val_manifest": None, "data.test_manifests": []},
+                             where="test")) == []  # fmt: skip
+
+
+def test_pack_for_with_a_feature_key_reads_that_array_and_packs_apart(tmp_path):
+    write_split(tmp_path, "train", {"train_1_a_1": (1, 0), "train_2_a_1": (0, 1)})
+    for i, path in enumerate(sorted((tmp_path / "features/image").iterdir())):
+        np.savez(path, first=np.full(3, i), second=np.full(5, i))
+    config = config_of(tmp_path)
+    manifest = read_manifest(tmp_path / "manifests/train.csv", config.data.columns, None)
+    with pytest.raises(FeatureError, match=r"2 arrays: 'first', 'second'; data\.feature_key"):
+        pack_for(config, manifest, "visual", tmp_path / "cache", progress=False)
+    for key, width in (("first", 3), ("second", 5)):
+        chosen = with_values(config, {"data.feature_key": key}, where="test")
+        packed = pack_for(chosen, manifest, "visual", tmp_path / "cache", progress=False)
+        np.testing.assert_array_equal(packed.matrix, [[0] * width, [1] * width])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from headsweep.config.schema import ColumnsConfig
-from headsweep.data.ct_rate.names import LABELS
+from headsweep.data.ct_rate.names import LABELS, patient_of
 from headsweep.data.ct_rate.prepare import (
     PathPattern,
     ct_rate_tables,
@@ -19,7 +19,7 @@ from headsweep.data.ct_rate.prepare import (
     write_prepared,
     write_scan_means,
 )
-from headsweep.data.manifest import patient_of, read_manifest
+from headsweep.data.manifest import read_manifest
 from headsweep.data.subsets import write_budget_subsets, write_folds
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.data.validation import check
@@ -194,7 +194,7 @@ def test_label_tables_at_fault_are_refused(root, old, new, law):
 
 def test_a_missing_table_is_refused(root):
     ct_rate_tables(root, "valid").metadata.unlink()
-    with pytest.raises(ManifestError, match=r"validation_metadata\.csv: a table must be"):
+    with pytest.raises(ManifestError, match=r"table not found: .*validation_metadata\.csv"):
         prepare(root)
 
 
@@ -237,7 +237,7 @@ def test_the_script_takes_the_seed_projects_flags(root):
         check=False,
     )
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: none.csv: a table must be")
+    assert failed.stderr.startswith("error: table not found: none.csv")
 
 
 def test_the_command_writes_a_manifest_of_scan_means_and_their_features(root, headsweep):
@@ -294,7 +294,7 @@ def test_what_cannot_be_written_is_named(root):
     write_feature(root, "image/valid_1_a_1.npz", np.ones((1, 2)))
     prepared = prepare(root)
     (root / "out").write_text("a file, no folder")
-    with pytest.raises(OutputError, match=r"out/valid\.dropped\.csv: the file must be writable"):
+    with pytest.raises(OutputError, match=r"out/valid\.dropped\.csv: cannot write the file"):
         write_prepared(prepared, root / "out" / "valid.csv")
     mean = replace(prepared, means={"image/valid_1_a_1.npz/mean.npz": ("image/valid_1_a_1.npz",)})
     with pytest.raises(OutputError, match=r"mean\.npz: mean features must be writable, found"):
@@ -380,7 +380,7 @@ def test_a_part_of_one_patient_cannot_be_cut(train, tmp_path):
 
 def test_an_index_that_cannot_be_written_is_named(train, tmp_path):
     (tmp_path / "train_folds_seed0.json").mkdir()
-    with pytest.raises(OutputError, match=r"folds_seed0\.json: the file must be writable, found"):
+    with pytest.raises(OutputError, match=r"folds_seed0\.json: cannot write the file"):
         write_folds(train, tmp_path, folds=2, seed=0)
 
 
@@ -391,3 +391,41 @@ def test_one_fold_is_refused(train, tmp_path):
 
 def test_the_patient_of_a_scan_mean_is_still_known():
     assert patient_of("valid_1_a") == "valid_1"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "path"),
+    [
+        ("image", "npz", "image/v.npz"),
+        ("image/", ".npz", "image/v.npz"),
+        ("a/b", ".pt", "a/b/v.pt"),
+        ("", "pt", "v.pt"),
+        ("image", "_mean.npz", "image/v_mean.npz"),
+        ("image", "", "image/v"),
+    ],
+)
+def test_a_path_pattern_adds_the_slash_and_the_dot(prefix, suffix, path):
+    assert PathPattern("column", prefix, suffix).of("v") == path
+    folder = path.rpartition("/")[0]
+    assert PathPattern("column", prefix, suffix).of_mean("s") == "/".join(
+        filter(None, ["scan_mean", folder, "s.npz"])
+    )
+
+
+def test_prepare_with_the_seeds_prefixes_writes_its_paths(root, headsweep):
+    tables = ct_rate_tables(root, "valid")
+    output = root / "out.csv"
+    flags = ("--visual_prefix", "image", "--text_prefix", "text", "--text_suffix", "pt")
+    headsweep("data", "prepare", "--labels_csv", tables.labels, "--output_file", output, *flags)
+    manifest = read_manifest(output, ColumnsConfig(), None)
+    assert manifest.feature_paths["visual"][0] == "image/valid_1_a_1.npz"
+    assert manifest.feature_paths["text"][0] == "text/valid_1_a_1.pt"
+
+
+def test_prepare_keeps_own_labels_beside_ct_rates(root):
+    table = ct_rate_tables(root, "valid").labels
+    header, *rows = table.read_text().splitlines()
+    lines = [f"{row},{'01'[i % 2]}" for i, row in enumerate(rows)]
+    table.write_text("\n".join([f"{header},COVID-19", *lines]) + "\n")
+    prepared = prepare(root)
+    assert "COVID-19" in prepared.header

@@ -47,8 +47,8 @@ def spoil_rows(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "place", "law"),
     [
-        (lambda p: (p / "manifests/valid.csv").unlink(), ("valid.csv", None), "must exist"),
-        (lambda p: (p / "features/image/valid_2_a_1.npz").unlink(), ("valid.csv", 3), "must exist"),
+        (lambda p: (p / "manifests/valid.csv").unlink(), ("valid.csv", None), "manifest not found"),
+        (lambda p: (p / "features/image/valid_2_a_1.npz").unlink(), ("valid.csv", 3), "not found"),
         (lambda p: store(p, "valid_1_a_1", [1.0, np.nan, 0, 0]), ("valid.csv", 2), "finite"),
         (lambda p: store(p, "valid_3_a_1", np.ones(5)), ("test.csv", 2), "4 wide.*found 5"),
         (lambda p: store(p, "train_2_a_1", [None]), ("train.csv", 4), "floats or integers"),
@@ -59,7 +59,7 @@ def spoil_rows(tmp_path):
                 [["valid_1_a_1", "image/valid_1_a_1.npz", 1, 0], ["valid_2_a_1", "", 0, 1]],
             ),
             ("valid.csv", 3),
-            "must have a path of its features, found an empty cell",
+            "the path of the features is empty",
         ),
         (spoil_rows, ("valid.csv", 2), "0 or 1, found 'maybe'"),
         (spoil_rows, ("valid.csv", 4), "in one row"),
@@ -111,7 +111,7 @@ def test_the_modality_that_the_config_reads_must_be_there(tmp_path):
     config = config_of(tmp_path, {"features.input": "text", "data.test_manifests": []})
     faults = check(config)
     assert [fault.path.name for fault in faults] == ["train.csv", "valid.csv"]
-    assert "must have a column of text features" in faults[0].message
+    assert "no column of text feature paths" in faults[0].message
 
 
 def test_labels_that_differ_are_a_fault_of_the_later_manifest(tmp_path):

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from headsweep.errors import InputError
-from headsweep.storage.claims import RETRY_OF
+from headsweep.storage.attributes import RETRY_OF
 from headsweep.studies.trials import TAPE_POSITION
 from tests.end_to_end.conftest import Studies, Study, subprocess_command
 

@@ -11,6 +11,7 @@ from headsweep.engine.engine import Engine
 from headsweep.engine.hardware.memory import ran_out_of_memory
 from headsweep.engine.programs.base import Program
 from headsweep.engine.programs.linear import LinearProgram
+from headsweep.engine.programs.linear_rows import Rows
 from headsweep.engine.programs.linear_stack import Stack
 from headsweep.engine.programs.mlp import MLPBatch, MLPProgram, MLPTrainer
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
@@ -61,7 +62,7 @@ def test_a_group_halves_until_it_fits(
     monkeypatch: pytest.MonkeyPatch, limit: int, error: RuntimeError
 ) -> None:
     class Small(LinearProgram):
-        def train_batch(self, stack: Stack, rows: Tensor) -> None:
+        def train_batch(self, stack: Stack, rows: Rows) -> None:
             if len(self.members) > limit:
                 raise error
             super().train_batch(stack, rows)
@@ -207,7 +208,7 @@ def test_a_trial_that_finds_no_memory_when_it_enters_waits(monkeypatch: pytest.M
 
 def test_a_group_that_was_halved_is_not_filled_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(LinearProgram):
-        def train_batch(self, stack: Stack, rows: Tensor) -> None:
+        def train_batch(self, stack: Stack, rows: Rows) -> None:
             if len(self.members) > 2:
                 refused.append(len(self.members))
                 raise exhausted()
@@ -247,7 +248,7 @@ def test_parked_slots_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(LinearProgram):
-        def train_batch(self, stack: Stack, rows: Tensor) -> None:
+        def train_batch(self, stack: Stack, rows: Rows) -> None:
             raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setitem(groups.PROGRAMS, "linear", Broken)

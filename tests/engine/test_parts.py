@@ -20,6 +20,7 @@ from headsweep.engine.numerics.dropout_noise import (
 )
 from headsweep.engine.numerics.optimizers import make_optimizer
 from headsweep.engine.numerics.schedule import learning_rate
+from headsweep.engine.programs.linear_rows import shared_lengths
 from headsweep.engine.programs.retrieval import label_affinity
 from headsweep.engine.tape import batches, permutation
 
@@ -46,6 +47,22 @@ class TestTape:
         }
         assert len(orders) == 4
         assert permutation(1, 5, 50).equal(permutation(1, 5, 50))
+
+
+class TestSharedLengths:
+    @pytest.mark.parametrize(
+        ("sizes", "shared"),
+        [
+            ([64, 256, 1024], {1024: [1024, 256, 64]}),
+            ([64, 96, 256], {256: [256, 64], 96: [96]}),  # 256 rows hold no whole number of 96
+            ([8, 64], {64: [64], 8: [8]}),  # 8 rows fill no whole vector
+            ([64, 8192], {8192: [8192], 64: [64]}),  # too long for a cache
+        ],
+    )
+    def test_shared_lengths_of_batch_sizes_are_those_that_hold_whole_minibatches(
+        self, sizes: list[int], shared: dict[int, list[int]]
+    ) -> None:
+        assert shared_lengths(sizes) == shared
 
 
 class TestNoise:

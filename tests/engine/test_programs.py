@@ -20,6 +20,7 @@ LINEAR = [
     config("training.loss=asymmetric", "training.schedule=constant", "training.max_epochs=6"),
     config("features=both", "features.normalization=whiten"),
     config("features=text", "features.normalization=l2", "training.batch_size=1000"),
+    config("training.learning_rate=20", "training.optimizer=sgd"),  # float32 sigmoids would tie
 ]
 MLP = [
     config("head=mlp", "head.width=16", "head.depth=1"),

@@ -51,6 +51,7 @@ variants = st.fixed_dictionaries(
     {
         "features.input": st.sampled_from(["visual", "text"]),
         "features.normalization": st.sampled_from(["zscore", "l2", "none"]),
+        "training.batch_size": st.sampled_from([16, 32, 64, 1000]),
     }
 )
 neighbour_configs = st.builds(
@@ -103,6 +104,34 @@ def test_a_crowd_changes_no_bit_of_a_linear_head(batch_size: int) -> None:
         weights = among.predictor.state_dict()
         for name, tensor in alone.predictor.state_dict().items():
             assert weights[name].equal(tensor), (n, place, name)
+
+
+@pytest.mark.parametrize("batch_size", [64, 96, 256])
+def test_linear_head_beside_other_batch_sizes_and_inputs_keeps_every_bit(batch_size: int) -> None:
+    """Minibatches of 64 and 256 rows are parts of the rows that are gathered for 1,024."""
+    splits = (
+        make_split("train", 2300, seed=1, width=128),
+        make_split("valid", 90, seed=2, width=128),
+    )
+    settings = EngineSettings(device="cpu", slots=33)
+    fixed = {"training.batch_size": batch_size, "training.max_epochs": 2}
+    watched = with_values(WATCHED[0], fixed, where="test")
+    crowd = [
+        with_values(
+            watched,
+            {"training.batch_size": size, "features.normalization": kind, "training.loss": loss},
+            where="test",
+        )
+        for size in (64, 256, 1024)
+        for kind in ("zscore", "whiten", "none")
+        for loss in ("bce", "focal")
+    ]
+    (alone,) = train_to_end([watched], *splits, settings)
+    among = train_to_end([*crowd[:9], watched, *crowd[9:]], *splits, settings)[9]
+    assert numbers(list(among.history)) == numbers(list(alone.history))
+    weights = among.predictor.state_dict()
+    for name, tensor in alone.predictor.state_dict().items():
+        assert weights[name].equal(tensor), name
 
 
 @pytest.mark.parametrize("n_labels", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""A head of another package, as docs/adding_a_head.md shows it: found, searched, verified."""
+"""A head of another package, as docs/how_to/own_head.md shows it: found, searched, verified."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path(__file__).parent / "example"
-PAGE = (ROOT / "docs" / "adding_a_head.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how_to" / "own_head.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

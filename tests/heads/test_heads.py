@@ -155,6 +155,27 @@ class TestPredictor:
         assert scores.shape == (20, 3)
         assert ((scores >= 0) & (scores <= 1)).all()
 
+    def test_predict_proba_gives_numpy_and_the_sigmoid_of_logits_in_float64(
+        self, head_config: HeadConfig
+    ) -> None:
+        predictor = predictor_of(head_config)
+        if head_config.kind != "retrieval":
+            predictor.head.get_parameter("output.weight").data.mul_(1000)
+        features = {m: x.double().numpy() for m, x in VIEWS.items()}
+        found = predictor.predict_proba(features)
+        assert found.dtype == np.float64
+        assert found.shape == (20, len(predictor.labels))
+        logits = predictor.decision_function(features)
+        if head_config.kind == "retrieval":
+            assert logits is None
+            tensors = {m: torch.tensor(x, dtype=torch.float32) for m, x in features.items()}
+            np.testing.assert_array_equal(found, predictor(tensors).double().numpy())
+        else:
+            assert logits is not None
+            assert np.abs(logits).max() > 17  # where float32 probabilities are 1
+            expected = torch.from_numpy(logits).double().sigmoid().numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+
     def test_is_the_same_after_a_round_trip_through_its_file(
         self, head_config: HeadConfig, tmp_path: Path
     ) -> None:

@@ -26,6 +26,7 @@ def held_clock() -> Iterator[Clock]:
     clock = Clock()
     with (
         patch("headsweep.storage.claims.utc_now", clock.now),
+        patch("headsweep.storage.expiry.utc_now", clock.now),
         patch("headsweep.storage.batched_storage.utc_now", clock.now),
     ):
         yield clock

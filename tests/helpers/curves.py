@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def work_as_process(study: str, url: str, options: Mapping[str, float]) -> None:
     )
     engine = CurveEngine(int(options.get("slots", 4)), epoch_s=options.get("epoch_s", 0.0))
     name = f"{os.getpid()}"
+    if options.get("nohup"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with (
         stop_on_signals(options.get("grace_s", 30.0)) as stop,
         join(study, url, settings, worker=name) as session,

@@ -72,7 +72,7 @@ def main() -> None:
             "yaml",
         ]
     ):
-        import headsweep.data.features
+        import headsweep.data.features  # noqa: F401
         import headsweep.search.study_file  # noqa: F401
     target = TARGETS[sys.argv.pop(1)]
     atheris.Setup(sys.argv, target)

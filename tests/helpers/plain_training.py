@@ -55,7 +55,8 @@ def train_plainly(config: Config, train: Split, valid: Split) -> tuple[list[floa
         with torch.no_grad():
             if isinstance(head, RetrievalHead):
                 head.set_gallery(views, inputs.targets)
-            scores = head.probabilities(valid_views).numpy()
+            logits = head.logits(valid_views)
+            scores = (head.probabilities(valid_views) if logits is None else logits).numpy()
         values.append(macro_average_precision(valid.targets, scores))
     return values, head
 

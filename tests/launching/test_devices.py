@@ -43,18 +43,18 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("0,-1,1", ("0",)),
     ],
 )
-def test_the_choice_of_a_scheduler_is_respected(monkeypatch, driver, given, seen):
+def test_visible_gpus_when_a_scheduler_chose_returns_its_choice(monkeypatch, driver, given, seen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert visible_gpus() == seen
 
 
-def test_without_a_choice_it_is_every_gpu_and_every_slice(driver):
+def test_visible_gpus_without_a_choice_returns_every_gpu_and_slice(driver):
     assert visible_gpus() == (*MIG, "1")
     assert default_workers("auto") == default_workers("cuda") == 3
     assert default_workers("cuda:1") == 1
 
 
-def test_workers_take_the_gpus_in_turn(driver):
+def test_device_of_worker_takes_the_gpus_in_turn(driver):
     names = [device_of_worker("auto", worker)["CUDA_VISIBLE_DEVICES"] for worker in range(4)]
     assert names == [*MIG, "1", MIG[0]]
     assert device_of_worker("cpu", 0) == device_of_worker("cuda:1", 0) == {}

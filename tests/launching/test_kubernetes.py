@@ -36,7 +36,7 @@ def check(document: dict[str, Any]) -> None:
     Draft7Validator(json.loads(file.read_text())).validate(document)
 
 
-def test_it_is_what_the_published_schema_allows(documents):
+def test_manifest_conforms_to_the_published_schema(documents):
     assert list(documents) == ["Secret", "Job"]
     for document in documents.values():
         check(document)
@@ -51,7 +51,7 @@ def test_it_is_what_the_published_schema_allows(documents):
         (("spec", "template", "spec", "containers", 0, "env", 0, "valueFrom", "secret"), "x"),
     ],
 )
-def test_the_schema_does_see_faults(documents, path, value):
+def test_schema_when_a_field_is_wrong_rejects_it(documents, path, value):
     document = copy.deepcopy(documents["Job"])
     node: Any = document
     for key in path[:-1]:
@@ -61,7 +61,7 @@ def test_the_schema_does_see_faults(documents, path, value):
         check(document)
 
 
-def test_it_gives_a_worker_what_it_relies_on(documents):
+def test_manifest_gives_a_worker_its_environment(documents):
     job, secret = documents["Job"]["spec"], documents["Secret"]
     assert job["completionMode"] == "Indexed"
     assert job["completions"] == job["parallelism"]
@@ -80,7 +80,7 @@ def test_it_gives_a_worker_what_it_relies_on(documents):
     assert "postgresql" not in json.dumps(container)
 
 
-def test_its_command_is_one_of_headsweep(documents, headsweep):
+def test_manifest_command_is_accepted_by_headsweep(documents, headsweep):
     (container,) = documents["Job"]["spec"]["template"]["spec"]["containers"]
     program, command, _, *options = container["command"]
     assert program == "headsweep"

@@ -95,7 +95,7 @@ def processes_of(tmp_path: Path) -> list[Running]:
     return found
 
 
-def test_workers_survive_a_death_and_meet_the_budget_exactly(
+def test_launch_local_when_a_worker_is_killed_restarts_it_and_meets_the_budget(
     tmp_path: Path, long_storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One worker is killed once it holds trials; a new one starts in its place.
@@ -134,7 +134,7 @@ def test_workers_survive_a_death_and_meet_the_budget_exactly(
     assert processes_of(tmp_path) == []
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
+def test_launch_local_after_an_interrupt_continues_to_the_budget(
     tmp_path: Path, long_storage: BatchedStorage
 ) -> None:
     def interrupt(summary: Summary) -> None:
@@ -150,33 +150,37 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert launch(long_storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
 
 
-def test_what_a_worker_cannot_use_ends_the_run_with_its_words(
+def test_launch_local_when_a_worker_exits_with_an_error_raises_its_message(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
     (tmp_path / "manifests" / "valid.csv").unlink()
-    with pytest.raises(SearchError, match=r"^/\S*/valid\.csv: a manifest must exist"):
+    with pytest.raises(SearchError, match=r"^manifest not found: /\S*/valid\.csv"):
         launch(storage, tmp_path, lambda _: None)
 
 
 @pytest.mark.parametrize(
-    ("program", "error", "law"),
+    ("program", "error", "message"),
     [
-        ("exit 0", WorkerError, r"^probe: workers must finish 30 trials, found 0; see \S*/logs$"),
+        (
+            "exit 0",
+            WorkerError,
+            r"^study 'probe': the workers ended after 0 of 30 trials; see \S*/logs$",
+        ),
         (
             "kill -9 $$",
             WorkerError,
-            r"^a worker must stay alive, found 6 deaths in a row, the last ",
+            r"^a worker crashed 6 times in a row \(exit code -9\); see \S*/logs/worker_0\.log$",
         ),
         ("exit 2", SearchError, r"^see \S*/logs/worker_0\.log$"),
     ],
 )
-def test_workers_that_do_not_work_end_the_run(
+def test_launch_local_when_workers_do_not_work_raises(
     tmp_path: Path,
     storage: BatchedStorage,
     monkeypatch: pytest.MonkeyPatch,
     program: str,
     error: type[Exception],
-    law: str,
+    message: str,
 ) -> None:
     """With a shell script in Python's place: it ends too early, dies at once, gives up wordless."""
     python = tmp_path / "python"
@@ -185,11 +189,11 @@ def test_workers_that_do_not_work_end_the_run(
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr("headsweep.launching.local.FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr("headsweep.launching.local.POLL_S", 0.01)
-    with pytest.raises(error, match=law):
+    with pytest.raises(error, match=message):
         launch(storage, tmp_path, lambda _: None, n_workers=1)
 
 
-def test_workers_drain_when_their_launcher_is_killed(
+def test_launch_local_when_the_launcher_is_killed_drains_the_workers(
     tmp_path: Path, storage: BatchedStorage
 ) -> None:
     program = (

@@ -34,7 +34,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_line_names_what_there_is_and_nothing_else() -> None:
+def test_line_names_only_what_there_is() -> None:
     assert line(BEGUN) == "3 complete, 2 pruned, 4 running · 7 trials/min"
     more = replace(
         BEGUN,
@@ -52,16 +52,16 @@ def test_a_line_names_what_there_is_and_nothing_else() -> None:
     ("minutes", "told"),
     [(0.99, "59 s"), (1.0, "1 min"), (59.99, "59 min"), (60.0, "1.0 h"), (150.0, "2.5 h")],
 )
-def test_time_left_is_told_in_seconds_minutes_or_hours(minutes: float, told: str) -> None:
+def test_line_shows_the_time_left_in_seconds_minutes_or_hours(minutes: float, told: str) -> None:
     assert line(replace(BEGUN, minutes_left=minutes)).endswith(f" · {told} left")
 
 
-def test_the_share_of_epochs_saved_is_zero_before_any_trial_ended() -> None:
+def test_saved_before_any_trial_ended_is_zero_percent() -> None:
     assert saved(BEGUN) == "75% of the epochs not trained (30 of 120 were)"
     assert saved(replace(BEGUN, epochs_trained=0, epochs_planned=0)).startswith("0% of")
 
 
-def test_without_a_terminal_lines_are_seldom_and_the_last_is_told_once(
+def test_shown_without_a_terminal_prints_few_lines_and_the_last_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with shown() as show:
@@ -72,7 +72,7 @@ def test_without_a_terminal_lines_are_seldom_and_the_last_is_told_once(
     assert told.err.splitlines() == [f"5/40 trials: {line(BEGUN)}", f"40/40 trials: {line(OVER)}"]
 
 
-def test_a_terminal_shows_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shown_in_a_terminal_draws_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()

@@ -29,8 +29,8 @@ from headsweep.errors import LaunchError, WorkerError
 from headsweep.launching.slurm import Places, Resources, queue_again, render
 from headsweep.leaderboard.finalists import choose_finalists
 from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
+from headsweep.storage.attributes import HOST, LOST, WORKER
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.storage.claims import HOST, LOST, WORKER
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession, join
@@ -62,22 +62,22 @@ def script_of(*more: str) -> str:
     return render("linear-visual", EngineSettings(), resources, places)
 
 
-def test_the_script_is_the_golden_one():
+def test_render_equals_the_golden_script():
     assert script_of("--account=lung") == (GOLDEN / "workers.sbatch").read_text()
 
 
 @pytest.mark.parametrize("option", ["account=lung", "--x\nrm -rf ~", "-A lung"])
-def test_a_further_option_is_one_line_of_sbatch(option):
+def test_render_with_a_bad_further_option_is_refused(option):
     with pytest.raises(LaunchError, match="--sbatch must be one option"):
         script_of(option)
 
 
-def test_outside_slurm_nothing_is_queued_again(monkeypatch):
+def test_queue_again_outside_slurm_does_nothing(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert not queue_again(signal.SIGUSR1)
 
 
-def test_a_slurm_that_does_not_answer_is_told_of(monkeypatch, tmp_path):
+def test_queue_again_when_slurm_does_not_answer_raises(monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not queue_again(signal.SIGINT)
@@ -91,14 +91,16 @@ def test_a_slurm_that_does_not_answer_is_told_of(monkeypatch, tmp_path):
         queue_again(signal.SIGUSR1)
 
 
-def test_several_machines_refuse_the_storage_of_one(headsweep, tmp_path):
+def test_launch_slurm_with_sqlite_is_refused(headsweep, tmp_path):
     url = f"sqlite:///{tmp_path}/studies.db"
     ended = headsweep("launch", "slurm", STUDY, "--workers", 2, "--storage", url)
     assert ended.code == 2
     assert "postgresql://" in ended.err
 
 
-def test_without_slurm_one_line_says_so(headsweep, array, monkeypatch, tmp_path):
+def test_launch_slurm_without_sbatch_is_refused_in_one_line(
+    headsweep, array, monkeypatch, tmp_path
+):
     monkeypatch.setenv("PATH", str(tmp_path))
     ended = headsweep("launch", "slurm", STUDY, "--workers", 2, "--storage", array.url)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
@@ -267,7 +269,9 @@ def witness(array: Array) -> Iterator[WorkerSession]:
             yield session
 
 
-def test_a_study_survives_a_cluster(array: Array, witness: WorkerSession) -> None:
+def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
+    array: Array, witness: WorkerSession
+) -> None:
     """Of three workers one is killed, one preempted, one requeued; the controller dies once."""
     slurm = array.slurm
     asked = ("--workers", 3, "--device", "cpu", "--slots", 2, "--out", "out")

@@ -59,7 +59,7 @@ class Study:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic data set of a few hundred rows."""
     folder = tmp_path_factory.mktemp("data") / "ct_rate"
-    sizes = {"patients_train": 120, "patients_valid": 60, "patients_test": 60}
+    sizes = {"patients_train": 120, "patients_valid": 60, "patients_test": 120}
     synthesize(folder, **sizes, width=96, seed=0, progress=False)
     return folder
 

@@ -33,6 +33,7 @@ def test_the_table_has_the_columns_of_the_contract(finished):
         *("rank", "study", "head", "features", "trial", "n_seeds"),
         *("val/auprc_macro", "val/auprc_macro_std", *spread),
         *("n_trials_searched", "config", "data_fingerprint"),
+        *("val/auroc_macro", "val/auroc_macro_std"),
     ]
     assert (first["head"], first["features"], first["n_seeds"]) == ("linear", "visual", "3")
     assert first["n_trials_searched"] == "4"
@@ -79,6 +80,7 @@ def test_the_table_repeats_the_metrics(finished):
     for row in rows_of(finished):
         metrics = json.loads((finished / f"finalists/{row['rank']}/metrics.json").read_text())
         assert float(row["val/auprc_macro"]) == metrics["valid"]["auprc_macro"]["mean"]
+        assert float(row["val/auroc_macro"]) == metrics["valid"]["auroc_macro"]["mean"]
         for stem in TESTS:
             found = metrics[stem]["auroc_macro"]["ci_low"]
             assert float(row[f"{stem}/auroc_macro_ci_low"]) == found
@@ -90,9 +92,10 @@ def test_predictions_are_probabilities_beside_volume_and_patient(finished):
         *("volumename", "patient"),
         *("y_true:Medical material", "y_score:Medical material"),
     ]
-    assert len(table.column_names) == 2 + 2 * len(LABELS)
+    assert len(table.column_names) == 2 + 3 * len(LABELS)
+    assert table.column_names[-len(LABELS) :] == [f"y_logit:{label}" for label in LABELS]
     scores = table["y_score:Lung nodule"].to_numpy()
-    assert scores.dtype == np.float32
+    assert scores.dtype == np.float64
     assert 0 <= scores.min() < scores.max() <= 1
     assert table["volumename"][0].as_py().startswith(table["patient"][0].as_py() + "_")
 
@@ -112,7 +115,7 @@ def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, mon
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("test must not be opened again")
 
-    monkeypatch.setattr("headsweep.leaderboard.unblinding.load_test_splits", refuse)
+    monkeypatch.setattr("headsweep.data.dataset.Dataset.test_splits", refuse)
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     study.finalize(finished)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before

@@ -28,7 +28,8 @@ SPLIT = Predictions(
     ("valid_1", "valid_2", "valid_2"),
     ("Emphysema", "Lung nodule"),
     np.array([[0, 1], [1, 0], [1, 1]], dtype=np.uint8),
-    np.array([[0.25, 0.5], [0.75, 0.125], [0.5, 1.0]], dtype=np.float32),
+    np.array([[0.25, 0.5], [0.75, 0.125], [0.5, 1.0]]),
+    np.array([[-1.0, 0.0], [1.0, -2.0], [0.0, 40.0]], dtype=np.float32),
 )
 
 
@@ -38,21 +39,34 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (found.name, found.volumes, found.patients) == ("test", SPLIT.volumes, SPLIT.patients)
     assert found.labels == SPLIT.labels
     np.testing.assert_array_equal(found.targets, SPLIT.targets)
-    np.testing.assert_array_equal(found.scores, SPLIT.scores)
+    for kind in ("scores", "logits"):
+        assert getattr(found, kind).dtype == getattr(SPLIT, kind).dtype
+        np.testing.assert_array_equal(getattr(found, kind), getattr(SPLIT, kind))
+
+
+def test_predictions_of_before_without_logits_are_ranked_by_their_scores(tmp_path: Path) -> None:
+    old = replace(SPLIT, scores=SPLIT.scores.astype(np.float32), logits=None)
+    write_predictions(old, tmp_path / "test.parquet")
+    found = read_predictions(tmp_path / "test.parquet")
+    assert found.logits is None
+    assert found.ranking.dtype == np.float32
+    np.testing.assert_array_equal(found.ranking, old.scores)
 
 
 @pytest.mark.parametrize(
     "fault",
     [
         replace(SPLIT, scores=np.full((3, 2), np.nan, dtype=np.float32)),
-        replace(SPLIT, scores=SPLIT.scores.astype(np.float64)),
+        replace(SPLIT, scores=SPLIT.scores.astype(np.float16)),
+        replace(SPLIT, logits=np.full((3, 2), np.inf, dtype=np.float32)),
+        replace(SPLIT, logits=SPLIT.scores),
         replace(SPLIT, targets=SPLIT.targets * 2),
         replace(SPLIT, targets=SPLIT.targets.astype(np.int64)),
     ],
 )
 def test_predictions_of_another_kind_are_refused(tmp_path: Path, fault: Predictions) -> None:
     write_predictions(fault, tmp_path / "test.parquet")
-    with pytest.raises(VerificationError, match=r"test\.parquet: predictions must be readable"):
+    with pytest.raises(VerificationError, match=r"test\.parquet: cannot read predictions"):
         read_predictions(tmp_path / "test.parquet")
 
 
@@ -69,9 +83,9 @@ def test_seeds_share_rows_and_labels(tmp_path: Path) -> None:
     assert [seed.scores[0, 0] for seed in read_seeds([first, other], tmp_path)] == [0.25, 0.125]
     for split in others.values():
         write_predictions(split, other)
-        with pytest.raises(VerificationError, match=r"other\.parquet: seeds must share rows"):
+        with pytest.raises(VerificationError, match=r"other\.parquet: rows or labels differ"):
             read_seeds([first, other], tmp_path)
-    with pytest.raises(VerificationError, match="a finalist must have predictions, found none"):
+    with pytest.raises(VerificationError, match="the finalist has no predictions"):
         read_seeds([], tmp_path)
 
 
@@ -93,10 +107,10 @@ def test_ranks_of_another_kind_are_refused(tmp_path: Path) -> None:
     )
     for content in contents:
         pq.write_table(pa.table(content), path)
-        with pytest.raises(VerificationError, match=r"ranks\.parquet: ranks must be readable, "):
+        with pytest.raises(VerificationError, match=r"ranks\.parquet: cannot read ranks: "):
             read_ranks(path)
     path.write_bytes(b"PAR1")
-    with pytest.raises(VerificationError, match=r"ranks\.parquet: ranks must be readable, "):
+    with pytest.raises(VerificationError, match=r"ranks\.parquet: cannot read ranks: "):
         read_ranks(path)
 
 
@@ -112,5 +126,5 @@ def test_subgroups_are_of_the_split_that_is_asked_for(tmp_path: Path) -> None:
     assert read_subgroups_of(path, "other") == {"age": ["40-59"]}
     assert read_subgroups_of(path, "none") == {}
     path.write_bytes(b"PAR1")
-    with pytest.raises(VerificationError, match=r"parquet: subgroups must be readable, found"):
+    with pytest.raises(VerificationError, match=r"parquet: cannot read subgroups: "):
         read_subgroups_of(path, "test")

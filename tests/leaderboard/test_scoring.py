@@ -27,8 +27,8 @@ from headsweep.heads.registry import build_head
 from headsweep.settings import cache_dir
 from tests.leaderboard.conftest import LABELS, SETTINGS
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-(PLAIN_PYTORCH,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGE = (Path(__file__).parents[2] / "docs/how_to/use_a_head.md").read_text(encoding="utf-8")
+(PLAIN_PYTORCH,) = re.findall(r"```python\n(import json.*?)```", PAGE, re.DOTALL)
 SEED = "finalists/1/seed_1"
 
 
@@ -115,8 +115,8 @@ def test_manifests_of_one_stem_are_refused(exported, data, headsweep, tmp_path):
     assert not (exported / "evaluation").exists()
 
 
-def run_readme(folder: Path) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
-    """`probabilities` of README's example, run as it stands but for the folder it reads."""
+def run_example(folder: Path) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+    """Run the page's example on a folder; return its function `probabilities`."""
     assert "headsweep " not in PLAIN_PYTORCH.replace('"headsweep"', "")
     written = re.findall(r'"(outputs/[^"]*)"', PLAIN_PYTORCH)
     names: dict[str, Any] = {}
@@ -125,8 +125,8 @@ def run_readme(folder: Path) -> Callable[[dict[str, torch.Tensor]], torch.Tensor
     return probabilities
 
 
-def test_the_example_of_the_readme_gives_the_stored_predictions(finished, data):
-    probabilities = run_readme(finished / SEED)
+def test_the_example_of_the_page_gives_the_stored_predictions(finished, data):
+    probabilities = run_example(finished / SEED)
     for split in ("valid", "test_manual_all"):
         stored = pq.read_table(finished / SEED / f"predictions/{split}.parquet")
         with (data / f"manifests/{split}.csv").open(newline="") as file:
@@ -150,5 +150,5 @@ def test_the_example_holds_for_every_linear_head(normalization, feature_input, t
     fitted = {m: fit_normalizer(normalization, x) for m, x in features.items()}
     predictor = Predictor(spec, fitted, build_head(LinearConfig(), shape, seed=0))
     save_predictor(predictor, tmp_path / "model.safetensors")
-    found = run_readme(tmp_path)(features)
+    found = run_example(tmp_path)(features)
     torch.testing.assert_close(found, predictor(features), rtol=0, atol=1e-6)

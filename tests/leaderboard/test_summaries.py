@@ -9,7 +9,7 @@ from headsweep.evaluation.summaries import (
     measure,
     report_of,
     retrieval_report,
-    summarise,
+    summarize,
 )
 
 
@@ -29,7 +29,7 @@ def predictions(seed: int, *, n: int = 120, empty_label: bool = False) -> Predic
 
 
 def test_mean_and_sample_deviation_over_seeds_and_percentiles_over_draws():
-    found = summarise(np.array([0.4, 0.5, 0.6]), np.arange(1001) / 1000, patients=10**9)
+    found = summarize(np.array([0.4, 0.5, 0.6]), np.arange(1001) / 1000, patients=10**9)
     assert found == {
         "mean": pytest.approx(0.5),
         "std": pytest.approx(0.1),
@@ -39,8 +39,8 @@ def test_mean_and_sample_deviation_over_seeds_and_percentiles_over_draws():
 
 
 def test_one_seed_has_no_deviation_and_undefined_values_are_null():
-    assert summarise(np.array([0.5]), None, 9)["std"] is None
-    assert set(summarise(np.array([np.nan, np.nan]), np.array([0.1]), 9).values()) == {None}
+    assert summarize(np.array([0.5]), None, 9)["std"] is None
+    assert set(summarize(np.array([np.nan, np.nan]), np.array([0.1]), 9).values()) == {None}
 
 
 def test_a_label_without_positives_is_left_out_of_macro_and_counted():

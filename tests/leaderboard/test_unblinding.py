@@ -27,7 +27,7 @@ def test_the_act_is_recorded_in_the_study_before_the_data_are_read(young, tmp_pa
         seen.extend(past_openings(young.optuna))
         raise StudyError("stop here")
 
-    monkeypatch.setattr("headsweep.leaderboard.unblinding.load_test_splits", spy)
+    monkeypatch.setattr("headsweep.data.dataset.Dataset.test_splits", spy)
     with pytest.raises(StudyError, match="stop here"):
         young.finalize(tmp_path / "board")
     (opening,) = seen

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student_t
 from sklearn.metrics import roc_auc_score
 
 from headsweep.metrics.delong import components, delong_p_value
@@ -17,8 +18,11 @@ def problem(n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return positive, scores
 
 
-def by_definition(positive: np.ndarray, scores: np.ndarray) -> float:
-    """The p-value from the kernel of all pairs and its covariance (DeLong et al. 1988, eq. 4-7)."""
+def by_definition(positive: np.ndarray, scores: np.ndarray, *, student: bool) -> float:
+    """The p-value from the kernel of all pairs and its covariance (DeLong et al. 1988, eq. 4-7).
+
+    Student's distribution has the degrees of freedom of Welch and Satterthwaite.
+    """
     x, y = scores[:, positive], scores[:, ~positive]
     kernel = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])
     by_positive, by_negative = kernel.mean(axis=2), kernel.mean(axis=1)
@@ -26,15 +30,28 @@ def by_definition(positive: np.ndarray, scores: np.ndarray) -> float:
     area = kernel.mean(axis=(1, 2))
     contrast = np.array([1, -1])
     z = contrast @ area / math.sqrt(contrast @ covariance @ contrast)
-    return float(2 * norm.sf(abs(z)))
+    if not student:
+        return float(2 * norm.sf(abs(z)))
+    parts = [np.var(contrast @ k, ddof=1) / k.shape[1] for k in (by_positive, by_negative)]
+    sizes = [k.shape[1] - 1 for k in (by_positive, by_negative)]
+    freedom = sum(parts) ** 2 / sum(v**2 / n for v, n in zip(parts, sizes, strict=True))
+    return float(2 * student_t.sf(abs(z), freedom))
+
+
+def degrees_of_freedom(rows: np.ndarray) -> float:
+    """Of the variance between patients, from its matrix (Bell & McCaffrey 2002)."""
+    residual = np.eye(len(rows)) - np.outer(np.ones(len(rows)), rows / rows.sum())
+    form = residual.T @ np.diag(rows**2) @ residual
+    return float(np.trace(form) ** 2 / np.trace(form @ form))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_row_a_patient_gives_delongs_p_value(seed):
     positive, scores = problem(seed=seed)
     one, other = (components(positive, score[None]) for score in scores)
-    p = delong_p_value(positive, [str(i) for i in range(80)], one, other)
-    assert p == pytest.approx(by_definition(positive, scores), abs=1e-12)
+    for few in (True, False):
+        p = delong_p_value(positive, [str(i) for i in range(80)], one, other, few_patients=few)
+        assert p == pytest.approx(by_definition(positive, scores, student=few), abs=1e-12)
 
 
 def test_areas_are_the_roc_areas_averaged_over_seeds():
@@ -88,13 +105,46 @@ def test_patients_with_rows_of_both_classes_count_their_covariance():
     own = [held[c] / ((held[c] - 1) * size[c]) * (centred[c] ** 2).sum() for c in (0, 1)]
     both = 20 / 19 * (centred[0] * centred[1]).sum()
     variance = own[0] / size[0] + own[1] / size[1] + 2 * both / (size[0] * size[1])
-    expected = 2 * norm.sf(abs(theta) / math.sqrt(variance))
-    p = delong_p_value(positive, [str(key) for key in patient], one, other)
-    assert p == pytest.approx(expected, abs=1e-12)
+    z = abs(theta) / math.sqrt(variance)
+    parts = own / size
+    degrees = [degrees_of_freedom(count[count > 0]) for count in rows]
+    freedom = sum(parts) ** 2 / sum(parts**2 / degrees)
+    keys = [str(key) for key in patient]
+    assert delong_p_value(positive, keys, one, other) == pytest.approx(
+        2 * student_t.sf(z, freedom), abs=1e-12
+    )
+    assert delong_p_value(positive, keys, one, other, few_patients=False) == pytest.approx(
+        2 * norm.sf(z), abs=1e-12
+    )
 
 
-def test_one_patient_with_a_class_has_no_p_value():
+@pytest.mark.parametrize("patients", [15, 30, 150])
+def test_delong_of_equal_models_on_few_patients_rejects_one_in_twenty(patients):
+    """Up to 30 rows a patient; the normal distribution rejects 7 to 9 % with 15 patients."""
+    rng = np.random.default_rng(1)
+    rejected, by_normal = [], []
+    for _ in range(1000):
+        patient = np.repeat(np.arange(patients), np.minimum(1 + rng.geometric(0.3, patients), 30))
+        positive = (rng.random(patients) < 0.4)[patient]
+        shared = rng.normal(size=(2, patients))[:, patient]
+        scores = (positive + shared + 0.5 * rng.normal(size=shared.shape)).astype(np.float32)
+        if positive.all() or not positive.any():
+            continue
+        parts = [components(positive, score[None]) for score in scores]
+        keys = patient.astype(str).tolist()
+        p = delong_p_value(positive, keys, *parts)
+        if not math.isnan(p):
+            rejected.append(p <= 0.05)
+            p = delong_p_value(positive, keys, *parts, few_patients=False)
+            by_normal.append(p <= 0.05)
+    assert 0.02 <= np.mean(rejected) <= 0.064
+    assert np.mean(by_normal) >= np.mean(rejected)
+    if patients == 15:
+        assert np.mean(by_normal) > 0.064
+
+
+def test_delong_with_four_patients_of_a_class_has_no_p_value():
     positive, scores = problem(60)
-    patients = ["same" if own else str(i) for i, own in enumerate(positive)]
+    patients = [f"same {i % 4}" if own else str(i) for i, own in enumerate(positive)]
     one, other = (components(positive, score[None]) for score in scores)
     assert math.isnan(delong_p_value(positive, patients, one, other))

@@ -11,6 +11,7 @@ from headsweep.metrics.ranking import (
     auroc,
     average_precision,
     average_precision_and_auroc,
+    descending_keys,
     macro,
     n_defined,
 )
@@ -48,13 +49,20 @@ def test_both_metrics_equal_sklearn_with_ties_and_undefined_labels(problem):
     np.testing.assert_allclose(roc, by_sklearn(targets, scores, roc_auc_score), **EXACT)
 
 
-@pytest.mark.parametrize("shift", [0.0, -0.5], ids=["32-bit keys", "64-bit keys"])
+@pytest.mark.parametrize(
+    ("shift", "smallest", "bits"),
+    [(0.0, 1.0, 32), (-0.5, 1.0, 32), (-0.5, 1e-44, 64)],
+    ids=["positive", "both signs", "all magnitudes"],
+)
 @pytest.mark.parametrize("decimals", [2, 7], ids=["many ties", "few ties"])
-def test_equal_to_sklearn_over_several_blocks(shift, decimals):
+def test_equal_to_sklearn_over_several_blocks(shift, smallest, bits, decimals):
     rng = np.random.default_rng(0)
     targets = (rng.random((3039, 18)) < 0.2).astype(np.uint8)
     scores = np.round(rng.random((3, 3039, 18)) + 0.2 * targets, decimals) + shift
-    scores = scores.astype(np.float32)
+    scores[:, 7] *= smallest
+    scores = (8 * scores).astype(np.float32)
+    keys = descending_keys(scores[0].T, np.ascontiguousarray(targets.T))
+    assert keys.dtype.itemsize * 8 == bits
     ap, roc = average_precision_and_auroc(targets, scores)
     np.testing.assert_allclose(ap, by_sklearn(targets, scores, average_precision_score), **EXACT)
     np.testing.assert_allclose(roc, by_sklearn(targets, scores, roc_auc_score), **EXACT)
@@ -108,9 +116,23 @@ def test_a_non_finite_score_is_refused_and_placed(bad):
         average_precision(np.zeros((3, 4), dtype=np.uint8), scores)
 
 
-def test_shapes_that_disagree_and_wider_scores_are_refused():
+def test_average_precision_of_float64_scores_is_ranked_exactly():
+    """Rounded to float32, all of these scores are 1."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((200, 3)) < 0.3).astype(np.uint8)
+    scores = 1 - 1e-12 * (1 + np.round(rng.random((2, 200, 3)) * 1000 - 300.0 * targets))
+    assert len(np.unique(scores.astype(np.float32))) == 1
+    precision, area = average_precision_and_auroc(targets, scores)
+    for k in range(2):
+        for j in range(3):
+            y, score = targets[:, j], scores[k, :, j]
+            assert precision[k, j] == pytest.approx(average_precision_score(y, score), abs=1e-12)
+            assert area[k, j] == pytest.approx(roc_auc_score(y, score), abs=1e-12)
+
+
+def test_average_precision_of_bad_shapes_or_dtype_is_refused():
     targets = np.zeros((3, 4), dtype=np.uint8)
     with pytest.raises(ValueError, match="must agree"):
         auroc(targets, np.zeros((2, 4, 3), dtype=np.float32))
-    with pytest.raises(ValueError, match="float32, found float64"):
-        auroc(targets, np.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match="must be floats, found complex128"):
+        auroc(targets, np.zeros((2, 3, 4), dtype=np.complex128))

@@ -12,12 +12,13 @@ import re
 import tomllib
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import distribution, distributions
+from importlib.metadata import Distribution, distribution, distributions
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -56,6 +57,11 @@ def requirements() -> Iterator[Requirement]:
             yield requirement
 
 
+def installed() -> dict[str, Distribution]:
+    """The distributions of this environment by name; the first on the path is the one in use."""
+    return {canonicalize_name(part.name): part for part in reversed([*distributions()])}
+
+
 def test_every_dependency_has_a_range_and_a_pin_within_it():
     """Fails when a line is taken out of constraints.txt, or a range is left open below."""
     pinned = pins()
@@ -71,14 +77,26 @@ def test_every_dependency_has_a_range_and_a_pin_within_it():
 def test_every_pin_is_exact_and_what_is_installed():
     for name, pin in pins().items():
         assert re.fullmatch(r"[0-9][0-9a-z.]*", pin), name
-    installed = {canonicalize_name(d.name): d.version for d in distributions()}
     pinned = pins()
     strays = {
-        name: version
-        for name, version in installed.items()
-        if not NO_PACKAGES.match(name) and pinned.get(name) != version.partition("+")[0]
+        name: part.version
+        for name, part in installed().items()
+        if not NO_PACKAGES.match(name) and pinned.get(name) != part.version.partition("+")[0]
     }
     assert strays == {}
+
+
+def test_pins_installed_here_accept_the_lowest_supported_python():
+    """Fails for soupsieve 3.0, which needs Python 3.11.5, where Debian 12 has 3.11.2."""
+    lowest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    pinned = pins()
+    too_new = {
+        name: part.metadata["Requires-Python"]
+        for name, part in installed().items()
+        if name in pinned
+        and not SpecifierSet(part.metadata["Requires-Python"] or "").contains(f"{lowest}.0")
+    }
+    assert too_new == {}
 
 
 def test_no_pin_and_no_range_holds_a_version_of_a_known_advisory():

@@ -1,4 +1,4 @@
-"""Every command in the README's table for those who come from CT-RATE feature benchmarks runs."""
+"""Every command in the table of docs/how_to/migrate.md runs, in the order of the table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from tests.single.conftest import Run
 
 ROOT = Path(__file__).parents[2]
-TABLE = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Coming from")[2]
-COMMANDS = re.findall(r"^\|.*\| `([^`]+)` \|$", TABLE.partition("\n## ")[0], re.MULTILINE)
+PAGE = (ROOT / "docs" / "how_to" / "migrate.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\|.*\| `([^`]+)` \|$", PAGE, re.MULTILINE)
 SMALLER = {
     "run": ["training.max_epochs=2", "finalists.top_k=1", "finalists.seeds=[0]", "--workers", "1"],
     "scaling": ["training.max_epochs=2"],

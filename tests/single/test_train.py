@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sklearn.metrics import average_precision_score
 
-from headsweep.config.overrides import expand_sweep
+from headsweep.config.overrides import compose_config, expand_sweep
+from headsweep.data.dataset import load_search_splits
 from headsweep.errors import ConfigError
+from headsweep.heads.predictor import load_predictor
+from headsweep.settings import cache_dir
 from tests.single.conftest import Run
 
 SHORT = ("training.max_epochs=3", "training.batch_size=32")
@@ -115,3 +119,23 @@ def test_the_best_epoch_is_the_one_of_highest_validation_auprc(
     epochs = [json.loads(line) for line in lines]
     best = max(epochs, key=lambda epoch: epoch["val/auprc_macro"])
     assert json.loads((tmp_path / "metrics.json").read_text()) == best
+
+
+def test_train_when_probabilities_saturate_ranks_by_logits(
+    real_data: tuple[str, ...], run: Run, tmp_path: Path
+) -> None:
+    """At this learning rate most logits lie beyond 16.7, where float32 probabilities are 1."""
+    patient = ("training.max_epochs=60", "training.early_stopping_patience=null")
+    words = (*patient, *real_data, "training.learning_rate=1", "training.batch_size=64")
+    run("train", "head=linear", *words, f"paths.checkpoint_dir={tmp_path}")
+    recorded = json.loads((tmp_path / "metrics.json").read_text())["val/auprc_macro"]
+
+    config = compose_config(["head=linear", *words], where="test")
+    _, valid = load_search_splits(config, cache_dir=cache_dir(), modalities=("visual",))
+    logits = load_predictor(tmp_path / "model.safetensors").decision_function(valid.features)
+    assert logits is not None
+    by_sklearn = [
+        average_precision_score(valid.targets[:, j], logits[:, j]) for j in range(len(valid.labels))
+    ]
+    assert recorded == pytest.approx(sum(by_sklearn) / len(by_sklearn), abs=1e-6)
+    assert recorded > 0.6

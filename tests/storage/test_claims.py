@@ -4,30 +4,34 @@ import datetime
 from collections.abc import Iterator
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import delete
+from sqlalchemy import Connection, delete, update
 
 from headsweep.errors import SearchError
 from headsweep.search.spec import StudySpec
 from headsweep.settings import WorkerSettings
+from headsweep.storage.attributes import FAILURE, HOST, LOST, RETRIES, RETRY_OF, WORKER
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.bulk_writes import Changes, write_changes
 from headsweep.storage.claims import (
-    FAILURE,
-    HOST,
-    LOST,
-    RETRIES,
-    RETRY_OF,
-    WORKER,
+    FOREIGN_GRACE_S,
     Claims,
     claim,
     count_states,
     heartbeats,
     renew,
-    take_back,
 )
-from headsweep.storage.optuna_tables import HEARTBEATS, to_local, trial_id, utc_now
+from headsweep.storage.expiry import take_back
+from headsweep.storage.optuna_tables import (
+    HEARTBEATS,
+    TRIALS,
+    USER_ATTRS,
+    to_local,
+    trial_id,
+    utc_now,
+)
 from headsweep.storage.trial_cache import TrialCache
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import WorkerSession
@@ -74,12 +78,65 @@ def test_the_budget_left_is_without_what_runs_and_what_was_just_claimed(storage)
 
     cache.own |= {trial_id(trial) for trial in second.trials}
     assert claimed(storage, cache, 1).others_running == 4
-    stock_runs = trial_id(first.trials[0])  # no sign of life is ever written of such a trial
+    stock_runs = trial_id(first.trials[0])  # no heartbeat is ever written for such a trial
     storage.database.write(
         lambda c: c.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == stock_runs)),
         study_id=2,
     )
-    assert claimed(storage, cache, 1).others_running == 3
+    assert claimed(storage, cache, 1).others_running == 4
+
+
+def test_claim_when_a_trial_without_heartbeats_is_old_fills_the_budget(storage) -> None:
+    """Stock Optuna leaves a trial RUNNING if its process is killed."""
+    cache = TrialCache(2)
+    (left,) = claimed(storage, cache, 1, max_failures=0).trials
+
+    def leave(connection: Connection, age_s: float) -> None:
+        connection.execute(delete(HEARTBEATS))
+        start = utc_now() - datetime.timedelta(seconds=age_s)
+        connection.execute(update(TRIALS).values(datetime_start=start))
+
+    storage.database.write(lambda c: leave(c, FOREIGN_GRACE_S - 60), study_id=2)
+    young = claimed(storage, TrialCache(2), 9)
+    assert (len(young.trials), young.budget_left) == (5, 0)
+    assert [trial.number for trial in young.foreign] == [left.number]
+    storage.database.write(lambda c: leave(c, FOREIGN_GRACE_S + 60), study_id=2)
+    old = claimed(storage, TrialCache(2), 9)
+    assert len(old.trials) == 6  # none of the six without heartbeats counts any more
+    assert (old.budget_left, old.foreign) == (0, ())
+
+
+def test_claim_when_a_running_trial_was_deleted_claims_another_one(storage) -> None:
+    cache = TrialCache(2)
+    first = claimed(storage, cache, 6).trials
+    storage.database.read(cache.sync)
+    gone = trial_id(first[2])
+
+    def remove(connection: Connection) -> None:
+        for table in (HEARTBEATS, USER_ATTRS, TRIALS):
+            connection.execute(delete(table).where(table.c.trial_id == gone))
+
+    storage.database.write(remove, study_id=2)
+    assert claimed(storage, cache, 1).trials == ()  # here it is noticed
+    (another,) = claimed(storage, cache, 1).trials
+    assert another.number == 6
+
+
+def test_claim_when_stock_optuna_starts_a_waiting_trial_leaves_it_alone(
+    storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stock Optuna starts WAITING trials without the study's lock."""
+    study = optuna.load_study(study_name="probe", storage=storage)
+    study.enqueue_trial({"training.batch_size": 64})
+    cache = TrialCache(2)
+    sync = cache.sync
+
+    def sync_then_lose(connection: Connection, **options: Any) -> None:
+        sync(connection, **options)
+        connection.execute(update(TRIALS).values(state=TrialState.RUNNING))
+
+    monkeypatch.setattr(cache, "sync", sync_then_lose)
+    assert claimed(storage, cache, 1).trials == ()
 
 
 def test_two_workers_number_their_trials_one_after_another_and_share_the_budget(storage) -> None:
@@ -130,7 +187,7 @@ def test_a_sign_of_life_is_the_time_of_the_database_and_moves_on(storage) -> Non
     assert first.keys() == set(keys)
     assert len(set(first.values())) == 1
     assert abs(first[keys[0]] - utc_now()) < datetime.timedelta(minutes=10)
-    storage.database.write(lambda c: renew(c, keys[1:]), study_id=None)
+    storage.database.write(lambda c: renew(c, 2, "w", keys[1:]), study_id=None)
     assert beats()[keys[0]] == first[keys[0]]
     assert beats()[keys[1]] > first[keys[1]]
     assert storage.database.read(lambda c: heartbeats(c, [])) == {}
@@ -159,7 +216,7 @@ def test_changes_are_written_of_running_trials_alone_and_the_others_named(storag
             key: Changes(reports={1: value}, end=(TrialState.COMPLETE, [value]))
             for key, value in values.items()
         }
-        return storage.database.write(lambda c: write_changes(c, changes, now), study_id=2)
+        return storage.database.write(lambda c: write_changes(c, 2, changes, {}, now), study_id=2)
 
     assert written({ended: 0.25}) == frozenset()
     assert written({ended: 0.5, runs: 0.75}) == {ended}

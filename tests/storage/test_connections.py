@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from headsweep.errors import StorageError
-from headsweep.storage import connections as module
+from headsweep.storage import sqlite_files as module
 from headsweep.storage.connections import Database, open_database
 
 BUSY = OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
@@ -65,7 +65,7 @@ def test_what_does_not_pass_is_told_at_once(
 ) -> None:
     with pytest.raises(StorageError) as told:
         database.outlast(fail_once(error))
-    assert str(told.value) == f"{database.shown}: the storage must answer, found: {found}"
+    assert str(told.value) == f"cannot use {database.shown}: {found}"
 
 
 def test_a_file_that_another_holds_is_waited_for(tmp_path: Path) -> None:
@@ -103,5 +103,5 @@ def test_a_server_needs_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StorageError) as refused:
         open_database("postgresql://me:secret@host/studies")
-    assert "the extra headsweep[postgres] must be installed, found " in str(refused.value)
+    assert "install the extra headsweep[postgres] (" in str(refused.value)
     assert "secret" not in str(refused.value)

@@ -19,7 +19,7 @@ PROCESSES.set_forkserver_preload(["tests.helpers.curves"])
 
 @pytest.fixture
 def storage(store_url: str) -> Iterator[BatchedStorage]:
-    storage = open_storage(store_url, create=True, patience_s=30, outage_s=30)
+    storage = open_storage(store_url, create=True)
     yield storage
     storage.database.close()
 

@@ -1,6 +1,5 @@
 """A disk that fills up under SQLite: one clear line, nothing broken, and the study goes on."""
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from headsweep.studies.study import StoredStudy, open_storage
+from tests.helpers.disks import mount
 from tests.helpers.study_specs import make_spec
 from tests.workers.test_worker import CurveEngine, assert_exact, work_here
 
@@ -41,14 +41,6 @@ class Disk:
     folder: Path
     pages: int
     enlarge: Callable[[], None]
-
-
-def mount(folder: Path, size: str) -> bool:
-    """Whether a file system in memory could be mounted, or mounted anew at another size."""
-    remount = os.path.ismount(folder)
-    options = f"remount,size={size}" if remount else f"size={size}"
-    command = ["mount", "-t", "tmpfs", "-o", options, "headsweep", str(folder)]
-    return os.geteuid() == 0 and subprocess.run(command, stderr=subprocess.PIPE).returncode == 0
 
 
 @pytest.fixture(params=["file system", "file"])

@@ -20,9 +20,9 @@ import psycopg
 import pytest
 
 from headsweep.settings import EngineSettings, WorkerSettings
-from headsweep.storage.claims import WORKER
+from headsweep.storage.attributes import WORKER
 from headsweep.studies.study import StoredStudy, open_storage
-from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S, WorkerSession, join
+from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.data_sets import LABELS, write_split
 from tests.helpers.postgres import Server, other_clients
@@ -42,7 +42,7 @@ def work_as_process(study: str, url: str) -> None:
 
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         work(
-            StoredStudy.open(study, url, patience_s=PATIENCE_S, outage_s=OUTAGE_S),
+            StoredStudy.open(study, url),
             EngineSettings(device="cpu", slots=4),
             stop,
         )

@@ -217,7 +217,7 @@ def test_two_acts_of_opening_test_at_once_are_both_on_record(
 
     def second() -> None:
         try:
-            firewall.open_test(StoredStudy.open("probe", url), [1, 2], None, ())
+            firewall.open_test(StoredStudy.open("probe", url), [1, 2], None, None, ())
         except StudyError as error:
             refused.append(str(error))
 
@@ -231,7 +231,7 @@ def test_two_acts_of_opening_test_at_once_are_both_on_record(
         return "commit"
 
     monkeypatch.setattr(firewall, "code_commit", commit)
-    openings, _ = firewall.open_test(StoredStudy.open("probe", storage), [0, 1], None, ())
+    openings, _ = firewall.open_test(StoredStudy.open("probe", storage), [0, 1], None, None, ())
     thread.join(LONG_S)
     study = optuna.load_study(study_name="probe", storage=storage)
     assert firewall.past_openings(study) == openings

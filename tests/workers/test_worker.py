@@ -20,7 +20,7 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession
-from tests.helpers.curves import CurveEngine, quality, work_through
+from tests.helpers.curves import CurveEngine, quality, value_after, work_through
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
 
@@ -54,6 +54,10 @@ def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: Batc
         config = trial_config(spec, trial)
         assert config.training.tape_position == trial.user_attrs["tape_position"]
         assert trial.user_attrs["epochs_trained"] == trial.last_step
+        assert trial.last_step is not None
+        assert trial.intermediate_values == {
+            epoch: value_after(config, epoch) for epoch in range(1, trial.last_step + 1)
+        }
         if trial.state == TrialState.COMPLETE:
             assert trial.last_step == 9
             assert trial.value == pytest.approx(quality(config) * (1 - 2.718281828459045**-3))
@@ -65,6 +69,12 @@ def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: Batc
     assert summary.effort.slot_steps == sum(t.user_attrs["epochs_trained"] for t in trials)
     assert summary.effort.used_places == summary.effort.slot_steps
     assert summary.effort.places == 8 * summary.effort.fused_steps
+    assert summary.effort.slots_per_step == pytest.approx(
+        summary.effort.slot_steps / summary.effort.fused_steps
+    )
+    assert summary.effort.us_per_slot_step == pytest.approx(
+        1e6 * summary.effort.training_s / summary.effort.slot_steps
+    )
     assert sum(summary.effort.shares.values()) == pytest.approx(1)
     assert [t.number for t in StoredStudy.open("probe", storage).best_trials(1)] == [
         summary.best_trial
@@ -108,7 +118,7 @@ def test_the_budget_is_exact_with_racing_processes(
     assert len(set(rates)) == 40
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_worker_told_to_stop_hands_its_trials_back(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start, number: int
 ) -> None:
@@ -199,6 +209,44 @@ def test_a_worker_stopped_past_its_lease_tells_nothing(
     assert exit_code(worker) == 0
     assert_exact(finished, 40)
     assert storage.get_all_trials(study_id) == finished
+
+
+def test_worker_suspended_past_its_lease_goes_on_without_counting_a_crash(
+    tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
+) -> None:
+    """With no other worker about, its trials are still its own: it hands them back, and claims."""
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
+    worker = start(slots=6, epoch_s=0.2, lease_s=1.0, retries=0)
+    wait_for_running(storage, study_id, 6)
+    stop_between_transactions(worker, storage)
+    time.sleep(1.2)
+    os.kill(worker.pid, signal.SIGCONT)
+    assert exit_code(worker) == 0
+    trials = storage.get_all_trials(study_id)
+    assert_exact(trials, 40)
+    assert any("retry_of" in trial.user_attrs for trial in trials)
+    assert {trial.user_attrs["retries"] for trial in trials if "retries" in trial.user_attrs} == {0}
+
+
+def test_worker_under_nohup_ignores_a_closed_terminal(
+    tmp_path: Path, storage: BatchedStorage, start: Start
+) -> None:
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
+    worker = start(slots=6, epoch_s=0.05, nohup=1)
+    wait_for_running(storage, study_id, 6)
+    os.kill(worker.pid, signal.SIGHUP)
+    assert exit_code(worker) == 0
+    assert_exact(storage.get_all_trials(study_id), 40)
+
+
+def test_study_without_a_pruner_stores_whole_curves(
+    tmp_path: Path, store_url: str, storage: BatchedStorage
+) -> None:
+    spec = make_spec(tmp_path, "study.n_trials=6", pruner={"name": "none"})
+    study_id = StoredStudy.create(spec, storage).study_id
+    work_here(store_url, CurveEngine(slots=4))
+    for trial in storage.get_all_trials(study_id):
+        assert sorted(trial.intermediate_values) == list(range(1, 10))
 
 
 def stop_between_transactions(worker: BaseProcess, storage: BatchedStorage) -> None:

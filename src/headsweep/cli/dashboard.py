@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = "127.0.0.1"
+REQUEST_OUTAGE_S = 30.0
+"""How long a request waits for a database that is away; the page asks again by itself."""
 _READS = re.compile(
     r"/|/favicon\.ico|/dashboard(/.*)?|/static/.+|/csv/\d+"
     r"|/api/meta|/api/studies|/api/studies/\d+(/param_importances|/plot/\w+)?"

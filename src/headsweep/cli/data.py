@@ -45,8 +45,8 @@ def synth(
 
     A patient has about 2.3 rows. DIR gets manifests/ and features/.
     """
-    from headsweep.cli.progress import is_interactive
     from headsweep.data.synthetic.generate import synthesize
+    from headsweep.progress import is_interactive
 
     rows = synthesize(
         folder,
@@ -69,11 +69,11 @@ for command in (prepare, subsets, folds):
 @options.overrides
 def pack(overrides: tuple[str, ...]) -> None:
     """Pack the features of all manifests, for later commands to start at once."""
-    from headsweep.cli.progress import is_interactive
     from headsweep.config.overrides import compose_config
     from headsweep.data.manifest import read_manifest
-    from headsweep.data.packing import pack as pack_features
+    from headsweep.data.packing import pack_for
     from headsweep.preflight import check_manifests
+    from headsweep.progress import is_interactive
     from headsweep.settings import cache_dir
 
     config = compose_config(overrides, where="command line")
@@ -83,8 +83,7 @@ def pack(overrides: tuple[str, ...]) -> None:
         path = Path(config.paths.manifest_dir) / name
         manifest = read_manifest(path, config.data.columns, config.training.target_labels)
         for modality in manifest.feature_paths:
-            root = Path(config.paths.data_root)
-            packed = pack_features(manifest, modality, root, cache_dir(), progress=is_interactive())
+            packed = pack_for(config, manifest, modality, cache_dir(), progress=is_interactive())
             rows, width = packed.matrix.shape
             click.echo(f"{path}: {modality}, {rows} rows of {width} ({packed.fingerprint[:12]})")
 
@@ -93,9 +92,9 @@ def pack(overrides: tuple[str, ...]) -> None:
 @options.overrides
 def check(overrides: tuple[str, ...]) -> None:
     """Name every fault of manifests and features by file and row."""
-    from headsweep.cli.progress import is_interactive
     from headsweep.config.overrides import compose_config
     from headsweep.data.validation import check as faults_of
+    from headsweep.progress import is_interactive
 
     config = compose_config(overrides, where="command line")
     faults = faults_of(config, progress=is_interactive())

@@ -41,22 +41,12 @@ def local(
 
     One worker a GPU; a worker that dies is started again. Ctrl-C drains them all.
     """
-    from headsweep.cli.steps import default_out
-    from headsweep.launching import progress
-    from headsweep.launching.devices import default_workers
-    from headsweep.launching.local import launch_local
-    from headsweep.settings import EngineSettings
-    from headsweep.studies.study import StoredStudy
+    from headsweep.api import Study
+    from headsweep.launching.progress import saved
 
-    with StoredStudy.open(study_name, storage_url) as study, progress.shown() as show:
-        summary = launch_local(
-            study,
-            workers or default_workers(device),
-            EngineSettings(device=device, slots=slots),
-            log_dir=(out or default_out(study.spec)) / "logs",
-            show=show,
-        )
-    click.echo(progress.saved(summary))
+    with Study.open(study_name, storage=storage_url, out=out) as study:
+        study.run(workers, device=device, slots=slots)
+        click.echo(saved(study.status()))
 
 
 @launch.command()
@@ -112,13 +102,15 @@ def slurm(
     must see this folder. Tasks that are preempted or near their time limit hand their trials back
     and are queued again.
     """
-    from headsweep.cli.steps import default_out, refuse_embedded, stored_spec
-    from headsweep.launching.slurm import Resources, places_of, render, submit
+    from headsweep.api import out_folder
+    from headsweep.launching.slurm import Resources, places_of, refuse_embedded, render, submit
     from headsweep.settings import EngineSettings
+    from headsweep.studies.study import StoredStudy
 
     refuse_embedded(storage_url)
-    spec = stored_spec(study_name, storage_url)
-    places = places_of(out or default_out(spec))
+    with StoredStudy.open(study_name, storage_url) as study:
+        spec = study.spec
+    places = places_of(out_folder(spec, out))
     script = render(
         spec.name,
         EngineSettings(device=device, slots=slots),

@@ -22,9 +22,9 @@ from headsweep.cli.command import Command
 )
 def scaling(study_file: Path, overrides: tuple[str, ...], device: str, out: Path | None) -> None:
     """Train over label sources, budgets, folds and seeds; draw curves, test differences."""
-    from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_table
     from headsweep.label_efficiency import read_scaling_study, run_scaling
+    from headsweep.progress import is_interactive
     from headsweep.settings import EngineSettings
 
     study, config = read_scaling_study(study_file, overrides)

@@ -55,8 +55,9 @@ def train(
 
     After an interruption, training.resume.enabled=true goes on where training stood.
     """
-    from headsweep.cli.progress import epochs_shown, is_interactive
+    from headsweep.cli.progress import epochs_shown
     from headsweep.config.overrides import config_of, multirun_configs
+    from headsweep.progress import is_interactive
     from headsweep.settings import EngineSettings
     from headsweep.single_run import train as train_one
 
@@ -107,11 +108,11 @@ def evaluate(
 
     With manifest=FILE.csv, score the rows of that file instead; it needs no labels.
     """
-    from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_evaluation
     from headsweep.evaluation.evaluate import MODEL, checkpoint_of, evaluate_ctclip
     from headsweep.evaluation.evaluate import evaluate as evaluate_one
     from headsweep.evaluation.scoring import score
+    from headsweep.progress import is_interactive
 
     if ctclip is not None:
         if words or checkpoint:
@@ -186,12 +187,12 @@ def align(
     ctclip: Path | None,
 ) -> None:
     """Retrieve scans across and within modalities, raw or through a head."""
-    from headsweep.cli.progress import is_interactive
     from headsweep.cli.tables import print_alignment
     from headsweep.config.overrides import config_of
     from headsweep.evaluation.align import align as align_views
     from headsweep.evaluation.align import align_ctclip
     from headsweep.evaluation.evaluate import MODEL, checkpoint_of
+    from headsweep.progress import is_interactive
 
     if ctclip is not None:
         if overrides or checkpoint:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
 
-FINALIZE_OUTAGE_S = 300.0
-"""How long the storage may be away before a finished confirmation is given up."""
+if TYPE_CHECKING:
+    from headsweep.api import Study
 
 
 @click.command(cls=Command)
@@ -40,19 +41,15 @@ def run(
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
-    from headsweep.cli.job import run_study
-    from headsweep.settings import EngineSettings
+    from headsweep.api import Study
+    from headsweep.launching.progress import saved
 
-    run_study(
-        study_file,
-        overrides,
-        storage_url=storage_url,
-        engine=EngineSettings(device=device, slots=slots),
-        n_workers=workers,
-        n_trials=n_trials,
-        out=out,
-        reopen=reopen,
-    )
+    with Study.create(
+        study_file, overrides=overrides, storage=storage_url, out=out, n_trials=n_trials
+    ) as study:
+        study.run(workers, device=device, slots=slots)
+        click.echo(saved(study.status()))
+        _finalize(study, device=device, slots=slots, reopen=reopen)
 
 
 @click.command(cls=Command)
@@ -64,9 +61,12 @@ def create(
     study_file: Path, overrides: tuple[str, ...], storage_url: str, n_trials: int | None
 ) -> None:
     """Create a study, or grow its budget; start no worker."""
-    from headsweep.cli.steps import create_study
+    from headsweep.api import load_spec
+    from headsweep.studies.study import StoredStudy
 
-    create_study(study_file, overrides, storage_url=storage_url, n_trials=n_trials)
+    with StoredStudy.create(load_spec(study_file, overrides, n_trials), storage_url) as study:
+        n_trials, shown = study.spec.n_trials, study.storage.database.shown
+    click.echo(f"study {study.name}: {n_trials} trials in {shown}")
 
 
 @click.command(cls=Command)
@@ -91,12 +91,9 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
     # Loading takes seconds, in which a signal must be heard too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         from headsweep.studies.study import StoredStudy
-        from headsweep.studies.worker_session import OUTAGE_S, PATIENCE_S
         from headsweep.workers.worker import work
 
-        with StoredStudy.open(
-            study_name, storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S
-        ) as study:
+        with StoredStudy.open(study_name, storage_url) as study:
             work(study, EngineSettings(device=device, slots=slots), stop)
     if requeue:
         from headsweep.launching.slurm import queue_again
@@ -111,12 +108,10 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
 @options.reopen
 def finalize(study_name: str, storage_url: str, out: Path | None, reopen: str | None) -> None:
     """Confirm finalists, open test once, write the leaderboard."""
-    from headsweep.cli.job import finalize_study
-    from headsweep.settings import EngineSettings
-    from headsweep.studies.study import StoredStudy
+    from headsweep.api import Study
 
-    with StoredStudy.open(study_name, storage_url, outage_s=FINALIZE_OUTAGE_S) as study:
-        finalize_study(study, engine=EngineSettings(), out=out, reopen=reopen)
+    with Study.open(study_name, storage=storage_url, out=out) as study:
+        _finalize(study, reopen=reopen)
 
 
 @click.command(cls=Command)
@@ -129,8 +124,11 @@ def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
     from headsweep.studies.study import StoredStudy, open_storage, study_names
 
     storage = open_storage(storage_url)
-    names = study_names(storage) if study_name is None else (study_name,)
-    summaries = [StoredStudy.open(name, storage).summary() for name in names]
+    try:
+        names = study_names(storage) if study_name is None else (study_name,)
+        summaries = [StoredStudy.open(name, storage).summary() for name in names]
+    finally:
+        storage.database.close()
     if as_json:
         plain = [summary.to_dict() for summary in summaries]
         click.echo(json.dumps(plain if study_name is None else plain[0], indent=2))
@@ -159,9 +157,11 @@ def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
 )
 def export(study_name: str, storage_url: str, trial: int | None, output: Path) -> None:
     """Write a trial's config for `headsweep train --config`."""
-    from headsweep.cli.steps import export_trial
+    from headsweep.studies.study import StoredStudy
 
-    export_trial(study_name, storage_url=storage_url, trial=trial, output=output)
+    with StoredStudy.open(study_name, storage_url) as study:
+        exported = study.export(output, trial)
+    click.echo(f"trial {exported.number}, val/auprc_macro {exported.value!r}: {output}")
 
 
 @click.command(cls=Command)
@@ -170,10 +170,10 @@ def export(study_name: str, storage_url: str, trial: int | None, output: Path) -
 @click.option("--writable", is_flag=True, help="Let it change and delete studies: no password!")
 def dashboard(storage_url: str, port: int, writable: bool) -> None:
     """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only."""
-    from headsweep.cli.dashboard import serve
+    from headsweep.cli.dashboard import REQUEST_OUTAGE_S, serve
     from headsweep.studies.study import open_storage
 
-    serve(open_storage(storage_url), port=port, writable=writable)
+    serve(open_storage(storage_url, outage_s=REQUEST_OUTAGE_S), port=port, writable=writable)
 
 
 @click.command(cls=Command)
@@ -194,6 +194,15 @@ def studies(name: str | None) -> None:
     if name not in shipped:
         raise click.BadParameter(f"must be one of {', '.join(shipped)}, found {name!r}")
     click.echo(shipped[name].read_text(encoding="utf-8"), nl=False)
+
+
+def _finalize(study: Study, *, reopen: str | None, **engine: Any) -> None:
+    """Write a study's leaderboard and print it."""
+    from headsweep.cli.tables import print_leaderboard
+
+    folder = study.finalize(reopen=reopen, **engine)
+    print_leaderboard(folder)
+    click.echo(f"report: {folder / 'report.html'}")
 
 
 def _trial(value: str) -> int | None:

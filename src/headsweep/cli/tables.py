@@ -129,6 +129,7 @@ def _effort_cells(summary: Summary) -> list[str]:
         *shares,
         f"{effort.occupancy or 0:.0%}",
         f"{effort.slots_per_step or 0:.1f}",
+        f"{effort.us_per_slot_step or 0:,.0f}",
     ]
 
 
@@ -152,7 +153,7 @@ def print_status(summaries: Sequence[Summary]) -> None:
     if spent:
         console().print()
         shares = ("training", "metrics", "store", "waiting")
-        print_table(["study", *shares, "slots used", "slots a step"], spent)
+        print_table(["study", *shares, "slots used", "slots a step", "µs a slot-step"], spent)
     for summary in summaries:
         if summary.last_failure:
             said = f"{summary.study}: the last failure was: {summary.last_failure}"

@@ -1,8 +1,8 @@
-"""The typed training config: everything that changes a leaderboard number, and where the data lies.
+"""The typed training config: everything that changes a leaderboard number, and where the data are.
 
 A config is a tree of frozen sections. Its leaves are addressed by dotted paths
 (`training.learning_rate`), which are also the keys of a study's space and of `key=value` overrides.
-Runtime knobs that change no number live in `settings.py`.
+Runtime settings, which change no number, are in `settings.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,10 +24,18 @@ from pydantic import (
     model_validator,
 )
 
+from headsweep.config.fingerprints import without_added_defaults, without_irrelevant
 from headsweep.config.messages import unknown_key
 from headsweep.errors import ConfigError
 
 HEAD_ENTRY_POINTS = "headsweep.heads"
+
+
+def _given(folder: str) -> str:
+    if not folder.strip():
+        raise ValueError("a folder's name must not be empty; '.' is the current folder")
+    return folder
+
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=10**9)]
@@ -41,6 +50,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
+FolderName = Annotated[str, AfterValidator(_given)]
+
 Modality = Literal["visual", "text"]
 FeatureInput = Literal["visual", "text", "both"]
 Normalization = Literal["none", "l2", "zscore", "whiten"]
@@ -50,13 +61,20 @@ Precision = Literal["float32", "tf32", "bf16"]
 class Section(BaseModel):
     """A frozen part of the config; unknown keys and loose types are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class HeadConfig(Section):
     """What every head has: its kind, the name under which the head is registered."""
 
     kind: str
+    """Kind of head: `linear`, `mlp`, `retrieval`, or the name of a registered head."""
 
 
 class LinearConfig(HeadConfig):
@@ -70,11 +88,17 @@ class MLPConfig(HeadConfig):
 
     kind: Literal["mlp"] = "mlp"
     depth: Depth = 2
+    """Number of hidden layers."""
     width: Width = 512
+    """Width of every hidden layer."""
     hidden_dims: Annotated[tuple[Width, ...], Field(max_length=100)] | None = None
+    """Widths of the hidden layers one by one, instead of `depth` and `width`."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """Function after each hidden layer."""
     norm: Literal["none", "layer", "batch"] = "none"
+    """Normalisation of each hidden layer, before its activation."""
     dropout: Dropout = 0.0
+    """Share of the hidden units that are set to 0 in training, after each hidden layer."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -90,11 +114,15 @@ class RetrievalConfig(HeadConfig):
 
     kind: Literal["retrieval"] = "retrieval"
     dim: Width = 256
+    """Width of the space into which both modalities are projected."""
     temperature: PositiveFloat = 0.07
+    """Temperature of the contrastive loss."""
     neighbours: Rows = 30
+    """Number of nearest training rows from which a row's label scores are computed."""
     neighbour_temperature: PositiveFloat = 0.07
+    """Temperature of the softmax over similarities that weights those rows."""
     label_weight: Fraction = 0.5
-    """0 trains on pairs alone (instance loss), 1 on labels alone."""
+    """Weight of the label loss: 0 trains on pairs alone (instance loss), 1 on labels alone."""
     gallery_rows: Rows | None = 8192
     """Training rows searched for neighbours: a seeded subset of this size, or all of them."""
 
@@ -103,14 +131,19 @@ class FeaturesConfig(Section):
     """Which features enter the head, and how they are normalised (fitted on train only)."""
 
     input: FeatureInput = "visual"
+    """Features that the head reads; `both` joins visual and text features side by side."""
     normalization: Normalization = "zscore"
+    """`l2` scales rows to length 1, `zscore` columns to mean 0 and variance 1, `whiten` also
+    removes the correlation between columns."""
 
 
 class ResumeConfig(Section):
     """Whether a single run goes on from a saved state."""
 
     enabled: bool = False
+    """Continue from `state.safetensors` in `paths.checkpoint_dir`, if there is one."""
     state_path: str | None = None
+    """State to continue from, or its folder, instead of the one in `paths.checkpoint_dir`."""
 
 
 class TrainingConfig(Section):
@@ -120,63 +153,111 @@ class TrainingConfig(Section):
     """`lbfgs` solves a linear head as logistic regression to convergence, in one epoch; its
     penalty is `weight_decay` (scikit-learn's C = 1 / (rows · weight_decay))."""
     learning_rate: PositiveFloat = 1e-3
+    """Step size at the end of the warm-up."""
     weight_decay: NonNegativeFloat = 1e-4
+    """Weight decay, decoupled in `adamw`; in `sgd` and `lbfgs` a penalty on squared weights."""
     beta1: Momentum = 0.9
+    """Decay of AdamW's mean of the gradients."""
     beta2: Momentum = 0.999
+    """Decay of AdamW's mean of the squared gradients."""
     momentum: Momentum = 0.9
+    """Momentum of `sgd`."""
     batch_size: Rows = 256
+    """Rows of a minibatch."""
     max_epochs: Epochs = 50
+    """Epochs after which training ends at the latest."""
     early_stopping_patience: Epochs | None = 10
+    """Epochs without a better validation AUPRC after which training ends; null never stops
+    early."""
     schedule: Literal["constant", "cosine"] = "cosine"
+    """Course of the learning rate after the warm-up; `cosine` falls to 0 at `max_epochs`."""
     warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs, or a fraction of one, over which the learning rate rises linearly from 0."""
     clip_norm: PositiveFloat | None = None
+    """Largest Euclidean norm of a minibatch's gradient; null does not clip."""
     loss: Literal["bce", "weighted_bce", "focal", "asymmetric"] = "bce"
+    """Loss of a label; `bce` is binary cross-entropy."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """How far targets are moved from 0 and 1 towards 1/2."""
     pos_weight_cap: PositiveFloat = 10.0
+    """Largest weight of positives in `weighted_bce`, which weights them by negatives over
+    positives."""
     focal_gamma: NonNegativeFloat = 2.0
+    """Exponent by which the focal loss plays down easy rows."""
     focal_alpha: Fraction = 0.25
+    """Weight of positives in the focal loss; negatives have 1 - alpha."""
     asymmetric_gamma_neg: NonNegativeFloat = 4.0
+    """Exponent of the asymmetric loss for negatives."""
     asymmetric_gamma_pos: NonNegativeFloat = 1.0
+    """Exponent of the asymmetric loss for positives."""
     asymmetric_clip: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Probability that the asymmetric loss subtracts from negatives, down to 0."""
     precision: Precision = "float32"
     """To what the inputs of matrix products are rounded in training (see `engine.precision`)."""
     seed: Seed = 42
+    """Seed of the initial weights, of the order of rows and of dropout."""
     tape_position: NonNegativeInt = 0
     """Epoch of the shared tape of permutations at which training enters (see `engine.tape`)."""
     target_labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Label columns to train, in this order; null takes CT-RATE's labels or, where a manifest has
+    none of them, every column that holds 0 and 1."""
     resume: ResumeConfig = ResumeConfig()
+    """Whether a single run goes on from a saved state."""
 
 
 class ColumnsConfig(Section):
     """Names of the manifest's columns."""
 
     volume: str = "volumename"
+    """Column of the volume names, which must differ from row to row."""
     visual_feature: str = "visual_feature_path"
+    """Column of the visual features' files, relative to `paths.data_root`."""
     text_feature: str = "text_feature_path"
+    """Column of the text features' files, relative to `paths.data_root`."""
+    patient: str | None = None
+    """Column of the patients; null takes them from CT-RATE's volume names, or takes every volume
+    as a patient of its own where the names do not follow CT-RATE's pattern."""
+    scan: str | None = None
+    """Column of the scans, whose rows share labels and report; null takes them from CT-RATE's
+    volume names, or takes every volume as a scan of its own."""
 
 
 class DataConfig(Section):
     """Which manifests are read; names are relative to `paths.manifest_dir`."""
 
     train_manifest: str = "train.csv"
+    """Manifest of the training rows."""
     val_manifest: str | None = "valid.csv"
-    """None splits the train manifest by patient, stratified over the labels."""
+    """Manifest of the validation rows; null splits the train manifest by patient, stratified over
+    the labels."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training rows that become validation rows where `val_manifest` is null."""
     test_manifests: tuple[str, ...] = (
         "test_manual_all.csv",
         "test_manual_train.csv",
         "test_manual_valid.csv",
     )
+    """Manifests of the test rows; each is measured by itself."""
     columns: ColumnsConfig = ColumnsConfig()
+    """Names of the manifests' columns."""
+    feature_key: str | None = None
+    """Name of the array or tensor that holds the features, in files with several; null takes
+    `arr`, `embeddings`, or the only one."""
+    follow_links: bool = False
+    """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
 
 
 class PathsConfig(Section):
-    """Where things lie; a path changes no number, so it is left out of every fingerprint."""
+    """Where files are; a path changes no number, so it is left out of every fingerprint."""
 
     data_root: str = "data/features"
+    """Folder of the feature files."""
     manifest_dir: str = "data/manifests"
-    output_dir: str = "outputs"
-    checkpoint_dir: str = "outputs/checkpoints"
+    """Folder of the manifests."""
+    output_dir: FolderName = "outputs"
+    """Folder of the leaderboards, one folder a study."""
+    checkpoint_dir: FolderName = "outputs/checkpoints"
+    """Folder that a single run writes to."""
 
 
 class LoggingConfig(Section):
@@ -186,12 +267,17 @@ class LoggingConfig(Section):
     """
 
     logger_name: Literal["none", "wandb", "tensorboard"] = "none"
+    """Logger of a single run's metrics."""
     project: str = "headsweep"
+    """W&B project."""
     run_name: str | None = None
-    """None takes the name of `paths.checkpoint_dir`."""
+    """Name of the run; null takes the name of `paths.checkpoint_dir`."""
     group: str | None = None
+    """W&B group of the run."""
     tags: tuple[str, ...] = ()
+    """W&B tags of the run."""
     offline: bool = True
+    """Whether W&B writes to `paths.checkpoint_dir` only, for a later `wandb sync`."""
     log_model: bool = False
     """Whether W&B also gets the best weights, as an artifact."""
 
@@ -230,13 +316,17 @@ class Config(Section):
     """The whole config of one training run."""
 
     head: Annotated[SerializeAsAny[HeadConfig], BeforeValidator(_typed_head)] = LinearConfig()
+    """The head: its kind and what that kind can be set to."""
     features: FeaturesConfig = FeaturesConfig()
+    """Which features enter the head."""
     training: TrainingConfig = TrainingConfig()
+    """Optimisation of the head."""
     data: DataConfig = DataConfig()
+    """Which manifests are read, and how."""
     paths: PathsConfig = PathsConfig()
+    """Folders of data and results."""
     logging: LoggingConfig = LoggingConfig()
-
-    IRRELEVANT: ClassVar[tuple[str, ...]] = ("paths", "logging")
+    """Loggers of single runs."""
 
     @model_validator(mode="after")
     def _lbfgs_is_for_logistic_regression(self) -> Self:
@@ -271,14 +361,21 @@ class Config(Section):
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 over everything that changes a number; paths and logging are left out."""
-        relevant = {k: v for k, v in to_dict(self).items() if k not in self.IRRELEVANT}
-        relevant["training"].pop("resume")
+        """Return SHA-256 over everything that changes a number (see `config.fingerprints`)."""
+        relevant = without_irrelevant(to_dict(self))
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain data, as it is written to YAML and JSON."""
+    """Return the config as plain data, as it is written to YAML and JSON.
+
+    Keys of `ADDED_KEYS` are left out where they have their default.
+    """
+    return without_added_defaults(all_values(config))
+
+
+def all_values(config: Config) -> dict[str, Any]:
+    """Return the config as plain data with every key."""
     plain: dict[str, Any] = json.loads(config.model_dump_json())
     return plain
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headsweep.config.messages import unknown_key
-from headsweep.config.schema import Config, explain, to_dict
+from headsweep.config.schema import Config, all_values, explain
 from headsweep.config.yaml_files import parse_value
 from headsweep.errors import ConfigError
 
@@ -43,7 +43,7 @@ def with_values(config: Config, values: Mapping[str, Any], *, where: str) -> Con
     Raises:
         ConfigError: an unknown path, or a value that breaks its law.
     """
-    data = to_dict(config)
+    data = all_values(config)
     for path, value in values.items():
         *sections, leaf = path.split(".")
         node: Any = data
@@ -73,12 +73,12 @@ def leaf_paths(config: Config) -> tuple[str, ...]:
             else:
                 yield f"{prefix}{key}"
 
-    return tuple(walk(to_dict(config), ""))
+    return tuple(walk(all_values(config), ""))
 
 
 def value_at(config: Config, path: str) -> Any:
     """The plain value of the leaf at a dotted path; `KeyError` when there is none."""
-    node: Any = to_dict(config)
+    node: Any = all_values(config)
     for name in path.split("."):
         node = node[name]
     return node

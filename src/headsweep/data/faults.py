@@ -1,4 +1,4 @@
-"""A fault found in a manifest or a feature file."""
+"""A fault of a manifest or a feature file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Severity = Literal["error", "warning"]
+
 
 @dataclass(frozen=True)
 class Fault:
-    """One broken law and its place.
+    """Something wrong with the data, and where.
 
-    `row` counts as a spreadsheet does: the header is row 1; None is the file as a whole. An
-    `error` makes the data unfit for a study; a `warning` only costs numbers.
+    `row` counts as a spreadsheet does: the header is row 1; None is the file as a whole. With an
+    `error` the data cannot be used for a study; a `warning` does not stop one.
     """
 
     path: Path
     row: int | None
     message: str
-    severity: Literal["error", "warning"] = "error"
+    severity: Severity = "error"
 
     def __str__(self) -> str:
         place = f"{self.path}" if self.row is None else f"{self.path}:{self.row}"

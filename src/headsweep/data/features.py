@@ -1,7 +1,7 @@
-"""Feature files: one vector a file, read without trusting what the file says of itself.
+"""Feature files: one vector a file, read without trusting what the file declares.
 
-A file may come from anywhere, so no pickle is run, and a size that a header declares is judged
-before anything of that size is read or allocated.
+A file may be untrusted, so no pickle is run, and a declared size is checked before anything of that
+size is read or allocated.
 """
 
 from __future__ import annotations
@@ -26,14 +26,24 @@ MAX_MATRIX_BYTES = 2**30
 """The same for a matrix of many rows in one file."""
 
 PACKED_BY = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""How numpy packs; `zipfile` unpacks the others without a bound: 3 kB of bzip2 hold gigabytes."""
+"""How numpy compresses; `zipfile` unpacks other methods without a bound: 3 kB of bzip2 can hold
+gigabytes."""
 
 PREFERRED_KEYS = ("arr", "embeddings")
 """Keys under which CT-CLIP and other encoders store the vector, most preferred first."""
 
+LEADS_OUTSIDE = (
+    "a link leads out of paths.data_root; data.follow_links=true allows that, if you trust the "
+    "links"
+)
+
 
 def outside(root: Path, paths: Sequence[Path]) -> Iterator[int]:
-    """Indices of the paths that links lead out of `root`, which may be a link itself."""
+    """Find the paths that links lead out of `root`, which may be a link itself.
+
+    Yields:
+        Their indices.
+    """
     inside = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 (it must end in a slash)
     folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
     for index, path in enumerate(paths):
@@ -42,15 +52,20 @@ def outside(root: Path, paths: Sequence[Path]) -> Iterator[int]:
             yield index
 
 
-def read_feature(path: Path) -> NDArray[np.float32]:
-    """The vector in a `.npz`, `.npy`, `.pt` or `.safetensors` file.
+def read_feature(path: Path, key: str | None = None) -> NDArray[np.float32]:
+    """Read the vector in a `.npz`, `.npy`, `.pt`, `.pth` or `.safetensors` file.
+
+    Args:
+        path: the file.
+        key: name of the array in files that hold several; None takes `arr`, `embeddings`, or the
+            only one.
 
     Returns:
         Shape (d,), finite. Any float or integer type of either byte order is converted.
 
     Raises:
-        FeatureError: the file is missing, empty, damaged, too large, or holds anything else than
-            one finite vector of shape (d,) or (1, d).
+        FeatureError: the file is missing, empty, damaged, too large, or does not hold one finite
+            vector: an array in which one axis at most is longer than 1.
     """
     reader = READERS.get(path.suffix)
     if reader is None:
@@ -60,16 +75,16 @@ def read_feature(path: Path) -> NDArray[np.float32]:
     try:
         size = path.stat().st_size
         if size == 0:
-            raise FeatureError(f"{path}: a feature file must hold a vector, found 0 bytes")
-        _judge_size(path, size)
-        values = reader(path)
+            raise FeatureError(f"{path}: the feature file is empty (0 bytes)")
+        _check_size(path, size)
+        values = reader(path, key)
     except FileNotFoundError:
-        raise FeatureError(f"{path}: a feature file must exist, found no file") from None
+        raise FeatureError(f"feature file not found: {path}") from None
     except FeatureError:
         raise
     except Exception as error:  # parsers of damaged files raise whatever they stumble over
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise FeatureError(f"{path}: a feature file must be whole, found {reason}") from None
+        raise FeatureError(f"{path}: the feature file is damaged: {reason}") from None
     with np.errstate(over="ignore"):
         vector = values.reshape(-1).astype(np.float32)
     if not np.isfinite(vector).all():
@@ -86,7 +101,10 @@ def read_feature(path: Path) -> NDArray[np.float32]:
 
 
 def read_matrix(path: Path, key: str) -> NDArray[Any]:
-    """The array of numbers under a key of a `.npz` file, in its own shape and type.
+    """Read the array of numbers under a key of a `.npz` file.
+
+    Returns:
+        The array in its own shape and type.
 
     Raises:
         FeatureError: the file is missing, damaged or too large, or holds no such array.
@@ -94,38 +112,42 @@ def read_matrix(path: Path, key: str) -> NDArray[Any]:
     try:
         with _open_archive(path) as archive, _open_member(path, archive, f"{key}.npy") as member:
             shape, in_columns, dtype = _read_header(path, member)
-            _judge_type(path, str(dtype), numeric=dtype.kind in "fiub")
-            _judge_size(path, math.prod(shape) * dtype.itemsize, MAX_MATRIX_BYTES)
+            _check_type(path, str(dtype), numeric=dtype.kind in "fiub")
+            _check_size(path, math.prod(shape) * dtype.itemsize, MAX_MATRIX_BYTES)
             values = _read_values(path, member, math.prod(shape), dtype)
             return values.reshape(shape, order="F" if in_columns else "C")
     except FeatureError:
         raise
     except KeyError:
-        raise FeatureError(f"{path}: must hold the array {key!r}, found none") from None
+        raise FeatureError(f"{path}: no array {key!r} in the file") from None
     except Exception as error:  # as above
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise FeatureError(f"{path}: must be a whole npz file, found {reason}") from None
+        raise FeatureError(f"{path}: the npz file is damaged: {reason}") from None
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
     with path.open("rb") as file:
         return _read_array(path, file)
 
 
-def _read_npz(path: Path) -> NDArray[Any]:
+def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
     with _open_archive(path) as archive:
         names = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        with _open_member(path, archive, names[_choose_key(path, list(names))]) as member:
+        with _open_member(path, archive, names[choose_key(path, list(names), key)]) as member:
             return _read_array(path, member)
 
 
 def _open_archive(path: Path) -> zipfile.ZipFile:
-    """A zip archive, which begins with its first member: readers disagree about others."""
-    with path.open("rb") as file:
-        found = file.read(4)
-    if found != b"PK\3\4":
-        raise FeatureError(f"{path}: a feature file must be whole, found no zip archive")
+    """Open a zip archive that begins with its first member: readers disagree about others."""
+    if not is_archive(path):
+        raise FeatureError(f"{path}: the feature file is damaged: not a zip archive")
     return zipfile.ZipFile(path)
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file begins as a zip archive does."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
 
 
 def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -135,19 +157,19 @@ def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def _read_array(path: Path, file: IO[bytes]) -> NDArray[Any]:
-    """The vector of an npy stream: header first, then exactly as many bytes as it declares."""
+    """Read the vector of an npy stream: its header, then exactly the bytes that it declares."""
     shape, _, dtype = _read_header(path, file)
-    _judge_array(path, shape, str(dtype), numeric=dtype.kind in "fiu", itemsize=dtype.itemsize)
+    check_array(path, shape, str(dtype), numeric=dtype.kind in "fiu", itemsize=dtype.itemsize)
     return _read_values(path, file, math.prod(shape), dtype)
 
 
 _PARSING = threading.Lock()
-"""NumPy reads a header by `ast`, which counts its depth for all threads of CPython 3.11 together:
-of two at once, one may fail with "recursion depth mismatch"."""
+"""NumPy parses a header with `ast`, whose depth counter CPython 3.11 shares between threads: of two
+at once, one may fail with "recursion depth mismatch"."""
 
 
 def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether columns come first, and type."""
+    """Return the shape, whether columns come first, and the type."""
     version = npy_format.read_magic(file)
     read_header: Mapping[tuple[int, int], Callable[..., Any]] = {
         (1, 0): npy_format.read_array_header_1_0,
@@ -170,17 +192,17 @@ def _read_values(path: Path, file: IO[bytes], n: int, dtype: np.dtype[Any]) -> N
     return np.frombuffer(data, dtype=dtype)
 
 
-def _read_safetensors(path: Path) -> NDArray[Any]:
+def _read_safetensors(path: Path, chosen: str | None) -> NDArray[Any]:
     from safetensors import SafetensorError, safe_open
 
     numpy_types = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"}
     torch_types = {"BF16", "F8_E4M3", "F8_E5M2"}
     try:
         with safe_open(path, framework="numpy") as file:
-            key = _choose_key(path, list(file.keys()))
+            key = choose_key(path, list(file.keys()), chosen)
             declared = file.get_slice(key)
             dtype, shape = declared.get_dtype(), declared.get_shape()
-            _judge_array(path, shape, dtype, numeric=dtype in numpy_types | torch_types)
+            check_array(path, shape, dtype, numeric=dtype in numpy_types | torch_types)
             if dtype in numpy_types:
                 values: NDArray[Any] = file.get_tensor(key)
                 return values
@@ -188,73 +210,82 @@ def _read_safetensors(path: Path) -> NDArray[Any]:
             floats: NDArray[Any] = file.get_tensor(key).float().numpy()
             return floats
     except SafetensorError as error:
-        raise FeatureError(f"{path}: a feature file must be whole, found {error}") from None
+        raise FeatureError(f"{path}: the feature file is damaged: {error}") from None
 
 
-def _read_pt(path: Path) -> NDArray[Any]:
-    from pickle import UnpicklingError  # noqa: TID251 (the error alone)
+def choose_key(path: Path, keys: Sequence[str], chosen: str | None) -> str:
+    """Choose one of the arrays in a file.
 
-    import torch
+    Args:
+        path: the file, for the error.
+        keys: names of its arrays.
+        chosen: the name that `data.feature_key` gives, if any.
 
-    with _open_archive(path) as archive:  # torch.save has written zip archives since 1.6
-        entries = archive.infolist()
-    _judge_size(path, sum(entry.file_size for entry in entries))
-    stored = [entry.file_size for entry in entries if "/data/" in entry.filename]
-    if len(stored) > 1:
-        raise FeatureError(f"{path}: a .pt file must hold one tensor, found {len(stored)} storages")
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except UnpicklingError:
-        raise FeatureError(
-            f"{path}: a .pt file must hold one tensor, found objects that only pickle can load"
-        ) from None
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        kind = type(tensor).__name__
-        raise FeatureError(f"{path}: a .pt file must hold one dense tensor, found {kind}")
-    numeric = not (tensor.is_complex() or tensor.is_quantized or tensor.dtype == torch.bool)
-    _judge_array(path, tuple(tensor.shape), str(tensor.dtype), numeric=numeric)
-    if tensor.untyped_storage().nbytes() > sum(stored):
-        raise FeatureError(f"{path}: the tensor must lie in the file, found a larger declared size")
-    values: NDArray[Any] = tensor.detach().to(torch.float32).numpy()
-    return values
+    Returns:
+        `chosen` if the file has it, else `arr`, `embeddings` or the only name.
 
-
-def _choose_key(path: Path, keys: Sequence[str]) -> str:
-    for key in PREFERRED_KEYS:
-        if key in keys:
+    Raises:
+        FeatureError: the file holds no array, or several among which none of these is.
+    """
+    listed = ", ".join(repr(key) for key in keys[:5]) + (", …" if len(keys) > 5 else "")
+    if chosen is not None and len(keys) > 1 and chosen not in keys:
+        raise FeatureError(f"{path}: no array {chosen!r} (data.feature_key) among {listed}")
+    for key in (chosen, *PREFERRED_KEYS):
+        if key in keys and key is not None:
             return key
     if len(keys) != 1:
         raise FeatureError(
-            f"{path}: the array must be under the key {' or '.join(PREFERRED_KEYS)}, or be the "
-            f"only one, found {len(keys)} keys{''.join(f' {key!r}' for key in keys[:5])}"
+            f"{path}: the file holds {len(keys)} arrays{': ' if keys else ''}{listed}; "
+            "data.feature_key names the one to read"
+            if keys
+            else f"{path}: the file holds no array"
         )
     return keys[0]
 
 
-def _judge_size(path: Path, size: int, limit: int = MAX_BYTES) -> None:
+def _check_size(path: Path, size: int, limit: int = MAX_BYTES) -> None:
     if size > limit:
         raise FeatureError(
             f"{path}: a feature file must declare at most {limit} bytes, found {size}"
         )
 
 
-def _judge_type(path: Path, dtype: str, *, numeric: bool) -> None:
+def _check_type(path: Path, dtype: str, *, numeric: bool) -> None:
     if not numeric:
         raise FeatureError(f"{path}: features must be floats or integers, found {dtype}")
 
 
-def _judge_array(
+def is_vector(shape: Sequence[int]) -> bool:
+    """Return whether an array has a value, and one axis at most that is longer than 1."""
+    return len(shape) > 0 and min(shape) > 0 and sum(length > 1 for length in shape) <= 1
+
+
+def check_array(
     path: Path, shape: Sequence[int], dtype: str, *, numeric: bool, itemsize: int = 4
 ) -> None:
-    _judge_type(path, dtype, numeric=numeric)
-    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[0] != 1) or shape[-1] < 1:
-        raise FeatureError(f"{path}: a feature must have shape (d,) or (1, d), found {shape}")
-    _judge_size(path, math.prod(shape) * max(itemsize, 4))
+    """Refuse a declared array that is no vector of numbers, or too large.
+
+    Raises:
+        FeatureError: names the file and what it declares.
+    """
+    _check_type(path, dtype, numeric=numeric)
+    if not is_vector(shape):
+        raise FeatureError(
+            f"{path}: a feature must be one vector, of shape (d,) or (1, d), found {tuple(shape)}"
+        )
+    _check_size(path, math.prod(shape) * max(itemsize, 4))
 
 
-READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = {
+def _read_torch(path: Path, key: str | None) -> NDArray[Any]:
+    from headsweep.data.torch_files import read_tensor
+
+    return read_tensor(path, key)
+
+
+READERS: Mapping[str, Callable[[Path, str | None], NDArray[Any]]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
-    ".pt": _read_pt,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
     ".safetensors": _read_safetensors,
 }

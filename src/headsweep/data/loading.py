@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from headsweep.config.schema import ColumnsConfig, Config, Modality
 from headsweep.data.faults import Fault
-from headsweep.data.manifest import Manifest, read_manifest
+from headsweep.data.manifest import Manifest, read_manifest, refuse_mixed_labels
 from headsweep.data.overlaps import shared_content, shared_patients
-from headsweep.data.packing import pack
+from headsweep.data.packing import pack_for
 from headsweep.data.splits import Split, content_fingerprint, row_digests
 from headsweep.data.splitting import linked_groups, split_by_group
 from headsweep.errors import FeatureError, InputError, ManifestError
@@ -43,12 +43,19 @@ class ManifestSource:
     Args:
         cache_dir: folder of packed features.
         progress: show progress on standard error while features are packed.
+        notice: called with a line about anything unusual that does not stop the work.
     """
 
     in_memory = False
 
-    def __init__(self, cache_dir: Path, *, progress: bool = False) -> None:
-        self._cache_dir, self._progress = cache_dir, progress
+    def __init__(
+        self,
+        cache_dir: Path,
+        *,
+        progress: bool = False,
+        notice: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._cache_dir, self._progress, self._notice = cache_dir, progress, notice
         self._manifests: dict[tuple[Hashable, ...], Manifest] = {}
         self._features: dict[tuple[Hashable, ...], _Features] = {}
         self._searches: dict[tuple[Hashable, ...], tuple[LoadedSplit, LoadedSplit]] = {}
@@ -136,6 +143,7 @@ class ManifestSource:
         key = (
             *(_file_key(config, data.train_manifest), data.val_manifest, divided),
             *(config.paths.data_root, tuple(sorted(modalities))),
+            *(data.feature_key, data.follow_links),
         )
         if key not in self._searches:
             self._searches[key] = self._load_search(config, modalities)
@@ -145,6 +153,8 @@ class ManifestSource:
         self, config: Config, modalities: Sequence[Modality]
     ) -> tuple[LoadedSplit, LoadedSplit]:
         data = config.data
+        named = self._manifest(config, data.train_manifest)
+        refuse_mixed_labels(named, config.training.target_labels)
         train = self._load(config, data.train_manifest, modalities)
         if data.val_manifest is None:
             return _divide(train, data.val_fraction, config.training.seed)
@@ -178,23 +188,19 @@ class ManifestSource:
         key = _file_key(config, name)
         if key not in self._manifests:
             path = Path(config.paths.manifest_dir) / name
-            self._manifests[key] = read_manifest(
-                path, config.data.columns, config.training.target_labels
-            )
+            manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+            for warning in manifest.warnings:
+                self._notice(str(warning))
+            self._manifests[key] = manifest
         return self._manifests[key]
 
     def _packed(
         self, config: Config, name: str, manifest: Manifest, modality: Modality
     ) -> _Features:
-        key = (*_file_key(config, name), config.paths.data_root, modality)
+        how = (config.data.feature_key, config.data.follow_links)
+        key = (*_file_key(config, name), config.paths.data_root, modality, *how)
         if key not in self._features:
-            packed = pack(
-                manifest,
-                modality,
-                Path(config.paths.data_root),
-                self._cache_dir,
-                progress=self._progress,
-            )
+            packed = pack_for(config, manifest, modality, self._cache_dir, progress=self._progress)
             digests = row_digests(packed.matrix)
             self._features[key] = _Features(packed.matrix, packed.fingerprint, digests)
         return self._features[key]

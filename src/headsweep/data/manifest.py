@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from headsweep.config.schema import ColumnsConfig, Modality, escapes
+from headsweep.data.columns import (
+    LABEL_VALUES,
+    feature_columns,
+    label_columns,
+    missing_column,
+    unused_labels,
+)
 from headsweep.data.ct_rate.names import (
     FINDINGS,
-    LABELS,
-    METADATA_COLUMNS,
     NOT_GIVEN,
-    REPORT_COLUMNS,
     VOLUME_NAME,
     patient_of,
     scan_of,
     volume_of,
 )
 from headsweep.data.faults import Fault
+from headsweep.data.splits import rows_fingerprint
+from headsweep.data.tables import Table, normalized, read_table
 from headsweep.errors import ManifestError
-
-__all__ = [
-    "LABEL_VALUES",
-    "Manifest",
-    "inspect_manifest",
-    "label_columns",
-    "patient_of",
-    "read_manifest",
-    "read_partly_labelled",
-    "scan_of",
-]
-
-LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-"""Spellings of a label; pandas writes `1.0` once a column has held a missing value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +39,8 @@ class Manifest:
 
     `rows` are the rows' numbers in the file (the header is row 1); `targets` has shape
     (rows, labels); feature paths are relative to `paths.data_root`, empty where a row has none.
+    `unused` names the columns that hold 0 and 1 but are not among `labels`; `named_groups` says
+    whether columns name the patients or scans, which otherwise follow from the volume names.
     """
 
     path: Path
@@ -59,6 +52,9 @@ class Manifest:
     targets: NDArray[np.uint8]
     feature_paths: Mapping[Modality, tuple[str, ...]]
     reports: tuple[str, ...] | None
+    named_groups: bool = False
+    unused: tuple[str, ...] = ()
+    warnings: tuple[Fault, ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,11 +62,11 @@ class Manifest:
         return self.path.stem
 
     def place(self, index: int) -> str:
-        """Where the row at an index stands, as `file:row`."""
+        """Return where the row at an index stands, as `file:row`."""
         return f"{self.path}:{self.rows[index]}"
 
     def take(self, indices: Iterable[int]) -> Manifest:
-        """The manifest of some rows, in the given order."""
+        """Return the manifest of some rows, in the given order."""
         chosen = [int(index) for index in indices]
 
         def pick(values: Sequence[str]) -> tuple[str, ...]:
@@ -88,7 +84,10 @@ class Manifest:
         )
 
     def with_labels(self, labels: Sequence[str]) -> Manifest:
-        """The same rows with the label columns in the given order.
+        """Put the label columns into the given order.
+
+        Returns:
+            The same rows.
 
         Raises:
             ManifestError: the manifest's labels are not these.
@@ -103,177 +102,279 @@ class Manifest:
         return replace(self, labels=tuple(labels), targets=self.targets[:, order])
 
     def fingerprint(self) -> str:
-        """SHA-256 over volumes, labels and targets; independent of the file's place and times."""
-        digest = hashlib.sha256("\n".join((*self.volumes, "", *self.labels)).encode())
-        digest.update(np.ascontiguousarray(self.targets).tobytes())
-        return digest.hexdigest()
+        """Return SHA-256 over volumes, labels and targets; independent of the file's place."""
+        groups = (self.patients, self.scans) if self.named_groups else ()
+        return rows_fingerprint(self.volumes, self.labels, self.targets, groups)
 
 
 def read_manifest(
     path: Path, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
 ) -> Manifest:
-    """The manifest in a CSV file.
+    """Read the manifest in a CSV file.
 
     Args:
         path: the file.
-        columns: names of the volume and feature path columns.
+        columns: names of the columns that hold no labels.
         target_labels: label columns to read, in this order. None reads the CT-RATE labels that
             the header has or, when it has none, every column that is no path, report or metadata.
             An empty tuple reads no label.
 
+    Returns:
+        The manifest.
+
     Raises:
         ManifestError: the first fault of the file, with its row.
     """
-    manifest, faults = inspect_manifest(path, columns, target_labels)
-    if faults or manifest is None:
-        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
-        raise ManifestError(f"{faults[0]}{more}")
+    table = read_table(path, kind="manifest")
+    manifest, faults = _inspect(table, columns, target_labels)
+    errors = [fault for fault in faults if fault.severity == "error"]
+    if errors or manifest is None:
+        more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
+        raise ManifestError(f"{errors[0]}{more}")
     return manifest
 
 
 def read_partly_labelled(path: Path, columns: ColumnsConfig, labels: Sequence[str]) -> Manifest:
-    """The manifest in a CSV file, with those of `labels` that its header has: maybe none.
+    """Read a manifest that may lack labels: rows to be scored.
+
+    Args:
+        path: the file.
+        columns: names of the columns that hold no labels.
+        labels: the labels of the head that scores the rows.
+
+    Returns:
+        The manifest, with those of `labels` that its header has and that no row leaves empty.
 
     Raises:
         ManifestError: as `read_manifest`.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
-        header = []  # `read_manifest` says what is wrong
-    return read_manifest(path, columns, tuple(label for label in labels if label in header))
+    table = read_table(path, kind="manifest")
+    given = tuple(
+        label
+        for label in labels
+        if label in table.header and not (table.cells[label] == "").to_numpy().any()
+    )
+    return read_manifest(path, columns, given)
 
 
 def inspect_manifest(
     path: Path, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
 ) -> tuple[Manifest | None, list[Fault]]:
-    """The sound rows of a manifest and all faults; no manifest when the file itself is at fault."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *records = list(csv.reader(file, strict=True)) or [[]]
-    except FileNotFoundError:
-        return None, [Fault(path, None, "a manifest must exist, found no file")]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return None, [Fault(path, None, f"a manifest must be CSV text in UTF-8, found {error}")]
+    """Read a manifest without stopping at its first fault.
 
-    labels = label_columns(header, columns, target_labels)
-    faults = _header_faults(path, header, columns, labels)
+    Args:
+        path: the file.
+        columns: names of the columns that hold no labels.
+        target_labels: as for `read_manifest`.
+
+    Returns:
+        The rows without faults, and all faults; no manifest when the file itself is at fault.
+    """
+    try:
+        table = read_table(path, kind="manifest")
+    except ManifestError as error:
+        message = str(error).removeprefix(f"{path}: ").removesuffix(f": {path}")
+        return None, [Fault(path, None, message)]
+    return _inspect(table, columns, target_labels)
+
+
+def _inspect(
+    table: Table, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
+) -> tuple[Manifest | None, list[Fault]]:
+    path = table.path
+    columns = _normalized(columns)
+    labels = label_columns(table.header, columns, target_labels)
+    faults = _header_faults(table, columns, labels)
     if not labels and target_labels is None:
-        faults.append(Fault(path, 1, "a manifest must have a label column, found none"))
-    if not any(records):
+        faults.append(Fault(path, 1, "a manifest must have a label column: one that holds 0 and 1"))
+    if table.cells.empty and not table.faults:
         faults.append(Fault(path, None, "a manifest must have rows, found only a header"))
     if faults:
         return None, faults
+    found, warnings = _row_faults(table, columns, labels)
+    faults = sorted([*table.faults, *found], key=lambda fault: fault.row or 0)
+    at_fault = {fault.row for fault in faults}
+    cells = table.cells.loc[[row not in at_fault for row in table.cells.index]]
+    manifest = _assemble(table, cells, columns, labels)
+    warnings += _unused_warning(manifest, target_labels)
+    return replace(manifest, warnings=tuple(warnings)), [*faults, *warnings]
 
-    features = list(_feature_columns(header, columns).values())
-    sound: dict[str, tuple[int, dict[str, str]]] = {}
-    for row, record in enumerate(records, start=2):
-        if not record:
-            continue
-        cells = dict(zip(header, (cell.strip() for cell in record), strict=False))
-        messages = (
-            list(_row_faults(cells, columns.volume, features, labels))
-            if len(record) == len(header)
-            else [f"a row must have {len(header)} cells, found {len(record)}"]
+
+def refuse_mixed_labels(manifest: Manifest, target_labels: tuple[str, ...] | None) -> None:
+    """Refuse to choose between CT-RATE's labels and others when the config names none.
+
+    Raises:
+        ManifestError: the manifest has CT-RATE's labels and others, and `target_labels` is None.
+    """
+    if target_labels is None and manifest.unused:
+        raise ManifestError(f"{manifest.path}:1: {mixed_labels(manifest)}")
+
+
+def mixed_labels(manifest: Manifest) -> str:
+    """Return the sentence that asks which labels to train."""
+    return (
+        f"{_listed(manifest.unused)} hold 0 and 1 beside the {len(manifest.labels)} labels of "
+        "CT-RATE: list all labels to train in training.target_labels, with or without them"
+    )
+
+
+def _unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
+    if not manifest.unused or target_labels in (None, ()):
+        return []
+    message = (
+        f"{_listed(manifest.unused)} hold 0 and 1 but are not used: to train them too, add them "
+        "to training.target_labels"
+    )
+    return [Fault(manifest.path, 1, message, severity="warning")]
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"the columns {', '.join(map(repr, names[:most]))}{more}"
+
+
+def _normalized(columns: ColumnsConfig) -> ColumnsConfig:
+    """Return the names as a table's header has them, without surrounding spaces."""
+    names = {key: value and normalized(value) for key, value in columns.model_dump().items()}
+    return columns.model_copy(update=names)
+
+
+def _header_faults(table: Table, columns: ColumnsConfig, labels: Sequence[str]) -> list[Fault]:
+    wanted = [(columns.volume, "data.columns.volume")]
+    wanted += [
+        (name, key)
+        for name, key in (
+            (columns.patient, "data.columns.patient"),
+            (columns.scan, "data.columns.scan"),
         )
-        volume = volume_of(cells[columns.volume]) if columns.volume in cells else ""
-        if not messages and volume in sound:
-            messages = [f"a volume must be in one row, found {volume!r} also in row "
-                        f"{sound[volume][0]}"]  # fmt: skip
-        if messages:
-            faults += [Fault(path, row, message) for message in messages]
-        else:
-            sound[volume] = (row, cells)
-    return _assemble(path, header, columns, labels, sound), faults
-
-
-def label_columns(
-    header: Sequence[str], columns: ColumnsConfig, target_labels: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    """The label columns of a table with this header; see `read_manifest` for the rule."""
-    if target_labels is not None:
-        return target_labels
-    known = tuple(name for name in header if name in LABELS)
-    if known:
-        return known
-    other = {columns.volume, *REPORT_COLUMNS, *METADATA_COLUMNS}
-    return tuple(name for name in header if name not in other and not name.endswith("_path"))
-
-
-def _feature_columns(header: Sequence[str], columns: ColumnsConfig) -> dict[Modality, str]:
-    names: dict[Modality, str] = {"visual": columns.visual_feature, "text": columns.text_feature}
-    return {modality: name for modality, name in names.items() if name in header}
-
-
-def _header_faults(
-    path: Path, header: Sequence[str], columns: ColumnsConfig, labels: Sequence[str]
-) -> list[Fault]:
-    faults = [
-        Fault(path, 1, f"a manifest must have the column {name!r}, found {', '.join(header)}")
-        for name in (columns.volume, *labels)
-        if name not in header
+        if name is not None
     ]
-    for names, kind in ((header, "columns"), (labels, "target labels")):
+    wanted += [(label, "training.target_labels") for label in labels]
+    faults = [
+        Fault(table.path, 1, missing_column(name, key, table.header))
+        for name, key in wanted
+        if name not in table.header
+    ]
+    for names, kind in ((table.header, "columns"), (labels, "target labels")):
         doubles = sorted(name for name, count in Counter(names).items() if count > 1)
         if doubles:
-            faults.append(Fault(path, 1, f"{kind} must have distinct names, found {doubles} twice"))
-    if not _feature_columns(header, columns):
-        wanted = f"{columns.visual_feature!r} or {columns.text_feature!r}"
-        faults.append(Fault(path, 1, f"a manifest must have a feature column {wanted}, found none"))
+            message = f"{kind} must have distinct names, found {doubles} twice"
+            faults.append(Fault(table.path, 1, message))
+    if not feature_columns(table.header, columns):
+        wanted_features = f"{columns.visual_feature!r} or {columns.text_feature!r}"
+        message = (
+            f"a manifest must have a column of feature paths, {wanted_features}: "
+            "data.columns.visual_feature and data.columns.text_feature name them"
+        )
+        faults.append(Fault(table.path, 1, message))
     return faults
 
 
 def _row_faults(
-    cells: Mapping[str, str],
-    volume_column: str,
-    feature_columns: Iterable[str],
-    labels: Sequence[str],
-) -> Iterable[str]:
-    volume = cells[volume_column]
-    if not VOLUME_NAME.fullmatch(volume_of(volume)):
-        yield (
-            f"{volume_column} must read <split>_<patient>_<scan>_<reconstruction>, "
-            f"such as valid_53_a_1, found {volume!r}"
-        )
+    table: Table, columns: ColumnsConfig, labels: Sequence[str]
+) -> tuple[list[Fault], list[Fault]]:
+    """Return the faults of single rows, and the warnings of the whole file."""
+    faults, warnings = _name_faults(table, columns)
     for label in labels:
-        if cells[label] not in LABEL_VALUES:
-            yield f"a label must be 0 or 1, found {cells[label]!r} in column {label!r}"
-    for column in feature_columns:
-        feature = cells[column]
-        if escapes(feature):
-            yield (
-                f"{column} must be relative to paths.data_root and stay inside it, "
-                f"found {feature!r}"
+        cells = table.cells[label]
+        for row, cell in cells[~cells.isin(LABEL_VALUES)].items():
+            message = f"a label must be 0 or 1, found {cell!r} in column {label!r}"
+            faults.append(Fault(table.path, _number(row), message))
+    for column in feature_columns(table.header, columns).values():
+        for row, cell in table.cells[column].items():
+            if escapes(cell):
+                message = (
+                    f"{column} must be relative to paths.data_root and stay inside it, "
+                    f"found {cell!r}"
+                )
+                faults.append(Fault(table.path, _number(row), message))
+    at_fault = {fault.row for fault in faults}
+    first: dict[str, int] = {}
+    for row, cell in table.cells[columns.volume].items():
+        if row in at_fault:
+            continue
+        volume, number = volume_of(cell), _number(row)
+        if volume in first:
+            message = f"a volume must be in one row, found {volume!r} also in row {first[volume]}"
+            faults.append(Fault(table.path, number, message))
+        first.setdefault(volume, number)
+    return faults, warnings
+
+
+def _name_faults(table: Table, columns: ColumnsConfig) -> tuple[list[Fault], list[Fault]]:
+    """Return the faults of names of volumes, patients and scans, and a warning of unknown ones.
+
+    Names that do not follow CT-RATE's pattern are faults beside names that do: they are probably
+    misspelled. If no name follows it, each is its own patient.
+    """
+    faults: list[Fault] = []
+    for name in filter(None, (columns.volume, columns.patient, columns.scan)):
+        empty = table.cells.index[table.cells[name] == ""]
+        faults += [Fault(table.path, _number(i), f"{name} must not be empty") for i in empty]
+    if columns.patient is not None:
+        return faults, []
+    names = table.cells[columns.volume].map(volume_of)
+    follow = names.map(lambda name: VOLUME_NAME.fullmatch(name) is not None).astype(bool)
+    others = names[~follow & (names != "")]
+    if others.empty:
+        return faults, []
+    if follow.any():
+        for row, name in others.items():
+            message = (
+                f"{columns.volume} must read <split>_<patient>_<scan>_<reconstruction>, such as "
+                f"valid_53_a_1, as other rows do, found {name!r}; or name the column of the "
+                "patients with data.columns.patient"
             )
+            faults.append(Fault(table.path, _number(row), message))
+        return faults, []
+    message = (
+        f"names such as {others.iloc[0]!r} do not say which patient they belong to, so every row "
+        "is taken as a patient of its own; data.columns.patient names the column of the patients"
+    )
+    return faults, [Fault(table.path, None, message, severity="warning")]
+
+
+def _number(row: object) -> int:
+    assert isinstance(row, int)
+    return row
 
 
 def _assemble(
-    path: Path,
-    header: Sequence[str],
-    columns: ColumnsConfig,
-    labels: tuple[str, ...],
-    sound: Mapping[str, tuple[int, dict[str, str]]],
+    table: Table, cells: pd.DataFrame, columns: ColumnsConfig, labels: tuple[str, ...]
 ) -> Manifest:
-    cells = [cells for _, cells in sound.values()]
-    report_columns = [name for name in FINDINGS if name in header]
-    targets = np.array([[LABEL_VALUES[row[label]] for label in labels] for row in cells], np.uint8)
+    volumes = tuple(map(volume_of, cells[columns.volume]))
+    targets = np.zeros((len(cells), len(labels)), np.uint8)
+    for j, label in enumerate(labels):
+        targets[:, j] = cells[label].map(LABEL_VALUES)
+    reports = [name for name in FINDINGS if name in table.header]
+    features = feature_columns(table.header, columns)
     return Manifest(
-        path=path,
-        rows=tuple(row for row, _ in sound.values()),
-        volumes=tuple(sound),
-        patients=tuple(map(patient_of, sound)),
-        scans=tuple(map(scan_of, sound)),
+        path=table.path,
+        rows=tuple(map(_number, cells.index)),
+        volumes=volumes,
+        patients=_named_or(cells, columns.patient, map(_patient, volumes)),
+        scans=_named_or(cells, columns.scan, map(_scan, volumes)),
         labels=labels,
-        targets=targets.reshape(len(cells), len(labels)),
-        feature_paths={
-            modality: tuple(row[name] for row in cells)
-            for modality, name in _feature_columns(header, columns).items()
-        },
-        reports=tuple(_joined(row[name] for name in report_columns) for row in cells)
-        if report_columns
+        targets=targets,
+        feature_paths={modality: tuple(cells[name]) for modality, name in features.items()},
+        reports=tuple(map(_joined, zip(*(cells[name] for name in reports), strict=True)))
+        if reports
         else None,
+        named_groups=bool(columns.patient or columns.scan),
+        unused=unused_labels(cells[list(table.header)], columns, labels),
     )
+
+
+def _named_or(cells: pd.DataFrame, column: str | None, otherwise: Iterable[str]) -> tuple[str, ...]:
+    return tuple(otherwise) if column is None else tuple(cells[column])
+
+
+def _patient(volume: str) -> str:
+    return patient_of(volume) if VOLUME_NAME.fullmatch(volume) else volume
+
+
+def _scan(volume: str) -> str:
+    return scan_of(volume) if VOLUME_NAME.fullmatch(volume) else volume
 
 
 def _joined(sections: Iterable[str]) -> str:

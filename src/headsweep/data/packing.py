@@ -18,13 +18,13 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import locked, replacing, write_text
-from headsweep.config.schema import Modality
-from headsweep.data.features import outside, read_feature
+from headsweep.atomic_files import locked, replacing, write_json
+from headsweep.config.schema import Config, Modality
+from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest
-from headsweep.data.progress import progress_bar
 from headsweep.data.splits import BLOCK_ROWS, begin_fingerprint, little_endian
 from headsweep.errors import FeatureError, ManifestError, OutputError
+from headsweep.progress import progress_bar
 
 FORMAT = 1
 """Version of the pack's format; a pack of another version is made again."""
@@ -44,6 +44,46 @@ class PackedFeatures:
     fingerprint: str
 
 
+@dataclass(frozen=True, eq=False)
+class _Files:
+    """The feature files of a manifest's rows, and the name of the array to read in each."""
+
+    manifest: Manifest
+    names: tuple[str, ...]
+    paths: Sequence[Path]
+    key: str | None
+
+    def read(self, index: int) -> NDArray[np.float32]:
+        try:
+            return read_feature(self.paths[index], self.key)
+        except FeatureError as error:
+            raise FeatureError(f"{error} ({self.manifest.place(index)})") from None
+
+
+def pack_for(
+    config: Config, manifest: Manifest, modality: Modality, cache_dir: Path, *, progress: bool
+) -> PackedFeatures:
+    """Pack the features of a manifest's rows as a config says: see `pack`.
+
+    Returns:
+        The matrix, one row for each row of the manifest, and its fingerprint.
+
+    Raises:
+        ManifestError: as `pack`.
+        FeatureError: as `pack`.
+        OutputError: as `pack`.
+    """
+    return pack(
+        manifest,
+        modality,
+        Path(config.paths.data_root),
+        cache_dir,
+        progress=progress,
+        key=config.data.feature_key,
+        follow_links=config.data.follow_links,
+    )
+
+
 def pack(
     manifest: Manifest,
     modality: Modality,
@@ -51,8 +91,10 @@ def pack(
     cache_dir: Path,
     *,
     progress: bool,
+    key: str | None = None,
+    follow_links: bool = False,
 ) -> PackedFeatures:
-    """The features of a manifest's rows, packed under `cache_dir` unless they already are.
+    """Read the features of a manifest's rows, and pack them under `cache_dir` unless they are.
 
     Args:
         manifest: whose rows to pack.
@@ -60,6 +102,11 @@ def pack(
         data_root: folder that the feature paths are relative to.
         cache_dir: folder that holds packs; made when absent.
         progress: draw a progress bar on standard error while packing.
+        key: name of the array to read in files that hold several.
+        follow_links: read files that links below `data_root` lead to outside of it.
+
+    Returns:
+        The matrix, one row for each row of the manifest, and its fingerprint.
 
     Raises:
         ManifestError: the manifest lacks the modality's column, or a row its path.
@@ -67,53 +114,53 @@ def pack(
             manifest's row.
         OutputError: `cache_dir` cannot be written.
     """
-    paths = _feature_paths(manifest, modality, data_root)
+    paths = _feature_paths(manifest, modality, data_root, follow_links=follow_links)
+    rows = _Files(manifest, manifest.feature_paths[modality], paths, key)
     place = f"{manifest.path.resolve()}\n{data_root.resolve()}\n{modality}"
-    key = hashlib.sha256(place.encode()).hexdigest()[:16]
-    folder = cache_dir / f"{manifest.name}-{modality}-{key}"
+    if key is not None:
+        place += f"\n{key}"
+    digest = hashlib.sha256(place.encode()).hexdigest()[:16]
+    folder = cache_dir / f"{manifest.name}-{modality}-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock"), ThreadPoolExecutor(THREADS) as pool:
-            # Under the lock, anything temporary was left by a process that died.
+            # Under the lock, anything temporary was left by a process that crashed.
             for leftover in folder.glob("*.partial"):
                 leftover.unlink()
-            files = _states(manifest, modality, paths, pool)
+            files = _states(rows, pool)
             index = _current_index(folder, manifest.volumes, files)
             if index is None:
                 with replacing(folder / "matrix.npy") as file:
-                    index = _write_matrix(file, manifest, paths, pool, progress=progress)
-                    now = _states(manifest, modality, paths, pool)
-                    _refuse_changes(manifest, paths, files, now)
+                    index = _write_matrix(file, rows, pool, progress=progress)
+                    _refuse_changes(rows, files, _states(rows, pool))
                     # A stale index must not outlive the matrix it describes.
                     (folder / "index.json").unlink(missing_ok=True)
                 index["files"] = files
-                write_text(folder / "index.json", json.dumps(index))
+                write_json(folder / "index.json", index, indent=None)
             return PackedFeatures(
                 matrix=npy_format.open_memmap(folder / "matrix.npy", mode="r"),
                 fingerprint=index["fingerprint"],
             )
     except OSError as error:
-        raise OutputError(f"{folder}: packed features must be writable, found {error}") from None
+        raise OutputError(f"{folder}: cannot write packed features: {error}") from None
 
 
-def _feature_paths(manifest: Manifest, modality: Modality, data_root: Path) -> list[Path]:
+def _feature_paths(
+    manifest: Manifest, modality: Modality, data_root: Path, *, follow_links: bool
+) -> list[Path]:
     if modality not in manifest.feature_paths:
         raise ManifestError(
-            f"{manifest.path}: {modality} features need a column of {modality} feature paths, "
-            "found none"
+            f"{manifest.path}: no column of {modality} feature paths "
+            f"(data.columns.{modality}_feature names it)"
         )
     names = manifest.feature_paths[modality]
     if "" in names:
         raise ManifestError(
-            f"{manifest.place(names.index(''))}: a row must have a path of {modality} features, "
-            "found an empty cell"
+            f"{manifest.place(names.index(''))}: the path of the {modality} features is empty"
         )
     paths = [data_root / name for name in names]
-    for index in outside(data_root, paths):
-        raise FeatureError(
-            f"{paths[index]}: a feature file must lie in paths.data_root, found a link out of it "
-            f"({manifest.place(index)})"
-        )
+    for index in () if follow_links else outside(data_root, paths):
+        raise FeatureError(f"{paths[index]}: {LEADS_OUTSIDE} ({manifest.place(index)})")
     return paths
 
 
@@ -121,10 +168,8 @@ FileState = list[Any]
 """Relative path, size in bytes and mtime in ns of a feature file, as JSON keeps them."""
 
 
-def _states(
-    manifest: Manifest, modality: Modality, paths: Sequence[Path], pool: ThreadPoolExecutor
-) -> list[FileState]:
-    names = manifest.feature_paths[modality]
+def _states(rows: _Files, pool: ThreadPoolExecutor) -> list[FileState]:
+    paths = rows.paths
 
     def states(start: int) -> list[FileState]:
         return [state(index) for index in range(start, min(start + BLOCK_ROWS, len(paths)))]
@@ -132,12 +177,15 @@ def _states(
     def state(index: int) -> FileState:
         try:
             stat = paths[index].stat()
+        except FileNotFoundError:
+            place = rows.manifest.place(index)
+            raise FeatureError(f"feature file not found: {paths[index]} ({place})") from None
         except OSError as error:
             raise FeatureError(
-                f"{paths[index]}: a feature file must exist, found {error.strerror} "
-                f"({manifest.place(index)})"
+                f"{paths[index]}: cannot read the feature file: {error.strerror} "
+                f"({rows.manifest.place(index)})"
             ) from None
-        return [names[index], stat.st_size, stat.st_mtime_ns]
+        return [rows.names[index], stat.st_size, stat.st_mtime_ns]
 
     blocks = pool.map(states, range(0, len(paths), BLOCK_ROWS))
     return [state for block in blocks for state in block]
@@ -146,7 +194,7 @@ def _states(
 def _current_index(
     folder: Path, volumes: Sequence[str], files: list[FileState]
 ) -> dict[str, Any] | None:
-    """The folder's index when it describes these inputs and the matrix is whole, else None."""
+    """Return the folder's index if it describes these inputs and the matrix is complete."""
     try:
         index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         size = (folder / "matrix.npy").stat().st_size
@@ -156,10 +204,8 @@ def _current_index(
     return index if {key: index.get(key) for key in wanted} == wanted else None
 
 
-def _refuse_changes(
-    manifest: Manifest, paths: Sequence[Path], before: list[FileState], now: list[FileState]
-) -> None:
-    """Refuses files that changed while they were read: a row may be half of one, half of another.
+def _refuse_changes(rows: _Files, before: list[FileState], now: list[FileState]) -> None:
+    """Refuse files that changed while they were read, whose rows may be half old and half new.
 
     Raises:
         FeatureError: names the first file.
@@ -167,27 +213,27 @@ def _refuse_changes(
     for index, (old, new) in enumerate(zip(before, now, strict=True)):
         if old != new:
             raise FeatureError(
-                f"{paths[index]}: a feature file must not change while it is packed, found it "
-                f"written meanwhile ({manifest.place(index)})"
+                f"{rows.paths[index]}: the feature file was written while it was packed "
+                f"({rows.manifest.place(index)})"
             )
 
 
 def _write_matrix(
-    file: IO[bytes],
-    manifest: Manifest,
-    paths: Sequence[Path],
-    pool: ThreadPoolExecutor,
-    *,
-    progress: bool,
+    file: IO[bytes], rows: _Files, pool: ThreadPoolExecutor, *, progress: bool
 ) -> dict[str, Any]:
-    """Writes all rows block by block; the index of what was written, without the files' states."""
-    width = len(_read_row(manifest, paths, 0))
+    """Write all rows block by block.
+
+    Returns:
+        The index of what was written, without the files' states.
+    """
+    manifest, paths = rows.manifest, rows.paths
+    width = len(rows.read(0))
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), width)}
     npy_format.write_array_header_1_0(file, header)
     digest = begin_fingerprint(manifest.volumes, width)
 
     def read(index: int) -> NDArray[np.float32]:
-        row = _read_row(manifest, paths, index)
+        row = rows.read(index)
         if len(row) != width:
             raise FeatureError(
                 f"{paths[index]}: all features of a manifest must be {width} wide, as the first "
@@ -195,14 +241,14 @@ def _write_matrix(
             )
         return row
 
-    with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as advance:
+    with progress_bar(f"packing {manifest.name}", len(paths), visible=progress) as bar:
         for start in range(0, len(paths), BLOCK_ROWS):
-            rows = range(start, min(start + BLOCK_ROWS, len(paths)))
-            data = little_endian(np.stack(list(pool.map(read, rows))))
+            block = range(start, min(start + BLOCK_ROWS, len(paths)))
+            data = little_endian(np.stack(list(pool.map(read, block))))
             file.write(data)
             digest.update(data)
-            advance(len(rows))
-    file.flush()  # a full disk is told here, while the old pack is whole
+            bar.advance(len(block))
+    file.flush()  # a full disk is noticed here, while the old pack is still complete
     return {
         "format": FORMAT,
         "fingerprint": digest.hexdigest(),
@@ -211,10 +257,3 @@ def _write_matrix(
         "matrix_bytes": file.tell(),
         "volumes": list(manifest.volumes),
     }
-
-
-def _read_row(manifest: Manifest, paths: Sequence[Path], index: int) -> NDArray[np.float32]:
-    try:
-        return read_feature(paths[index])
-    except FeatureError as error:
-        raise FeatureError(f"{error} ({manifest.place(index)})") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import write_text
-from headsweep.data.ct_rate.prepare import write_table
+from headsweep.atomic_files import write_json
 from headsweep.data.manifest import Manifest
 from headsweep.data.splitting import group_folds, linked_groups, split_by_group
+from headsweep.data.tables import read_table, write_table
 from headsweep.errors import ManifestError, OutputError
 
 
@@ -121,16 +119,15 @@ def _write(
     part: str,
     requested: int,
 ) -> Subset:
-    with manifest.path.open(encoding="utf-8-sig", newline="") as file:
-        records = list(csv.reader(file, strict=True))
-    lines = [records[manifest.rows[row] - 1] for row in rows]
-    write_table(path, records[0], lines)
+    table = read_table(manifest.path, kind="manifest")
+    cells = table.cells.loc[[manifest.rows[row] for row in rows.tolist()]]
+    write_table(path, table.header, cells.to_numpy().tolist())
     patients = len({manifest.patients[row] for row in rows})
     return Subset(path.name, seed, part, requested, len(rows), patients)
 
 
 def _write_index(path: Path, subsets: Sequence[Subset]) -> None:
     try:
-        write_text(path, json.dumps([asdict(subset) for subset in subsets], indent=2) + "\n")
+        write_json(path, [asdict(subset) for subset in subsets])
     except OSError as error:
-        raise OutputError(f"{path}: the file must be writable, found {error}") from None
+        raise OutputError(f"{path}: cannot write the file: {error}") from None

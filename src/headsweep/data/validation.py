@@ -1,4 +1,4 @@
-"""Inspection of a whole data set: every fault of every manifest and feature file, by row."""
+"""Inspection of a data set: every fault of every manifest and feature file, by row."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headsweep.config.schema import Config, Modality
 from headsweep.data.dataset import required_modalities, row_digests
-from headsweep.data.faults import Fault
-from headsweep.data.features import outside, read_feature
-from headsweep.data.manifest import Manifest, inspect_manifest
+from headsweep.data.faults import Fault, Severity
+from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
+from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
 from headsweep.data.overlaps import shared_content, shared_patients
 from headsweep.data.packing import THREADS
-from headsweep.data.progress import progress_bar
 from headsweep.errors import FeatureError, ManifestError
+from headsweep.progress import progress_bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,35 +31,39 @@ class _Inspected:
 
 
 def check(config: Config, *, progress: bool = False) -> list[Fault]:
-    """Every fault of the train, valid and test manifests and of all their feature files.
+    """Find every fault of the train, valid and test manifests and of all their feature files.
 
-    Unlike loading, it does not stop at the first fault. It reads the test manifests, but tells
-    nothing of them except faults.
+    Unlike loading, it does not stop at the first fault. It reads the test manifests, but reports
+    nothing about them except faults.
 
     Args:
         config: `data`, `paths` and `training.target_labels` are used.
         progress: show progress on standard error.
+
+    Returns:
+        The faults, manifest by manifest, then those between manifests.
     """
     data = config.data
     searched = [data.train_manifest, *([data.val_manifest] if data.val_manifest else [])]
     inspected: dict[str, _Inspected] = {}
     faults: list[Fault] = []
-    widths: dict[Modality, tuple[int, str]] = {}
+    features = _FeatureInspection(config)
     for name in [*searched, *data.test_manifests]:
         path = Path(config.paths.manifest_dir) / name
         manifest, found = inspect_manifest(path, data.columns, config.training.target_labels)
         faults += found
         if manifest is None:
             continue
+        if manifest.unused and config.training.target_labels is None:
+            severity: Severity = "error" if name == data.train_manifest else "warning"
+            faults.append(Fault(path, 1, mixed_labels(manifest), severity))
         first = next(iter(inspected.values()), None)
         try:
             manifest = manifest.with_labels(first.manifest.labels) if first else manifest
         except ManifestError as error:
             faults.append(Fault(path, 1, str(error).removeprefix(f"{path}: ")))
             continue
-        digests, found = _inspect_features(
-            manifest, Path(config.paths.data_root), widths, progress=progress
-        )
+        digests, found = features.inspect(manifest, progress=progress)
         faults += found + _missing_columns(manifest, required_modalities(config))
         faults += _empty_labels(manifest)
         inspected[name] = _Inspected(manifest, digests)
@@ -67,59 +74,64 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
     return faults
 
 
-def _inspect_features(
-    manifest: Manifest,
-    data_root: Path,
-    widths: dict[Modality, tuple[int, str]],
-    *,
-    progress: bool,
-) -> tuple[dict[Modality, list[bytes | None]], list[Fault]]:
-    """Digests of all feature rows (None where one is at fault), and the faults.
+class _FeatureInspection:
+    """Reads feature files, and remembers the first width of each modality and where it was."""
 
-    `widths` keeps, over all manifests, the first width seen of each modality and its place.
-    """
-    digests: dict[Modality, list[bytes | None]] = {}
-    faults: list[Fault] = []
-    for modality, paths in manifest.feature_paths.items():
-        digests[modality] = []
-        title = f"checking {modality} features of {manifest.name}"
-        with (
-            ThreadPoolExecutor(THREADS) as pool,
-            progress_bar(title, len(paths), visible=progress) as advance,
-        ):
-            for i, result in enumerate(pool.map(lambda path: _inspect(data_root, path), paths)):
-                advance(1)
-                if not isinstance(result, str):
-                    width, digest = result
-                    wanted, place = widths.setdefault(modality, (width, manifest.place(i)))
-                    if width == wanted:
-                        digests[modality].append(digest)
-                        continue
-                    result = (
-                        f"{data_root / paths[i]}: {modality} features must be {wanted} wide, "
-                        f"as in {place}, found {width}"
-                    )
-                digests[modality].append(None)
-                faults.append(Fault(manifest.path, manifest.rows[i], result))
-    return digests, faults
+    def __init__(self, config: Config) -> None:
+        self._root = Path(config.paths.data_root)
+        self._key, self._follow_links = config.data.feature_key, config.data.follow_links
+        self._widths: dict[Modality, tuple[int, str]] = {}
 
+    def inspect(
+        self, manifest: Manifest, *, progress: bool
+    ) -> tuple[dict[Modality, list[bytes | None]], list[Fault]]:
+        """Read the feature files of a manifest.
 
-def _inspect(data_root: Path, path: str) -> tuple[int, bytes] | str:
-    """Width and digest of the vector in a feature file, or what is wrong with it."""
-    if not path:
-        return "a row must have a path of its features, found an empty cell"
-    if list(outside(data_root, [data_root / path])):
-        return f"{data_root / path}: must lie in paths.data_root, found a link out of it"
-    try:
-        vector = read_feature(data_root / path)
-    except FeatureError as error:
-        return str(error)
-    return len(vector), row_digests(vector[None])[0]
+        Returns:
+            Digests of all feature rows (None where one is at fault), and the faults.
+        """
+        digests: dict[Modality, list[bytes | None]] = {}
+        faults: list[Fault] = []
+        for modality, paths in manifest.feature_paths.items():
+            digests[modality] = []
+            title = f"checking {modality} features of {manifest.name}"
+            with (
+                ThreadPoolExecutor(THREADS) as pool,
+                progress_bar(title, len(paths), visible=progress) as bar,
+            ):
+                for i, result in enumerate(pool.map(self._read, paths)):
+                    bar.advance(1)
+                    if not isinstance(result, str):
+                        wanted, place = self._widths.setdefault(
+                            modality, (len(result), manifest.place(i))
+                        )
+                        if len(result) == wanted:
+                            digests[modality].append(row_digests(result[None])[0])
+                            continue
+                        result = (
+                            f"{self._root / paths[i]}: {modality} features must be {wanted} wide, "
+                            f"as in {place}, found {len(result)}"
+                        )
+                    digests[modality].append(None)
+                    faults.append(Fault(manifest.path, manifest.rows[i], result))
+        return digests, faults
+
+    def _read(self, name: str) -> NDArray[np.float32] | str:
+        """Return the vector in a feature file, or what is wrong with it."""
+        path = self._root / name
+        if not name:
+            return "the path of the features is empty"
+        if not self._follow_links and list(outside(self._root, [path])):
+            return f"{path}: {LEADS_OUTSIDE}"
+        try:
+            return read_feature(path, self._key)
+        except FeatureError as error:
+            return str(error)
 
 
 def _missing_columns(manifest: Manifest, required: Sequence[Modality]) -> list[Fault]:
     return [
-        Fault(manifest.path, 1, f"a manifest must have a column of {modality} features, found none")
+        Fault(manifest.path, 1, f"no column of {modality} feature paths")
         for modality in required
         if modality not in manifest.feature_paths
     ]

@@ -19,6 +19,7 @@ from headsweep.engine.inputs import Inputs
 from headsweep.engine.numerics.precision import rounded_products
 from headsweep.engine.programs.autograd import AutogradProgram
 from headsweep.engine.programs.base import GroupKey, Program, by_batch_size
+from headsweep.engine.programs.grouped.availability import can_group, triton_available
 from headsweep.engine.programs.linear import LinearProgram
 from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
@@ -40,11 +41,23 @@ PROGRAMS: dict[str, type[Program]] = {
 }
 
 
+GROUPED = ("grouped_linear", "grouped_mlp")
+
+
+def program_type(name: str) -> type[Program]:
+    """Return a program's class; Triton is imported for the grouped ones alone."""
+    if name in GROUPED:
+        from headsweep.engine.programs.grouped.program import GROUPED_PROGRAMS
+
+        return GROUPED_PROGRAMS[name]
+    return PROGRAMS[name]
+
+
 def group_key(config: Config, inputs: Inputs) -> GroupKey:
     """Return what the slots of the group that a config trains in have in common."""
     training = config.training
     program = program_name(config, inputs.device.type)
-    also = PROGRAMS[program].cannot_mix(config, inputs)
+    also = program_type(program).cannot_mix(config, inputs)
     return GroupKey(program, training.seed, training.precision, also)
 
 
@@ -54,6 +67,8 @@ def program_name(config: Config, device_type: str) -> str:
         return "logistic"
     if isinstance(config.head, MLPConfig) and config.head.norm == "batch":
         return "autograd"
+    if device_type == "cuda" and can_group(config) and triton_available():
+        return f"grouped_{config.head.kind}"
     if config.head.kind == "mlp" and device_type == "cuda":
         return "stacked_mlp"
     return config.head.kind if config.head.kind in PROGRAMS else "autograd"
@@ -194,7 +209,7 @@ class Group:
         return self._program
 
     def _enter(self, slot: Slot) -> None:
-        self._program = self._program or PROGRAMS[self.key.program](self.key, self.inputs)
+        self._program = self._program or program_type(self.key.program)(self.key, self.inputs)
         self._program.admit(slot)
         if slot.number in self._parked:
             self._program.restore(slot, self._parked[slot.number])

@@ -1,10 +1,12 @@
-"""Probabilities of one head on one split, as they are kept in parquet and measured."""
+"""Scores of one head on one split, as they are stored in parquet and measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +18,21 @@ from headsweep.atomic_files import replacing
 from headsweep.config.schema import Modality
 from headsweep.data.dataset import Split
 from headsweep.errors import VerificationError
+from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.heads.predictor import Predictor
+from headsweep.metrics.ranking import Scores
 from headsweep.metrics.retrieval import instance_ranks
 
-TRUE, SCORE = "y_true:", "y_score:"
+TRUE, SCORE, LOGIT = "y_true:", "y_score:", "y_logit:"
 DIRECTIONS = ("visual_to_text", "text_to_visual")
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Scores of one head on one split: `targets` and `scores` have shape (n, c).
+    """Scores of one head on one split; `targets`, `scores` and `logits` have shape (n, c).
 
-    Scores are float32 probabilities, exactly as stored: metrics are computed from them alone.
+    `scores` are probabilities: float64, or float32 on boards of before. `logits` are None where
+    the probabilities themselves rank the rows: for retrieval heads, and on boards of before.
     """
 
     name: str
@@ -35,20 +40,65 @@ class Predictions:
     patients: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    scores: NDArray[np.float32]
+    scores: Scores
+    logits: NDArray[np.float32] | None = None
+
+    @cached_property
+    def ranking(self) -> Scores:
+        """Return what ranks rows, (n, c): logits, or probabilities where there are none.
+
+        A probability is exactly 1 above a logit of 36.7 (in float32, of 16.7): logits have no such
+        ties.
+        """
+        return self.scores if self.logits is None else self.logits
 
 
-def predict(predictor: Predictor, split: Split) -> Predictions:
-    """What a head says about every row of a split."""
-    scores = predictor(_tensors(predictor, split)).numpy().astype(np.float32)
+def predict(predictor: Predictor, split: Split, rules: Rules = CURRENT) -> Predictions:
+    """Score every row of a split with a head.
+
+    Args:
+        predictor: the head.
+        split: whose features to score.
+        rules: of the board that the scores are for.
+
+    Returns:
+        Probabilities and logits, as the rules say.
+    """
+    scores, logits = _scored(predictor, split.features, rules)
     return Predictions(
-        split.name, split.volumes, split.patients, split.labels, split.targets, scores
+        split.name, split.volumes, split.patients, split.labels, split.targets, scores, logits
     )
 
 
+def score_features(
+    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
+) -> tuple[Scores, NDArray[np.float32] | None]:
+    """Score raw features.
+
+    Returns:
+        Probabilities `(n, c)` in float64, and the logits that they come from, if there are any.
+    """
+    return _scored(predictor, features, CURRENT)
+
+
+def _scored(
+    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]], rules: Rules
+) -> tuple[Scores, NDArray[np.float32] | None]:
+    if not rules.ranks_logits:
+        return predictor(_tensors(predictor, features)).numpy().astype(np.float32), None
+    return predictor.predict_proba(features), predictor.decision_function(features)
+
+
 def retrieval_ranks(predictor: Predictor, split: Split) -> dict[str, NDArray[np.int64]]:
-    """Rank of each row's own scan in the other view, by direction; for a retrieval head."""
-    views = {m: view.numpy() for m, view in predictor.project(_tensors(predictor, split)).items()}
+    """Rank each row's own scan among the rows of the other view, with a retrieval head.
+
+    Returns:
+        Ranks `(n,)` by direction.
+    """
+    views = {
+        m: view.numpy()
+        for m, view in predictor.project(_tensors(predictor, split.features)).items()
+    }
     visual, text = views["visual"], views["text"]
     pairs = ((visual, text), (text, visual))
     return {
@@ -58,68 +108,95 @@ def retrieval_ranks(predictor: Predictor, split: Split) -> dict[str, NDArray[np.
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """One row a volume: `volumename, patient`, then `y_true:` and `y_score:` of every label."""
-    targets, scores = (
-        dict(zip(predictions.labels, matrix.T, strict=True))
-        for matrix in (predictions.targets, predictions.scores)
+    """Write `volumename, patient`, then `y_true:`, `y_score:` by label; `y_logit:` columns last."""
+    targets = dict(zip(predictions.labels, predictions.targets.T, strict=True))
+    write_scores(
+        predictions.volumes,
+        predictions.patients,
+        targets,
+        predictions.labels,
+        predictions.scores,
+        predictions.logits,
+        path,
     )
-    write_scores(predictions.volumes, predictions.patients, targets, scores, path)
 
 
 def write_scores(
     volumes: tuple[str, ...],
     patients: tuple[str, ...],
     targets: Mapping[str, NDArray[np.uint8]],
-    scores: Mapping[str, NDArray[np.float32]],
+    labels: Sequence[str],
+    scores: Scores,
+    logits: NDArray[np.float32] | None,
     path: Path,
 ) -> None:
-    """`write_predictions`, by label; labels without targets have no `y_true:`."""
+    """Write predictions of rows that have targets for some labels only.
+
+    Args:
+        volumes: of the rows.
+        patients: of the rows.
+        targets: column of each label that has one, `(n,)`.
+        labels: of the columns of `scores`.
+        scores: probabilities `(n, c)`.
+        logits: `(n, c)`, or None.
+        path: of the file.
+    """
     columns: dict[str, object] = {}
-    for label, values in scores.items():
+    for label, values in zip(labels, scores.T, strict=True):
         if label in targets:
             columns[f"{TRUE}{label}"] = targets[label]
         columns[f"{SCORE}{label}"] = values
+    if logits is not None:
+        columns |= {f"{LOGIT}{label}": v for label, v in zip(labels, logits.T, strict=True)}
     _write(path, volumes, patients, columns)
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The inverse of `write_predictions`.
+    """Read what `write_predictions` wrote, now or before logits were stored.
+
+    Returns:
+        The predictions; float32 scores without logits if that is what the file holds.
 
     Raises:
         VerificationError: the file is missing, or holds something else.
     """
     try:
         table = pq.read_table(path)
-        labels = tuple(
-            name.removeprefix(TRUE) for name in table.column_names if name.startswith(TRUE)
-        )
-        predictions = Predictions(
-            path.stem,
-            tuple(table["volumename"].to_pylist()),
-            tuple(table["patient"].to_pylist()),
-            labels,
-            np.stack([table[f"{TRUE}{label}"].to_numpy() for label in labels], axis=1),
-            np.stack([table[f"{SCORE}{label}"].to_numpy() for label in labels], axis=1),
-        )
-        targets, scores = predictions.targets, predictions.scores
+        names = [name for name in table.column_names if name.startswith(TRUE)]
+        labels = tuple(name.removeprefix(TRUE) for name in names)
+        targets = _matrix(table, TRUE, labels)
+        scores = _matrix(table, SCORE, labels)
+        has_logits = any(name.startswith(LOGIT) for name in table.column_names)
+        logits = _matrix(table, LOGIT, labels) if has_logits else None
         if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
             raise ValueError("no rows, or targets other than 0 and 1")
-        if scores.dtype != np.float32 or not np.isfinite(scores).all():
+        if scores.dtype not in (np.float32, np.float64) or not np.isfinite(scores).all():
             raise ValueError("scores that are no finite numbers")
-        return predictions
+        if logits is not None and (logits.dtype != np.float32 or not np.isfinite(logits).all()):
+            raise ValueError("logits that are no finite numbers")
+        volumes = tuple(table["volumename"].to_pylist())
+        patients = tuple(table["patient"].to_pylist())
+        return Predictions(path.stem, volumes, patients, labels, targets, scores, logits)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise VerificationError(f"{path}: predictions must be readable, found {error}") from None
+        raise VerificationError(f"{path}: cannot read predictions: {error}") from None
 
 
 def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
-    """Predictions of one split by each seed of the finalist at `place`, all of the same rows.
+    """Read predictions of one split by each seed of a finalist, all of the same rows.
+
+    Args:
+        paths: a file for each seed.
+        place: the finalist's folder, for messages.
+
+    Returns:
+        The predictions, in the order of `paths`.
 
     Raises:
         VerificationError: a file is missing or holds something else, or there is none.
     """
     seeds = [read_predictions(path) for path in paths]
     if not seeds:
-        raise VerificationError(f"{place}: a finalist must have predictions, found none")
+        raise VerificationError(f"{place}: the finalist has no predictions")
     first = seeds[0]
     for path, seed in zip(paths, seeds, strict=True):
         same = (seed.volumes, seed.patients, seed.labels) == (
@@ -128,18 +205,23 @@ def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
             first.labels,
         )
         if not same or not np.array_equal(seed.targets, first.targets):
-            raise VerificationError(f"{path}: seeds must share rows and labels, found others")
+            raise VerificationError(
+                f"{path}: rows or labels differ from those of the finalist's other seeds"
+            )
     return seeds
 
 
 def write_ranks(ranks: Mapping[str, NDArray[np.int64]], split: Predictions, path: Path) -> None:
-    """One row a volume: `volumename, patient`, then `rank:` of every direction."""
+    """Write one row for each volume: `volumename, patient`, then `rank:` of every direction."""
     columns = {f"rank:{direction}": values for direction, values in ranks.items()}
     _write(path, split.volumes, split.patients, columns)
 
 
 def read_ranks(path: Path) -> dict[str, NDArray[np.int64]]:
-    """The inverse of `write_ranks`, by direction.
+    """Read what `write_ranks` wrote.
+
+    Returns:
+        Ranks `(n,)` by direction.
 
     Raises:
         VerificationError: the file holds something else.
@@ -148,12 +230,19 @@ def read_ranks(path: Path) -> dict[str, NDArray[np.int64]]:
         table = pq.read_table(path, columns=[f"rank:{direction}" for direction in DIRECTIONS])
         return {name: table[f"rank:{name}"].cast(pa.int64()).to_numpy() for name in DIRECTIONS}
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise VerificationError(f"{path}: ranks must be readable, found {error}") from None
+        raise VerificationError(f"{path}: cannot read ranks: {error}") from None
 
 
-def _tensors(predictor: Predictor, split: Split) -> dict[Modality, torch.Tensor]:
+def _matrix(table: pa.Table, kind: str, labels: Sequence[str]) -> NDArray[Any]:
+    """Columns of one kind, `(n, c)`."""
+    return np.stack([table[f"{kind}{label}"].to_numpy() for label in labels], axis=1)
+
+
+def _tensors(
+    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
+) -> dict[Modality, torch.Tensor]:
     return {
-        modality: torch.from_numpy(np.array(split.features[modality]))
+        modality: torch.from_numpy(np.array(features[modality]))
         for modality in predictor.spec.shape.widths
     }
 

@@ -1,25 +1,22 @@
-"""Scores of new features by a trained head, of which its exported folder alone is needed."""
+"""Score new features with a trained head; nothing but its exported folder is needed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from headsweep.config.schema import Config
 from headsweep.data.manifest import read_partly_labelled
-from headsweep.data.packing import pack
+from headsweep.data.packing import pack_for
 from headsweep.errors import FeatureError
-from headsweep.evaluation.predictions import write_scores
+from headsweep.evaluation.predictions import score_features, write_scores
 from headsweep.heads.predictor import load_predictor
 from headsweep.settings import cache_dir
 
 
 def score(model: Path, manifest_file: Path, config: Config, out: Path, *, progress: bool) -> Path:
-    """Score every row of a manifest; the parquet file `<out>/predictions/<stem>.parquet`.
+    """Score every row of a manifest into `<out>/predictions/<stem>.parquet`.
 
-    The file has a column `y_true:<label>` for the labels that the manifest has, which may be none.
+    The file has a column `y_true:<label>` for each label that the manifest has, if any.
 
     Args:
         model: the head's `model.safetensors`; it names the labels.
@@ -28,6 +25,9 @@ def score(model: Path, manifest_file: Path, config: Config, out: Path, *, progre
         out: folder of the results.
         progress: draw a progress bar while features are packed.
 
+    Returns:
+        Path of the parquet file.
+
     Raises:
         ManifestError: the manifest is at fault, or lacks the features that the head reads.
         FeatureError: the model or a feature file cannot be used.
@@ -35,17 +35,15 @@ def score(model: Path, manifest_file: Path, config: Config, out: Path, *, progre
     predictor = load_predictor(model)
     labels = predictor.spec.labels
     manifest = read_partly_labelled(manifest_file, config.data.columns, labels)
-    root = Path(config.paths.data_root)
     features = {
-        modality: pack(manifest, modality, root, cache_dir(), progress=progress).matrix
+        modality: pack_for(config, manifest, modality, cache_dir(), progress=progress).matrix
         for modality in predictor.spec.shape.widths
     }
     try:
-        scores = predictor({m: torch.from_numpy(np.array(x)) for m, x in features.items()})
+        scores, logits = score_features(predictor, features)
     except FeatureError as error:
         raise FeatureError(f"{manifest_file}: {error}") from None
     path = out / "predictions" / f"{manifest.name}.parquet"
     targets = dict(zip(manifest.labels, manifest.targets.T, strict=True))
-    by_label = dict(zip(labels, scores.numpy().T, strict=True))
-    write_scores(manifest.volumes, manifest.patients, targets, by_label, path)
+    write_scores(manifest.volumes, manifest.patients, targets, labels, scores, logits, path)
     return path

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 from headsweep.atomic_files import replacing
 from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import Predictions
+from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import (
     N_RESAMPLES,
     RESAMPLING_SEED,
     mean_patients,
-    summarise,
+    summarize,
 )
 from headsweep.metrics.bootstrap import (
     patient_resamples,
@@ -32,21 +33,30 @@ Attributes = Mapping[str, Sequence[str]]
 """Subgroup of every row by attribute."""
 
 
-def subgroup_report(by_seed: Sequence[Predictions], attributes: Attributes) -> dict[str, Any]:
-    """Both macro metrics by attribute and subgroup, with patient-level intervals.
+def subgroup_report(
+    by_seed: Sequence[Predictions], attributes: Attributes, rules: Rules = CURRENT
+) -> dict[str, Any]:
+    """Measure both macro metrics within subgroups, with intervals over patients.
 
     Args:
         by_seed: predictions of each seed on one split.
         attributes: of its rows.
+        rules: of the board.
+
+    Returns:
+        Plain data by attribute and subgroup.
     """
     return {
-        name: {group: _measure(by_seed, np.asarray(groups) == group) for group in sorted({*groups})}
+        name: {
+            group: _measure(by_seed, np.asarray(groups) == group, rules)
+            for group in sorted({*groups})
+        }
         for name, groups in attributes.items()
     }
 
 
 def write_subgroups(by_split: Mapping[str, tuple[Sequence[str], Attributes]], path: Path) -> None:
-    """One row a volume and split: `split, volumename`, then every attribute."""
+    """Write one row for each volume and split: `split, volumename`, then every attribute."""
     tables = [
         pa.table({"split": [name] * len(volumes), "volumename": list(volumes), **attributes})
         for name, (volumes, attributes) in by_split.items()
@@ -56,7 +66,10 @@ def write_subgroups(by_split: Mapping[str, tuple[Sequence[str], Attributes]], pa
 
 
 def read_subgroups_of(path: Path, split: str) -> dict[str, list[str]]:
-    """The attributes of a split's rows; empty where there is no file or none of them.
+    """Read the attributes of a split's rows.
+
+    Returns:
+        Subgroup of every row by attribute; empty where there is no file or it lacks the split.
 
     Raises:
         VerificationError: the file holds something else.
@@ -66,25 +79,27 @@ def read_subgroups_of(path: Path, split: str) -> dict[str, list[str]]:
     try:
         table = pq.read_table(path, filters=[("split", "=", split)])
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise VerificationError(f"{path}: subgroups must be readable, found {error}") from None
+        raise VerificationError(f"{path}: cannot read subgroups: {error}") from None
     columns = {name: table[name].to_pylist() for name in table.column_names[2:]}
     return {name: values for name, values in columns.items() if values and None not in values}
 
 
-def _measure(by_seed: Sequence[Predictions], members: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _measure(
+    by_seed: Sequence[Predictions], members: np.ndarray[Any, Any], rules: Rules
+) -> dict[str, Any]:
     targets = by_seed[0].targets[members]
-    scores = np.stack([seed.scores[members] for seed in by_seed])
+    ranking = np.stack([seed.ranking[members] for seed in by_seed])
     patients = np.asarray(by_seed[0].patients)[members].tolist()
     resamples = patient_resamples(patients, N_RESAMPLES, RESAMPLING_SEED)
-    values = average_precision_and_auroc(targets, scores)
-    draws = resampled_ranking(targets, scores, resamples)
+    values = average_precision_and_auroc(targets, ranking)
+    draws = resampled_ranking(targets, ranking, resamples)
     rest_on = mean_patients(rarer_class_patients(targets, patients))
     return {
         "n_rows": len(targets),
         "n_patients": len(set(patients)),
         "n_labels_used": int(n_defined(values[0][0])),
         **{
-            f"{name}_macro": summarise(macro(value), macro(drawn).mean(axis=0), rest_on)
+            f"{name}_macro": summarize(macro(value), macro(drawn).mean(axis=0), rest_on, rules)
             for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True)
         },
     }

@@ -47,6 +47,10 @@ class Head(nn.Module, ABC):
     def probabilities(self, views: Mapping[Modality, Tensor]) -> Tensor:
         """Label probabilities `(n, c)` in [0, 1] from normalised views `(n, d)`."""
 
+    def logits(self, views: Mapping[Modality, Tensor]) -> Tensor | None:
+        """Label logits `(n, c)`, which rank rows; None if the probabilities themselves do."""
+        return None
+
 
 class LabelHead(Head):
     """A head that maps one input matrix to label logits; subclasses define `forward`.
@@ -58,7 +62,11 @@ class LabelHead(Head):
         super().__init__()
         self.input: FeatureInput = shape.input
 
-    def probabilities(self, views: Mapping[Modality, Tensor]) -> Tensor:
-        """Sigmoid of the logits."""
+    def logits(self, views: Mapping[Modality, Tensor]) -> Tensor:
+        """Label logits `(n, c)` of the joined views."""
         logits: Tensor = self(join_views(views, self.input))
-        return torch.sigmoid(logits)
+        return logits
+
+    def probabilities(self, views: Mapping[Modality, Tensor]) -> Tensor:
+        """Sigmoid of the logits, in their precision: exactly 1 above 16.7 in float32."""
+        return torch.sigmoid(self.logits(views))

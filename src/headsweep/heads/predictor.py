@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor, nn
 
 from headsweep.atomic_files import write_bytes
@@ -23,7 +26,7 @@ from headsweep.config.schema import (
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
 from headsweep.heads.normalization import Normalizer
-from headsweep.heads.registry import build_head
+from headsweep.heads.registry import rebuild_head
 from headsweep.heads.retrieval import RetrievalHead
 
 
@@ -37,8 +40,17 @@ class PredictorSpec:
     labels: tuple[str, ...]
 
 
+HEAD = "head."
+"""Prefix of the head's tensors in the file of a predictor."""
+MODEL = "model.safetensors"
+"""Name of the file of a predictor in its folder."""
+
+
 class Predictor(nn.Module):
-    """Normalisers by modality, then the head."""
+    """Normalizers by modality, then the head.
+
+    `predict_proba` takes and gives NumPy arrays; a call of the module takes and gives tensors.
+    """
 
     def __init__(
         self, spec: PredictorSpec, normalizers: Mapping[Modality, Normalizer], head: Head
@@ -67,6 +79,48 @@ class Predictor(nn.Module):
             views[modality] = self.normalizers[modality](features[modality])
         return views
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in the order of the columns of every result."""
+        return self.spec.labels
+
+    def predict_proba(
+        self, features: Mapping[Modality, NDArray[np.floating]]
+    ) -> NDArray[np.float64]:
+        """Compute label probabilities in float64.
+
+        Args:
+            features: raw features `(n, d)` by modality, as the head was trained on.
+
+        Returns:
+            Probabilities `(n, c)`, columns in the order of `labels`.
+
+        Raises:
+            FeatureError: a modality is missing, or has another width than in training.
+        """
+        logits = self.decision_function(features)
+        if logits is not None:
+            return np.asarray(expit(logits.astype(np.float64)))
+        return np.asarray(self(_tensors(features)).cpu().numpy(), dtype=np.float64)
+
+    @torch.inference_mode()
+    def decision_function(
+        self, features: Mapping[Modality, NDArray[np.floating]]
+    ) -> NDArray[np.float32] | None:
+        """Compute label logits, whose order is exact where probabilities are rounded to 1.
+
+        Args:
+            features: raw features `(n, d)` by modality, as the head was trained on.
+
+        Returns:
+            Logits `(n, c)`; None for a retrieval head, whose scores are probabilities already.
+
+        Raises:
+            FeatureError: a modality is missing, or has another width than in training.
+        """
+        logits = self.head.logits(self.views(_tensors(features)))
+        return None if logits is None else np.asarray(logits.cpu().numpy(), dtype=np.float32)
+
     @torch.inference_mode()
     def forward(self, features: Mapping[Modality, Tensor]) -> Tensor:
         """Label probabilities `(n, c)` of raw features `(n, d)`."""
@@ -93,12 +147,21 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
 
 
-def load_predictor(path: Path) -> Predictor:
-    """The predictor that `save_predictor` wrote, on the CPU.
+def load_predictor(path: Path | str) -> Predictor:
+    """Load the predictor that `save_predictor` wrote, on the CPU.
+
+    Args:
+        path: its file, or the folder that holds it as `model.safetensors`.
+
+    Returns:
+        The predictor, ready to use.
 
     Raises:
         FeatureError: the file is no predictor of headsweep.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = path / MODEL
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["headsweep"])
@@ -111,13 +174,18 @@ def load_predictor(path: Path) -> Predictor:
         shape = HeadShape(widths, feature_input, len(metadata["labels"]))
         spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
         normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
-        predictor = Predictor(spec, normalizers, build_head(head, shape, seed=0))
-        if isinstance(predictor.head, RetrievalHead):
-            predictor.head.gallery = tensors["head.gallery"]
-            predictor.head.gallery_targets = tensors["head.gallery_targets"]
+        weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
+        predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
         predictor.load_state_dict(tensors)
-    except Exception as error:  # what a stranger's metadata hold may break any step above
+    except Exception as error:  # untrusted metadata may break any step above
         raise FeatureError(
             f"{path}: a model must be a safetensors file written by headsweep, found {error}"
         ) from None
     return predictor
+
+
+def _tensors(features: Mapping[Modality, NDArray[np.floating]]) -> dict[Modality, Tensor]:
+    return {
+        modality: torch.from_numpy(np.array(matrix, dtype=np.float32))
+        for modality, matrix in features.items()
+    }

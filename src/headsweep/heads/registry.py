@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headsweep.config.schema import HEAD_ENTRY_POINTS, HeadConfig
 from headsweep.errors import ConfigError
@@ -27,6 +29,19 @@ def build_head(config: HeadConfig, shape: HeadShape, *, seed: int) -> Head:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head: Head = head_type(config, shape)
+    return head
+
+
+def rebuild_head(config: HeadConfig, shape: HeadShape, tensors: Mapping[str, Tensor]) -> Head:
+    """Return a head on the CPU that holds the tensors of an earlier head's `state_dict`.
+
+    Raises:
+        ConfigError: no head of that kind is registered.
+    """
+    head = build_head(config, shape, seed=0)
+    if isinstance(head, RetrievalHead):  # its gallery has as many rows as it was trained on
+        head.gallery, head.gallery_targets = tensors["gallery"], tensors["gallery_targets"]
+    head.load_state_dict({name: tensor.cpu() for name, tensor in tensors.items()})
     return head
 
 

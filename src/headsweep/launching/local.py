@@ -7,15 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from headsweep.errors import ERROR_PREFIX, SearchError, WorkerError
 from headsweep.launching.devices import device_of_worker
+from headsweep.launching.progress import refreshed
 from headsweep.settings import (
     LAUNCHER_VARIABLE,
     STORAGE_URL_VARIABLE,
@@ -27,7 +30,6 @@ from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
 
 POLL_S = 0.25
-REFRESH_S = 1.0
 FIRST_PAUSE_S = 1.0
 MAX_CRASHES_IN_A_ROW = 5
 STEADY_S = 60.0
@@ -36,8 +38,8 @@ TAIL_BYTES = 4000
 
 
 @dataclass
-class _Place:
-    """Where one worker runs, and again after it died."""
+class _Worker:
+    """A worker process, which is started again after a crash."""
 
     log: Path
     command: list[str]
@@ -49,7 +51,7 @@ class _Place:
     done: bool = False
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
+        with _open_log(self.log) as log:
             self.process = subprocess.Popen(
                 self.command,
                 env=self.environment,
@@ -68,7 +70,7 @@ class _Interrupts:
 
     seen: int = 0
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def count(self, number: int, frame: FrameType | None) -> None:
         self.seen += 1
 
 
@@ -98,31 +100,31 @@ def launch_local(
         KeyboardInterrupt: after the workers were drained.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    places = _places(study, n_workers, engine, log_dir)
-    with _heard() as interrupts:
+    workers = _workers(study, n_workers, engine, log_dir)
+    with _interrupts_counted() as interrupts, refreshed(lambda: show(study.summary())):
         try:
-            _watch(places, interrupts, lambda: show(study.summary()))
+            _watch(workers, interrupts)
         finally:
-            _end(places)
-            summary = study.summary()
+            _end(workers)
     if interrupts.seen:
         raise KeyboardInterrupt
+    summary = study.summary()
     show(summary)
     if summary.finished < summary.n_trials:
         raise WorkerError(
-            f"{study.name}: workers must finish {summary.n_trials} trials, found "
-            f"{summary.finished}; see {log_dir}"
+            f"study {study.name!r}: the workers ended after {summary.finished} of "
+            f"{summary.n_trials} trials; see {log_dir}"
         )
     return summary
 
 
-def _places(
+def _workers(
     study: StoredStudy, n_workers: int, engine: EngineSettings, log_dir: Path
-) -> list[_Place]:
-    """Where the workers of one launch will run."""
+) -> list[_Worker]:
+    """Describe the workers of one launch."""
     launch = f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     return [
-        _Place(
+        _Worker(
             log=log_dir / f"worker_{i}.log",
             command=[
                 *(sys.executable, "-m", "headsweep", "worker", study.name),
@@ -142,71 +144,74 @@ def _places(
     ]
 
 
-def _watch(places: list[_Place], interrupts: _Interrupts, refresh: Callable[[], None]) -> None:
-    next_refresh = 0.0
+def _watch(workers: list[_Worker], interrupts: _Interrupts) -> None:
     signalled = 0
-    while not all(place.done for place in places):
+    while not all(worker.done for worker in workers):
         if interrupts.seen > signalled:
-            _signal(places, signal.SIGTERM if signalled == 0 else signal.SIGKILL)
+            _signal(workers, signal.SIGTERM if signalled == 0 else signal.SIGKILL)
             signalled += 1
-        for place in places:
-            _attend(place, draining=interrupts.seen > 0)
-        if time.monotonic() >= next_refresh:
-            refresh()
-            next_refresh = time.monotonic() + REFRESH_S
+        for worker in workers:
+            _attend(worker, draining=interrupts.seen > 0)
         time.sleep(POLL_S)
 
 
-def _attend(place: _Place, *, draining: bool) -> None:
+def _attend(worker: _Worker, *, draining: bool) -> None:
     """Starts a worker that is due, and follows up on one that ended."""
-    if place.done:
+    if worker.done:
         return
-    if place.process is None:
+    if worker.process is None:
         if draining:
-            place.done = True
-        elif time.monotonic() >= place.start_not_before:
-            place.start()
+            worker.done = True
+        elif time.monotonic() >= worker.start_not_before:
+            worker.start()
         return
-    code = place.process.poll()
+    code = worker.process.poll()
     if code is None:
         return
-    place.process = None
-    place.done = code == 0 or draining
-    if not place.done:
-        _plan_restart(place, code)
+    worker.process = None
+    worker.done = code == 0 or draining
+    if not worker.done:
+        _plan_restart(worker, code)
 
 
-def _plan_restart(place: _Place, code: int) -> None:
-    lines = _last_lines(place.log)
+def _plan_restart(worker: _Worker, code: int) -> None:
+    lines = _last_lines(worker.log)
     if code in (1, 2):
         # The worker said why: it would say so again.
-        raise SearchError(lines[-1].removeprefix(ERROR_PREFIX) if lines else f"see {place.log}")
-    lasted = time.monotonic() - place.started_at
-    place.crashes = 1 if lasted > STEADY_S else place.crashes + 1
-    if place.crashes > MAX_CRASHES_IN_A_ROW:
+        raise SearchError(lines[-1].removeprefix(ERROR_PREFIX) if lines else f"see {worker.log}")
+    lasted = time.monotonic() - worker.started_at
+    worker.crashes = 1 if lasted > STEADY_S else worker.crashes + 1
+    if worker.crashes > MAX_CRASHES_IN_A_ROW:
         raise WorkerError(
-            f"a worker must stay alive, found {place.crashes} deaths in a row, the last with "
-            f"code {code}; see {place.log}"
+            f"a worker crashed {worker.crashes} times in a row (exit code {code}); see {worker.log}"
         )
-    place.start_not_before = time.monotonic() + FIRST_PAUSE_S * 2 ** (place.crashes - 1)
+    worker.start_not_before = time.monotonic() + FIRST_PAUSE_S * 2 ** (worker.crashes - 1)
 
 
-def _end(places: list[_Place]) -> None:
+def _end(workers: list[_Worker]) -> None:
     """Leaves no worker behind."""
-    _signal(places, signal.SIGTERM)
-    for place in places:
-        if place.process is not None:
+    _signal(workers, signal.SIGTERM)
+    for worker in workers:
+        if worker.process is not None:
             try:
-                place.process.wait(timeout=30)
+                worker.process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                place.process.kill()
-                place.process.wait()
+                worker.process.kill()
+                worker.process.wait()
 
 
-def _signal(places: list[_Place], number: int) -> None:
-    for place in places:
-        if place.process is not None and place.process.poll() is None:
-            place.process.send_signal(number)
+def _signal(workers: list[_Worker], number: int) -> None:
+    for worker in workers:
+        if worker.process is not None and worker.process.poll() is None:
+            worker.process.send_signal(number)
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """Open a worker's log, or nothing where it cannot be written: a log must not end a search."""
+    for file in (path, Path(os.devnull)):
+        with contextlib.suppress(OSError):
+            return file.open("ab")
+    raise WorkerError(f"{path}: cannot be written")
 
 
 def _last_lines(log: Path) -> list[str]:
@@ -218,10 +223,13 @@ def _last_lines(log: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _heard() -> Iterator[_Interrupts]:
+def _interrupts_counted() -> Iterator[_Interrupts]:
     interrupts = _Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interrupts.hear) for number in numbers}
+    before = {number: signal.signal(number, interrupts.count) for number in numbers}
     try:
         yield interrupts
     finally:

@@ -1,22 +1,25 @@
-"""A study's progress in the terminal: one live line, or plain lines when nobody watches."""
+"""A study's progress: a bar in a terminal or notebook, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
+from headsweep.errors import HeadsweepError
+from headsweep.progress import duration, in_notebook, is_interactive, progress_bar
 from headsweep.studies.summary import Summary
 
 PLAIN_EVERY_S = 10.0
+REFRESH_S = 1.0
+LAST_REFRESH_S = 5.0
+"""How long to wait at the end for a refresh that hangs in an outage."""
 
 
 def line(summary: Summary) -> str:
-    """What there is to tell of a study in one line."""
+    """Return the progress of a study in one line."""
     states = summary.states
     parts = [
         f"{states['COMPLETE']} complete, {states['PRUNED']} pruned, {states['RUNNING']} running"
@@ -29,12 +32,12 @@ def line(summary: Summary) -> str:
         parts.append(f"best {summary.best_value:.4f}")
     parts.append(f"{summary.trials_per_minute:.0f} trials/min")
     if summary.minutes_left:
-        parts.append(f"{_duration(summary.minutes_left)} left")
+        parts.append(f"{duration(60 * summary.minutes_left)} left")
     return " · ".join(parts)
 
 
 def saved(summary: Summary) -> str:
-    """How much work pruning and early stopping saved."""
+    """Return how much work pruning and early stopping saved, as text."""
     return (
         f"{summary.share_not_trained:.0%} of the epochs not trained "
         f"({summary.epochs_trained} of {summary.epochs_planned} were)"
@@ -42,19 +45,52 @@ def saved(summary: Summary) -> str:
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[Summary], None]]:
-    """Yields the function that shows a summary, on standard error."""
-    if not sys.stderr.isatty():
+def shown(*, visible: bool = True) -> Iterator[Callable[[Summary], None]]:
+    """Show a study's progress on standard error while the block runs.
+
+    Args:
+        visible: whether anything is shown at all.
+
+    Yields:
+        The function that shows a summary.
+    """
+    if visible and not is_interactive() and not in_notebook():
         yield _PlainLines().show
         return
-    columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("search", total=None, text="starting workers")
+    with progress_bar("search", None, visible=visible) as bar:
+        bar.update(0, text="starting workers")
+        yield lambda summary: bar.update(
+            summary.finished, total=summary.n_trials, text=line(summary)
+        )
 
-        def show(summary: Summary) -> None:
-            bar.update(task, total=summary.n_trials, completed=summary.finished, text=line(summary))
 
-        yield show
+@contextmanager
+def refreshed(refresh: Callable[[], None]) -> Iterator[None]:
+    """Call a function about once a second, in a thread, while the block runs.
+
+    An outage of the storage only delays the next call: what needs the storage fails by itself.
+
+    Args:
+        refresh: called until the block ends; an error of headsweep is skipped.
+
+    Yields:
+        Nothing.
+    """
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.is_set():
+            with suppress(HeadsweepError):
+                refresh()
+            over.wait(REFRESH_S)
+
+    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(LAST_REFRESH_S)
 
 
 class _PlainLines:
@@ -69,15 +105,6 @@ class _PlainLines:
         if not self._ended and (done or time.monotonic() >= self._next):
             self._next = time.monotonic() + PLAIN_EVERY_S
             self._ended = done
-            print(
-                f"{summary.finished}/{summary.n_trials} trials: {line(summary)}",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
-def _duration(minutes: float) -> str:
-    seconds = round(60 * minutes)
-    if seconds < 60:
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+            text = f"{summary.finished}/{summary.n_trials} trials: {line(summary)}"
+            with suppress(OSError, ValueError):  # nobody reads standard error any more
+                print(text, file=sys.stderr, flush=True)

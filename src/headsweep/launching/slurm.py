@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headsweep.atomic_files import write_text
-from headsweep.errors import LaunchError, OutputError, WorkerError
+from headsweep.errors import LaunchError, OutputError, StorageError, WorkerError
 from headsweep.settings import (
     LAUNCHER_VARIABLE,
     STORAGE_URL_VARIABLE,
     WORKER_VARIABLE,
     EngineSettings,
 )
+from headsweep.storage.connections import shown_url
 
 DRAIN_NOTICE_S = 120
 """How long before its time limit a worker is told to hand its trials back."""
@@ -69,6 +70,19 @@ def places_of(out: Path) -> Places:
         directory=Path.cwd(),
         python=Path(sys.executable),
     )
+
+
+def refuse_embedded(storage_url: str) -> None:
+    """Refuse SQLite, which only one machine can use.
+
+    Raises:
+        StorageError: the URL is one of SQLite.
+    """
+    if storage_url.startswith("sqlite"):
+        raise StorageError(
+            f"{shown_url(storage_url)}: workers on several machines cannot share SQLite; "
+            "use a postgresql://… storage"
+        )
 
 
 def render(study_name: str, engine: EngineSettings, resources: Resources, places: Places) -> str:

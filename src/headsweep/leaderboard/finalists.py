@@ -15,6 +15,7 @@ from headsweep.engine.slots import EpochReport
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import SearchError
 from headsweep.evaluation.predictions import Predictions, predict
+from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.heads.predictor import Predictor
 from headsweep.metrics.ranking import average_precision, macro
 from headsweep.settings import EngineSettings
@@ -41,8 +42,8 @@ class Confirmed:
     @property
     def val_mean(self) -> float:
         """Mean over seeds of the macro AUPRC of the predictions on valid."""
-        scores = np.stack([predictions.scores for predictions in self.valid])
-        return float(macro(average_precision(self.valid[0].targets, scores)).mean())
+        ranking = np.stack([predictions.ranking for predictions in self.valid])
+        return float(macro(average_precision(self.valid[0].targets, ranking)).mean())
 
 
 def choose_finalists(
@@ -78,6 +79,7 @@ def confirm(
     valid: Split,
     settings: EngineSettings,
     *,
+    rules: Rules = CURRENT,
     on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
 ) -> list[Confirmed]:
     """Train every finalist with every seed in one fused run; in the order given.
@@ -88,6 +90,7 @@ def confirm(
         train: training split.
         valid: validation split, on which each head's best epoch is chosen.
         settings: of the engine.
+        rules: of the board.
         on_epoch: called with the reports of every epoch; `slot` counts seeds within finalists.
 
     Raises:
@@ -105,7 +108,7 @@ def confirm(
             finalist,
             tuple(seeds),
             predictors[finalist.trial],
-            tuple(predict(predictor, valid) for predictor in predictors[finalist.trial]),
+            tuple(predict(predictor, valid, rules) for predictor in predictors[finalist.trial]),
         )
         for finalist in finalists
     ]

@@ -15,15 +15,15 @@ from headsweep.atomic_files import locked
 from headsweep.config.schema import Config, Modality
 from headsweep.data.dataset import (
     MODALITIES,
+    Dataset,
     Split,
-    load_search_splits,
     required_modalities,
     search_fingerprints,
 )
-from headsweep.data.progress import progress_bar
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import OutputError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
+from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.finalists import (
     Confirmed,
@@ -49,7 +49,8 @@ from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_json, write_result
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.progress import progress_bar
+from headsweep.settings import EngineSettings
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
 
@@ -61,6 +62,7 @@ def finalize(
     out_dir: Path | None,
     settings: EngineSettings,
     *,
+    data: Dataset | None = None,
     reopen: str | None = None,
 ) -> Path:
     """Confirm the finalists of a study, open test once, and write its leaderboard.
@@ -71,6 +73,7 @@ def finalize(
         stored: a study that has complete trials.
         out_dir: the leaderboard's folder; None is `outputs/<study>`.
         settings: of the engine that trains the finalists.
+        data: what the study was searched on; None is what its config names.
         reopen: why test is opened although it was opened for other trials before.
 
     Returns:
@@ -91,17 +94,16 @@ def finalize(
     facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
     modalities = union_of_modalities(finalist.config for finalist in finalists)
-    train, valid = load_search_splits(
-        spec.config, cache_dir=cache_dir(), modalities=modalities, progress=True
-    )
+    data = data or Dataset.from_config(spec.config, progress=True)
+    train, valid = data.search_splits(spec.config, modalities=modalities)
     refuse_other_data(study, search_fingerprints(train, valid))
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
-        openings, tests = open_test(stored, named, spec.config, modalities, reopen=reopen)
-        subgroups = load_test_subgroups(spec.config, tests)
+        openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
+        subgroups = load_test_subgroups(data, spec.config, tests)
         results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
         splits = (train, valid, *tests)
         order = [result.finalist for result in results]
@@ -142,7 +144,8 @@ def write_board(
         The results, and the paired comparisons.
     """
     results = [
-        evaluate(rank, one, valid, tests, subgroups) for rank, one in enumerate(confirmed, start=1)
+        evaluate(rank, one, valid, tests, subgroups, facts.rules)
+        for rank, one in enumerate(confirmed, start=1)
     ]
     if any(subgroups.values()):
         named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
@@ -155,6 +158,7 @@ def write_board(
         [[seed.predictions for seed in result.seeds] for result in results],
         [result.metrics for result in results],
         [result.draws for result in results],
+        facts.rules,
     )
     write_json(compared, folder / COMPARISONS)
     write_tables([leaderboard_row(result, facts, valid.name, data) for result in results], folder)
@@ -167,15 +171,20 @@ def confirm_with_progress(
     train: Split,
     valid: Split,
     settings: EngineSettings,
+    rules: Rules = CURRENT,
 ) -> list[Confirmed]:
-    """`confirm`, with a progress bar that counts heads."""
+    """Call `confirm` with a progress bar that counts heads.
+
+    Returns:
+        What `confirm` returns.
+    """
     title = f"confirming {len(finalists)} finalists with {len(seeds)} seeds"
-    with progress_bar(title, len(finalists) * len(seeds), visible=True) as advance:
+    with progress_bar(title, len(finalists) * len(seeds), visible=True) as bar:
 
         def on_epoch(reports: Sequence[EpochReport]) -> None:
-            advance(sum(report.finished for report in reports))
+            bar.advance(sum(report.finished for report in reports))
 
-        return confirm(finalists, seeds, train, valid, settings, on_epoch=on_epoch)
+        return confirm(finalists, seeds, train, valid, settings, rules=rules, on_epoch=on_epoch)
 
 
 def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:

@@ -15,11 +15,11 @@ from headsweep.config.schema import escapes
 from headsweep.errors import OutputError
 from headsweep.evaluation.paired_tests import compare_macro, ranks_with_ties
 from headsweep.evaluation.predictions import read_seeds
-from headsweep.evaluation.summaries import N_RESAMPLES, RESAMPLING_SEED
+from headsweep.evaluation.summaries import N_RESAMPLES, RESAMPLING_SEED, finite, mean_patients
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
-from headsweep.metrics.bootstrap import patient_resamples, resampled_ranking
+from headsweep.metrics.bootstrap import patient_resamples, rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
 TableRow = dict[str, str]
@@ -203,19 +203,21 @@ def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
     for stem in stems_of(rows[0]):
         names = [row["rank"] for row in rows]
         folders = [Path(row["config"]).parent for row in rows]
-        values, draws = zip(*(_macro_auprc(folder, stem) for folder in folders), strict=True)
-        ranks = ranks_with_ties(names, compare_macro(names, values, draws))
+        values, draws, patients = zip(*(_macro_auprc(f, stem) for f in folders), strict=True)
+        ranks = ranks_with_ties(names, compare_macro(names, values, draws, patients[0]))
         for row in rows:
             row[f"{stem}/tied_rank"] = str(ranks[row["rank"]])
     return rows
 
 
-def _macro_auprc(finalist: Path, stem: str) -> tuple[float, Metric]:
-    """Macro AUPRC of a finalist, the mean over its seeds, and the same on resamples (B,)."""
+def _macro_auprc(finalist: Path, stem: str) -> tuple[float | None, Metric, float]:
+    """Macro AUPRC of a finalist, the mean over seeds; that on resamples (B,); its patients."""
     files = sorted(finalist.glob(f"seed_*/predictions/{stem}.parquet"))
     by_seed = read_seeds(files, finalist)
     targets = by_seed[0].targets
-    scores = np.stack([seed.scores for seed in by_seed])
+    ranking = np.stack([seed.ranking for seed in by_seed])
     resamples = patient_resamples(by_seed[0].patients, N_RESAMPLES, RESAMPLING_SEED)
-    draws = macro(resampled_ranking(targets, scores, resamples)[0]).mean(axis=0)
-    return float(macro(average_precision(targets, scores)).mean()), np.asarray(draws)
+    draws = macro(resampled_ranking(targets, ranking, resamples)[0]).mean(axis=0)
+    patients = mean_patients(rarer_class_patients(targets, by_seed[0].patients))
+    value = finite(macro(average_precision(targets, ranking)).mean())
+    return value, np.asarray(draws), patients

@@ -22,7 +22,13 @@ from headsweep.atomic_files import replacing
 from headsweep.config.schema import PositiveInt, Seed, escapes, explain, to_dict
 from headsweep.data.dataset import Split, row_digests
 from headsweep.errors import VerificationError
-from headsweep.evaluation.summaries import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED
+from headsweep.evaluation.rules import CURRENT, RULES, Rules
+from headsweep.evaluation.summaries import (
+    CONFIDENCE,
+    MIN_PATIENTS,
+    N_RESAMPLES,
+    RESAMPLING_SEED,
+)
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.unblinding import Opening
 from headsweep.package_info import code_commit
@@ -68,17 +74,19 @@ class _Provenance(_Read):
     finalists: Annotated[list[_Finalist], Field(min_length=1)]
     data: dict[str, Any]
     machine: _Machine
+    figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What the leaderboard says about its study."""
+    """What the leaderboard says about its study, and the rules of its figures."""
 
     name: str
     fingerprint: str
     n_trials_searched: int
     seeds: tuple[int, ...]
+    rules: Rules = CURRENT
 
 
 def describe(
@@ -100,12 +108,14 @@ def describe(
         "test_openings": [asdict(opening) for opening in openings],
         "data_fingerprint": data_fingerprint(splits),
         "data": {split.name: fingerprints(split) for split in splits},
+        "figures_version": study.rules.version,
         "bootstrap": {
             "n_resamples": N_RESAMPLES,
             "seed": RESAMPLING_SEED,
             "confidence": CONFIDENCE,
             "unit": "patient",
             "interval": "bias-corrected percentiles, expanded",
+            "min_patients": MIN_PATIENTS,
         },
         "commit": code_commit(),
         "machine": machine(settings),
@@ -219,6 +229,21 @@ def read_provenance(folder: Path) -> dict[str, Any]:
             f"{path}: a finished study must have its provenance, found {error}"
         ) from None
     return provenance
+
+
+def rules_of(provenance: Mapping[str, Any]) -> Rules:
+    """Return the rules by which a board's figures were computed; the first where none are named.
+
+    Raises:
+        VerificationError: a newer headsweep wrote the board.
+    """
+    version = provenance.get("figures_version", 1)
+    if version not in RULES:
+        raise VerificationError(
+            f"{PROVENANCE}: figures_version must be one of {', '.join(map(str, RULES))}, "
+            f"found {version}; a newer headsweep wrote this board"
+        )
+    return RULES[version]
 
 
 def _processor() -> str:

@@ -21,6 +21,7 @@ from headsweep.evaluation.predictions import (
     write_predictions,
     write_ranks,
 )
+from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import Attributes, subgroup_report
 from headsweep.evaluation.summaries import (
     Thresholds,
@@ -55,7 +56,7 @@ class SeedResult:
     def value(self) -> float:
         """Macro AUPRC on valid."""
         valid = next(iter(self.predictions.values()))
-        return float(macro(average_precision(valid.targets, valid.scores[None])).item())
+        return float(macro(average_precision(valid.targets, valid.ranking[None])).item())
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +86,23 @@ def evaluate(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
+    rules: Rules = CURRENT,
 ) -> FinalistResult:
-    """Predictions and metrics of a confirmed finalist on valid and on every test split.
+    """Predict and measure a confirmed finalist on valid and on every test split.
 
-    `subgroups` names those of each test split's rows.
+    Args:
+        rank: of the finalist.
+        confirmed: the finalist with its seeds.
+        valid: validation split.
+        tests: test splits.
+        subgroups: of each test split's rows.
+        rules: of the board.
+
+    Returns:
+        The finalist with its predictions and metrics.
     """
     seeds = tuple(
-        _evaluate_seed(seed, predictor, on_valid, valid, tests)
+        _evaluate_seed(seed, predictor, on_valid, valid, tests, rules)
         for seed, predictor, on_valid in zip(
             confirmed.seeds, confirmed.predictors, confirmed.valid, strict=True
         )
@@ -101,6 +112,7 @@ def evaluate(
         [seed.thresholds for seed in seeds],
         [seed.ranks for seed in seeds],
         subgroups,
+        rules,
     )
     return FinalistResult(rank, confirmed.finalist, seeds, metrics, draws)
 
@@ -110,26 +122,31 @@ def measure_seeds(
     thresholds: Sequence[Thresholds],
     ranks: Sequence[Mapping[str, Ranks]],
     subgroups: Mapping[str, Attributes],
+    rules: Rules = CURRENT,
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, Metric]]]:
-    """Metrics by split in the form of `metrics.json`, and macro metrics on the resamples.
+    """Measure a finalist on every split, in the form of `metrics.json`.
 
     Args:
         predictions: of each seed, by split.
         thresholds: of each seed.
         ranks: of each seed, by split; empty unless the head retrieves.
         subgroups: of the rows, by split, where there are any.
+        rules: of the board.
+
+    Returns:
+        The metrics, and by split and metric the macro values on the resamples (B,).
     """
     metrics: dict[str, Any] = {}
     draws: dict[str, Mapping[str, Metric]] = {}
     for name in predictions[0]:
         by_seed = [by_split[name] for by_split in predictions]
         measured = measure(by_seed, thresholds)
-        metrics[name] = report_of(measured)
+        metrics[name] = report_of(measured, rules)
         draws[name] = measured.macro_draws
         if ranks[0]:
             metrics[name]["retrieval"] = retrieval_report([by_split[name] for by_split in ranks])
         if subgroups.get(name):
-            metrics[name]["subgroups"] = subgroup_report(by_seed, subgroups[name])
+            metrics[name]["subgroups"] = subgroup_report(by_seed, subgroups[name], rules)
     return metrics, draws
 
 
@@ -167,9 +184,15 @@ def write_json(data: Any, path: Path) -> None:
 
 
 def _evaluate_seed(
-    seed: int, predictor: Predictor, on_valid: Predictions, valid: Split, tests: Sequence[Split]
+    seed: int,
+    predictor: Predictor,
+    on_valid: Predictions,
+    valid: Split,
+    tests: Sequence[Split],
+    rules: Rules,
 ) -> SeedResult:
-    predictions = {valid.name: on_valid, **{test.name: predict(predictor, test) for test in tests}}
+    predictions = {valid.name: on_valid}
+    predictions |= {test.name: predict(predictor, test, rules) for test in tests}
     ranks = {}
     if isinstance(predictor.head, RetrievalHead):
         ranks = {split.name: retrieval_ranks(predictor, split) for split in (valid, *tests)}

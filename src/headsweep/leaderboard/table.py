@@ -37,6 +37,7 @@ def leaderboard_row(
         "n_trials_searched": study.n_trials_searched,
         "config": f"{result.folder}/config.yaml",
         "data_fingerprint": data_fingerprint,
+        **(added_cells(result.metrics, valid) if study.rules.valid_auroc else {}),
     }
 
 
@@ -49,6 +50,12 @@ def metric_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
             for suffix, field in SPREADS.items():
                 cells[f"{stem}/{metric}{suffix}"] = metrics[stem][metric][field]
     return cells
+
+
+def added_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
+    """Return the cells after those of the first version of the table."""
+    on_valid = metrics[valid]["auroc_macro"]
+    return {"val/auroc_macro": on_valid["mean"], "val/auroc_macro_std": on_valid["std"]}
 
 
 def write_tables(rows: Sequence[Row], folder: Path) -> None:

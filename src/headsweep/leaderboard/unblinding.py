@@ -12,11 +12,10 @@ import optuna
 
 from headsweep.config.schema import Config, Modality
 from headsweep.data.ct_rate.metadata import read_subgroups
-from headsweep.data.dataset import Split, load_test_splits
+from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import StudyError
 from headsweep.evaluation.subgroups import Attributes
 from headsweep.package_info import code_commit
-from headsweep.settings import cache_dir
 from headsweep.studies.study import StoredStudy
 
 OPENINGS = "headsweep:test_openings"
@@ -39,6 +38,7 @@ class Opening:
 def open_test(
     study: StoredStudy,
     trials: Sequence[int],
+    data: Dataset,
     config: Config,
     modalities: Sequence[Modality],
     *,
@@ -51,7 +51,8 @@ def open_test(
     Args:
         study: whose finalists are fixed.
         trials: numbers of the finalists.
-        config: names the manifests.
+        data: holds the test splits.
+        config: decides what is read.
         modalities: which features to load.
         reopen: why test is opened for other trials than before; None refuses that.
 
@@ -77,16 +78,20 @@ def open_test(
 
     # In one transaction: of two acts at once, the second must know of the first.
     recorded = study.amend_attr(OPENINGS, act)
-    return _openings(recorded), load_test(config, modalities)
+    return _openings(recorded), load_test(data, config, modalities)
 
 
-def load_test(config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
-    """The test splits, for trials for which test was opened before: verification reads them so."""
-    return load_test_splits(config, cache_dir=cache_dir(), modalities=modalities, progress=True)
+def load_test(data: Dataset, config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
+    """Return the test splits, for trials for which test was opened before, as verification does."""
+    return tuple(data.test_splits(config, modalities=modalities))
 
 
-def load_test_subgroups(config: Config, tests: Sequence[Split]) -> dict[str, Attributes]:
-    """Subgroups of the rows of each test split; empty where its manifest has no metadata."""
+def load_test_subgroups(
+    data: Dataset, config: Config, tests: Sequence[Split]
+) -> dict[str, Attributes]:
+    """Return the subgroups of the rows of each test split; empty without metadata."""
+    if data.in_memory:
+        return {test.name: {} for test in tests}
     folder = Path(config.paths.manifest_dir)
     return {
         test.name: read_subgroups(folder / name, config.data.columns, test.volumes)

@@ -1,4 +1,4 @@
-"""DeLong's comparison of two correlated ROC areas, with patients as clusters.
+"""DeLong's test of two correlated ROC areas, with patients as clusters.
 
 DeLong et al. 1988 in the form of Obuchowski 1997, which sums the structural components of a
 patient's rows before it takes their variance. With one row a patient it is DeLong's own.
@@ -12,9 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 from scipy.stats import rankdata
 
 from headsweep.metrics.ranking import Metric, Scores
+
+MIN_PATIENTS = 5
+"""Patients of each class from which on a p-value is given.
+
+In simulations of equal models with 15 to 150 patients, the test at 5 % rejects 3 to 5.5 % of the
+time where each class has at least this many (`scripts/benchmarks/delong.py`).
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,33 +52,67 @@ def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
 
 
 def delong_p_value(
-    positive: NDArray[np.bool_], patients: Sequence[str], one: Components, other: Components
+    positive: NDArray[np.bool_],
+    patients: Sequence[str],
+    one: Components,
+    other: Components,
+    *,
+    few_patients: bool = True,
 ) -> float:
-    """Two-sided p-value that two models have the same ROC area on these rows.
+    """Test whether two models have the same ROC area on these rows.
+
+    A variance from few patients is itself uncertain: with the normal distribution the test rejects
+    equal models too often. Student's distribution is used, with Satterthwaite's (1946) degrees of
+    freedom for the sum of the two classes' variances; those of one class are Bell and McCaffrey's
+    (2002), which are fewer where some patients have many more rows than others.
 
     Args:
         positive: (n,) which rows are positive.
         patients: patient key of each row.
         one: components of one model.
         other: components of the other model on the same rows.
+        few_patients: use Student's distribution; False is the normal one, as boards of before have.
 
     Returns:
-        NaN when the variance of the difference is zero, as with fewer than two patients a class.
+        Two-sided p-value; NaN when the variance of the difference is zero, or a class has fewer
+        than `MIN_PATIENTS` patients.
     """
     keys, patient = np.unique(np.asarray(patients), return_inverse=True)
     difference = one.area - other.area
     # Each row's share in the difference, less its expectation; then one sum a patient and class.
     share = one.of_row - other.of_row - difference
-    sums, scaled = [], []
+    sums, scaled, freedom = [], [], []
     for members in (positive, ~positive):
         by_patient = np.bincount(patient[members], share[members], len(keys)) / members.sum()
-        n_patients = len(np.unique(patient[members]))
-        if n_patients < 2:
+        rows = np.bincount(patient[members], minlength=len(keys))
+        n_patients = int((rows > 0).sum())
+        if n_patients < (MIN_PATIENTS if few_patients else 2):
             return math.nan
         sums.append(by_patient)
-        scaled.append(by_patient @ by_patient * n_patients / (n_patients - 1))
+        scaled.append(float(by_patient @ by_patient) * n_patients / (n_patients - 1))
+        freedom.append(_degrees_of_freedom(rows[rows > 0].astype(np.float64)))
     both = sums[0] @ sums[1] * len(keys) / (len(keys) - 1)
     variance = scaled[0] + scaled[1] + 2 * both
     if variance <= 0:
         return math.nan
-    return math.erfc(abs(difference) / math.sqrt(2 * variance))
+    if not few_patients:
+        return math.erfc(abs(difference) / math.sqrt(2 * variance))
+    squares = sum(part**2 / degrees for part, degrees in zip(scaled, freedom, strict=True))
+    return float(
+        2 * stdtr((scaled[0] + scaled[1]) ** 2 / squares, -abs(difference) / math.sqrt(variance))
+    )
+
+
+def _degrees_of_freedom(rows: Metric) -> float:
+    """Degrees of freedom of a variance between patients with so many rows each, (n,).
+
+    Bell and McCaffrey (2002): trace(A)² / trace(A²) of the quadratic form A that gives the variance
+    of a mean over rows, when patients' means vary alike. With equal counts it is n - 1.
+    """
+    share, squared = rows / rows.sum(), rows**2
+    total, cross, power = squared.sum(), squared @ share, share @ share
+    trace = total - 2 * cross + total * power
+    product = 2 * (squared**2 @ share) - total * (squared @ share**2)
+    added = 2 * cross**2 + 2 * (squared @ squared) * power - 4 * total * cross * power
+    of_square = squared @ squared - 2 * product + added + (total * power) ** 2
+    return float(trace**2 / of_square)

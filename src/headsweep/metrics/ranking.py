@@ -7,11 +7,13 @@ array holds all that both metrics need.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 Targets = NDArray[np.uint8] | NDArray[np.bool_]
-Scores = NDArray[np.float32]
+Scores = NDArray[np.floating[Any]]
 Metric = NDArray[np.float64]
 
 # A block's keys and counts fit a core's second-level cache.
@@ -36,15 +38,18 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
 
     Args:
         targets: (n, c), 0 or 1.
-        scores: (K, n, c) finite float32; only their order matters, and -0.0 equals 0.0.
+        scores: (K, n, c) finite logits or probabilities; only their order matters, and -0.0 equals
+            0.0. Float32 is fastest; float64 is ranked exactly, after one more sort.
 
     Returns:
         Two (K, c) arrays, NaN where a label lacks positives or lacks negatives.
 
     Raises:
-        ValueError: shapes that do not agree, scores wider than float32, or a non-finite score.
+        ValueError: the shapes do not agree, or a score is no float or not finite.
     """
     _refuse(targets, scores)
+    if not np.can_cast(scores.dtype, np.float32):
+        scores = _ordinal(scores)
     slots, n, c = scores.shape
     precision = np.full(slots * c, np.nan)
     area = np.full(slots * c, np.nan)
@@ -78,12 +83,25 @@ def n_defined(per_label: Metric) -> NDArray[np.int64]:
     return np.asarray(np.isfinite(per_label).sum(axis=-1), dtype=np.int64)
 
 
-def descending_keys(scores: Scores, labels: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
-    """Integers whose ascending order is the descending order of the scores, label in the low bit.
+def _ordinal(scores: Scores) -> NDArray[np.float32]:
+    """Float32 scores in the order of wider ones: how many distinct values lie below each."""
+    slots, n, c = scores.shape
+    if n > 1 << 24:
+        raise ValueError(f"float64 scores can have at most {1 << 24} rows, found {n}")
+    order = np.empty((slots, n, c), np.float32)
+    for k in range(slots):
+        for j in range(c):
+            order[k, :, j] = np.unique(scores[k, :, j], return_inverse=True)[1]
+    return order
 
-    Read as an integer, the bit pattern of a non-negative float grows with the float; that of a
-    negative one shrinks. Non-negative scores leave the sign bit free for the label, so that 32
-    bits are enough.
+
+def descending_keys(
+    scores: NDArray[np.float32], labels: NDArray[np.uint8]
+) -> NDArray[np.unsignedinteger]:
+    """Return integers whose ascending order is the descending order of the scores.
+
+    The label is the lowest bit, so 31 bits are left for the score in a 32-bit key. Scores of both
+    signs need 64-bit keys only if they span too many magnitudes (`_levels`).
     """
     scores = scores + np.float32(0)  # turns -0.0 into 0.0
     bits = scores.view(np.uint32)
@@ -91,9 +109,30 @@ def descending_keys(scores: Scores, labels: NDArray[np.uint8]) -> NDArray[np.uns
         np.invert(bits, out=bits)
         np.left_shift(bits, 1, out=bits)
         return np.bitwise_or(bits, labels, out=bits)
-    sign = np.uint32(1 << 31)
-    descending = np.where(bits & sign, bits, ~(bits | sign))
-    return (descending.astype(np.uint64) << np.uint64(1)) | labels
+    levels = _levels(bits)
+    top, bottom = int(levels.max()), int(levels.min())
+    if top - bottom < 1 << 31:
+        keys = np.subtract(np.int32(top), levels, out=levels).view(np.uint32)
+        np.left_shift(keys, 1, out=keys)
+        return np.bitwise_or(keys, labels, out=keys)
+    return ((np.int64(top) - levels).astype(np.uint64) << np.uint64(1)) | labels
+
+
+def _levels(bits: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Return integers in the order of finite floats, given as their bits without -0.0.
+
+    Read as an integer, the bit pattern of a non-negative float grows with the float. Magnitudes
+    below the smallest that occurs are skipped, so that most sets of scores span fewer than 2**31
+    levels.
+    """
+    magnitude = bits & np.uint32((1 << 31) - 1)
+    below = (magnitude - np.uint32(1)).min()  # zeros wrap around to the largest integer
+    np.maximum(magnitude, below, out=magnitude)
+    levels: NDArray[np.int32] = np.subtract(magnitude, below, out=magnitude).view(np.int32)
+    sign = bits.view(np.int32) >> 31
+    np.bitwise_xor(levels, sign, out=levels)
+    np.subtract(levels, sign, out=levels)
+    return levels
 
 
 def _areas(keys: NDArray[np.unsignedinteger]) -> tuple[Metric, Metric]:
@@ -134,8 +173,8 @@ def _refuse(targets: Targets, scores: Scores) -> None:
             "scores (K, n, c) must agree with targets (n, c), "
             f"found {scores.shape} and {targets.shape}"
         )
-    if not np.can_cast(scores.dtype, np.float32):
-        raise ValueError(f"scores must be float32, found {scores.dtype}")
+    if not np.can_cast(scores.dtype, np.float64):
+        raise ValueError(f"scores must be floats, found {scores.dtype}")
     if not np.isfinite(scores).all():
         slot, row, label = np.argwhere(~np.isfinite(scores))[0]
         raise ValueError(

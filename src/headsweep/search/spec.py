@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
 from headsweep.errors import ConfigError, StudyError
 from headsweep.search.steps import MAX_STEPS, last_point, n_points
@@ -251,10 +252,7 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
 def _comparable(spec: StudySpec) -> dict[str, Any]:
     plain = _plain(spec)
     del plain["n_trials"]
-    for section in Config.IRRELEVANT:
-        del plain["config"][section]
-    del plain["config"]["training"]["resume"]
-    return plain
+    return plain | {"config": without_irrelevant(plain["config"])}
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

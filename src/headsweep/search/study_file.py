@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from headsweep.search.spec import (
     StudySpec,
 )
 
-__all__ = ["StudySpec", "load_study_file", "searchable_keys"]
+__all__ = ["StudySpec", "load_study_file", "searchable_keys", "study_from_dict"]
 
 SECTIONS = ("study", "base", "space", "sampler", "pruner", "finalists")
 SEARCHED_SECTIONS = ("head", "features", "training")
@@ -51,6 +52,28 @@ def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
     document = read_document(path)
     base_overrides = [text for text in overrides if not _override_file(document, text)]
     return _spec_from_document(document, base_overrides, where=str(path))
+
+
+def study_from_dict(
+    document: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "study"
+) -> StudySpec:
+    """Build the spec of a study whose sections are given as a dict, as in a study file.
+
+    Args:
+        document: the sections `study`, `space`, and optionally the others.
+        overrides: `key=value` texts, as in `load_study_file`.
+        where: names the document in errors.
+
+    Returns:
+        The checked spec.
+
+    Raises:
+        StudyError: the document breaks the schema of a study file.
+        ConfigError: a base value or a bound breaks a constraint of the config.
+    """
+    own = copy.deepcopy(dict(document))
+    base_overrides = [text for text in overrides if not _override_file(own, text)]
+    return _spec_from_document(own, base_overrides, where=where)
 
 
 def _override_file(document: dict[str, Any], text: str) -> bool:

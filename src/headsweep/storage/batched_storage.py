@@ -1,10 +1,10 @@
-"""An Optuna storage that batches: reads from a cache, writes behind.
+"""An Optuna storage that reads by increments into a cache and writes in batches.
 
-The contract is `optuna.storages.BaseStorage`. Trials that this process runs are written to memory
-first and to the database when a trial's state changes, in one transaction for all trials. Inside
-`with storage.tick():` nothing is read or written at all until `flush`, so that one tick of
-hundreds of slots costs a few transactions. As with Optuna's own cached storage, what was not yet
-flushed is lost when the process dies.
+The contract is `optuna.storages.BaseStorage`. What happens to trials that this process runs is
+kept in memory first and written when a trial's state changes, in one transaction for all trials.
+Inside `with storage.tick():` nothing is read or written before `flush`, so that one tick of
+hundreds of slots costs a few transactions. As with Optuna's own cached storage, what was not
+flushed is lost if the process dies.
 """
 
 # ruff: noqa: D102  (the methods of the contract are documented there)
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
@@ -24,21 +25,42 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from headsweep.errors import StorageError
-from headsweep.storage.bulk_writes import Changes, write_changes
+from headsweep.errors import StorageError, StudyDeletedError
+from headsweep.storage.attributes import WORKER
+from headsweep.storage.bulk_writes import Changes, study_attr_rows, upsert, write_changes
 from headsweep.storage.connections import Database, open_database
 from headsweep.storage.optuna_tables import (
+    STUDY_ATTRS,
+    STUDY_SYSTEM_ATTRS,
     FrozenStudy,
     altered,
     fetch_trials,
     stock_storage,
+    study_attrs,
     to_local,
     trial_id,
     utc_now,
 )
+from headsweep.storage.study_identity import (
+    StudyIdentity,
+    check_identity,
+    ensure_token,
+    fetch_identity,
+)
 from headsweep.storage.trial_cache import TrialCache
 
 T = TypeVar("T")
+
+
+@dataclass
+class _OpenStudy:
+    """What this process knows of one study, and what it has not written yet."""
+
+    identity: StudyIdentity
+    cache: TrialCache
+    changes: dict[int, Changes] = field(default_factory=dict)
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    """By name: those of the study's space, or of the first trial that used the name."""
 
 
 class BatchedStorage(BaseStorage):
@@ -46,16 +68,14 @@ class BatchedStorage(BaseStorage):
 
     Args:
         database: an open database.
-        create: whether the tables may be made.
+        create: whether the tables may be created.
     """
 
     def __init__(self, database: Database, *, create: bool = True) -> None:
         self.database = database
         self._stock = stock_storage(database, create=create)
-        self._caches: dict[int, TrialCache] = {}
-        self._study_of: dict[int, int] = {}
-        self._changes: dict[int, Changes] = {}
-        self._known_distributions: dict[tuple[int, str], BaseDistribution] = {}
+        self._studies: dict[int, _OpenStudy] = {}
+        self._bound: dict[int, StudyIdentity] = {}
         self._ticking = False
         self._lock = threading.RLock()
 
@@ -65,38 +85,41 @@ class BatchedStorage(BaseStorage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(open_database(state["url"]), create=False)  # type: ignore[misc]
 
-    # Studies: rare, so they go straight to the database.
+    # Studies.
 
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
-        return self._stock.create_new_study(directions, study_name)
+        return self._outlast(lambda: self._stock.create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
         with self._lock:
-            self._stock.delete_study(study_id)
-            self._caches.pop(study_id, None)
+            self._outlast(lambda: self._stock.delete_study(study_id))
+            self._forget(study_id)
+            self._bound.pop(study_id, None)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.database.outlast(lambda: self._stock.set_study_user_attr(study_id, key, value))
+        rows = study_attr_rows(study_id, {key: value})
+        self.write(study_id, lambda connection: upsert(connection, {STUDY_ATTRS: rows}))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.database.outlast(lambda: self._stock.set_study_system_attr(study_id, key, value))
+        rows = study_attr_rows(study_id, {key: value})
+        self.write(study_id, lambda connection: upsert(connection, {STUDY_SYSTEM_ATTRS: rows}))
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        return self.database.outlast(lambda: self._stock.get_study_id_from_name(study_name))
+        return self._outlast(lambda: self._stock.get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        return self.database.outlast(lambda: self._stock.get_study_name_from_id(study_id))
+        return self._read_study(study_id, lambda _: self._studies[study_id].identity.name)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         return self.read(lambda: self._stock.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.read(lambda: self._stock.get_study_user_attrs(study_id))
+        return self._read_study(study_id, lambda c: study_attrs(c, STUDY_ATTRS, study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.read(lambda: self._stock.get_study_system_attrs(study_id))
+        return self._read_study(study_id, lambda c: study_attrs(c, STUDY_SYSTEM_ATTRS, study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
         return self.read(lambda: self._stock.get_all_studies())
@@ -105,7 +128,8 @@ class BatchedStorage(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         with self._lock:
-            trial = self._stock.create_trial(study_id, template_trial)
+            self._read_study(study_id, lambda _: None)
+            trial = self._outlast(lambda: self._stock.create_trial(study_id, template_trial))
             self._put(study_id, trial, own=trial.state == TrialState.RUNNING)
             return trial_id(trial)
 
@@ -117,82 +141,90 @@ class BatchedStorage(BaseStorage):
         distribution: BaseDistribution,
     ) -> None:
         with self._lock:
-            trial = self._own_trial(trial_id)
-            if trial is None:
-                self._stock.set_trial_param(
-                    trial_id, param_name, param_value_internal, distribution
+            study, trial = self._own_trial(trial_id)
+            if study is None or trial is None:
+                self._outlast(
+                    lambda: self._stock.set_trial_param(
+                        trial_id, param_name, param_value_internal, distribution
+                    )
                 )
                 return
-            known = self._known_distribution(trial_id, param_name)
+            known = self._known_distribution(study, param_name)
             if known is not None:
                 check_distribution_compatibility(known, distribution)
-            self._known_distributions[self._study_of[trial_id], param_name] = distribution
-            self._change(trial_id).params[param_name] = (param_value_internal, distribution)
+            study.distributions[param_name] = distribution
+            self._change(study, trial_id).params[param_name] = (param_value_internal, distribution)
             value = distribution.to_external_repr(param_value_internal)
-            self._replace(
+            changed = altered(
                 trial,
                 params={**trial.params, param_name: value},
                 distributions={**trial.distributions, param_name: distribution},
             )
+            study.cache.put(changed)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         with self._lock:
-            trial = self._own_trial(trial_id)
-            if trial is None or not state.is_finished():
+            study, trial = self._own_trial(trial_id)
+            if study is None or trial is None or not state.is_finished():
                 return self._claim_or_write(trial_id, state, values)
-            self._change(trial_id).end = (state, list(values or ()))
+            self._change(study, trial_id).end = (state, list(values or ()))
             if not self._ticking and trial_id in self.flush():
                 raise UpdateFinishedTrialError(f"Trial {trial.number} was ended elsewhere.")
             if self._ticking:
-                self._replace(trial, state=state, values=list(values) if values else None)
+                study.cache.put(altered(trial, state=state, values=list(values or ()) or None))
             return True
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
         with self._lock:
-            trial = self._own_trial(trial_id)
-            if trial is None:
-                self._stock.set_trial_intermediate_value(trial_id, step, intermediate_value)
+            study, trial = self._own_trial(trial_id)
+            if study is None or trial is None:
+                call = self._stock.set_trial_intermediate_value
+                self._outlast(lambda: call(trial_id, step, intermediate_value))
                 return
-            intermediate_value = float(intermediate_value)
-            self._change(trial_id).reports[step] = intermediate_value
-            self._replace(
-                trial, intermediate_values={**trial.intermediate_values, step: intermediate_value}
-            )
+            value = float(intermediate_value)
+            self._change(study, trial_id).reports[step] = value
+            reports = {**trial.intermediate_values, step: value}
+            study.cache.put(altered(trial, intermediate_values=reports))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         with self._lock:
-            trial = self._own_trial(trial_id)
-            if trial is None:
-                self._stock.set_trial_user_attr(trial_id, key, value)
+            study, trial = self._own_trial(trial_id)
+            if study is None or trial is None:
+                self._outlast(lambda: self._stock.set_trial_user_attr(trial_id, key, value))
                 return
-            self._change(trial_id).user_attrs[key] = value
-            self._replace(trial, user_attrs={**trial.user_attrs, key: value})
+            self._change(study, trial_id).user_attrs[key] = value
+            study.cache.put(altered(trial, user_attrs={**trial.user_attrs, key: value}))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         with self._lock:
-            trial = self._own_trial(trial_id)
-            if trial is None:
-                self._stock.set_trial_system_attr(trial_id, key, value)
+            study, trial = self._own_trial(trial_id)
+            if study is None or trial is None:
+                self._outlast(lambda: self._stock.set_trial_system_attr(trial_id, key, value))
                 return
-            self._change(trial_id).system_attrs[key] = value
-            self._replace(trial, system_attrs={**trial.system_attrs, key: value})
+            self._change(study, trial_id).system_attrs[key] = value
+            study.cache.put(altered(trial, system_attrs={**trial.system_attrs, key: value}))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with self._lock:
-            study_id = self._study_of.get(trial_id)
-            cache = self._caches.get(study_id) if study_id is not None else None
-            trial = cache.get(trial_id) if cache is not None else None
-            if cache and trial and (self._ticking or trial_id in cache.own):
-                return trial
+            if self._ticking:
+                known = (study.cache.get(trial_id) for study in self._studies.values())
+                if (trial := next(filter(None, known), None)) is not None:
+                    return trial
+            study, _ = self._own_trial(trial_id)
+            if study is not None:  # another process may have ended it
+                self.sync(study.identity.study_id)
+                _, trial = self._own_trial(trial_id)
+                if trial is not None:
+                    return trial
         return self.read(lambda: self._stock.get_trial(trial_id))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         call = self._stock.get_trial_id_from_study_id_trial_number
-        return self.database.outlast(lambda: call(study_id, trial_number))
+        return self._outlast(lambda: call(study_id, trial_number))
 
     def get_all_trials(
         self,
@@ -213,68 +245,137 @@ class BatchedStorage(BaseStorage):
 
     @contextmanager
     def tick(self) -> Iterator[None]:
-        """Within it, reads come from memory and writes wait for `flush`."""
+        """Read from memory and keep writes until `flush`, for as long as it is entered."""
         self._ticking = True
         try:
             yield
         finally:
             self._ticking = False
 
-    def sync(self, study_id: int) -> TrialCache:
-        """Brings the cache of a study up to date; `KeyError` when there is no such study."""
+    def bind(self, study_id: int, *, writes: bool = False) -> None:
+        """Use this id for the present study alone: a later study with the id is not touched.
+
+        Args:
+            study_id: id of the study.
+            writes: whether to give the study a token, if it has none yet.
+
+        Raises:
+            KeyError: there is no such study.
+            StudyDeletedError: the id was bound to a study that is no longer there.
+        """
         with self._lock:
-            cache = self.cache(study_id)
-            self.read(lambda: self.database.read(cache.sync))
-            return cache
+            self._read_study(study_id, lambda _: None)
+            if writes:
+                self._studies[study_id].identity = self.write(
+                    study_id, lambda c: ensure_token(c, self._studies[study_id].identity)
+                )
+            self._bound[study_id] = self._studies[study_id].identity
+
+    def declare_distributions(
+        self, study_id: int, distributions: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Set the distributions of a study's params, whatever other programs wrote to its trials.
+
+        Args:
+            study_id: id of the study.
+            distributions: those of its space by name.
+        """
+        study = self._opened(study_id)
+        study.distributions.update(distributions)
+        study.cache.declare_distributions(distributions)
+
+    def sync(self, study_id: int) -> TrialCache:
+        """Read what other processes wrote to a study since the last call.
+
+        Returns:
+            The cache of the study.
+
+        Raises:
+            KeyError: there is no such study.
+            StudyDeletedError: the study that the id is bound to is no longer there.
+        """
+        with self._lock:
+            self._read_study(study_id, lambda c: self._sync(c, study_id))
+            return self._studies[study_id].cache
 
     def current(self, study_id: int) -> TrialCache:
-        """The cache: within a tick as it stands, otherwise brought up to date."""
+        """Return the cache of a study: within a tick as it is, otherwise after a `sync`."""
         return self.cache(study_id) if self._ticking else self.sync(study_id)
 
     def cache(self, study_id: int) -> TrialCache:
-        """The cache of a study as it stands."""
-        if study_id not in self._caches:
-            self.get_study_name_from_id(study_id)  # a KeyError when there is none
-            self._caches[study_id] = TrialCache(study_id)
-        return self._caches[study_id]
+        """Return the cache of a study as it is."""
+        return self._opened(study_id).cache
+
+    def write(self, study_id: int, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction under the study's lock, if the study is still there.
+
+        Args:
+            study_id: id of the study.
+            work: must be idempotent: it is retried after an outage, possibly after the commit.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            KeyError: there never was such a study.
+            StudyDeletedError: the study was deleted, or replaced by another one.
+            StorageError: the database cannot be written.
+        """
+        return self._write_checked(study_id, work, locked=True)
+
+    def write_unlocked(self, study_id: int, work: Callable[[Connection], T]) -> T:
+        """Run `work` as `write` does, but without waiting for the study's lock."""
+        return self._write_checked(study_id, work, locked=False)
 
     def flush(self) -> frozenset[int]:
-        """Writes all that waits; the ids of trials that another process had ended meanwhile."""
+        """Write all pending changes.
+
+        Returns:
+            Ids of the trials that another process has ended or taken over, or that were deleted.
+        """
         with self._lock:
-            changes = self.take_changes()
             lost: frozenset[int] = frozenset()
-            for study_id in {self._study_of[key] for key in changes}:
-                mine = {k: c for k, c in changes.items() if self._study_of[k] == study_id}
-                lost |= self._write(study_id, mine)
+            for study_id, study in list(self._studies.items()):
+                if changes := self.take_changes(study_id):
+                    lost |= self._write_changes(study, changes)
             return lost
 
-    def take_changes(self) -> dict[int, Changes]:
-        """All that waits, which is now the caller's to write."""
+    def take_changes(self, study_id: int) -> dict[int, Changes]:
+        """Return the pending changes of a study, by trial id; the caller writes them."""
         with self._lock:
-            changes, self._changes = self._changes, {}
+            study = self._opened(study_id)
+            changes, study.changes = study.changes, {}
             return changes
 
     def adopt(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
-        """Takes claimed trials as this process's own."""
+        """Add claimed trials to those that only this process writes."""
         with self._lock:
             for trial in trials:
                 self._put(study_id, trial, own=True)
 
-    def disown(self, trial_ids: Sequence[int]) -> None:
-        """Forgets what waits for trials that this process no longer runs."""
+    def disown(self, study_id: int, trial_ids: Sequence[int]) -> None:
+        """Drop the pending changes of trials that this process no longer runs."""
         with self._lock:
+            study = self._opened(study_id)
             for key in trial_ids:
-                self._changes.pop(key, None)
-                self._caches[self._study_of[key]].own.discard(key)
+                study.changes.pop(key, None)
+                study.cache.own.discard(key)
 
     def read(self, call: Callable[[], T]) -> T:
-        """Reads rows that anyone may have written; `KeyError` is the contract's.
+        """Read rows that other programs may have written; `KeyError` is the contract's.
+
+        Args:
+            call: reads; it is retried after an outage.
+
+        Returns:
+            What `call` returns.
 
         Raises:
-            StorageError: they are not such as Optuna writes.
+            KeyError: `call` raised it.
+            StorageError: the rows are not such as Optuna writes.
         """
         try:
-            return self.database.outlast(call)
+            return self._outlast(call)
         except KeyError:
             raise
         except (TypeError, ValueError, LookupError, RecursionError) as error:
@@ -283,53 +384,128 @@ class BatchedStorage(BaseStorage):
                 f"{self.database.shown}: the storage must hold what Optuna writes, found {found}"
             ) from None
 
-    def _write(self, study_id: int, changes: dict[int, Changes]) -> frozenset[int]:
-        cache, now = self._caches[study_id], utc_now()
+    # What is known of studies.
+
+    def _opened(self, study_id: int) -> _OpenStudy:
+        """Return what is known of a study; `KeyError` if there is no such study."""
+        if (study := self._studies.get(study_id)) is not None:
+            return study
+        with self._lock:
+            identity = self._bound.get(study_id) or self.read(
+                lambda: self.database.read(lambda c: self._identity(c, study_id))
+            )
+            if identity is None:
+                raise KeyError(f"no study has the id {study_id}")
+            return self._studies.setdefault(study_id, _OpenStudy(identity, TrialCache(study_id)))
+
+    def _identity(self, connection: Connection, study_id: int) -> StudyIdentity | None:
+        return fetch_identity(connection, study_id, self.database.file_id)
+
+    def _read_study(self, study_id: int, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that reads.
+
+        If the id was given to another study, what is known of the earlier one is forgotten first,
+        unless the id is bound to that one.
+        """
+        with self._lock:
+            study = self._opened(study_id)
+
+            def checked(connection: Connection) -> tuple[StudyIdentity, T]:
+                found = check_identity(study.identity, self._identity(connection, study_id))
+                return found, work(connection)
+
+            try:
+                study.identity, result = self.read(lambda: self.database.read(checked))
+                return result
+            except StudyDeletedError:
+                if study_id in self._bound:
+                    raise
+            self._forget(study_id)
+            return self._read_study(study_id, work)
+
+    def _write_checked(self, study_id: int, work: Callable[[Connection], T], *, locked: bool) -> T:
+        study = self._opened(study_id)
+
+        def checked(connection: Connection) -> T:
+            check_identity(study.identity, self._identity(connection, study_id))
+            return work(connection)
+
+        try:
+            return self.database.write(checked, study_id=study_id if locked else None)
+        except StudyDeletedError:
+            if study_id not in self._bound:  # or the rest of its trials would be taken for others'
+                self._forget(study_id)
+            raise
+
+    def _forget(self, study_id: int) -> None:
+        """Drop all that is known of a study, also what was not written: its ids are reused."""
+        with self._lock:
+            self._studies.pop(study_id, None)
+
+    # What is known of trials.
+
+    def _sync(self, connection: Connection, study_id: int) -> None:
+        """Bring a cache up to date; within a tick, what this process runs is left for `flush`."""
+        study = self._studies[study_id]
+        study.cache.sync(connection, own=not self._ticking)
+        if not self._ticking:
+            study.changes = {k: c for k, c in study.changes.items() if k in study.cache.own}
+
+    def _write_changes(self, study: _OpenStudy, changes: dict[int, Changes]) -> frozenset[int]:
+        cache, now = study.cache, utc_now()
+        workers = {key: self._recorded_worker(study, key, changes[key]) for key in changes}
 
         def work(connection: Connection) -> tuple[frozenset[int], list[FrozenTrial]]:
-            lost = write_changes(connection, changes, now)
+            lost = write_changes(connection, study.identity.study_id, changes, workers, now)
             return lost, fetch_trials(connection, lost)
 
-        lost, trials = self.database.write(work, study_id=study_id)
+        lost, trials = self.write(study.identity.study_id, work)
         cache.replace(trials)
+        cache.remove(lost - {trial_id(trial) for trial in trials})
         for key, change in changes.items():
             if change.end is not None and key not in lost:
                 cache.end(key, *change.end, to_local(now))
         return lost
 
+    def _recorded_worker(self, study: _OpenStudy, key: int, change: Changes) -> str | None:
+        """Return the worker that the database names for a trial; None if it names none yet."""
+        trial = study.cache.get(key)
+        if trial is None or WORKER in change.user_attrs:
+            return None
+        return trial.user_attrs.get(WORKER)
+
     def _claim_or_write(self, key: int, state: TrialState, values: Sequence[float] | None) -> bool:
-        """The rare transitions, of trials that are not ours: Optuna's own storage knows best."""
-        done = self._stock.set_trial_state_values(key, state, values)
-        if done and state == TrialState.RUNNING and key in self._study_of:
-            self._put(self._study_of[key], self._stock.get_trial(key), own=True)
+        """Let Optuna's own storage make the rare transitions of trials that are not ours."""
+        done = self._outlast(lambda: self._stock.set_trial_state_values(key, state, values))
+        if done and state == TrialState.RUNNING:
+            for study_id, study in self._studies.items():
+                if study.cache.get(key) is not None:
+                    self._put(study_id, self.read(lambda: self._stock.get_trial(key)), own=True)
         return done
 
-    def _own_trial(self, key: int) -> FrozenTrial | None:
-        """The trial when this process runs it; None when others may."""
-        study_id = self._study_of.get(key)
-        cache = self._caches.get(study_id) if study_id is not None else None
-        if cache is None or key not in cache.own:
-            return None
-        return cache.get(key)
+    def _own_trial(self, key: int) -> tuple[_OpenStudy | None, FrozenTrial | None]:
+        """Return the study and the trial if only this process writes it; None otherwise."""
+        for study in self._studies.values():
+            if key in study.cache.own:
+                return study, study.cache.get(key)
+        return None, None
 
-    def _known_distribution(self, key: int, name: str) -> BaseDistribution | None:
-        """The distribution that the study uses for a name already."""
-        study_id = self._study_of[key]
-        if (study_id, name) not in self._known_distributions:
-            for trial in self.current(study_id).trials:
+    def _known_distribution(self, study: _OpenStudy, name: str) -> BaseDistribution | None:
+        """Return the distribution that the study uses for a name already."""
+        if name not in study.distributions:
+            for trial in self.current(study.identity.study_id).trials:
                 if name in trial.distributions:
                     return trial.distributions[name]
-        return self._known_distributions.get((study_id, name))
+        return study.distributions.get(name)
 
-    def _change(self, key: int) -> Changes:
-        return self._changes.setdefault(key, Changes())
-
-    def _replace(self, trial: FrozenTrial, **fields: Any) -> None:
-        self._caches[self._study_of[trial_id(trial)]].put(altered(trial, **fields))
+    def _change(self, study: _OpenStudy, key: int) -> Changes:
+        return study.changes.setdefault(key, Changes())
 
     def _put(self, study_id: int, trial: FrozenTrial, *, own: bool) -> None:
         cache = self.cache(study_id)
-        self._study_of[trial_id(trial)] = study_id
         if own:
             cache.own.add(trial_id(trial))
         cache.put(trial)
+
+    def _outlast(self, call: Callable[[], T]) -> T:
+        return self.database.outlast(call)

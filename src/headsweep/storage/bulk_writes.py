@@ -22,15 +22,18 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    insert,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from headsweep.storage.attributes import WORKER
 from headsweep.storage.optuna_tables import (
     HEARTBEATS,
     PARAMS,
     REPORTS,
     STUDY_ATTRS,
+    STUDY_SYSTEM_ATTRS,
     SYSTEM_ATTRS,
     TRIALS,
     USER_ATTRS,
@@ -46,6 +49,7 @@ Rows = Mapping[Table, Sequence[Mapping[str, Any]]]
 
 KEYS: Mapping[Table, tuple[str, ...]] = {
     STUDY_ATTRS: ("study_id", "key"),
+    STUDY_SYSTEM_ATTRS: ("study_id", "key"),
     TRIALS: ("trial_id",),
     PARAMS: ("trial_id", "param_name"),
     REPORTS: ("trial_id", "step"),
@@ -70,26 +74,102 @@ class Changes:
 
 
 def write_changes(
-    connection: Connection, changes: Mapping[int, Changes], now: datetime.datetime
+    connection: Connection,
+    study_id: int,
+    changes: Mapping[int, Changes],
+    workers: Mapping[int, str | None],
+    now: datetime.datetime,
 ) -> frozenset[int]:
-    """Writes the changes of all trials that are still RUNNING; the ids of the others.
+    """Write the changes of all trials that are still RUNNING in this study by these workers.
 
-    Trials that end do so at `now`, naive UTC.
+    A trial that another process has ended or taken over keeps what that process wrote.
 
-    A trial that another process finished meanwhile keeps what that process wrote.
+    Args:
+        connection: in a transaction.
+        study_id: id of the trials' study.
+        changes: by trial id.
+        workers: the worker of each trial; None is any.
+        now: when trials end, naive UTC.
+
+    Returns:
+        Ids of the trials that were not written.
     """
-    running = lock_running(connection, changes)
-    kept = {key: change for key, change in changes.items() if key in running}
-    ends = {key: change.end for key, change in kept.items() if change.end is not None}
-    upsert(connection, {**detail_rows(kept), **end_rows(ends, now)})
-    return frozenset(changes.keys() - running)
+    owned = lock_owned(connection, study_id, {key: workers.get(key) for key in changes})
+    written = {key: change for key, change in changes.items() if key in owned}
+    ends = {key: change.end for key, change in written.items() if change.end is not None}
+    upsert(connection, {**detail_rows(written), **end_rows(ends, now)})
+    return frozenset(changes.keys() - owned)
 
 
-def lock_running(connection: Connection, trial_ids: Iterable[int]) -> frozenset[int]:
-    """The ids of those trials that are RUNNING, locked until the transaction ends."""
+def lock_running(connection: Connection, study_id: int, trial_ids: Iterable[int]) -> frozenset[int]:
+    """Lock those of a study's trials that are RUNNING until the transaction ends.
+
+    Returns:
+        Their ids.
+    """
+    return lock_owned(connection, study_id, dict.fromkeys(trial_ids))
+
+
+def lock_owned(
+    connection: Connection, study_id: int, workers: Mapping[int, str | None]
+) -> frozenset[int]:
+    """Lock those trials that these workers run in this study until the transaction ends.
+
+    Args:
+        connection: in a transaction.
+        study_id: id of the trials' study.
+        workers: the worker of each trial, by trial id; None is any.
+
+    Returns:
+        Ids of the trials that are RUNNING in this study and have the worker that is expected.
+    """
+    return _owned(connection, study_id, workers, locked=True)
+
+
+def owned_trials(
+    connection: Connection, study_id: int, workers: Mapping[int, str | None]
+) -> frozenset[int]:
+    """Find trials as `lock_owned` does, without locking them.
+
+    Returns:
+        Their ids.
+    """
+    return _owned(connection, study_id, workers, locked=False)
+
+
+def _owned(
+    connection: Connection, study_id: int, workers: Mapping[int, str | None], *, locked: bool
+) -> frozenset[int]:
     dialect = connection.dialect.name
-    rows = connection.execute(_running(dialect), {"ids": bound_ids(trial_ids, dialect)})
-    return frozenset(rows.scalars())
+    query = _running(dialect, locked=locked)
+    rows = connection.execute(query, {"study": study_id, "ids": bound_ids(workers, dialect)})
+    return frozenset(
+        row.trial_id
+        for row in rows
+        if workers[row.trial_id] is None or row.worker == json.dumps(workers[row.trial_id])
+    )
+
+
+def insert_trials(
+    connection: Connection,
+    study_id: int,
+    n: int,
+    first_number: int,
+    state: TrialState,
+    start: datetime.datetime | None,
+) -> list[int]:
+    """Add `n` empty trials numbered from `first_number`.
+
+    Returns:
+        Their ids in that order.
+    """
+    if n <= 0:
+        return []
+    rows = [
+        {"study_id": study_id, "number": first_number + i, "state": state, "datetime_start": start}
+        for i in range(n)
+    ]
+    return list(connection.execute(_NEW_TRIALS, rows).scalars())
 
 
 def detail_rows(changes: Mapping[int, Changes]) -> Rows:
@@ -141,6 +221,14 @@ def attr_rows(attrs: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def study_attr_rows(study_id: int, attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of a study's user or system attributes."""
+    return [
+        {"study_id": study_id, "key": name, "value_json": json.dumps(value)}
+        for name, value in attrs.items()
+    ]
+
+
 def heartbeat_rows(trial_ids: Iterable[int], now: datetime.datetime) -> list[dict[str, Any]]:
     """Signs of life at `now`."""
     return [{"trial_id": key, "heartbeat": now} for key in trial_ids]
@@ -171,15 +259,17 @@ def _as_text(value: Any) -> str:
     return str(value.name if isinstance(value, Enum) else value)
 
 
-# Statements are made once: their making costs as much as their running.
+# Statements are built once: building them takes as long as running them.
+
+_NEW_TRIALS = insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
 
 
 @cache
 def _upsert_row(table: Table, names: tuple[str, ...]) -> sqlite.Insert:
-    insert = sqlite.insert(table)
-    return insert.on_conflict_do_update(
+    new = sqlite.insert(table)
+    return new.on_conflict_do_update(
         index_elements=list(KEYS[table]),
-        set_={name: insert.excluded[name] for name in names if name not in KEYS[table]},
+        set_={name: new.excluded[name] for name in names if name not in KEYS[table]},
     )
 
 
@@ -193,17 +283,23 @@ def _upsert_document(table: Table, names: tuple[str, ...]) -> postgresql.Insert:
     columns = (column(name, table.c[name].type) for name in names)
     document = func.json_to_recordset(cast(bindparam(table.name, type_=Text), JSON))
     rows = document.table_valued(*columns).render_derived(with_types=True)
-    insert = postgresql.insert(table).from_select(names, select(rows))
-    return insert.on_conflict_do_update(
+    new = postgresql.insert(table).from_select(names, select(rows))
+    return new.on_conflict_do_update(
         index_elements=list(KEYS[table]),
-        set_={name: insert.excluded[name] for name in names if name not in KEYS[table]},
+        set_={name: new.excluded[name] for name in names if name not in KEYS[table]},
     )
 
 
 @cache
-def _running(dialect: str) -> Select[Any]:
-    query = select(TRIALS.c.trial_id).where(
-        among(TRIALS.c.trial_id, "ids", dialect), TRIALS.c.state == TrialState.RUNNING
+def _running(dialect: str, *, locked: bool) -> Select[Any]:
+    worker = select(USER_ATTRS.c.value_json).where(
+        USER_ATTRS.c.trial_id == TRIALS.c.trial_id, USER_ATTRS.c.key == WORKER
     )
-    # Locks nothing under SQLite, whose transactions exclude each other.
-    return query.order_by(TRIALS.c.trial_id).with_for_update()
+    query = select(TRIALS.c.trial_id, worker.scalar_subquery().label("worker")).where(
+        among(TRIALS.c.trial_id, "ids", dialect),
+        TRIALS.c.study_id + 0 == bindparam("study"),  # by the ids, not by the study's index
+        TRIALS.c.state == TrialState.RUNNING,
+    )
+    ordered = query.order_by(TRIALS.c.trial_id)
+    # SQLite ignores it: its transactions exclude each other.
+    return ordered.with_for_update(of=TRIALS) if locked else ordered

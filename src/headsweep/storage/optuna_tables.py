@@ -9,15 +9,19 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages import RDBStorage
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
 from optuna.study._frozen import FrozenStudy as FrozenStudy
@@ -48,10 +52,12 @@ from sqlalchemy import (
 )
 
 from headsweep.errors import StorageError
-from headsweep.storage.connections import DEFERRED, Database
+from headsweep.storage.connections import Database
+from headsweep.storage.sqlite_files import DEFERRED
 
 STUDIES: Table = models.StudyModel.__table__
 STUDY_ATTRS: Table = models.StudyUserAttributeModel.__table__
+STUDY_SYSTEM_ATTRS: Table = models.StudySystemAttributeModel.__table__
 TRIALS: Table = models.TrialModel.__table__
 PARAMS: Table = models.TrialParamModel.__table__
 VALUES: Table = models.TrialValueModel.__table__
@@ -102,7 +108,7 @@ def stock_storage(database: Database, *, create: bool) -> StockStorage:
     """
 
     def opened() -> StockStorage:
-        if not database.read(_is_made):
+        if not database.read(lambda connection: _is_made(connection, database.shown)):
             _make_tables(database, create=create)
         return StockStorage(database)
 
@@ -118,17 +124,58 @@ def _make_tables(database: Database, *, create: bool) -> None:
         _version_manager(database.shown, engine)  # writes the version where there is none
 
 
-def _version_manager(url: str, engine: Engine) -> _VersionManager:
+class _Versions(_VersionManager):
+    """Optuna's version manager, which finds the newest version without running 0.2 s of scripts."""
+
+    def get_head_version(self) -> str:
+        """Read the newest version of the tables off the text of Optuna's migration scripts.
+
+        Returns:
+            The version; Alembic is asked if the text does not tell exactly one.
+        """
+        found = _head_version(Path(models.__file__).parent / "alembic" / "versions")
+        return found or super().get_head_version()
+
+
+@cache
+def _head_version(folder: Path) -> str | None:
+    """Return the one revision in a folder of migration scripts that no other one follows."""
+    revisions: dict[str, set[str]] = {"revision": set(), "down_revision": set()}
+    for script in folder.glob("*.py"):
+        for name, value in _REVISION.findall(script.read_text(encoding="utf-8")):
+            revisions[name].add(value)
+    heads = revisions["revision"] - revisions["down_revision"]
+    return heads.pop() if len(heads) == 1 else None
+
+
+_REVISION = re.compile(r"""^(revision|down_revision)\b[^=\n]*=\s*["']([^"']+)["']""", re.MULTILINE)
+
+
+def _version_manager(url: str, engine: Engine) -> _Versions:
     # It writes on one connection while another one reads.
     deferred = engine.execution_options(**{DEFERRED: True})
-    return _VersionManager(url, deferred, orm.scoped_session(orm.sessionmaker(bind=deferred)))
+    return _Versions(url, deferred, orm.scoped_session(orm.sessionmaker(bind=deferred)))
 
 
-def _is_made(connection: Connection) -> bool:
-    """Whether the tables are there and complete: their version is what Optuna writes last."""
-    if not inspect(connection).has_table("alembic_version"):
+def _is_made(connection: Connection, shown: str) -> bool:
+    """Return whether the tables are there and complete: Optuna writes their version last.
+
+    Raises:
+        StorageError: the database is another program's.
+    """
+    tables = inspect(connection)
+    if not tables.has_table(_ALEMBIC):
         return False
-    return bool(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
+    versions = connection.exec_driver_sql(f"SELECT version_num FROM {_ALEMBIC}").scalars().all()
+    if versions and not tables.has_table(models.VersionInfoModel.__tablename__):
+        raise StorageError(
+            f"{shown} belongs to another program, such as MLflow: it has a table {_ALEMBIC} but "
+            "none of Optuna's. Use a database of its own"
+        )
+    return bool(versions)
+
+
+_ALEMBIC = "alembic_version"
 
 
 @dataclass
@@ -154,6 +201,14 @@ def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[
 def bound_ids(ids: Iterable[int], dialect: str) -> str | list[int]:
     """Ids as one parameter of a statement, whose text then does not depend on their number."""
     return json.dumps(list(ids)) if dialect == "sqlite" else list(ids)
+
+
+def study_attrs(connection: Connection, table: Table, study_id: int) -> dict[str, Any]:
+    """Read the attributes of a study from the table of user or of system attributes."""
+    rows = connection.execute(
+        select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)
+    )
+    return {key: json.loads(value) for key, value in rows}
 
 
 def fetch_all_trials(connection: Connection, study_id: int) -> tuple[list[FrozenTrial], Marks]:
@@ -259,6 +314,40 @@ def altered(trial: FrozenTrial, **fields: Any) -> FrozenTrial:
     for name, value in fields.items():
         setattr(copied, name, value)
     return copied
+
+
+class SearchStudy(Study):
+    """A study whose samplers do not see some of its trials.
+
+    Args:
+        name: name of the study.
+        storage: its storage.
+        sampler: suggests params.
+        pruner: as for Optuna's study.
+        hidden: returns the ids of the trials that samplers must not see.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: BaseStorage,
+        sampler: BaseSampler,
+        pruner: BasePruner,
+        *,
+        hidden: Callable[[], Collection[int]],
+    ) -> None:
+        super().__init__(name, storage, sampler, pruner)
+        self._hidden = hidden
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        hidden = self._hidden()
+        return [t for t in trials if t._trial_id not in hidden] if hidden else trials
 
 
 def forget_asked_trials(study: Study) -> None:

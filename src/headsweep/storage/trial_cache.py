@@ -7,10 +7,12 @@ pruners keep what they were given while they decide.
 from __future__ import annotations
 
 import datetime
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row
 
@@ -51,8 +53,16 @@ class TrialCache:
         self._in: dict[TrialState, set[int]] = {state: set() for state in LISTED}
         self._reported: defaultdict[int, SortedValues] = defaultdict(SortedValues)
         self._at_rung: defaultdict[int, SortedValues] = defaultdict(SortedValues)
+        self.misfits: set[int] = set()
+        """Ids of trials with distributions other than the declared ones."""
+        self._declared: dict[str, BaseDistribution] = {}
         self._marks: Marks | None = None
         self._last_id = 0
+
+    def declare_distributions(self, distributions: Mapping[str, BaseDistribution]) -> None:
+        """Set the distributions of the study's space, with which those of trials are compared."""
+        self._declared = dict(distributions)
+        self.misfits = {trial_id(t) for t in self._trials if not self._fits(t)}
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -82,6 +92,11 @@ class TrialCache:
         """How many trials are COMPLETE or PRUNED."""
         return len(self._trials) - sum(map(len, self._in.values()))
 
+    @property
+    def next_number(self) -> int:
+        """The number of the next trial: one more than the highest, even if some were deleted."""
+        return self.trials[-1].number + 1 if self._trials else 0
+
     def invalidate(self) -> None:
         """Reads everything again at the next `sync`: what was read may have been rolled back."""
         self._marks = None
@@ -100,6 +115,7 @@ class TrialCache:
         before = self.get(key)
         if before is not None:
             self._trials[self._place[key]] = trial
+            self._in_order &= before.number == trial.number
         else:
             if self._trials and trial.number < self._trials[-1].number:
                 self._in_order = False
@@ -125,8 +141,13 @@ class TrialCache:
         ended = altered(trial, state=state, datetime_complete=at)
         self.put(altered(ended, values=[float(v) for v in values]) if values else ended)
 
-    def sync(self, connection: Connection) -> None:
-        """Reads what other processes wrote since the last call, on one snapshot."""
+    def sync(self, connection: Connection, *, own: bool = False) -> None:
+        """Read what other processes wrote since the last call, on one snapshot.
+
+        Args:
+            connection: in a transaction.
+            own: whether to look for trials of our own that another process has ended.
+        """
         if self._marks is None:
             self._load(connection)
             return
@@ -134,7 +155,7 @@ class TrialCache:
             connection,
             self.study_id,
             after=self._last_id,
-            running=self._in[TrialState.RUNNING] - self.own,
+            running=self._in[TrialState.RUNNING] - (set() if own else self.own),
             waiting=self._in[TrialState.WAITING],
         )
         details, self._marks = fetch_details_after(connection, self.study_id, self._marks)
@@ -155,6 +176,18 @@ class TrialCache:
             self.own.discard(trial_id(trial))
             self.put(trial)
 
+    def remove(self, trial_ids: Iterable[int]) -> None:
+        """Drop trials that were deleted."""
+        gone = {key for key in trial_ids if key in self._place}
+        if not gone:
+            return
+        for key in gone:
+            self._index_failed(key)
+        for keys in (self.own, self.misfits, *self._in.values()):
+            keys -= gone
+        self._trials = [trial for trial in self._trials if trial_id(trial) not in gone]
+        self._place = {trial_id(trial): place for place, trial in enumerate(self._trials)}
+
     def _load(self, connection: Connection) -> None:
         kept = [self._trials[self._place[key]] for key in self.own]
         trials, self._marks = fetch_all_trials(connection, self.study_id)
@@ -169,9 +202,10 @@ class TrialCache:
     def _index(self, key: int, trial: FrozenTrial, before: FrozenTrial | None) -> None:
         """Enters what a trial reported; a field that is the same object did not change."""
         if trial.state == TrialState.FAIL:
-            for values in (*self._reported.values(), *self._at_rung.values()):
-                values.leave(key)
+            self._index_failed(key)
             return
+        if before is None or before.distributions is not trial.distributions:
+            (self.misfits.discard if self._fits(trial) else self.misfits.add)(key)
         if before is None or before.intermediate_values is not trial.intermediate_values:
             for step, value in trial.intermediate_values.items():
                 self._reported[step].enter(key, value)
@@ -181,6 +215,28 @@ class TrialCache:
                 # Whatever else is there by such a name was not written by a pruner.
                 if rung != name and rung.isdecimal() and isinstance(value, float | int):
                     self._at_rung[int(rung)].enter(key, value)
+
+    def _fits(self, trial: FrozenTrial) -> bool:
+        """Whether the distributions of a trial are compatible with the declared ones."""
+        declared = self._declared
+        for name, distribution in trial.distributions.items():
+            expected = declared.get(name, distribution)
+            if expected is distribution:
+                continue
+            try:
+                check_distribution_compatibility(expected, distribution)
+            except ValueError:
+                return False
+            if expected == distribution:
+                declared[name] = distribution  # rows share one object: compared by identity next
+            elif not _contains(expected, trial.params[name]):
+                return False
+        return True
+
+    def _index_failed(self, key: int) -> None:
+        """Take a trial out of the competition."""
+        for values in (*self._reported.values(), *self._at_rung.values()):
+            values.leave(key)
 
     def _has_ended(self, row: Row[Any]) -> bool:
         trial = self.get(row.trial_id)
@@ -193,6 +249,13 @@ class TrialCache:
             self.put(frozen_trial(row.trial_id, row.number, row.state, start))
         elif row.trial_id not in self.own and row.state in UNFINISHED and trial.state != row.state:
             self.put(altered(trial, state=row.state, datetime_start=start))
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a number lies between the bounds of a distribution, except for rounding."""
+    low, high = getattr(distribution, "low", -math.inf), getattr(distribution, "high", math.inf)
+    slack = 1e-9 * max(abs(low), abs(high)) if math.isfinite(high) else 0.0
+    return not isinstance(value, int | float) or bool(low - slack <= value <= high + slack)
 
 
 def _extended(trial: FrozenTrial, added: Details) -> FrozenTrial:

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 from headsweep.search.samplers_and_pruners import build_pruner
 from headsweep.search.spec import Policy
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.storage.optuna_tables import RUNG_PREFIX, trial_id
+from headsweep.storage.optuna_tables import RUNG_PREFIX, altered, trial_id
 from headsweep.storage.trial_cache import TrialCache
 
 
@@ -33,19 +33,30 @@ class BatchPruner(Protocol):
 
 
 def build_batch_pruner(
-    policy: Policy, storage: BatchedStorage, study_id: int, *, spared: int
+    policy: Policy, storage: BatchedStorage, study_id: int, *, spared: int, steps: frozenset[int]
 ) -> BatchPruner:
-    """The pruner for a resolved pruner; the `spared` best trials at an epoch are never pruned."""
-    return FinalistProtection(_pruner_by_name(policy, storage, study_id), storage, study_id, spared)
+    """Return the pruner of a study.
+
+    Args:
+        policy: a resolved pruner.
+        storage: of the study.
+        study_id: id of the study.
+        spared: the best trials at an epoch that are never pruned.
+        steps: the epochs at which the pruner decides.
+    """
+    pruner = _pruner_by_name(policy, storage, study_id, steps)
+    return FinalistProtection(pruner, storage, study_id, spared)
 
 
-def _pruner_by_name(policy: Policy, storage: BatchedStorage, study_id: int) -> BatchPruner:
+def _pruner_by_name(
+    policy: Policy, storage: BatchedStorage, study_id: int, steps: frozenset[int]
+) -> BatchPruner:
     kwargs = dict(policy.kwargs)
     if policy.name == "successive_halving":
         return BatchHalving(storage, study_id, **kwargs)
     if policy.name == "hyperband":
         return BatchHyperband(storage, study_id, **kwargs)
-    return OneByOnePruner(policy, storage)
+    return OneByOnePruner(policy, storage, steps)
 
 
 @dataclass(frozen=True)
@@ -79,17 +90,25 @@ class FinalistProtection:
 
 
 class OneByOnePruner:
-    """Any pruner of Optuna's, asked for each trial in turn."""
+    """Any pruner of Optuna's, asked for each trial in turn.
 
-    def __init__(self, policy: Policy, storage: BatchedStorage) -> None:
+    It is shown a trial's values at the epochs of `steps` alone, since Optuna's percentile pruner
+    judges the best of all values that a trial has reported.
+    """
+
+    def __init__(self, policy: Policy, storage: BatchedStorage, steps: frozenset[int]) -> None:
         self._pruner = build_pruner(policy)
         self._storage = storage
+        self._steps = steps
 
     def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
         """See `BatchPruner`."""
-        return frozenset(
-            key for key in reported if self._pruner.prune(study, self._storage.get_trial(key))
-        )
+        return frozenset(key for key in reported if self._pruner.prune(study, self._at_steps(key)))
+
+    def _at_steps(self, key: int) -> FrozenTrial:
+        trial = self._storage.get_trial(key)
+        values = trial.intermediate_values.items()
+        return altered(trial, intermediate_values={e: v for e, v in values if e in self._steps})
 
 
 @dataclass(frozen=True)

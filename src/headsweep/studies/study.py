@@ -17,11 +17,12 @@ from sqlalchemy import Connection, select
 from headsweep.config.files import write_config
 from headsweep.config.schema import Config
 from headsweep.errors import StorageError, StudyError
+from headsweep.preflight import check_output
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
-from headsweep.storage.attributes import plain, typed
+from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.bulk_writes import upsert
-from headsweep.storage.claims import N_TRIALS, count_states
+from headsweep.storage.claims import count_states
 from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
 from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
@@ -41,15 +42,15 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def open_storage(
-    url: str, *, create: bool = False, patience_s: float = 0.0, outage_s: float = 0.0
+    url: str, *, create: bool = False, outage_s: float | None = None
 ) -> BatchedStorage:
     """Open the Optuna storage at a URL.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://…`.
         create: whether a SQLite file, its folder and the tables may be created.
-        patience_s: how long to wait for a server that does not answer yet.
-        outage_s: how long a transaction is retried while the database cannot be reached.
+        outage_s: how long everything is retried while the database cannot be reached; None is
+            headsweep's usual 10 minutes.
 
     Returns:
         The open storage; close it with `storage.database.close()`.
@@ -57,7 +58,7 @@ def open_storage(
     Raises:
         StorageError: the URL is of another kind, cannot be reached, or holds something else.
     """
-    database = open_database(url, create=create, patience_s=patience_s, outage_s=outage_s)
+    database = open_database(url, create=create, outage_s=outage_s)
     return BatchedStorage(database, create=create)
 
 
@@ -87,23 +88,15 @@ class StoredStudy:
         self.storage = storage
         self._owns_storage = owns_storage
         self._parsed: tuple[str, StudySpec] | None = None
+        storage.bind(study_id)
 
     @classmethod
-    def open(
-        cls,
-        name: str,
-        storage: BatchedStorage | str,
-        *,
-        patience_s: float = 0.0,
-        outage_s: float = 0.0,
-    ) -> Self:
+    def open(cls, name: str, storage: BatchedStorage | str) -> Self:
         """Open an existing study.
 
         Args:
             name: name of the study.
             storage: an open storage, or the URL of one.
-            patience_s: how long to wait for a server that does not answer yet; for a URL.
-            outage_s: how long a transaction is retried in an outage; for a URL.
 
         Returns:
             The study.
@@ -114,7 +107,7 @@ class StoredStudy:
         """
         opened, owned = storage, isinstance(storage, str)
         if isinstance(opened, str):
-            opened = open_storage(opened, patience_s=patience_s, outage_s=outage_s)
+            opened = open_storage(opened)
         try:
             study = cls(name, _study_id(name, opened), opened, owns_storage=owned)
             _ = study.spec  # refuses a study of stock Optuna
@@ -125,12 +118,19 @@ class StoredStudy:
         return study
 
     @classmethod
-    def create(cls, spec: StudySpec, storage: BatchedStorage | str) -> Self:
+    def create(
+        cls,
+        spec: StudySpec,
+        storage: BatchedStorage | str,
+        *,
+        check: Callable[[], None] | None = None,
+    ) -> Self:
         """Create a study, or continue it with a budget that may have grown.
 
         Args:
             spec: what is searched and how.
             storage: an open storage, or the URL of one, which is created if it is a file.
+            check: called when the storage is known to answer, before anything is written.
 
         Returns:
             The study.
@@ -141,10 +141,14 @@ class StoredStudy:
             StorageError: the storage cannot be opened or created.
         """
         opened, owned = storage, isinstance(storage, str)
+        check = check or (lambda: None)
         if isinstance(opened, str):
-            opened = open_storage(opened, create=True)
+            opened = _open_after(check, opened)
+        else:
+            check()
         try:
             study_id = _define(spec, opened)
+            opened.bind(study_id, writes=True)
         except BaseException:
             if owned:
                 opened.database.close()
@@ -176,12 +180,9 @@ class StoredStudy:
         """Return the study's user attributes.
 
         Raises:
-            StudyError: the study was deleted.
+            StudyDeletedError: the study was deleted.
         """
-        try:
-            return self.storage.get_study_user_attrs(self.study_id)
-        except KeyError:
-            raise StudyError(f"study {self.name!r} was deleted") from None
+        return self.storage.get_study_user_attrs(self.study_id)
 
     def trials(
         self, states: Sequence[TrialState] | None = None, *, deepcopy: bool = False
@@ -257,7 +258,7 @@ class StoredStudy:
             lease_s: a worker is live if it renewed a trial within this time.
 
         Raises:
-            StudyError: the study was deleted.
+            StudyDeletedError: the study was deleted.
         """
         attrs = self.attrs()
         return summarize(self._spec_of(attrs), attrs, self.study_id, self.storage, lease_s=lease_s)
@@ -285,7 +286,7 @@ class StoredStudy:
                     f"{str(pinned.get(name))[:12]} and is {str(fingerprints.get(name))[:12]}"
                 )
 
-        self.storage.database.write(pin, study_id=self.study_id)
+        self.storage.write(self.study_id, pin)
 
     def pinned_data(self) -> Mapping[str, str]:
         """Return the fingerprints of the study's data; empty before its first worker began."""
@@ -309,7 +310,7 @@ class StoredStudy:
             _write_attrs(connection, self.study_id, {name: amended})
             return amended
 
-        return self.storage.database.write(work, study_id=self.study_id)
+        return self.storage.write(self.study_id, work)
 
     def next_worker_index(self) -> int:
         """Count a worker that joins.
@@ -323,7 +324,7 @@ class StoredStudy:
             _write_attrs(connection, self.study_id, {N_WORKERS: index + 1})
             return index
 
-        return self.storage.database.write(count, study_id=self.study_id)
+        return self.storage.write(self.study_id, count)
 
     def _spec_of(self, attrs: Mapping[str, Any]) -> StudySpec:
         text = attrs.get(DEFINITION)
@@ -334,6 +335,22 @@ class StoredStudy:
         spec = self._parsed[1]
         n_trials = typed(attrs, N_TRIALS, spec.n_trials, where=self.name)
         return spec if n_trials == spec.n_trials else spec.model_copy(update={"n_trials": n_trials})
+
+
+def _open_after(check: Callable[[], None], url: str) -> BatchedStorage:
+    """Reach a storage, check, then create what is missing in it; the database is opened once."""
+    file = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not file.exists():
+        check_output(file.parent)
+        check()
+        return open_storage(url, create=True)
+    database = open_database(url)
+    try:
+        check()
+        return BatchedStorage(database, create=True)
+    except BaseException:
+        database.close()
+        raise
 
 
 def _study_id(name: str, storage: BatchedStorage) -> int:
@@ -371,7 +388,7 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
             },
         )
 
-    storage.database.write(define, study_id=study_id)
+    storage.write(study_id, define)
     for name, value in missing_metric_names(system_attrs).items():
         storage.set_study_system_attr(study_id, name, value)
     return study_id

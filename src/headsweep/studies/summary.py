@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
 from headsweep.search.spec import StudySpec
-from headsweep.storage.attributes import typed
+from headsweep.storage.attributes import FAILURE, HOST, WORKER, typed
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.storage.claims import FAILURE, HOST, WORKER, database_now, heartbeats
+from headsweep.storage.claims import database_now, heartbeats
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED
 from headsweep.studies.worker_timings import WorkerTimings, total_timings

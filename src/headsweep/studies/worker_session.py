@@ -1,9 +1,10 @@
-"""One worker's share in a study: claims, suggestions, reports, verdicts, results, hand-backs."""
+"""One worker's trials in the storage: claims, suggestions, reports, results, hand-backs."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,12 +18,15 @@ from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
+from headsweep.errors import TrialError
+from headsweep.search.given_params import check_given_params
 from headsweep.search.samplers.tpe import BatchedTPESampler
 from headsweep.search.samplers_and_pruners import build_sampler, longest_training, rungs
-from headsweep.search.space import suggest
+from headsweep.search.space import distribution, suggest
 from headsweep.settings import WorkerSettings, host_name
-from headsweep.storage import claims as ledger
-from headsweep.storage.optuna_tables import forget_asked_trials, trial_id
+from headsweep.storage import claims, expiry
+from headsweep.storage.attributes import FAILURE, REFUSED
+from headsweep.storage.optuna_tables import SearchStudy, forget_asked_trials, trial_id
 from headsweep.studies.adoption import check_objective
 from headsweep.studies.pruning import build_batch_pruner
 from headsweep.studies.study import StoredStudy
@@ -32,11 +36,6 @@ from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 LEARNING_SAMPLERS = frozenset({"tpe", "gp", "cmaes"})
 GENERATIONS = 10
 SMALLEST_GENERATION = 4
-
-PATIENCE_S = 10.0
-"""How long a worker waits, when it starts, for a database that does not answer."""
-OUTAGE_S = 600.0
-"""How long it waits later on for a database that answered before."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,14 @@ class Batch:
 
 
 class WorkerSession:
-    """Speaks trials to the store; all that happens between two flushes is written in one go.
+    """Claims, reports and finishes one worker's trials.
+
+    Changes are kept in memory; `flush` writes them in one transaction.
 
     Args:
         study: an existing study, whose storage is used by this session alone.
         settings: leases and limits.
-        worker: an id that no other live worker has; trials that a former life of the same id left
+        worker: an id that no other live worker has; trials that a previous run of the same id left
             running are handed back when the session is entered.
     """
 
@@ -65,26 +66,35 @@ class WorkerSession:
         self.spec = study.spec
         self.study_id = study.study_id
         storage = study.storage
+        storage.bind(self.study_id, writes=True)
         check_objective(study.name, storage.get_study_directions(self.study_id))
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
         self._settings = settings
         self._worker = worker
         self._held: set[int] = set()
+        self._distributions = {k: distribution(d) for k, d in self.spec.space.items()}
+        storage.declare_distributions(self.study_id, self._distributions)
         self._pruner = build_batch_pruner(
-            self.spec.pruner, storage, self.study_id, spared=self.spec.finalists.top_k
+            self.spec.pruner,
+            storage,
+            self.study_id,
+            spared=self.spec.finalists.top_k,
+            steps=self.rungs,
         )
         sampler = build_sampler(self.spec, study.next_worker_index())
         # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.
-        self._study = optuna.Study(study.name, storage, sampler, NopPruner())
+        self._study = SearchStudy(
+            study.name, storage, sampler, NopPruner(), hidden=lambda: self._misfits
+        )
         self._open = ExitStack()
+        self._noticed: set[tuple[str, int]] = set()
 
     def __enter__(self) -> Self:
-        self.storage.database.write(
-            lambda c: ledger.take_back(
-                c, self.study_id, self._worker, max_retries=self._settings.max_retries
-            ),
-            study_id=self.study_id,
+        retries = self._settings.max_retries
+        self.storage.write(
+            self.study_id,
+            lambda c: expiry.take_back(c, self.study_id, self._worker, max_retries=retries),
         )
         self.storage.sync(self.study_id)  # all of it here, not under the lock of the first claim
         self._open.enter_context(self.storage.tick())
@@ -103,7 +113,7 @@ class WorkerSession:
     def at_once(self) -> int:
         """How many trials one worker may run at a time, so that the sampler can learn from some.
 
-        A sampler that learns gets to see results at least `GENERATIONS` times in a budget.
+        A sampler that learns sees results at least `GENERATIONS` times in a budget.
         """
         if self.spec.sampler.name not in LEARNING_SAMPLERS:
             return self.spec.n_trials
@@ -115,20 +125,26 @@ class WorkerSession:
         return frozenset(self._held)
 
     def claim(self, n_wanted: int) -> Batch:
-        """Claims up to `n_wanted` trials and suggests their params.
+        """Claim up to `n_wanted` trials and suggest their params.
+
+        An enqueued trial whose params do not fit the space fails alone and is not in the batch.
+
+        Returns:
+            The claimed trials, possibly fewer than wanted.
 
         Raises:
             SearchError: too many trials of the study failed.
+            StudyDeletedError: the study is no longer there.
             StorageError: the database did not come back.
         """
         cache = self.storage.cache(self.study_id)
         attempts = itertools.count()
 
-        def work(connection: Connection) -> tuple[ledger.Claims, float]:
+        def work(connection: Connection) -> tuple[claims.Claims, float]:
             begun = time.monotonic()
             if next(attempts):
                 cache.invalidate()
-            claims = ledger.claim(
+            claimed = claims.claim(
                 connection,
                 cache,
                 n_wanted,
@@ -138,41 +154,45 @@ class WorkerSession:
                 max_retries=self._settings.max_retries,
                 max_failures=self._settings.max_failures,
             )
-            return claims, begun
+            return claimed, begun
 
-        claims, begun = self.storage.database.write(work, study_id=self.study_id)
-        claimed = [trial_id(trial) for trial in claims.trials]
+        result, begun = self.storage.write(self.study_id, work)
+        claimed = [trial_id(trial) for trial in result.trials]
         self._held.update(claimed)
-        self.storage.adopt(self.study_id, claims.trials)
+        self.storage.adopt(self.study_id, result.trials)
         if claimed:
-            self._suggest(claimed)
+            self._suggest(result.trials)
             self.flush()
+        elif result.foreign:
+            self._notice_foreign(result.foreign)
         trials = tuple(self.storage.get_trial(key) for key in claimed if key in self._held)
-        over = not claimed and claims.budget_left == 0 and claims.others_running == 0
+        over = not claimed and result.budget_left == 0 and result.others_running == 0
         return Batch(trials, over, begun)
 
     def renew(self, trial_ids: Iterable[int]) -> None:
-        """Renews the leases of trials; called from the lease's own thread."""
+        """Write a heartbeat for trials; called from the lease's own thread."""
         keys = list(trial_ids)
-        self.storage.database.write(lambda c: ledger.renew(c, keys), study_id=None)
+        self.storage.write_unlocked(
+            self.study_id, lambda c: claims.renew(c, self.study_id, self._worker, keys)
+        )
 
     def admitted(self, trial: FrozenTrial, tape_position: int) -> None:
-        """Notes where on the tape a trial entered."""
+        """Record where on the tape a trial entered."""
         self.storage.set_trial_user_attr(trial_id(trial), TAPE_POSITION, tape_position)
 
     def report(self, key: int, epoch: int, value: float) -> None:
-        """Notes the value of a trial after an epoch."""
+        """Record the value of a trial after an epoch."""
         self.storage.set_trial_intermediate_value(key, epoch, value)
 
     def verdicts(self, reported: Sequence[int]) -> frozenset[int]:
-        """Ids of the trials to prune, judged together against what all workers reported."""
+        """Return the ids of the trials to prune, compared with what all workers reported."""
         if not reported:
             return frozenset()
         self.storage.sync(self.study_id)
         return self._pruner.verdicts(self._study, reported)
 
     def complete(self, key: int, value: float, *, epochs: int) -> None:
-        """Ends a trial with its value; one that is not finite is a failure."""
+        """End a trial with its value; one that is not finite is a failure."""
         if not math.isfinite(value):
             self.fail(key, f"its value must be finite, found {value}")
             return
@@ -180,73 +200,120 @@ class WorkerSession:
         self.storage.set_trial_state_values(key, TrialState.COMPLETE, [value])
 
     def prune(self, key: int, *, epochs: int) -> None:
-        """Ends a trial that was judged not worth going on; its value is its last report."""
+        """End a trial that the pruner stopped; its value is its last report."""
         trial = self.storage.get_trial(key)
         value = trial.intermediate_values[trial.last_step or 0]
         self.storage.set_trial_user_attr(key, EPOCHS_TRAINED, epochs)
         self.storage.set_trial_state_values(key, TrialState.PRUNED, [value])
 
     def fail(self, key: int, reason: str) -> None:
-        """Ends a trial that failed by itself; another one takes its place in the budget."""
-        self.storage.set_trial_user_attr(key, ledger.FAILURE, reason)
+        """End a trial that failed by itself; another one is claimed in its stead."""
+        self.storage.set_trial_user_attr(key, FAILURE, reason)
         self.storage.set_trial_state_values(key, TrialState.FAIL)
 
     def note_effort(self, effort: WorkerTimings) -> None:
-        """Notes in the study what this worker has spent until now."""
+        """Record in the study what this worker has spent so far."""
         self.storage.set_study_user_attr(self.study_id, EFFORT + self._worker, asdict(effort))
 
     def flush(self) -> frozenset[int]:
-        """Writes all that happened; ids of the trials that are no longer ours."""
+        """Write all pending changes.
+
+        Returns:
+            Ids of the trials that this worker no longer runs since another one took them over.
+        """
         lost = self.storage.flush()
-        own = self.storage.cache(self.study_id).own
-        self._held &= own
+        self._held &= self.storage.cache(self.study_id).own
         return lost
 
     def hand_back(self, *, crashed: bool) -> None:
-        """Gives up all trials still running; their successors wait for the next worker."""
+        """Give up all trials still running; a retry of each waits for the next worker."""
         keys = sorted(self._held)
-        changes = self.storage.take_changes()
+        changes = self.storage.take_changes(self.study_id)
         if not keys and not changes:
             return
-        self.storage.database.write(
-            lambda c: ledger.hand_back(
+        self.storage.write(
+            self.study_id,
+            lambda c: expiry.hand_back(
                 c,
                 self.study_id,
                 changes,
                 keys,
+                worker=self._worker,
                 crashed=crashed,
                 max_retries=self._settings.max_retries,
             ),
-            study_id=self.study_id,
         )
         self.abandon()
 
     def abandon(self) -> None:
-        """Forgets all trials still running and tells nothing of them."""
-        self.storage.disown(sorted(self._held))
+        """Forget all trials still running, and what was not written of them."""
+        self.storage.disown(self.study_id, sorted(self._held))
         self._held.clear()
 
-    def _suggest(self, claimed: Sequence[int]) -> None:
+    def _suggest(self, claimed: Sequence[FrozenTrial]) -> None:
+        """Suggest params; a trial that was given unfit ones fails, the others do not notice."""
+        fitting = [trial for trial in claimed if self._fits(trial)]
         sampler = self._study.sampler
         batch = (
-            sampler.batch(len(claimed)) if isinstance(sampler, BatchedTPESampler) else nullcontext()
+            sampler.batch(len(fitting)) if isinstance(sampler, BatchedTPESampler) else nullcontext()
         )
         with warnings.catch_warnings(), batch:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            for key in claimed:
+            for trial in fitting:
                 if not isinstance(sampler, BatchedTPESampler):
                     forget_asked_trials(self._study)
-                suggest(optuna.Trial(self._study, key), self.spec.space, self.spec.config)
+                asked = optuna.Trial(self._study, trial_id(trial))
+                suggest(asked, self.spec.space, self.spec.config)
+
+    def _fits(self, trial: FrozenTrial) -> bool:
+        """Check the params that an enqueued trial was given; fail it if they do not fit."""
+        try:
+            ignored = check_given_params(trial, self._distributions)
+        except TrialError as error:
+            self.storage.set_trial_user_attr(trial_id(trial), REFUSED, True)
+            self.fail(trial_id(trial), f"enqueued with unfit params: {error}")
+            self._notice("refused", trial, f"failed, it was enqueued with unfit params: {error}")
+            return False
+        if ignored:
+            names = ", ".join(map(repr, sorted(ignored)))
+            self._notice("ignored", trial, f"was enqueued with params the space lacks: {names}")
+        return True
+
+    @property
+    def _misfits(self) -> frozenset[int]:
+        """Ids of trials of other programs that samplers must not see."""
+        cache = self.storage.cache(self.study_id)
+        for key in cache.misfits:
+            if (trial := cache.get(key)) is not None:
+                self._notice("hidden", trial, "has distributions of another space; it is ignored")
+        return frozenset(cache.misfits)
+
+    def _notice_foreign(self, foreign: Sequence[FrozenTrial]) -> None:
+        for trial in foreign:
+            self._notice(
+                "foreign",
+                trial,
+                "is run by another program, without heartbeats; it counts towards the budget for "
+                f"{claims.FOREIGN_GRACE_S / 60:g} minutes after its start",
+            )
+
+    def _notice(self, kind: str, trial: FrozenTrial, text: str) -> None:
+        """Say something about a trial, once."""
+        if (kind, trial.number) not in self._noticed:
+            self._noticed.add((kind, trial.number))
+            print(f"Notice: trial {trial.number} {text}", file=sys.stderr, flush=True)
 
 
 def join(
     study_name: str, storage_url: str, settings: WorkerSettings, *, worker: str
 ) -> WorkerSession:
-    """Opens a storage and joins a study in it, to outlast outages from then on.
+    """Open a storage and join a study in it.
+
+    Returns:
+        The session, to be entered.
 
     Raises:
         StorageError: the storage cannot be reached.
-        StudyError: no study of that name is in the store.
+        StudyError: there is no study with that name in it.
     """
-    study = StoredStudy.open(study_name, storage_url, patience_s=PATIENCE_S, outage_s=OUTAGE_S)
-    return WorkerSession(study, settings, worker=worker)
+    return WorkerSession(StoredStudy.open(study_name, storage_url), settings, worker=worker)

@@ -32,8 +32,13 @@ class WorkerTimings:
 
     @property
     def slots_per_step(self) -> float | None:
-        """Trials that one fused step trains, on average."""
+        """Trials that one fused step trains, on average; `engine.timings.Usage` defines a step."""
         return self.slot_steps / self.fused_steps if self.fused_steps else None
+
+    @property
+    def us_per_slot_step(self) -> float | None:
+        """Microseconds of training and validation that one optimiser step of one trial takes."""
+        return 1e6 * self.training_s / self.slot_steps if self.slot_steps else None
 
     @property
     def occupancy(self) -> float | None:
@@ -54,7 +59,11 @@ class WorkerTimings:
 
     def to_dict(self) -> dict[str, Any]:
         """The counters and what follows from them, as plain data."""
-        derived = {"slots_per_step": self.slots_per_step, "occupancy": self.occupancy}
+        derived = {
+            "slots_per_step": self.slots_per_step,
+            "us_per_slot_step": self.us_per_slot_step,
+            "occupancy": self.occupancy,
+        }
         return asdict(self) | derived | {"shares": self.shares}
 
     @classmethod

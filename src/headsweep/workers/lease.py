@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from headsweep.errors import StorageError
+from headsweep.errors import StorageError, StudyDeletedError
 
 RENEWALS_PER_LEASE = 4
 
@@ -81,7 +81,7 @@ class Lease:
             started = time.monotonic()
             try:
                 self._renew(held)
-            except StorageError:
+            except (StorageError, StudyDeletedError):
                 continue
             with self._changed:
                 self._renewed_at = max(self._renewed_at, started)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from optuna.trial import FrozenTrial
 
 from headsweep.config.schema import Config
-from headsweep.errors import ConfigError, StorageError, TrialError
+from headsweep.errors import ConfigError, StorageError, StudyDeletedError, TrialError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.trials import trial_config
@@ -75,6 +75,8 @@ class Loop:
         self._accounts = Accounts(engine.usage, session.note_effort)
         self._logs = TrialLogs(session.spec)
         self._trial_in: dict[int, int] = {}
+        self._unwritten: dict[int, list[EpochReport]] = {}
+        """Reports that wait for the next transaction, by slot."""
         self._claim_not_before = 0.0
 
     def run(self) -> None:
@@ -137,20 +139,27 @@ class Loop:
         self._logs.admitted(admission.slot, trial.number, config)
 
     def _record(self, reports: Sequence[EpochReport]) -> None:
-        """Tells the store what came of an epoch, and frees the places of trials that ended."""
+        """Report an epoch to the study, and free the slots of trials that ended.
+
+        Only epochs at which the pruner decides or a trial ends cause a transaction; the values of
+        the epochs before are written with it.
+        """
         if self._lease.fenced():
             return
         self._logs.heard(reports)
         session, trial_in = self._session, self._trial_in
         sound = [report for report in reports if report.failure is None]
-        at_rung = [report for report in sound if report.epoch in session.rungs]
         for report in sound:
-            if report.finished or report.epoch in session.rungs:
-                session.report(trial_in[report.slot], report.epoch, report.auprc_macro)
-        pruned = session.verdicts([trial_in[report.slot] for report in at_rung])
-        ended = [r for r in reports if r.failure or r.finished or trial_in[r.slot] in pruned]
-        if not at_rung and not ended:
+            self._unwritten.setdefault(report.slot, []).append(report)
+        at_rung = [report for report in sound if report.epoch in session.rungs]
+        if not at_rung and not any(report.finished for report in reports):
             return
+        for slot, curve in self._unwritten.items():
+            for report in curve:
+                session.report(trial_in[slot], report.epoch, report.auprc_macro)
+        self._unwritten.clear()
+        pruned = session.verdicts([trial_in[report.slot] for report in at_rung])
+        ended = [r for r in reports if r.finished or trial_in[r.slot] in pruned]
         for report in ended:
             self._end(trial_in[report.slot], report)
         session.flush()
@@ -171,25 +180,26 @@ class Loop:
             self._logs.ended(report.slot, "pruned")
 
     def _start_afresh(self) -> None:
-        """Others may run our trials by now: tell nothing of them, and claim anew."""
+        """Drop all trials after a lease ran out, and claim anew.
+
+        Trials that no other worker has taken over are handed back; being suspended is no crash.
+        """
         self._evict(list(self._trial_in))
-        self._session.abandon()
+        self._session.hand_back(crashed=False)
         self._lease.reset()
 
     def _evict(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self._engine.evict(slot)
             self._logs.forget(slot)
+            self._unwritten.pop(slot, None)
             del self._trial_in[slot]
 
     def _give_up(self, *, crashed: bool) -> None:
-        if self._lease.fenced():
-            self._session.abandon()
-            return
         try:
             self._session.hand_back(crashed=crashed)
             self._accounts.tell()
-        except StorageError:
+        except (StorageError, StudyDeletedError):
             # The leases run out instead; what ended the loop matters more.
             if not crashed:
                 raise

@@ -1,4 +1,4 @@
-"""Being told to stop: the first signal drains within a grace time, the second ends at once."""
+"""Signals: the first one drains the worker within a grace time, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from types import FrameType
 
 from headsweep.settings import LAUNCHER_VARIABLE
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+)
+"""SIGUSR1 is sent by Slurm before a time limit, SIGHUP when a terminal is closed."""
 
 
 class Stop:
@@ -56,6 +61,43 @@ class Stop:
             self._deadline.cancel()
 
 
+class _StopHere(Stop):
+    """Stop of a worker in somebody's own process, which must never be ended from here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._launcher = None
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        """Handle SIGINT: the first drains, the second interrupts.
+
+        Raises:
+            KeyboardInterrupt: at the second signal.
+        """
+        if self._told.is_set():
+            raise KeyboardInterrupt
+        self.told_by = number
+        self._told.set()
+
+
+@contextmanager
+def stop_in_process() -> Iterator[Stop]:
+    """Let Ctrl-C drain a worker that runs in the caller's process; a second one interrupts it.
+
+    Yields:
+        Whether the worker was told to stop; outside the main thread it never is.
+    """
+    stop = _StopHere()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, stop.hear)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def stop_on_signals(grace_s: float) -> Iterator[Stop]:
     """Within it, signals are heard; outside the main thread, only the launcher's end is."""
@@ -63,7 +105,9 @@ def stop_on_signals(grace_s: float) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.hear) for number in SIGNALS}
+    # What is ignored stays ignored: `nohup` starts programs so.
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.hear) for number in heard}
     try:
         yield stop
     finally:

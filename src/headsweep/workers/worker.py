@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import uuid
 
-from headsweep.config.schema import Modality
-from headsweep.config.values import with_values
-from headsweep.data.dataset import (
-    load_search_splits,
-    required_modalities,
-    search_fingerprints,
-)
+from headsweep.data.dataset import Dataset, search_fingerprints
 from headsweep.engine.engine import Engine
-from headsweep.search.spec import CategoricalDimension, StudySpec
 from headsweep.settings import (
     WORKER_VARIABLE,
     EngineSettings,
     WorkerSettings,
-    cache_dir,
     host_name,
 )
 from headsweep.studies.study import StoredStudy
+from headsweep.studies.trials import searched_modalities
 from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
@@ -32,10 +25,19 @@ def work(
     engine_settings: EngineSettings,
     stop: Stop,
     worker_settings: WorkerSettings | None = None,
+    *,
+    data: Dataset | None = None,
 ) -> None:
     """Works on a study until its budget is spent and no trial is left that could come back.
 
     Returns early, with its trials handed back, when it is told to stop.
+
+    Args:
+        study: an open study, whose storage is used by this worker alone.
+        engine_settings: of the engine that trains the trials.
+        stop: whether the worker was told to stop.
+        worker_settings: leases and limits; None is the defaults.
+        data: the data to search on; None is what the study's config names.
 
     Raises:
         InputError: the storage, the study or its data cannot be used.
@@ -43,10 +45,10 @@ def work(
     """
     settings = worker_settings or WorkerSettings()
     with WorkerSession(study, settings, worker=worker_id()) as session:
-        train, valid = load_search_splits(
-            session.spec.config,
-            cache_dir=cache_dir(),
-            modalities=search_modalities(session.spec),
+        config = session.spec.config
+        modalities = searched_modalities(session.spec)
+        train, valid = (data or Dataset.from_config(config)).search_splits(
+            config, modalities=modalities
         )
         study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)
@@ -57,14 +59,3 @@ def worker_id() -> str:
     """`$HEADSWEEP_WORKER`, or an id that no other worker has and that tells where it runs."""
     given = os.environ.get(WORKER_VARIABLE)
     return given or f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-
-def search_modalities(spec: StudySpec) -> tuple[Modality, ...]:
-    """The modalities that some trial of the study may read."""
-    dimension = spec.space.get("features.input")
-    inputs = dimension.choices if isinstance(dimension, CategoricalDimension) else (None,)
-    needed: set[Modality] = set()
-    for value in inputs:
-        values = {} if value is None else {"features.input": value}
-        needed |= set(required_modalities(with_values(spec.config, values, where="space")))
-    return tuple(sorted(needed, reverse=True))

@@ -25,7 +25,7 @@ class CTClipScores:
     volumes: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def read_ctclip_scores(folder: Path) -> CTClipScores:
         FeatureError: a file is missing or unreadable, the files disagree in their rows, or a value
             is no probability or label.
     """
-    scores = _matrix(folder / PREDICTED).astype(np.float32)
+    scores = _matrix(folder / PREDICTED)
     volumes = _volumes(folder)
     _refuse_shape(folder / PREDICTED, scores, volumes)
     if not ((scores >= 0) & (scores <= 1)).all():

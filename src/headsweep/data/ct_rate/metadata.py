@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from headsweep.config.schema import ColumnsConfig
 from headsweep.data.ct_rate.names import volume_of
+from headsweep.data.tables import normalized, read_table
 
 SEX = {"M": "male", "F": "female"}
 AGE_BANDS = ((40, "under 40"), (60, "40 to 59"), (80, "60 to 79"), (200, "80 and over"))
@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 def read_subgroups(
     path: Path, columns: ColumnsConfig, volumes: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """The subgroup of every volume by attribute: `sex`, `age`, `manufacturer`.
+    """Read the subgroup of every volume by attribute: `sex`, `age`, `manufacturer`.
 
     Reads CT-RATE's columns `PatientSex`, `PatientAge` ("036Y") and `Manufacturer`; an attribute
     whose column the manifest lacks is left out, a cell that says nothing is `unknown`.
@@ -29,14 +29,17 @@ def read_subgroups(
         path: a manifest that was read without fault.
         columns: names the volume column.
         volumes: in the order wanted.
+
+    Returns:
+        For each attribute that the manifest has the subgroup of every volume.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = {volume_of(row[columns.volume]): row for row in csv.DictReader(file)}
-    given = rows[volumes[0]]
+    table = read_table(path, kind="manifest")
+    cells = table.cells.set_index(table.cells[normalized(columns.volume)].map(volume_of))
+    cells = cells.loc[list(volumes)]
     return {
-        name: tuple(read((rows[volume][column] or "").strip()) for volume in volumes)
+        name: tuple(map(read, cells[column]))
         for name, (column, read) in READERS.items()
-        if column in given
+        if column in table.header
     }
 
 

@@ -1,4 +1,4 @@
-"""CT-RATE's tables (labels, reports, metadata, list of a split) → one manifest, no row lost unseen.
+"""One manifest of CT-RATE's tables: labels, reports, metadata and the list of a split.
 
 Tables are joined by scan, since the reconstructions of a scan share labels and report. A row that
 finds no partner at a join is dropped and listed with the step and the reason.
@@ -6,8 +6,6 @@ finds no partner at a join is dropped and listed with the step and the reason.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,11 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from headsweep.atomic_files import replacing, write_text
+from headsweep.atomic_files import replacing
 from headsweep.config.schema import ColumnsConfig
+from headsweep.data.columns import LABEL_VALUES, label_columns, unused_labels
 from headsweep.data.ct_rate.names import FINDINGS, NOT_GIVEN, VOLUME_NAME, scan_of, volume_of
 from headsweep.data.features import read_feature
-from headsweep.data.manifest import LABEL_VALUES, label_columns
+from headsweep.data.tables import read_rows, read_table, write_table
 from headsweep.errors import ManifestError, OutputError
 
 Step = Literal["split", "labels", "reports", "metadata", "policy"]
@@ -49,19 +48,27 @@ class Tables:
 
 @dataclass(frozen=True)
 class PathPattern:
-    """How a feature path is made: `prefix` + volume + `suffix`, in the manifest's `column`."""
+    """How a feature path is made: folder `prefix`, volume, `suffix`, in the manifest's `column`.
+
+    The slash after the folder and the dot of the suffix may be left out.
+    """
 
     column: str
     prefix: str
     suffix: str = ".npz"
 
     def of(self, volume: str) -> str:
-        """The feature path of a volume."""
-        return f"{self.prefix}{volume}{self.suffix}"
+        """Return the feature path of a volume."""
+        dot = "." if self.suffix and not self.suffix.startswith((".", "_", "-")) else ""
+        return f"{self._folder}{volume}{dot}{self.suffix}"
 
     def of_mean(self, scan: str) -> str:
-        """The path of the mean over a scan's reconstructions."""
-        return f"{SCAN_MEAN_FOLDER}/{self.prefix}{scan}.npz"
+        """Return the path of the mean over a scan's reconstructions."""
+        return f"{SCAN_MEAN_FOLDER}/{self._folder}{scan}.npz"
+
+    @property
+    def _folder(self) -> str:
+        return f"{self.prefix}/" if self.prefix and not self.prefix.endswith("/") else self.prefix
 
 
 @dataclass(frozen=True)
@@ -195,42 +202,6 @@ def write_scan_means(prepared: Prepared, data_root: Path) -> None:
             raise OutputError(f"{target}: mean features must be writable, found {error}") from None
 
 
-def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Writes a CSV file that appears only once it is whole.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text.getvalue())
-    except OSError as error:
-        raise OutputError(f"{path}: the file must be writable, found {error}") from None
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, cells without surrounding spaces.
-
-    Raises:
-        ManifestError: the file is missing, no CSV, or a row has another width than the header.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *records = list(csv.reader(file, strict=True)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: a table must be CSV text in UTF-8, found {error}") from None
-    rows = []
-    for number, record in enumerate(records, start=2):
-        if record and len(record) != len(header):
-            law = f"a row must have {len(header)} cells, found {len(record)}"
-            raise ManifestError(f"{path}:{number}: {law}")
-        if record:
-            rows.append(dict(zip(header, (cell.strip() for cell in record), strict=True)))
-    return rows
-
-
 def _volume(row: Mapping[str, str], path: Path) -> str:
     """The volume a row speaks of: without `.nii.gz`, and `valid_` where it says `validation_`."""
     for column in ("VolumeName", "volumename"):
@@ -245,7 +216,7 @@ def _listed_volumes(tables: Tables, dropped: list[Dropped]) -> list[str]:
     for path in lists:
         if path is None:
             continue
-        names = [_volume(row, path) for row in read_table(path)]
+        names = [_volume(row, path) for row in read_rows(path)]
         for volume, times in Counter(names).items():
             again = Dropped(volume, "split", f"it is listed {times} times in {path.name}")
             dropped += [again] * (times - 1)
@@ -259,11 +230,13 @@ def _listed_volumes(tables: Tables, dropped: list[Dropped]) -> list[str]:
 def _labels_by_scan(
     path: Path, target_labels: tuple[str, ...] | None
 ) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
-    """The labels of every scan as "0" and "1", and their names."""
+    """Return the labels of every scan as "0" and "1", and their names."""
     labels: dict[str, dict[str, str]] = {}
-    rows = read_table(path)
+    rows, table = read_rows(path), read_table(path)
     columns = ColumnsConfig(volume="VolumeName")
-    names = label_columns(list(rows[0]) if rows else [], columns, target_labels)
+    names = label_columns(table.header, columns, target_labels)
+    if target_labels is None:
+        names += unused_labels(table.cells, columns, names)
     names = tuple(name for name in names if name != "volumename")
     for row in rows:
         volume = _volume(row, path)
@@ -289,7 +262,7 @@ def _labels_by_scan(
 def _by_scan(path: Path) -> dict[str, dict[str, str]]:
     """The first row of every scan."""
     table: dict[str, dict[str, str]] = {}
-    for row in read_table(path):
+    for row in read_rows(path):
         volume = _volume(row, path)
         if VOLUME_NAME.fullmatch(volume):
             table.setdefault(scan_of(volume), row)

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from headsweep.atomic_files import new_folder
 from headsweep.data.ct_rate.names import FINDINGS, LABELS, NOT_GIVEN, PREVALENCES
-from headsweep.data.progress import progress_bar
 from headsweep.data.synthetic.copula import latent_correlation, to_labels
 from headsweep.errors import ConfigError, OutputError
+from headsweep.progress import progress_bar
 
 PHI = {
     ("Arterial wall calcification", "Coronary artery wall calcification"): 0.68,
@@ -247,12 +247,12 @@ def _fill(
     for folder in ("manifests", "features/image", "features/text"):
         (partial / folder).mkdir(parents=True)
     total = sum(len(cohort.volumes) for cohort in cohorts.values())
-    with progress_bar("writing features", total, visible=progress) as advance:
+    with progress_bar("writing features", total, visible=progress) as bar:
         for cohort in cohorts.values():
             for volume, image, text in zip(cohort.volumes, cohort.image, cohort.text, strict=True):
                 np.savez(partial / f"features/image/{volume}.npz", arr=image[None])
                 np.savez(partial / f"features/text/{volume}.npz", arr=text[None])
-                advance(1)
+                bar.advance(1)
     for name, lines in rows.items():
         with (partial / f"manifests/{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([HEADER, *lines])

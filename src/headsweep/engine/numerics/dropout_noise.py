@@ -77,7 +77,12 @@ def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
 
 def minibatch_key(seed: int, step: int, layer: int) -> int:
     """An unsigned 32-bit key for one layer of one minibatch."""
-    return _mix(_mix(_mix(seed) ^ (step * _GOLDEN)) ^ (layer + 1))
+    return _mix(_mix(seed_key(seed) ^ (step * _GOLDEN)) ^ (layer + 1))
+
+
+def seed_key(seed: int) -> int:
+    """Return what the keys of all minibatches of a seed are mixed from, unsigned 32 bits."""
+    return _mix(seed)
 
 
 def signed(key: int) -> int:

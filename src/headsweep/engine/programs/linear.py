@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.programs.base import GroupKey, Program, minibatches
-from headsweep.engine.programs.linear_stack import Member, Stack, in_whole_vectors
+from headsweep.engine.programs.linear_rows import (
+    RowBuffers,
+    Rows,
+    in_whole_vectors,
+    shared_lengths,
+)
+from headsweep.engine.programs.linear_stack import Member, Stack
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
-from headsweep.heads.registry import build_head
+from headsweep.heads.registry import rebuild_head
 
 
 class LinearProgram(Program):
@@ -21,6 +29,7 @@ class LinearProgram(Program):
         super().__init__(key, inputs)
         self.members: dict[int, Member] = {}
         self.stacks: dict[int, Stack] = {}
+        self.buffers = RowBuffers(inputs)
         self.x_valid: dict[Variant, Tensor] = {}
 
     def admit(self, slot: Slot) -> None:
@@ -38,14 +47,20 @@ class LinearProgram(Program):
         stack.members = [member for member in stack.members if member is not gone]
         if not stack.members:
             del self.stacks[slot.batch_size]
+        if all(member.variant != gone.variant for member in self.members.values()):
+            self.buffers.clear()
 
     def train_epoch(self, order: Tensor, position: int) -> None:
-        """Train one batch size after another, so that few buffers are in use at a time."""
-        for stack in self.stacks.values():
-            for rows in minibatches(stack.members[0].slot, order):
-                self.train_batch(stack, rows.to(self.inputs.device))
+        """Train on whole minibatches, gathered for all batch sizes at once, then on short ones."""
+        for length, sizes in shared_lengths(self.stacks).items():
+            stacks = [self.stacks[size] for size in sizes]
+            if all(stack.members[0].slot.taken == 0 for stack in stacks):
+                self._train_together(stacks, length, order)
+            for stack in stacks:
+                for rows in minibatches(stack.members[0].slot, order):
+                    self.train_batch(stack, self._gather(rows, [stack]))
 
-    def train_batch(self, stack: Stack, rows: Tensor) -> None:
+    def train_batch(self, stack: Stack, rows: Rows) -> None:
         """Take one step of all slots of one batch size."""
         stack.train_batch(rows)
 
@@ -87,11 +102,8 @@ class LinearProgram(Program):
         """Return a `LinearHead` with the best weights."""
         member = self.members[slot.number]
         config = slot.config
-        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
-        head.load_state_dict(
-            {"output.weight": member.best_weight.cpu(), "output.bias": member.best_bias.cpu()}
-        )
-        return head
+        tensors = {"output.weight": member.best_weight, "output.bias": member.best_bias}
+        return rebuild_head(config.head, self.inputs.shape(config), tensors)
 
     def _x_valid(self, variant: Variant) -> Tensor:
         """Return the validation rows, lengthened to whole vectors."""
@@ -99,3 +111,15 @@ class LinearProgram(Program):
             x = self.inputs.matrix(variant, valid=True)
             self.x_valid[variant] = pad(x, (0, 0, *in_whole_vectors(len(x))))
         return self.x_valid[variant]
+
+    def _train_together(self, stacks: Sequence[Stack], length: int, order: Tensor) -> None:
+        """Train several batch sizes on as many whole minibatches as `length` rows hold."""
+        for start in range(0, len(order) - length + 1, length):
+            rows = self._gather(order[start : start + length], stacks)
+            for stack in stacks:
+                for part in rows.parts(stack.members[0].slot.batch_size):
+                    self.train_batch(stack, part)
+
+    def _gather(self, rows: Tensor, stacks: Sequence[Stack]) -> Rows:
+        variants = dict.fromkeys(member.variant for stack in stacks for member in stack.members)
+        return self.buffers.gather(rows.to(self.inputs.device), variants)

@@ -22,6 +22,7 @@ from headsweep.engine.numerics.losses import (
     stack_settings,
 )
 from headsweep.engine.numerics.optimizers import Optimizer, make_optimizer
+from headsweep.engine.programs.linear_rows import Rows
 from headsweep.engine.slots import Slot
 from headsweep.heads.registry import build_head
 
@@ -30,9 +31,6 @@ SMALLEST_PRODUCT = 16
 
 Measured with MKL for 1 to 30 labels, 64 to 768 features, and batches of 64 to 1,024 rows.
 """
-
-VECTOR_BLOCK = 32
-"""Elements that PyTorch's CPU kernels take at a time, at most: two AVX-512 registers."""
 
 
 @dataclass
@@ -107,38 +105,6 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Minibatch:
-    """Buffers of a step on minibatches of one length `b`, lengthened by zeros to whole vectors.
-
-    Memory that is allocated anew in every step would be zeroed by the kernel in every step.
-    """
-
-    x: list[Tensor]
-    """Inputs `(b, d)` of every block."""
-    transposed: list[Tensor]
-    """The same, `(d, b)`."""
-    rows_of_targets: Tensor
-    """Labels `(b, c)`, not lengthened."""
-    targets: Tensor
-    """Labels `(c, b)`."""
-    logits: Tensor
-    """Of all slots `(K, c, b)`."""
-
-    @classmethod
-    def empty(cls, length: int, blocks: Sequence[Block], n_labels: int, slots: int) -> Minibatch:
-        """Return buffers for `length` rows."""
-        whole = length + in_whole_vectors(length)[1]
-        zeros = blocks[0].x.new_zeros
-        return cls(
-            x=[zeros(whole, block.x.shape[1]) for block in blocks],
-            transposed=[zeros(block.x.shape[1], whole) for block in blocks],
-            rows_of_targets=zeros(length, n_labels),
-            targets=zeros(n_labels, whole),
-            logits=zeros(slots, n_labels, whole),
-        )
-
-
-@dataclass(frozen=True)
 class LossGroup:
     """Slots of one loss kind, and their settings stacked; `index` is None where all are."""
 
@@ -163,10 +129,10 @@ class Stack:
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
-        self.n_labels = inputs.targets.shape[1]
         self._members: list[Member] = []
         self._layout: Layout | None = None
-        self._minibatches: dict[int, Minibatch] = {}
+        self._logits: dict[int, Tensor] = {}
+        """Buffers `(K, c, b)` by length of the minibatch; an epoch's last one may be short."""
 
     @property
     def members(self) -> list[Member]:
@@ -181,54 +147,53 @@ class Stack:
     def laid_out(self) -> Layout:
         """Return the layout of the present members."""
         if self._layout is None:
-            self._minibatches.clear()
+            self._logits.clear()
             self._layout = lay_out(self._members, self.inputs)
         return self._layout
 
-    def train_batch(self, rows: Tensor) -> None:
-        """Take one step of all slots on training rows `(b,)`."""
-        layout, batch = self.laid_out(), self._minibatch(len(rows))
-        torch.index_select(self.inputs.targets, 0, rows, out=batch.rows_of_targets)
-        batch.targets[:, : len(rows)].copy_(batch.rows_of_targets.T)
-        for block, x, transposed in zip(layout.blocks, batch.x, batch.transposed, strict=True):
-            torch.index_select(block.x, 0, rows, out=x[: len(rows)])
-            transposed.copy_(x.T)
+    def train_batch(self, rows: Rows) -> None:
+        """Take one step of all slots on a minibatch."""
+        layout = self.laid_out()
+        logits = self._logits_of(rows.targets.shape[1])
+        for block in layout.blocks:
             weight = block.weight.view(-1, block.weight.shape[2])
-            torch.mm(weight, x.T, out=_rows(batch.logits, block))
-        error = self._error(layout, batch)
-        error.mul_(1 / (len(rows) * self.n_labels))
+            torch.mm(weight, rows.x[block.variant].T, out=_part(logits, block))
+        error = self._error(logits, rows.targets)
+        error.mul_(1 / (rows.length * logits.shape[1]))
         # How a BLAS adds up a slot's gradient must not depend on how many slots stand beside it.
         # MKL keeps to one order when nothing is scaled inside the product and the inputs lie
         # transposed; other layouts change bits from 16 slots, or from 1,024 rows, on.
-        for block, transposed in zip(layout.blocks, batch.transposed, strict=True):
+        for block in layout.blocks:
             grad = block.weight_grad.view(-1, block.weight.shape[2])
-            torch.mm(_rows(error, block), transposed.T, out=grad)
-        torch.sum(error[:, :, : len(rows)], dim=2, out=layout.bias_grad)
+            torch.mm(_part(error, block), rows.transposed[block.variant].T, out=grad)
+        torch.sum(error[:, :, : rows.length], dim=2, out=layout.bias_grad)
         for member in layout.members:
             member.optimizer.clip()
         for member in layout.members:
             member.optimizer.step(member.slot.next_learning_rate(), member.slot.step)
 
-    def _error(self, layout: Layout, batch: Minibatch) -> Tensor:
+    def _error(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the gradients of the losses `(K, c, b)`, in the logits' place.
 
         Slots of one loss kind are done together; of idle slots the logits may stay as they are.
         """
-        logits = batch.logits.add_(layout.bias.unsqueeze(2))
+        layout = self.laid_out()
+        logits.add_(layout.bias.unsqueeze(2))
         for group in layout.losses:
             if group.index is None:
-                return gradient_(logits, batch.targets, group.settings)
-            logits[group.index] = gradient_(logits[group.index], batch.targets, group.settings)
+                return gradient_(logits, targets, group.settings)
+            logits[group.index] = gradient_(logits[group.index], targets, group.settings)
         return logits
 
-    def _minibatch(self, length: int) -> Minibatch:
-        """Return the buffers for one length; an epoch has two, its last one may be short."""
-        if length not in self._minibatches:
-            layout = self.laid_out()
-            self._minibatches[length] = Minibatch.empty(
-                length, layout.blocks, self.n_labels, len(layout.bias)
-            )
-        return self._minibatches[length]
+    def _logits_of(self, length: int) -> Tensor:
+        """Return the buffer for one length.
+
+        Memory that is allocated anew in every step would be zeroed by the kernel in every step.
+        """
+        if length not in self._logits:
+            shape = (*self.laid_out().bias.shape, length)
+            self._logits[length] = self.inputs.targets.new_zeros(shape)
+        return self._logits[length]
 
 
 def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
@@ -276,16 +241,7 @@ def _losses(places: Sequence[Member | None], device: torch.device) -> list[LossG
     ]
 
 
-def in_whole_vectors(length: int) -> tuple[int, int]:
-    """Return how many zeros go before and after so many elements, to leave no remainder.
-
-    Vector kernels compute a remainder at the very end by scalar code, with other bits; whether a
-    slot stands there depends on its neighbours.
-    """
-    return 0, -length % VECTOR_BLOCK
-
-
-def _rows(matrix: Tensor, block: Block) -> Tensor:
+def _part(matrix: Tensor, block: Block) -> Tensor:
     """Return a block's rows `(k * c, b)` of a tensor `(K, c, b)`."""
     part = matrix[block.slots]
     return part.view(-1, part.shape[2])

@@ -13,7 +13,7 @@ from headsweep.engine.numerics.logistic_solver import solve_logistic
 from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
-from headsweep.heads.registry import build_head
+from headsweep.heads.registry import rebuild_head
 
 
 @dataclass
@@ -74,11 +74,8 @@ class LogisticProgram(Program):
     def best_head(self, slot: Slot) -> Head:
         """A `LinearHead` with the solution."""
         member, config = self.members[slot.number], slot.config
-        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
-        head.load_state_dict(
-            {"output.weight": member.weight.cpu(), "output.bias": member.bias.cpu()}
-        )
-        return head
+        tensors = {"output.weight": member.weight, "output.bias": member.bias}
+        return rebuild_head(config.head, self.inputs.shape(config), tensors)
 
     def _solve(self, variant: Variant, members: Sequence[_Member]) -> None:
         """Solve all labels of slots that read the features in one way."""

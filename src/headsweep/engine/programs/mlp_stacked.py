@@ -24,7 +24,7 @@ from headsweep.engine.programs.mlp_stacked_layers import Layers, Member, lay_out
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
 from headsweep.heads.base import Head
-from headsweep.heads.registry import build_head
+from headsweep.heads.registry import build_head, rebuild_head
 
 ROWS_A_PASS = 1024
 """Validation rows scored at a time, which bounds the memory that their activations take."""
@@ -207,10 +207,8 @@ class StackedMLPProgram(Program):
     def best_head(self, slot: Slot) -> Head:
         """An `MLPHead` with the best weights."""
         member, config = self.members[slot.number], slot.config
-        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
-        best = zip(member.names, member.best, strict=True)
-        head.load_state_dict({name: tensor.cpu() for name, tensor in best})
-        return head
+        best = dict(zip(member.names, member.best, strict=True))
+        return rebuild_head(config.head, self.inputs.shape(config), best)
 
     def _stacked(self) -> _Stack:
         """The stacks of the present members."""

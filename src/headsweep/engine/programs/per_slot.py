@@ -19,7 +19,7 @@ from headsweep.engine.numerics.optimizers import make_optimizer
 from headsweep.engine.programs.base import GroupKey, Program, by_batch_size, minibatches
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
-from headsweep.heads.registry import build_head
+from headsweep.heads.registry import build_head, rebuild_head
 
 LARGEST_TURNED = (128, 512)
 """Rows of a minibatch and units of a first layer up to which its weights lie turned.
@@ -81,9 +81,7 @@ class SingleTrainer(ABC, Generic[Batch]):
     def best_head(self) -> Head:
         """A new head on the CPU with the best weights."""
         config = self.slot.config
-        head = build_head(config.head, self.inputs.shape(config), seed=config.training.seed)
-        head.load_state_dict({name: tensor.cpu() for name, tensor in self.best.items()})
-        return head
+        return rebuild_head(config.head, self.inputs.shape(config), self.best)
 
     @staticmethod
     def first_layers(head: Head) -> Sequence[nn.Parameter]:

@@ -146,7 +146,9 @@ def curve_sections(result: FinalistResult, test: str) -> Iterator[Section]:
     for j, label in enumerate(result.labels):
         positives = int(targets[:, j].sum())
         caption = f"{label} ({positives} of {len(targets)})"
-        points = [operating_curve(seed.targets[:, j], seed.scores[:, j])[1] for seed in predictions]
+        points = [
+            operating_curve(seed.targets[:, j], seed.ranking[:, j])[1] for seed in predictions
+        ]
         if 0 < positives < len(targets):
             draw = partial(pr_curves, points=points, prevalence=positives / len(targets))
             pr.append(small_plot(f"pr-{test}-{j}", caption, draw))

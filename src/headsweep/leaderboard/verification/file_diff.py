@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 import safetensors
 from numpy.typing import NDArray
 
+from headsweep.config.files import read_config
+from headsweep.config.schema import to_dict
+from headsweep.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -43,7 +47,7 @@ def largest_difference(found: Path, expected: Path) -> Difference | None:
         differences = list(_COMPARE[found.suffix](found, expected))
     except (
         *(OSError, ValueError, TypeError, KeyError, RecursionError),
-        *(csv.Error, pa.ArrowException, safetensors.SafetensorError),
+        *(csv.Error, pa.ArrowException, safetensors.SafetensorError, ConfigError),
     ) as error:
         return Difference("file", str(error), "a readable file", math.inf)
     return max(differences, key=lambda difference: difference.size, default=None)
@@ -122,11 +126,20 @@ def _text(found: Path, expected: Path) -> Iterator[Difference]:
         yield Difference(f"line {line}", repr(a), repr(b), math.inf)
 
 
+def _config(found: Path, expected: Path) -> Iterator[Difference]:
+    """Compare exported configs; config keys that were added since have their default values."""
+    texts = [path.read_text(encoding="utf-8") for path in (found, expected)]
+    if texts[0] != texts[1]:
+        heads = [text.partition("\n")[0] for text in texts]
+        yield from _plain("line 1", *heads)
+        yield from _plain("", *(to_dict(read_config(path)) for path in (found, expected)))
+
+
 _COMPARE: dict[str, Callable[[Path, Path], Iterator[Difference]]] = {
     ".json": _json,
     ".csv": _csv,
     ".md": _text,
-    ".yaml": _text,
+    ".yaml": _config,
     ".parquet": _parquet,
     ".safetensors": _safetensors,
 }

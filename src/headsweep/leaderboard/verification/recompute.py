@@ -14,9 +14,9 @@ from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
 from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.evaluation.summaries import choose_thresholds
 from headsweep.leaderboard.merge import read_board
-from headsweep.leaderboard.provenance import COMPARISONS
+from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
 from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds, write_json
-from headsweep.leaderboard.table import Cell, metric_cells
+from headsweep.leaderboard.table import Cell, added_cells, metric_cells
 from headsweep.leaderboard.verification.file_diff import largest_difference
 
 
@@ -31,6 +31,7 @@ def recompute(folder: Path) -> str:
         OutputError: there is no leaderboard, or none that headsweep wrote.
     """
     rows = read_board(folder)
+    rules = rules_of(read_provenance(folder))
     finalists = [folder / Path(row["config"]).parent for row in rows]
     splits = _splits(finalists[0])
     for finalist in finalists[1:]:
@@ -50,13 +51,16 @@ def recompute(folder: Path) -> str:
                 write_json(plain_thresholds(chosen, predictions[0][valid].labels), again)
                 _check(place / "thresholds.json", again)
             ranks = _read_ranks(finalist)
-            metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups)
+            metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups, rules)
             write_json(metrics, again)
             _check(finalist / "metrics.json", again)
-            _check_row(folder / "leaderboard.csv", row, metric_cells(metrics, valid))
+            cells = metric_cells(metrics, valid)
+            if rules.valid_auroc:
+                cells |= added_cells(metrics, valid)
+            _check_row(folder / "leaderboard.csv", row, cells)
             measured.append((row["rank"], predictions, metrics, draws))
         names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
-        write_json(compare_rows(names, predictions_of, metrics_of, draws_of), again)
+        write_json(compare_rows(names, predictions_of, metrics_of, draws_of, rules), again)
         _check(folder / COMPARISONS, again)
     return f"metrics of {len(rows)} finalists follow from their predictions"
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from headsweep.config.files import read_config
 from headsweep.config.schema import to_dict
 from headsweep.config.values import parse_config, with_values
-from headsweep.data.dataset import Split, load_search_splits
+from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import VerificationError
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
@@ -36,11 +36,12 @@ from headsweep.leaderboard.provenance import (
     fingerprints,
     machine,
     read_provenance,
+    rules_of,
 )
 from headsweep.leaderboard.unblinding import load_test, load_test_subgroups
 from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
 from headsweep.leaderboard.verification.recompute import recompute
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.settings import EngineSettings
 
 TOLERANCE: Mapping[str, float] = {".json": 0.02, ".csv": 0.02, ".parquet": 0.1}
 """Largest difference allowed on another machine, by kind of file; weights, text and thresholds
@@ -53,7 +54,9 @@ MOVABLE = ("paths.data_root", "paths.manifest_dir")
 """Config keys that name where data lie, which may be elsewhere when a leaderboard is verified."""
 
 
-def verify(folder: Path, places: Mapping[str, str] | None = None) -> str:
+def verify(
+    folder: Path, places: Mapping[str, str] | None = None, *, data: Dataset | None = None
+) -> str:
     """Train the finalists of a leaderboard again and compare; a line that says how.
 
     Uses the exported configs and the data that they name; no storage is needed.
@@ -61,6 +64,7 @@ def verify(folder: Path, places: Mapping[str, str] | None = None) -> str:
     Args:
         folder: the leaderboard's.
         places: where the data lie now, by keys of `MOVABLE`; otherwise as the configs say.
+        data: what the study was searched on; None is what the configs name.
 
     Raises:
         VerificationError: something differs; names the file and the largest difference.
@@ -74,20 +78,23 @@ def verify(folder: Path, places: Mapping[str, str] | None = None) -> str:
     # The finalists keep their own paths, which stand in the files that are compared.
     reading = with_values(finalists[0].config, places or {}, where="command line")
     modalities = union_of_modalities(finalist.config for finalist in finalists)
-    train, valid = load_search_splits(
-        reading, cache_dir=cache_dir(), modalities=modalities, progress=True
-    )
-    tests = load_test(reading, modalities)
+    data = data or Dataset.from_config(reading, progress=True)
+    train, valid = data.search_splits(reading, modalities=modalities)
+    tests = load_test(data, reading, modalities)
     _check_data(folder, recorded, (train, valid, *tests))
 
     seeds = tuple(recorded["seeds"])
     facts = StudyFacts(
-        recorded["study"], recorded["study_fingerprint"], recorded["n_trials_searched"], seeds
+        recorded["study"],
+        recorded["study_fingerprint"],
+        recorded["n_trials_searched"],
+        seeds,
+        rules_of(recorded),
     )
-    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings)
+    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
-        subgroups = load_test_subgroups(reading, tests)
+        subgroups = load_test_subgroups(data, reading, tests)
         write_board(again, confirmed, facts, train, valid, tests, subgroups)
         _check_files(folder, again, exact=exact)
     check_digests(folder, recorded)

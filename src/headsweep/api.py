@@ -1,0 +1,372 @@
+"""`Study`, the handle of the Python API: create, search, look, confirm."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from headsweep.data.dataset import Dataset
+from headsweep.data.manifest_headers import check_test_headers
+from headsweep.launching import progress as study_progress
+from headsweep.launching.devices import default_workers
+from headsweep.launching.local import launch_local
+from headsweep.package_info import study_path
+from headsweep.preflight import (
+    check_manifests,
+    check_output,
+    refuse_empty_path,
+)
+from headsweep.search.spec import StudySpec
+from headsweep.search.study_file import load_study_file, study_from_dict
+from headsweep.settings import EngineSettings, default_storage_url
+from headsweep.studies.adoption import METRIC
+from headsweep.studies.study import StoredStudy
+from headsweep.studies.summary import Summary
+from headsweep.studies.trials import searched_modalities
+from headsweep.workers.signals import stop_in_process
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+
+class Study:
+    """A search: created from a study file, run to its budget, ended with a leaderboard.
+
+    It keeps one connection to its storage and loads train and valid once. It is a context manager;
+    `close` releases the storage.
+
+    Example:
+        ```python
+        import headsweep as hs
+
+        with hs.Study.create("linear_visual", overrides=["study.n_trials=50"]) as study:
+            study.run()
+            study.best_params
+        ```
+    """
+
+    def __init__(self, stored: StoredStudy, out: Path, data: Dataset | None) -> None:
+        self._stored = stored
+        self._data = data
+        self.out = out
+        """Folder of the leaderboard and of the workers' logs."""
+
+    @classmethod
+    def create(
+        cls,
+        study: str | Path | Mapping[str, Any],
+        *,
+        data: Dataset | None = None,
+        storage: str | None = None,
+        out: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        n_trials: int | None = None,
+    ) -> Self:
+        """Create a study, or continue the one of this name; everything is checked first.
+
+        Args:
+            study: a study file, the name of one that comes with headsweep, or its sections as a
+                dict.
+            data: the data to search on; None is what the study file names.
+            storage: Optuna storage, `sqlite:///FILE` or `postgresql://…`. None is
+                `$HEADSWEEP_STORAGE` or `storage/headsweep.db`; for data in memory it is
+                `study.db` in `out`.
+            out: folder of the leaderboard and the logs; None is `outputs/<study>`.
+            overrides: `key=value` texts, as on the command line.
+            n_trials: finished trials to reach; None is the study file's number.
+
+        Returns:
+            The study.
+
+        Raises:
+            InputError: something given cannot be used; nothing was written.
+        """
+        spec = load_spec(study, overrides, n_trials)
+        if data is not None:
+            spec = spec.model_copy(update={"config": data.apply_to(spec.config)})
+        folder = out_folder(spec, out)
+        in_memory = data is not None and data.in_memory
+        if storage is None:
+            file = f"sqlite:///{folder / 'study.db'}"
+            storage = file if in_memory else default_storage_url()
+        data = data or Dataset.from_config(spec.config, progress=True)
+        check_output(folder)
+        if not in_memory:
+            check_manifests(spec.config)
+        source = data
+        stored = StoredStudy.create(spec, storage, check=lambda: _check_data(spec, source))
+        return cls(stored, folder, data)
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        data: Dataset | None = None,
+        storage: str | None = None,
+        out: str | Path | None = None,
+    ) -> Self:
+        """Open a study that exists.
+
+        Args:
+            name: the study's name.
+            data: the data to search on, needed again if they are in memory; None is what the
+                study names.
+            storage: as for `create`.
+            out: as for `create`.
+
+        Returns:
+            The study.
+
+        Raises:
+            StudyError: the storage holds no study of this name.
+            StorageError: the storage cannot be opened.
+        """
+        stored = StoredStudy.open(name, storage or default_storage_url())
+        return cls(stored, out_folder(stored.spec, out), data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the storage."""
+        self._stored.close()
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._stored.name
+
+    @property
+    def spec(self) -> StudySpec:
+        """What is searched and how."""
+        return self._stored.spec
+
+    @property
+    def data(self) -> Dataset:
+        """The data that are searched on; files are read when they are first needed."""
+        if self._data is None:
+            self._data = Dataset.from_config(self.spec.config, progress=True)
+        return self._data
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """The same study as an `optuna.Study`, for Optuna's plots and tools."""
+        import optuna
+
+        return optuna.load_study(study_name=self.name, storage=self._stored.storage)
+
+    def run(
+        self,
+        workers: int | None = None,
+        *,
+        device: str = EngineSettings.device,
+        slots: int | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Search until the budget is spent; called again, it goes on where it stopped.
+
+        Worker processes are started on this machine. A study on data in memory runs in this
+        process instead, with one worker. Ctrl-C lets trials hand back first.
+
+        Args:
+            workers: worker processes; None is one for each GPU, and on a CPU two.
+            device: `auto`, `cpu`, `cuda` or `cuda:i`.
+            slots: trials that one worker trains at once.
+            progress: whether progress is shown on standard error.
+
+        Returns:
+            The study itself.
+
+        Raises:
+            InputError: the data, the storage or the device cannot be used.
+            WorkError: too many trials failed, or the workers crashed.
+            KeyboardInterrupt: after the workers handed their trials back.
+        """
+        engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
+        with study_progress.shown(visible=progress) as show:
+            if self.data.in_memory:
+                self._run_here(engine, show)
+            else:
+                launch_local(
+                    self._stored,
+                    workers or default_workers(device),
+                    engine,
+                    log_dir=self.out / "logs",
+                    show=show,
+                )
+        return self
+
+    def finalize(
+        self,
+        *,
+        device: str = EngineSettings.device,
+        slots: int | None = None,
+        reopen: str | None = None,
+    ) -> Path:
+        """Train the best trials with several seeds, open test once, write the leaderboard.
+
+        Args:
+            device: `auto`, `cpu`, `cuda` or `cuda:i`.
+            slots: heads that are trained at once.
+            reopen: why test is opened again for other trials; the reason is on the leaderboard.
+
+        Returns:
+            The leaderboard's folder.
+
+        Raises:
+            StudyError: test was already opened for other trials.
+            WorkError: no trial is complete, or a finalist diverged.
+            InputError: the data or the folder cannot be used.
+        """
+        from headsweep.leaderboard.finalize import finalize
+        from headsweep.leaderboard.report.dashboard_notes import attach_board
+
+        with _threads_restored():
+            engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
+            folder = finalize(self._stored, self.out, engine, data=self.data, reopen=reopen)
+        attach_board(self._stored, folder)
+        return folder
+
+    def status(self) -> Summary:
+        """Return the progress: trials by state, best value, speed, live workers."""
+        return self._stored.summary()
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """Return the trials as a DataFrame with Optuna's columns, a row for each trial.
+
+        The macro AUPRC on valid is in the column `value`.
+        """
+        frame: pd.DataFrame = self.optuna.trials_dataframe()
+        return frame.rename(columns={f"value_{METRIC}": "value"})
+
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """Params of the best complete trial.
+
+        Raises:
+            StudyError: no trial is complete.
+        """
+        return dict(self._stored.best_trials(1)[0].params)
+
+    @property
+    def best_value(self) -> float:
+        """Macro AUPRC on valid of the best complete trial.
+
+        Raises:
+            StudyError: no trial is complete.
+        """
+        return float(self._stored.best_trials(1)[0].value or 0.0)
+
+    def export(self, file: str | Path, trial: int | None = None) -> Path:
+        """Write a complete trial's config, which `headsweep train --config` trains again.
+
+        Args:
+            file: YAML file to write.
+            trial: number of the trial; None is the best one.
+
+        Returns:
+            The file.
+
+        Raises:
+            StudyError: there is no such trial, or it is not complete.
+            OutputError: the file cannot be written.
+        """
+        self._stored.export(Path(file), trial)
+        return Path(file)
+
+    def _run_here(self, engine: EngineSettings, show: Any) -> None:
+        """Work on the study in this process, on a connection of the worker's own."""
+        from headsweep.workers.worker import work
+
+        url = self._stored.storage.database.secret_url()
+        with (
+            study_progress.refreshed(lambda: show(self.status())),
+            _threads_restored(),
+            stop_in_process() as stop,
+            StoredStudy.open(self.name, url) as own,
+        ):
+            work(own, engine, stop, data=self.data)
+        if stop.asked:
+            raise KeyboardInterrupt
+        show(self.status())
+
+    def __repr__(self) -> str:
+        summary = self.status()
+        return f"<headsweep.Study {self.name!r}: {study_progress.line(summary)}>"
+
+    def _repr_html_(self) -> str:
+        summary = self.status()
+        rows = {
+            "trials": f"{summary.finished} of {summary.n_trials}",
+            "progress": study_progress.line(summary),
+            "storage": self._stored.storage.database.shown,
+            "leaderboard": str(self.out),
+        }
+        cells = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items()
+        )
+        return f"<b>{html.escape(self.name)}</b><table>{cells}</table>"
+
+
+def load_spec(
+    study: str | Path | Mapping[str, Any], overrides: Sequence[str], n_trials: int | None
+) -> StudySpec:
+    """Read a study file, a shipped study or a dict; see `Study.create` for the arguments.
+
+    Returns:
+        The checked spec.
+
+    Raises:
+        StudyError: the file breaks its schema.
+        ConfigError: a config value is not allowed.
+    """
+    if isinstance(study, Mapping):
+        spec = study_from_dict(study, overrides)
+    else:
+        spec = load_study_file(study_path(Path(study)), overrides)
+    return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
+
+
+def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
+    """Return the folder of a study's leaderboard: the given one, or `outputs/<study>`.
+
+    Raises:
+        OutputError: the given folder is an empty text.
+    """
+    if out is None:
+        return Path(spec.config.paths.output_dir) / spec.name
+    return refuse_empty_path(out, "out")
+
+
+def _check_data(spec: StudySpec, data: Dataset) -> None:
+    """Load train and valid, and look at the headers of test."""
+    modalities = searched_modalities(spec)
+    train, _ = data.search_splits(spec.config, modalities=modalities)
+    if not data.in_memory:
+        check_test_headers(spec.config, train.labels, modalities)
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Undo what an engine does to the number of threads of this process."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,57 @@
+"""What fingerprints of a config, and comparisons of two configs, leave out.
+
+A fingerprint must stay as it is when headsweep gets a new config key, so that studies and
+leaderboards from before still verify: a key of `ADDED_KEYS` counts only where it differs from its
+default.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+IRRELEVANT_SECTIONS = ("paths", "logging")
+"""Sections that change no leaderboard number."""
+
+IRRELEVANT_KEYS = ("training.resume",)
+"""Keys of other sections that change no leaderboard number."""
+
+ADDED_KEYS: Mapping[str, Any] = {
+    "data.columns.patient": None,
+    "data.columns.scan": None,
+    "data.feature_key": None,
+    "data.follow_links": False,
+}
+"""Default of every key that was added after the first leaderboards were written."""
+
+
+def without_irrelevant(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's plain data without what changes no leaderboard number."""
+    relevant = copy.deepcopy({k: v for k, v in plain.items() if k not in IRRELEVANT_SECTIONS})
+    for path in IRRELEVANT_KEYS:
+        _drop(relevant, path)
+    return relevant
+
+
+def without_added_defaults(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's plain data without the keys of `ADDED_KEYS` that have their default."""
+    compact = copy.deepcopy(dict(plain))
+    for path, default in ADDED_KEYS.items():
+        node, leaf = _parent(compact, path)
+        if node.get(leaf, default) == default:
+            node.pop(leaf, None)
+    return compact
+
+
+def _drop(plain: dict[str, Any], path: str) -> None:
+    node, leaf = _parent(plain, path)
+    node.pop(leaf, None)
+
+
+def _parent(plain: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """Return the mapping that holds the leaf at a dotted path, and the leaf's key in it."""
+    *sections, leaf = path.split(".")
+    for name in sections:
+        plain = plain.get(name, {})
+    return plain, leaf

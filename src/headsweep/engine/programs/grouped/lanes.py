@@ -1,0 +1,258 @@
+"""Steps of grouped kernels: a lane trains slots of one batch size, another one scores all slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headsweep.config.schema import Precision
+from headsweep.engine.programs.grouped import elementwise_kernels as elementwise
+from headsweep.engine.programs.grouped import product_kernels as products
+from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
+from headsweep.engine.programs.grouped.members import Member
+from headsweep.engine.programs.grouped.rates import step_rates
+from headsweep.engine.programs.grouped.recording import GraphedStep, Launcher
+from headsweep.engine.programs.grouped.records import Tiles
+from headsweep.engine.programs.grouped.tables import DeviceTables, Region, membership
+
+CLIP_BLOCK = 1024
+TRITON_PRECISION: dict[Precision, str] = {"float32": "tf32x3", "tf32": "tf32", "bf16": "bf16"}
+
+
+class _Lane:
+    """Slots whose minibatches have the same number of rows, and the tables that name them."""
+
+    train: bool
+
+    def __init__(
+        self,
+        rows: int,
+        weights: WeightArena,
+        inputs: InputArena,
+        order: Tensor,
+        precision: Precision,
+        tiles: Tiles,
+    ) -> None:
+        device = weights.device
+        self.rows, self.arena, self.inputs, self.order = rows, weights, inputs, order
+        self.tile_shapes = tiles
+        self.members: list[Member] = []
+        self.tables = DeviceTables(device)
+        self.launch = Launcher()
+        self.graphed = GraphedStep(device)
+        self.clock = torch.zeros(4, dtype=torch.int64, device=device)
+        """Minibatches taken, key of the seed, number of the first, rows that are read."""
+        self._seen: tuple[Any, ...] = ()
+        precise: dict[str, Any] = {
+            "PRECISION": TRITON_PRECISION[precision],
+            "EMULATED": device.type == "cpu",
+        }
+        self._products = precise | {
+            "ROWS": tiles.rows,
+            "OUTPUTS": tiles.outputs,
+            "DEPTH": tiles.depth,
+            "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
+        }
+        self._updates = precise | {
+            "UNITS": tiles.weight_rows,
+            "COLUMNS": tiles.weight_columns,
+            "DEPTH": tiles.update_depth,
+            "num_warps": tiles.update_warps,
+            "num_stages": tiles.update_stages,
+        }
+
+    def enter(self, members: Sequence[Member]) -> None:
+        """Write the tables for these slots."""
+        self.members = list(members)
+        new = membership(
+            members, self.inputs.offsets, self.rows, self.tile_shapes, train=self.train
+        )
+        depth = self.tables.depth
+        if self.tables.load(new):
+            self.graphed.forget(new_kernels=depth == 0)
+
+    def set_clock(self, *values: int) -> None:
+        """Write the clock; forget what was recorded where the arenas have moved."""
+        self.tables.upload(self.clock, np.array(values, np.int64))
+        arena = self.arena
+        seen = (arena.weights, arena.firsts, arena.seconds, self.inputs.data)
+        addresses = tuple(tensor.data_ptr() for tensor in seen)
+        if addresses != self._seen:
+            self.graphed.forget()
+            self._seen = addresses
+
+    def step(self) -> None:
+        """Take one step, recorded where that is possible."""
+        self.graphed(self.launch_step)
+
+    def launch_step(self) -> None:
+        """Start all kernels of a step."""
+        raise NotImplementedError
+
+    def _forward(self) -> None:
+        """Rows in, logits out."""
+        t, tables = self.tile_shapes, self.tables
+        self.launch(
+            elementwise.gather_kernel, (-(-self.rows // t.gather_rows), len(tables.variants)),
+            tables.variants, self.inputs.data, tables.activations, self.order, self.clock,
+            self.rows, ROWS=t.gather_rows, COLUMNS=t.gather_columns,
+        )  # fmt: skip
+        for depth in range(tables.depth):
+            self._product(("product", depth), products.product_kernel)
+            self._tiled(
+                elementwise.activation_kernel, ("activation", depth), self.arena.weights,
+                tables.activations, tables.hypers, self.clock, self.rows,
+                TRAIN=self.train, ROWS=t.norm_rows, COLUMNS=t.norm_columns,
+            )  # fmt: skip
+        self._product(("output", 0), products.product_kernel)
+
+    def _product(self, region: Region, kernel: Any) -> None:
+        row_tiles = -(-self.rows // self.tile_shapes.rows)
+        self._tiled(
+            kernel, region, self.arena.weights, self.tables.activations, self.rows, row_tiles,
+            **self._products,
+        )  # fmt: skip
+
+    def _tiled(self, kernel: Any, region: Region, *args: Any, **meta: Any) -> None:
+        tiles = self.tables.tiles[region]
+        self.launch(kernel, len(tiles), tiles, self.tables.maps, *args, **meta)
+
+
+class TrainLane(_Lane):
+    """Train steps of all slots of one batch size."""
+
+    train = True
+
+    def __init__(
+        self,
+        rows: int,
+        steps: int,
+        targets: Tensor,
+        pos_weight: Tensor,
+        weights: WeightArena,
+        inputs: InputArena,
+        order: Tensor,
+        precision: Precision,
+        tiles: Tiles,
+    ) -> None:
+        super().__init__(rows, weights, inputs, order, precision, tiles)
+        self.steps = steps
+        self.targets, self.pos_weight = targets, pos_weight
+        self.rates = torch.zeros(0, device=weights.device)
+
+    @property
+    def taken(self) -> int:
+        """Minibatches of the present epoch that all slots of the lane have taken."""
+        (taken,) = {m.slot.step - m.slot.epoch * self.steps for m in self.members}
+        return taken
+
+    def begin_epoch(self, seed_key: int, first_step: int, rows_read: int) -> int:
+        """Write rates and clock of an epoch; returns the steps that are left of it."""
+        taken = self.taken
+        slots = len(self.tables.hypers)
+        if self.rates.shape[:2] != (self.steps, slots):
+            self.rates = torch.zeros(self.steps, slots, 4, device=self.arena.device)
+            self.graphed.forget()
+        left = self.steps - taken
+        rates = np.zeros((self.steps, slots, 4), np.float32)
+        rates[taken:, : len(self.members)] = step_rates([m.slot for m in self.members], left)
+        self.tables.upload(self.rates, rates)
+        self.set_clock(taken, seed_key, first_step, rows_read)
+        return left
+
+    def launch_step(self) -> None:
+        """Forward, losses, backward, update."""
+        self._forward()
+        self._backward()
+        self._update()
+
+    def _backward(self) -> None:
+        t, tables = self.tile_shapes, self.tables
+        self._tiled(
+            elementwise.loss_kernel, ("loss", 0), tables.activations, tables.hypers, tables.kinds,
+            self.targets, self.pos_weight, self.order, self.clock, self.rows,
+            ROWS=t.loss_rows, COLUMNS=t.loss_columns,
+        )  # fmt: skip
+        if tables.depth:
+            self._product(("output_error", 0), products.input_error_kernel)
+        for depth in reversed(range(tables.depth)):
+            self._tiled(
+                elementwise.activation_error_kernel, ("activation", depth), self.arena.weights,
+                tables.activations, tables.hypers, self.clock, self.rows,
+                ROWS=t.norm_rows, COLUMNS=t.norm_columns,
+            )  # fmt: skip
+            if depth:
+                self._product(("input_error", depth), products.input_error_kernel)
+
+    def _update(self) -> None:
+        t, tables, arena = self.tile_shapes, self.tables, self.arena
+        moments = arena.weights, arena.firsts, arena.seconds
+        slots = len(tables.hypers)
+        self._tiled(
+            elementwise.vector_kernel, ("vector", 0), *moments, tables.activations,
+            tables.gradients, tables.partials, tables.hypers, tables.kinds, self.rates,
+            self.clock, self.rows, slots, ROWS=t.vector_rows, COLUMNS=t.vector_columns,
+        )  # fmt: skip
+        self._tiled(
+            products.gradient_norm_kernel, ("norm", 0), tables.activations, tables.partials,
+            self.rows, **self._updates,
+        )  # fmt: skip
+        self.launch(
+            elementwise.clip_kernel, slots, tables.sums, tables.partials, tables.hypers,
+            tables.scales, BLOCK=CLIP_BLOCK,
+        )  # fmt: skip
+        self._tiled(
+            products.update_kernel, ("update", 0), *moments, tables.activations, tables.hypers,
+            tables.kinds, self.rates, tables.scales, self.clock, self.rows, slots,
+            **self._updates,
+        )  # fmt: skip
+        self._tiled(
+            elementwise.clipped_vector_kernel, ("clipped_vector", 0), *moments, tables.gradients,
+            tables.hypers, tables.kinds, self.rates, tables.scales, self.clock, slots,
+            COLUMNS=t.vector_columns,
+        )  # fmt: skip
+        self.launch(elementwise.tick_kernel, 1, self.clock)
+
+
+class ScoreLane(_Lane):
+    """Passes of all slots over the validation split."""
+
+    train = False
+
+    def __init__(
+        self,
+        rows: int,
+        weights: WeightArena,
+        inputs: InputArena,
+        order: Tensor,
+        precision: Precision,
+        tiles: Tiles,
+    ) -> None:
+        super().__init__(rows, weights, inputs, order, precision, tiles)
+        self._scores: Tensor = torch.zeros(0, device=weights.device)
+
+    def scores(self, n_rows: int, n_labels: int) -> Tensor:
+        """Compute logits `(K, c, n)` of all slots."""
+        slots = len(self.tables.hypers)
+        if self._scores.shape != (slots, n_labels, n_rows):
+            self._scores = torch.zeros(slots, n_labels, n_rows, device=self.arena.device)
+            self.graphed.forget()
+        self.set_clock(0, 0, 0, n_rows)
+        for _ in range(-(-n_rows // self.rows)):
+            self.step()
+        return self._scores[: len(self.members)]
+
+    def launch_step(self) -> None:
+        """Forward, then the logits of the pass."""
+        t, tables = self.tile_shapes, self.tables
+        self._forward()
+        self._tiled(
+            elementwise.scores_kernel, ("score", 0), tables.activations, self._scores, self.clock,
+            self.rows, self._scores.shape[2], ROWS=t.loss_rows, COLUMNS=t.loss_columns,
+        )  # fmt: skip
+        self.launch(elementwise.tick_kernel, 1, self.clock)

@@ -1,0 +1,27 @@
+"""Rules by which the figures of a board are computed; each board keeps those it was made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What differs between versions; `provenance.json` names the version as `figures_version`."""
+
+    version: int
+    ranks_logits: bool
+    """Predictions have float64 probabilities and logits, which are ranked. Otherwise they have
+    float32 probabilities, which are ranked with the ties that rounding makes."""
+    corrects_few_patients: bool
+    """Intervals and p-values are left out where too few patients have a class, and DeLong's test
+    uses Student's distribution."""
+    valid_auroc: bool
+    """The table ends with the AUROC on valid."""
+
+
+RULES = {
+    1: Rules(1, ranks_logits=False, corrects_few_patients=False, valid_auroc=False),
+    2: Rules(2, ranks_logits=True, corrects_few_patients=True, valid_auroc=True),
+}
+CURRENT = RULES[max(RULES)]

@@ -1,0 +1,294 @@
+"""Grouped programs: equal to plain PyTorch in float64, few launches, no bit from a neighbour."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
+from headsweep.engine import groups
+from headsweep.engine.engine import Engine
+from headsweep.engine.programs.base import Program
+from headsweep.engine.programs.linear import LinearProgram
+from headsweep.engine.programs.mlp import MLPProgram
+from headsweep.engine.train_configs import train_to_end
+from headsweep.settings import EngineSettings
+from tests.helpers.grouped import Exact, Grouped, distance, steps_of_epoch
+from tests.helpers.splits import config, make_split
+
+# isort: split
+from headsweep.engine.programs.grouped.program import GroupedLinearProgram, GroupedMLPProgram
+
+SPLITS = (
+    make_split("train", 41, seed=1, width=20, n_labels=3),
+    make_split("valid", 21, seed=2, width=20, n_labels=3),
+)
+SETTINGS = EngineSettings(device="cpu", slots=16)
+BASE = config("head=mlp", "training.batch_size=24", "training.learning_rate=0.001")
+LINEAR = config("training.batch_size=24", "training.learning_rate=0.01")
+WATCHED = with_values(
+    BASE,
+    {
+        "head.hidden_dims": (18, 9), "head.norm": "layer", "head.dropout": 0.4,
+        "training.clip_norm": 0.05, "head.activation": "gelu",
+    },
+    where="test",
+)  # fmt: skip
+CROWD = [
+    with_values(BASE, values, where="test")
+    for values in (
+        {"head.hidden_dims": (40,), "training.loss": "focal"},
+        {"head.hidden_dims": (7, 33, 5), "training.optimizer": "sgd"},
+        {"head.hidden_dims": (18, 9), "training.batch_size": 16},
+        {"head.hidden_dims": (17,), "features.normalization": "l2", "training.clip_norm": 0.1},
+    )
+]
+
+heads = st.builds(
+    lambda widths, values, clip: with_values(
+        BASE, {"head.hidden_dims": tuple(widths), "training.clip_norm": clip, **values},
+        where="test",
+    ),
+    st.lists(st.integers(1, 36), min_size=0, max_size=3),
+    st.fixed_dictionaries(
+        {
+            "head.activation": st.sampled_from(["relu", "gelu", "silu", "tanh"]),
+            "head.norm": st.sampled_from(["none", "layer"]),
+            "head.dropout": st.sampled_from([0.0, 0.3]),
+            "features.input": st.sampled_from(["visual", "text", "both"]),
+            "features.normalization": st.sampled_from(["zscore", "l2", "none"]),
+            "training.batch_size": st.sampled_from([24, 64]),
+            "training.optimizer": st.sampled_from(["adamw", "sgd"]),
+            "training.loss": st.sampled_from(["bce", "weighted_bce", "focal", "asymmetric"]),
+            "training.label_smoothing": st.sampled_from([0.0, 0.1]),
+            "training.schedule": st.sampled_from(["constant", "cosine"]),
+            "training.warmup_epochs": st.sampled_from([0.0, 1.0]),
+            "training.weight_decay": st.sampled_from([0.0, 0.3]),
+        }
+    ),
+    st.none() | st.floats(0.01, 1.0),
+)  # fmt: skip
+
+
+@settings(max_examples=12, deadline=None)
+@given(configs=st.lists(heads, min_size=1, max_size=3))
+def test_grouped_mlps_equal_autograd_in_float64(configs: list[Config]) -> None:
+    """Scores before, gradients of the last step, and weights after an epoch."""
+    grouped = Grouped(SPLITS)
+    slots = grouped.admit(*configs)
+    before = grouped.scores()
+    grouped.epoch()
+    for slot in slots:
+        exact = Exact(slot.config, grouped.inputs)
+        assert distance([before[slot.number]], [exact.scores()]) < 1e-6
+        for step in steps_of_epoch(slot.config, grouped.inputs.n_train, 0, 0):
+            exact.step(*step)
+        state = grouped.state(slot)
+        weights = [state[name] for name, _ in exact.head.named_parameters()]
+        assert distance(weights, list(exact.head.state_dict().values())) < 1e-6
+        assert slot.step == slot.steps_per_epoch
+
+
+@settings(max_examples=12, deadline=None)
+@given(one=heads)
+def test_gradients_of_a_grouped_mlp_equal_autograd_in_float64(one: Config) -> None:
+    """The first moments after one step are the gradients times a factor."""
+    whole = with_values(one, {"training.batch_size": 64, "training.weight_decay": 0.0}, where="t")
+    grouped = Grouped(SPLITS)
+    (slot,) = grouped.admit(whole)
+    grouped.epoch()
+    exact = Exact(whole, grouped.inputs)
+    (step,) = steps_of_epoch(whole, grouped.inputs.n_train, 0, 0)
+    exact.step(*step)
+    sgd = whole.training.optimizer == "sgd"
+    factor = 1.0 if sgd else 1 - whole.training.beta1
+    name = "momentum" if sgd else "exp_avg"
+    state = grouped.state(slot)
+    moments = [state[f"{name}.{i}"] for i in range(len(exact.gradients))]
+    assert distance(moments, [factor * g for g in exact.gradients]) < 1e-6
+
+
+@pytest.mark.parametrize("loss", ["bce", "weighted_bce", "focal", "asymmetric"])
+def test_grouped_linear_heads_equal_autograd_in_float64(loss: str) -> None:
+    configs = [
+        with_values(LINEAR, {"training.loss": loss, **values}, where="test")
+        for values in (
+            {"training.clip_norm": 0.1},
+            {"features.normalization": "l2", "training.optimizer": "sgd"},
+            {"training.batch_size": 16, "training.weight_decay": 0.5, "features.input": "both"},
+        )
+    ]
+    grouped = Grouped(SPLITS, GroupedLinearProgram)
+    slots = grouped.admit(*configs)
+    grouped.epoch()
+    scores = grouped.scores()
+    for slot in slots:
+        exact = Exact(slot.config, grouped.inputs)
+        for step in steps_of_epoch(slot.config, grouped.inputs.n_train, 0, 0):
+            exact.step(*step)
+        state = grouped.state(slot)
+        weights = [state["weight"], state["bias"]]
+        assert distance(weights, list(exact.head.state_dict().values())) < 1e-6
+        assert distance([scores[slot.number]], [exact.scores()]) < 1e-6
+
+
+def trained_among(
+    watched: Config, before: list[Config], behind: list[Config], *, leave: int | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """State and scores of a slot after two epochs; one neighbour may give way to others."""
+    grouped = Grouped(SPLITS)
+    first = grouped.admit(*before)
+    (slot,) = grouped.admit(watched)
+    others = [*first, *grouped.admit(*behind)]
+    grouped.epoch()
+    if leave is not None:
+        grouped.program.evict(others[leave])
+        grouped.admit(CROWD[1], CROWD[0])
+    grouped.epoch()
+    return grouped.state(slot), grouped.scores()[slot.number]
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "leave"),
+    [([], CROWD, None), (CROWD, [], 0), (CROWD[2:], CROWD[:2], 1), ([WATCHED], [WATCHED], 0)],
+    ids=["first", "last", "between", "twins"],
+)
+def test_a_neighbour_changes_no_bit_of_a_grouped_mlp(
+    before: list[Config], behind: list[Config], leave: int | None
+) -> None:
+    alone, alone_scores = trained_among(WATCHED, [], [])
+    among, scores = trained_among(WATCHED, before, behind, leave=leave)
+    assert scores.equal(alone_scores)
+    for name, tensor in alone.items():
+        assert among[name].equal(tensor), name
+
+
+def test_a_step_takes_at_most_30_launches_for_any_membership() -> None:
+    deep = with_values(BASE, {"head.hidden_dims": (8, 8, 8, 8, 8)}, where="test")
+    grouped = Grouped(SPLITS)
+    (slot, *_) = grouped.admit(deep, *CROWD, WATCHED)
+    grouped.epoch()
+    lane = grouped.lane(slot)
+
+    def launches() -> int:
+        lane.clock[:1].zero_()
+        before = lane.launch.launches
+        lane.launch_step()
+        return lane.launch.launches - before
+
+    crowded = launches()
+    assert crowded <= 30
+    for other in grouped.slots[2:]:
+        grouped.program.evict(other)
+    grouped.epoch()
+    assert launches() == crowded
+
+
+def test_a_deeper_head_than_launches_allow_is_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "triton_available", lambda: True)
+    for depth, name in [(1, "grouped_mlp"), (5, "grouped_mlp"), (6, "stacked_mlp")]:
+        one = with_values(BASE, {"head.depth": depth}, where="test")
+        assert groups.program_name(one, "cuda") == name
+        assert groups.program_name(one, "cpu") == "mlp"
+    assert groups.program_name(LINEAR, "cuda") == "grouped_linear"
+    solved = with_values(LINEAR, {"training.optimizer": "lbfgs"}, where="test")
+    assert groups.program_name(solved, "cuda") == "logistic"
+
+
+def test_without_triton_a_gpu_gets_the_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "triton_available", lambda: False)
+    assert groups.program_name(BASE, "cuda") == "stacked_mlp"
+    assert groups.program_name(LINEAR, "cuda") == "linear"
+
+
+def test_a_refill_moves_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what was recorded can be replayed."""
+    grouped = Grouped(SPLITS)
+    slots = grouped.admit(*CROWD, WATCHED)
+    grouped.epoch()
+    forgotten: list[bool] = []
+    for lane in grouped.program.lanes.values():
+        monkeypatch.setattr(lane.graphed, "forget", lambda **_: forgotten.append(True))
+    grouped.program.evict(slots[0])
+    grouped.admit(CROWD[0])
+    grouped.epoch()
+    grouped.program.evict(slots[4])
+    grouped.epoch()
+    assert forgotten == []
+
+
+@pytest.mark.parametrize(
+    ("one", "grouped", "plain"),
+    [(WATCHED, GroupedMLPProgram, MLPProgram), (LINEAR, GroupedLinearProgram, LinearProgram)],
+    ids=["mlp", "linear"],
+)
+def test_a_snapshot_goes_on_in_the_program_of_a_cpu_and_back(
+    monkeypatch: pytest.MonkeyPatch, one: Config, grouped: type[Program], plain: type[Program]
+) -> None:
+    kind = one.head.kind
+
+    def epochs(engine: Engine, count: int) -> list[float]:
+        return [engine.run_epoch()[0].loss for _ in range(count)]
+
+    monkeypatch.setitem(groups.PROGRAMS, kind, grouped)
+    whole = Engine(*SPLITS, SETTINGS)
+    slot = whole.admit(one).slot
+    early = epochs(whole, 1)
+    snapshot = whole.snapshot(slot)
+    late = epochs(whole, 2)
+    again = Engine(*SPLITS, SETTINGS)
+    again.restore(one, snapshot)
+    assert epochs(again, 2) == late
+    monkeypatch.setitem(groups.PROGRAMS, kind, plain)
+    other = Engine(*SPLITS, SETTINGS)
+    slot = other.admit(one).slot
+    assert epochs(other, 1) == pytest.approx(early, rel=1e-5)
+    theirs = other.snapshot(slot)
+    assert snapshot.tensors.keys() == theirs.tensors.keys()
+    resumed = Engine(*SPLITS, SETTINGS)
+    resumed.restore(one, snapshot)
+    assert epochs(resumed, 2) == pytest.approx(late, rel=1e-5)
+    monkeypatch.setitem(groups.PROGRAMS, kind, grouped)
+    back = Engine(*SPLITS, SETTINGS)
+    back.restore(one, theirs)
+    assert epochs(back, 2) == pytest.approx(late, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_rounded_products_of_grouped_mlps_equal_those_of_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    rounded = [
+        with_values(
+            BASE,
+            {"head.hidden_dims": (20,), "training.precision": p, "training.max_epochs": 1},
+            where="test",
+        )
+        for p in (precision, "float32")
+    ]
+    expected, _ = train_to_end(rounded, *SPLITS, SETTINGS)
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", GroupedMLPProgram)
+    found, exact = train_to_end(rounded, *SPLITS, SETTINGS)
+
+    def weights(trained: object) -> list[Tensor]:
+        return list(trained.predictor.head.state_dict().values())  # type: ignore[attr-defined]
+
+    error = distance(weights(found), weights(expected))
+    effect = distance(weights(exact), weights(expected))
+    assert error < 0.1 * effect, (error, effect)
+
+
+def test_a_diverging_grouped_head_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(groups.PROGRAMS, "mlp", GroupedMLPProgram)
+    broken = with_values(
+        BASE, {"training.optimizer": "sgd", "training.learning_rate": 1e30}, where="test"
+    )
+    engine = Engine(*SPLITS, SETTINGS)
+    ok, bad = engine.admit(BASE).slot, engine.admit(broken).slot
+    with pytest.warns(RuntimeWarning):  # NumPy's, of the interpreter
+        reports = {report.slot: report for report in engine.run_epoch()}
+    assert reports[bad].failure is not None
+    assert reports[ok].failure is None
+    assert torch.isfinite(torch.tensor(reports[ok].loss))
