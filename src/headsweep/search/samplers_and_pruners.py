@@ -51,6 +51,10 @@ SEPARATING_KEYS = (
     "training.precision",
 )
 """Config keys by which trials of one program are separated into products of their own."""
+TIMES_LEARNT: Mapping[str, int] = {"tpe": 5, "gp": 10, "cmaes": 10}
+"""Samplers that learn: they see results at least so many times in a budget (`docs/benchmarks.md`).
+"""
+FEWEST_AT_ONCE = 4
 # All workers share one sequence or grid, so all must walk it with the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
 
@@ -81,6 +85,17 @@ def resolve_sampler(spec: StudySpec, *, where: str) -> Policy:
     policy = Policy(name=spec.sampler.name, kwargs=kwargs)
     _try(lambda: build_sampler(spec.model_copy(update={"sampler": policy}), 0), where=where)
     return policy
+
+
+def trials_at_once(spec: StudySpec) -> int:
+    """Return how many trials one worker may run at a time.
+
+    More share a step and cost less each; fewer leave the sampler more to learn from.
+    """
+    share = TIMES_LEARNT.get(spec.sampler.name)
+    if share is None:
+        return spec.n_trials
+    return max(FEWEST_AT_ONCE, math.ceil(spec.n_trials / share))
 
 
 def resolve_pruner(spec: StudySpec, *, where: str) -> Policy:
