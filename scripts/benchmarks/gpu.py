@@ -470,8 +470,8 @@ def studies(run: Run, until: float) -> dict[str, Any]:
 def study(run: Run, name: str, trials: int, seconds: float) -> dict[str, Any]:
     """Run one shipped study with its budget changed, for some seconds at most."""
     from headsweep.search.study_file import load_study_file
-    from headsweep.studies.study import create_or_continue, open_storage
-    from headsweep.studies.worker_session import join
+    from headsweep.studies.study import StoredStudy
+    from headsweep.studies.worker_session import WorkerSession
     from headsweep.workers.loop import Loop
 
     train, valid = run.data()
@@ -484,8 +484,10 @@ def study(run: Run, name: str, trials: int, seconds: float) -> dict[str, Any]:
             file.write_text(text.replace("high: 3}", "high: 2}"))
         spec = load_study_file(file, overrides)
         url = f"sqlite:///{folder}/study.db"
-        create_or_continue(spec, open_storage(url, create=True))
-        with join(spec.name, url, WorkerSettings(), worker="gpu") as session:
+        with (
+            StoredStudy.create(spec, url) as stored,
+            WorkerSession(stored, WorkerSettings(), worker="gpu") as session,
+        ):
             settings = EngineSettings(device=str(DEVICE), slots=run.sizes.study_slots)
             begun = _now()
             engine = Engine(train, valid, settings)

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from headsweep.atomic_files import write_text
+from headsweep.atomic_files import write_json
 from headsweep.config.overrides import compose_config, refuse_escapes
 from headsweep.config.schema import Config, PositiveInt, Section, Seed, escapes, explain
 from headsweep.config.values import with_values
@@ -328,7 +328,7 @@ def _write(
 ) -> None:
     rows = [[str(value) for value in asdict(cell).values()] for cell in cells]
     write_table(out / "cells.csv", tuple(Cell.__dataclass_fields__), rows)
-    write_text(out / "scaling.json", json.dumps(summary, indent=2) + "\n")
+    write_json(out / "scaling.json", summary)
 
     def draw(axes: Axes) -> None:
         for source, points in summary["curves"]["auprc_macro"].items():

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from headsweep.atomic_files import locked, write_text
+from headsweep.atomic_files import locked, write_json, write_text
 from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.overrides import COMMAND_LINE
 from headsweep.config.schema import Config, to_dict
-from headsweep.config.values import with_values
+from headsweep.config.values import differences, with_values
 from headsweep.config.yaml_files import to_yaml
-from headsweep.data.dataset import Split, load_search_splits, required_modalities
+from headsweep.data.dataset import Dataset, Split
 from headsweep.data.manifest import read_manifest
 from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
 from headsweep.engine.engine import Engine
@@ -26,7 +26,7 @@ from headsweep.engine.train_configs import Trained
 from headsweep.errors import ConfigError, OutputError, TrialError
 from headsweep.heads.predictor import save_predictor
 from headsweep.preflight import check_output
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.settings import EngineSettings
 from headsweep.tracking import Notice, start_tracker
 
 STATE = "state.safetensors"
@@ -54,6 +54,9 @@ def train(
         on_epoch: called with the report of every epoch.
         notice: told, in a line, what is not as asked and does not stop training.
 
+    Returns:
+        The trained head.
+
     Raises:
         InputError: the config, the data or the folder cannot be used, or the state to resume from
             is another run's; nothing was trained.
@@ -62,9 +65,7 @@ def train(
     folder = Path(config.paths.checkpoint_dir)
     check_output(folder)
     config = _without_missing_text(config, notice)
-    fit, valid = load_search_splits(
-        config, cache_dir=cache_dir(), modalities=required_modalities(config), progress=progress
-    )
+    fit, valid = Dataset.from_config(config, progress=progress).search_splits()
     engine = Engine(fit, valid, settings)
     identity = _identity(config, fit, valid, engine.inputs.device, settings)
     snapshot = _snapshot_to_resume(config, folder, identity, notice)
@@ -88,7 +89,11 @@ def train(
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Refuses a folder in which another run is at work: their lines and states would mix."""
+    """Refuse a folder in which another run is at work: their lines and states would mix.
+
+    Raises:
+        OutputError: another run writes to the folder.
+    """
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder / ".lock", wait=False))
@@ -108,7 +113,14 @@ def _train_on(
     on_epoch: Callable[[EpochReport], None] | None,
     notice: Notice,
 ) -> tuple[EpochReport, ...]:
-    """Train a slot to its end, with the state, metrics and logs of every epoch."""
+    """Train a slot to its end, with the state, metrics and logs of every epoch.
+
+    Returns:
+        The reports of all epochs.
+
+    Raises:
+        TrialError: training diverged.
+    """
     before = engine.history(slot)
     # An interrupted run may have written its last line only in part; the state is the truth.
     write_text(folder / METRICS, "".join(_line(report) for report in before))
@@ -127,14 +139,14 @@ def _train_on(
             if on_epoch:
                 on_epoch(report)
     best = history[history[-1].best_epoch - 1].metrics
-    write_text(folder / "metrics.json", json.dumps(best, indent=2) + "\n")
+    write_json(folder / "metrics.json", best)
     save_predictor(engine.predictor(slot), folder / "model.safetensors")
     tracker.finish(best, folder / "model.safetensors")
     return history
 
 
 def _without_missing_text(config: Config, notice: Notice) -> Config:
-    """The config with visual features alone where both are asked for and there is no text."""
+    """Return the config with visual features alone if it asks for both and there is no text."""
     if config.features.input != "both" or config.head.kind == "retrieval":
         return config
     path = Path(config.paths.manifest_dir) / config.data.train_manifest
@@ -151,7 +163,7 @@ def _without_missing_text(config: Config, notice: Notice) -> Config:
 def _identity(
     config: Config, fit: Split, valid: Split, device: torch.device, settings: EngineSettings
 ) -> dict[str, Any]:
-    """What a state belongs to: config and data, which must be the same, and the machine."""
+    """Return what a state belongs to: config and data, which must be the same, and the machine."""
     relevant = without_irrelevant(to_dict(config))
     data = {
         part: [split.manifest_fingerprint, *split.feature_fingerprints.values()]
@@ -164,7 +176,7 @@ def _identity(
 def _snapshot_to_resume(
     config: Config, folder: Path, identity: dict[str, Any], notice: Notice
 ) -> Snapshot | None:
-    """The state to go on from; `identity` then takes over the name of its run.
+    """Return the state to go on from; `identity` then takes over the name of its run.
 
     Raises:
         ConfigError: the state named by `training.resume.state_path` is not there, or a state is
@@ -179,29 +191,19 @@ def _snapshot_to_resume(
     path = path / STATE if path.is_dir() else path
     snapshot, saved = load_snapshot(path)
     for law in ("config", "data"):
-        for key, due, found in _differences(saved[law], identity[law], ""):
+        for key, due, found in differences(saved[law], identity[law]):
             raise ConfigError(
                 f"{path}: a run resumes with the {law} it began with, "
                 f"{key} was {due!r}, found {found!r}"
             )
-    for key, due, found in _differences(saved["machine"], identity["machine"], ""):
+    for key, due, found in differences(saved["machine"], identity["machine"]):
         notice(f"{path}: {key} was {due!r} and is {found!r}, so the last bits may differ")
     identity["run"] = saved["run"]
     return snapshot
 
 
-def _differences(saved: Any, found: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted key, value saved and value found of every leaf that differs."""
-    if isinstance(saved, dict) and isinstance(found, dict):
-        for name in {**saved, **found}:
-            place = f"{key}.{name}" if key else name
-            yield from _differences(saved.get(name), found.get(name), place)
-    elif saved != found:
-        yield key, saved, found
-
-
 def _yaml(config: Config) -> str:
-    """The config as `--config` reads it; it describes the run, resumed or not."""
+    """Return the config as `--config` reads it; it describes the run, resumed or not."""
     plain = to_dict(config)
     plain["training"]["resume"] = to_dict(Config())["training"]["resume"]
     return to_yaml(plain)

@@ -13,7 +13,6 @@ from headsweep.config.fingerprints import ADDED_KEYS
 from headsweep.config.overrides import (
     GROUPS,
     compose_config,
-    expand_sweep,
     override_value,
     refuse_escapes,
 )
@@ -27,6 +26,7 @@ from headsweep.config.schema import (
     escapes,
     to_dict,
 )
+from headsweep.config.sweeps import expand_sweep
 from headsweep.config.values import leaf_paths, parse_config, value_at, with_values
 from headsweep.errors import ConfigError
 
@@ -278,7 +278,9 @@ def sections(model: type[Section]) -> set[type[Section]]:
 
 
 @pytest.mark.parametrize(
-    "model", [*sections(Config), *BUILT_IN_HEADS.values()], ids=lambda model: model.__name__
+    "model",
+    [*sorted(sections(Config), key=lambda s: s.__name__), *BUILT_IN_HEADS.values()],
+    ids=lambda model: model.__name__,
 )
 def test_every_config_key_has_a_description(model: type[Section]) -> None:
     missing = [name for name, field in model.model_fields.items() if not field.description]

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from headsweep.atomic_files import write_json
 from headsweep.config.files import write_config
 from headsweep.config.overrides import compose_config
 from headsweep.config.schema import ColumnsConfig, Config
@@ -32,7 +33,6 @@ from headsweep.heads.normalization import Normalizer
 from headsweep.heads.predictor import Predictor, PredictorSpec, save_predictor
 from headsweep.heads.registry import build_head
 from headsweep.leaderboard.finalize import staging
-from headsweep.leaderboard.results import write_json
 from headsweep.leaderboard.table import write_tables
 from headsweep.settings import EngineSettings
 from headsweep.single_run import train
@@ -66,14 +66,15 @@ def write_state(folder: Path, version: int) -> None:
 def write_predictions(folder: Path, version: int) -> None:
     labels = ("Emphysema", "Lung nodule")
     targets = {label: np.array([0, 1], np.uint8) for label in labels}
-    scores = {label: np.array([0.25, 0.5], np.float32) * version for label in labels}
+    logits = np.array([[-1.0, 0.0], [0.5, 2.0]], np.float32) * version
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
     path = folder / "predictions/test.parquet"
-    write_scores(VOLUMES[:2], ("train_1", "train_1"), targets, scores, path)
+    write_scores(VOLUMES[:2], ("train_1", "train_1"), targets, labels, scores, logits, path)
 
 
 def write_tables_and_metrics(folder: Path, version: int) -> None:
     write_tables([{"rank": version, "study": "probe"}], folder)
-    write_json({"auprc_macro": version}, folder / "metrics.json")
+    write_json(folder / "metrics.json", {"auprc_macro": version})
 
 
 def write_manifests(folder: Path, version: int) -> None:
@@ -105,9 +106,9 @@ def write_board(folder: Path, version: int) -> None:
         for rank in ("1", "2"):
             place = staged / "finalists" / rank
             place.mkdir(parents=True)
-            write_json({"version": version}, place / "metrics.json")
+            write_json(place / "metrics.json", {"version": version})
         write_tables_and_metrics(staged, version)
-        write_json({"version": version}, staged / "provenance.json")
+        write_json(staged / "provenance.json", {"version": version})
 
 
 def write_data_set(folder: Path, version: int) -> None:

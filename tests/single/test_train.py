@@ -10,7 +10,8 @@ import pytest
 import yaml
 from sklearn.metrics import average_precision_score
 
-from headsweep.config.overrides import compose_config, expand_sweep
+from headsweep.config.overrides import compose_config
+from headsweep.config.sweeps import expand_sweep
 from headsweep.data.dataset import load_search_splits
 from headsweep.errors import ConfigError
 from headsweep.heads.predictor import load_predictor

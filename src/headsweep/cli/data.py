@@ -8,6 +8,7 @@ import click
 
 from headsweep.cli import exits, options
 from headsweep.cli.command import Group
+from headsweep.cli.paths import GivenPath
 from headsweep.cli.prepare import prepare
 from headsweep.cli.subsets import folds, subsets
 
@@ -20,7 +21,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="DIR", type=GivenPath(path_type=Path, file_okay=False))
 @click.option("--patients-train", type=patients, default=2000, metavar="N", show_default=True)
 @click.option("--patients-valid", type=patients, default=500, metavar="N", show_default=True)
 @click.option("--patients-test", type=patients, default=500, metavar="N", show_default=True)

@@ -8,10 +8,11 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Group
+from headsweep.cli.paths import GivenPath
 
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=GivenPath(path_type=Path),
     metavar="DIR",
     help="Folder that gets the logs.  [default: outputs/<study>]",
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from headsweep.cli.paths import GivenPath
 from headsweep.settings import (
     DEFAULT_STORAGE_URL,
     STORAGE_URL_VARIABLE,
@@ -54,7 +55,7 @@ n_trials = click.option(
 )
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=GivenPath(path_type=Path),
     metavar="DIR",
     help="Folder of the leaderboard.  [default: outputs/<study>]",
 )
@@ -67,7 +68,7 @@ overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(
     "study_file",
     metavar="STUDY.yaml",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(path_type=Path, dir_okay=False),
     callback=lambda ctx, param, value: _study_file(value),
 )
 study_name = click.argument("study_name", metavar="STUDY_NAME")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 if TYPE_CHECKING:
     from headsweep.data.ct_rate.prepare import RowPolicy
 
 ROW_POLICIES = ("all_recon", "first_recon", "scan_mean", "dedup_text")
 
-table = click.Path(path_type=Path, dir_okay=False)
+table = GivenPath(path_type=Path, dir_okay=False)
 
 
 def spelled(name: str) -> tuple[str, str]:
@@ -43,7 +44,7 @@ def spelled(name: str) -> tuple[str, str]:
 )
 @click.option(
     *spelled("data-root"),
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     help="Folder of the features, where scan_mean reads and writes.",
 )
 def prepare(

@@ -8,6 +8,7 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 
 @click.command(cls=Command)
@@ -16,7 +17,7 @@ from headsweep.cli.command import Command
 @options.device
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Folder of the results.  [default: outputs/<name>]",
 )

@@ -8,19 +8,20 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 MANIFEST = "manifest="
 
 config_file = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(path_type=Path, dir_okay=False),
     metavar="FILE.yaml",
     help="A whole config, as `headsweep export` writes it; overrides apply on top.",
 )
 checkpoint = click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Folder of a trained head.  [default: paths.checkpoint_dir]",
 )
@@ -28,7 +29,7 @@ checkpoint = click.option(
 
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Folder of the results.  [default: evaluation or alignment in paths.checkpoint_dir]",
 )
@@ -56,7 +57,8 @@ def train(
     After an interruption, training.resume.enabled=true goes on where training stood.
     """
     from headsweep.cli.progress import epochs_shown
-    from headsweep.config.overrides import config_of, multirun_configs
+    from headsweep.config.overrides import config_of
+    from headsweep.config.sweeps import multirun_configs
     from headsweep.progress import is_interactive
     from headsweep.settings import EngineSettings
     from headsweep.single_run import train as train_one
@@ -92,7 +94,7 @@ def train(
 )
 @click.option(
     "--ctclip",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Measure the predicted_weights.npz, labels_weights.npz and accessions.txt in DIR, "
     "which CT-CLIP's inference wrote, instead of a trained head.",
@@ -174,7 +176,7 @@ ALIGNMENT_PROTOCOLS = (
 )
 @click.option(
     "--ctclip",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Search the image_latents.npz, text_latents.npz, labels_weights.npz and accessions.txt "
     "in DIR, which CT-CLIP's scripts wrote, instead of manifests.",

@@ -11,6 +11,7 @@ import click
 
 from headsweep.cli import options
 from headsweep.cli.command import Command
+from headsweep.cli.paths import GivenPath
 
 if TYPE_CHECKING:
     from headsweep.data.manifest import Manifest
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 manifest = click.argument(
     "manifest_file",
     metavar="MANIFEST.csv",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=GivenPath(path_type=Path, dir_okay=False),
 )
 out = click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Folder of the new manifests.  [default: the manifest's]",
 )

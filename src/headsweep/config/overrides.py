@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import re
+import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,15 +18,16 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from headsweep.config.messages import unknown_key
 from headsweep.config.schema import Config, escapes, to_dict
 from headsweep.config.values import leaf_paths, parse_config, with_values
 from headsweep.config.yaml_files import read_document
-from headsweep.errors import ConfigError
+from headsweep.errors import ConfigError, HeadsweepWarning
 
 COMMAND_LINE = "command line"
 """The place named in errors about overrides given on the command line."""
@@ -36,8 +37,23 @@ MAX_CHARACTERS = 4000
 """Most characters of an override, and of all those in a file."""
 MAX_MARKS = 500
 """Most brackets and commas of an override: the time of Hydra's parser grows with their square."""
-MAX_RUNS = 10_000
-"""Most combinations of a sweep."""
+WITHOUT_MEANING = {
+    "training.num_workers": "features are held in memory, so no data loader has workers",
+    "training.pin_memory": "features are held in memory, so there is no data loader",
+    "data.num_workers": "features are held in memory, so no data loader has workers",
+    "data.preload_features": "features are always held in memory",
+    "hydra.job.name": "Hydra runs no job here; paths.checkpoint_dir names the folder of a run",
+}
+"""Keys of other CT-RATE benchmarks that are accepted, and why they mean nothing here."""
+
+RENAMED = {
+    "utils.seed": "training.seed",
+    "seed": "training.seed",
+    "model": "head, as in head=mlp",
+    "hydra.run.dir": "paths.checkpoint_dir",
+    "hydra.sweep.dir": "paths.checkpoint_dir",
+}
+"""Keys of other CT-RATE benchmarks that have another name here."""
 
 LOCAL = (
     "paths.output_dir",
@@ -52,6 +68,13 @@ LOCAL = (
 _PLAIN_TEXT = re.compile(r"[^\\'\"(){}\[\],]*")
 
 
+PARSER_ERRORS = (
+    *(HydraException, OmegaConfBaseException),
+    *(ValueError, RecursionError, ArithmeticError),
+)
+"""What Hydra's parser raises on texts that it does not understand."""
+
+
 def compose_config(overrides: Sequence[str], *, where: str) -> Config:
     """The config that a list of group choices and `key=value` overrides describes.
 
@@ -63,13 +86,20 @@ def compose_config(overrides: Sequence[str], *, where: str) -> Config:
         ConfigError: an override that Hydra cannot parse, an unknown key or choice, a value that
             breaks its law, an interpolation, or anything that reaches for Hydra itself.
     """
+    overrides = meaningful(overrides, where=where)
     values = dict(override_value(text, where=where) for text in overrides)
     choices = {key: values.pop(key) for key in GROUPS if key in values}
     for group, choice in choices.items():
-        known = _options(group)
+        known = group_options(group)
         if choice not in known:
-            law = f"{group} must be one of {', '.join(known)}"
-            raise ConfigError(f"{where}: {law}, found {choice!r}")
+            hint = (
+                f"; set its keys one by one, as {group}.KEY=VALUE"
+                if isinstance(choice, dict)
+                else ""
+            )
+            raise ConfigError(
+                f"{where}: {group} must be one of {', '.join(known)}, found {choice!r}{hint}"
+            )
     plain = copy.deepcopy(_composed(tuple(f"{k}={v}" for k, v in choices.items())))
     if "head.kind" in values:  # which keys there are depends on it, as on a choice
         plain["head"]["kind"] = values.pop("head.kind")
@@ -77,23 +107,66 @@ def compose_config(overrides: Sequence[str], *, where: str) -> Config:
     known = leaf_paths(config)
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where}: {unknown_key(key, known)}")
+            raise ConfigError(f"{where}: {_unknown(key, known)}")
     return with_values(config, values, where=where)
 
 
 def override_value(text: str, *, where: str) -> tuple[str, Any]:
-    """Key and plain value of one `key=value` override.
+    """Read one `key=value` override.
+
+    Returns:
+        Its key and its plain value.
 
     Raises:
         ConfigError: the text is not a plain assignment.
     """
-    override = _hydra_override(text, where=where)
-    if override.is_delete() or override.is_add() or override.is_sweep_override():
-        raise ConfigError(f"{where}: an override must set one known key, found {text!r}")
+    override = hydra_override(text, where=where)
+    if override.is_delete() or override.is_add():
+        raise ConfigError(
+            f"{where}: {text!r} adds or deletes a key, but all keys exist and stay: "
+            "write KEY=VALUE, or KEY=null"
+        )
+    if override.is_sweep_override():
+        raise ConfigError(
+            f"{where}: {text!r} stands for several values: `headsweep train -m` trains each, "
+            "and a study file searches them"
+        )
     key, value = override.key_or_group, override.value()
+    if key in RENAMED:
+        raise ConfigError(f"{where}: {_unknown(key, ())}")
     if override.package is not None or key.partition(".")[0] == "hydra" or _interpolates(value):
-        raise ConfigError(f"{where}: an override must be plain data, found {text!r}")
+        raise ConfigError(
+            f"{where}: {text!r} is not plain data: packages (@), keys of hydra and "
+            "interpolations (${…}) are not read"
+        )
     return key, value
+
+
+def meaningful(overrides: Sequence[str], *, where: str) -> list[str]:
+    """Leave out overrides of keys that other CT-RATE benchmarks have, and that mean nothing here.
+
+    Args:
+        overrides: in Hydra's grammar.
+        where: where they came from, for the warning.
+
+    Returns:
+        The other overrides.
+    """
+    kept = []
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+")
+        if key in WITHOUT_MEANING:
+            reason = WITHOUT_MEANING[key]
+            warnings.warn(f"{where}: {key} is ignored: {reason}", HeadsweepWarning, stacklevel=3)
+        else:
+            kept.append(text)
+    return kept
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    """Return the sentence that refuses a key, with the one that replaces it here."""
+    other = RENAMED.get(key)
+    return f"unknown key {key!r}: here it is {other}" if other else unknown_key(key, known)
 
 
 def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
@@ -116,57 +189,15 @@ def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
                 )
 
 
-def expand_sweep(
-    overrides: Sequence[str], *, where: str
-) -> list[tuple[tuple[str, ...], list[str]]]:
-    """Every combination of the sweeps among overrides, as Hydra's multirun makes them.
-
-    Args:
-        overrides: plain ones, and sweeps such as `training.seed=0,1,2` or `head.depth=range(1,4)`.
-        where: where they came from, for the error.
+def hydra_override(text: str, *, where: str) -> Override:
+    """Parse an override in Hydra's grammar.
 
     Returns:
-        For each combination the swept overrides, which tell it from the others, and all of them.
+        What Hydra reads in it; not to be changed.
 
     Raises:
-        ConfigError: an override that Hydra cannot parse or that has no list of values, or more
-            combinations than `MAX_RUNS`.
+        ConfigError: Hydra cannot parse it, or it is too long to be parsed in reasonable time.
     """
-    choices: list[list[str]] = []
-    n_runs = 1
-    for text in overrides:
-        override = _hydra_override(text, where=where)
-        options = _sweep_options(override, text, where=where)
-        n_runs *= len(options)
-        if not 1 <= n_runs <= MAX_RUNS:
-            law = f"a sweep must span 1 to {MAX_RUNS} runs"
-            raise ConfigError(f"{where}: {law}, found more or none with {text!r}")
-        choices.append(options)
-    swept = [len(options) > 1 for options in choices]
-    return [
-        (tuple(itertools.compress(combination, swept)), list(combination))
-        for combination in itertools.product(*choices)
-    ]
-
-
-def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
-    """The plain overrides that one override stands for: itself, or `MAX_RUNS` + 1 at the most."""
-    if not override.is_discrete_sweep():
-        return [text]
-    sweep = override.value()
-    if isinstance(sweep, RangeSweep):
-        assert sweep.start is not None
-        assert sweep.stop is not None
-        # Neither their number nor, at step 0 or nan, their end is bounded by Hydra.
-        span = abs(sweep.stop - sweep.start)
-        if sweep.step == 0 or not span <= abs(sweep.step) * MAX_RUNS:
-            law = f"a sweep must span 1 to {MAX_RUNS} runs"
-            raise ConfigError(f"{where}: {law}, found more with {text!r}")
-    values = itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1)
-    return [f"{override.get_key_element()}={value}" for value in values]
-
-
-def _hydra_override(text: str, *, where: str) -> Override:
     if len(text) > MAX_CHARACTERS or sum(map(text.count, "[{(,")) > MAX_MARKS:
         raise ConfigError(
             f"{where}: an override must have at most {MAX_CHARACTERS} characters, of which "
@@ -177,7 +208,7 @@ def _hydra_override(text: str, *, where: str) -> Override:
         text = f"{key}{equals}'{value}'"
     try:
         return _parsed(text)
-    except (HydraException, ValueError, RecursionError, ArithmeticError) as error:
+    except PARSER_ERRORS as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"{where}: an override must read key=value, found {text!r} ({reason})"
@@ -191,8 +222,8 @@ def _parsed(text: str) -> Override:
 
 
 @functools.cache
-def _options(group: str) -> tuple[str, ...]:
-    """The choices of a config group: names of its files, which nothing else may name."""
+def group_options(group: str) -> tuple[str, ...]:
+    """Return the options of a config group, which are the names of its files."""
     folder = files(CONFIG_MODULE).joinpath(group)
     return tuple(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir()))
 
@@ -221,6 +252,7 @@ def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: a key or value that breaks its law, with the file or `command line` as place.
     """
+    overrides = meaningful(overrides, where=COMMAND_LINE)
     if config_file is None:
         return compose_config(overrides, where=COMMAND_LINE)
     data = read_document(config_file)
@@ -230,22 +262,3 @@ def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
     data |= {key: chosen[key] for key, _ in pairs if key in GROUPS}
     values = {key: value for key, value in pairs if key not in GROUPS}
     return with_values(parse_config(data, where=str(config_file)), values, where=COMMAND_LINE)
-
-
-def multirun_configs(config_file: Path | None, overrides: Sequence[str]) -> list[Config]:
-    """The config of every combination that sweeps among the overrides span.
-
-    A run's files go to a folder below `paths.checkpoint_dir` that is named after its swept values.
-
-    Raises:
-        ConfigError: as `config_of`; nothing is trained when one of the configs is wrong.
-    """
-    configs = []
-    for swept, combination in expand_sweep(overrides, where=COMMAND_LINE):
-        config = config_of(config_file, combination)
-        name = re.sub(r"[^\w.,=+-]+", "_", ",".join(swept))
-        folder = Path(config.paths.checkpoint_dir) / name
-        configs.append(
-            with_values(config, {"paths.checkpoint_dir": str(folder)}, where=COMMAND_LINE)
-        )
-    return configs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -100,3 +101,35 @@ def values_of(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"an override must read key=value, found {text!r}")
         values[key] = parse_value(value, where=text)
     return values
+
+
+ABSENT = "absent"
+"""Stands for a key that one of two compared mappings lacks."""
+
+
+def differences(found: Any, expected: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Compare nested plain data; NaN equals NaN.
+
+    Args:
+        found: mappings and lists of any depth, or a leaf.
+        expected: what `found` is compared with.
+        place: dotted path of both, for the paths below it.
+
+    Yields:
+        For every leaf that differs, by order of the keys: its dotted path, its value in `found`
+        and its value in `expected`; a key that one lacks has the value `ABSENT` there.
+    """
+    prefix = f"{place}." if place else ""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        for key in sorted({*found, *expected}):
+            pair = found.get(key, ABSENT), expected.get(key, ABSENT)
+            yield from differences(*pair, f"{prefix}{key}")
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            yield from differences(*pair, f"{prefix}{index}")
+    elif found != expected and not (_is_nan(found) and _is_nan(expected)):
+        yield place, found, expected
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

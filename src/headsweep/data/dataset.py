@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -67,7 +67,6 @@ class Dataset:
         *,
         overrides: Mapping[str, Any] | Sequence[str] = (),
         progress: bool = False,
-        notice: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Describe a data set in files, which are read when they are first needed.
 
@@ -78,7 +77,6 @@ class Dataset:
             overrides: config values, as `{"data.val_manifest": None}` or
                 `["data.val_manifest=null"]`.
             progress: show progress on standard error while features are packed.
-            notice: called with a line about anything unusual that does not stop the work.
 
         Returns:
             The data set.
@@ -89,7 +87,7 @@ class Dataset:
         values = {"paths.data_root": str(data_root), "paths.manifest_dir": str(manifest_dir)}
         given = overrides if isinstance(overrides, Mapping) else values_of(overrides)
         config = with_values(Config(), values | dict(given), where="Dataset.from_manifests")
-        return cls.from_config(config, progress=progress, notice=notice)
+        return cls.from_config(config, progress=progress)
 
     @classmethod
     def from_config(
@@ -97,7 +95,6 @@ class Dataset:
         config: Config,
         *,
         progress: bool = False,
-        notice: Callable[[str], None] = lambda line: None,
         cache_dir: Path | None = None,
     ) -> Self:
         """Describe the data set that a config names in `data` and `paths`.
@@ -105,14 +102,13 @@ class Dataset:
         Args:
             config: names manifests, folders and labels.
             progress: show progress on standard error while features are packed.
-            notice: called with a line about anything unusual that does not stop the work.
             cache_dir: folder of packed features; None is the one of the settings.
 
         Returns:
             The data set; nothing was read yet.
         """
         folder = cache_dir or default_cache_dir()
-        return cls(ManifestSource(folder, progress=progress, notice=notice), config)
+        return cls(ManifestSource(folder, progress=progress), config)
 
     @classmethod
     def from_arrays(

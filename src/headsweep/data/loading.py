@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from headsweep.data.overlaps import shared_content, shared_patients
 from headsweep.data.packing import pack_for
 from headsweep.data.splits import Split, content_fingerprint, row_digests
 from headsweep.data.splitting import linked_groups, split_by_group
-from headsweep.errors import FeatureError, InputError, ManifestError
+from headsweep.errors import FeatureError, HeadsweepWarning, InputError, ManifestError
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +41,17 @@ class LoadedSplit:
 class ManifestSource:
     """Reads splits from the manifests that a config names; every file is read once.
 
+    Anything unusual that does not stop the work is a `HeadsweepWarning`.
+
     Args:
         cache_dir: folder of packed features.
         progress: show progress on standard error while features are packed.
-        notice: called with a line about anything unusual that does not stop the work.
     """
 
     in_memory = False
 
-    def __init__(
-        self,
-        cache_dir: Path,
-        *,
-        progress: bool = False,
-        notice: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        self._cache_dir, self._progress, self._notice = cache_dir, progress, notice
+    def __init__(self, cache_dir: Path, *, progress: bool = False) -> None:
+        self._cache_dir, self._progress = cache_dir, progress
         self._manifests: dict[tuple[Hashable, ...], Manifest] = {}
         self._features: dict[tuple[Hashable, ...], _Features] = {}
         self._searches: dict[tuple[Hashable, ...], tuple[LoadedSplit, LoadedSplit]] = {}
@@ -190,7 +186,7 @@ class ManifestSource:
             path = Path(config.paths.manifest_dir) / name
             manifest = read_manifest(path, config.data.columns, config.training.target_labels)
             for warning in manifest.warnings:
-                self._notice(str(warning))
+                warnings.warn(str(warning), HeadsweepWarning, stacklevel=2)
             self._manifests[key] = manifest
         return self._manifests[key]
 

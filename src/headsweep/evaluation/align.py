@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import write_text
+from headsweep.atomic_files import write_json
 from headsweep.config.schema import Config, Modality
 from headsweep.data.ct_rate.ct_clip import read_ctclip_latents
 from headsweep.data.ct_rate.names import patient_of, scan_of
@@ -119,8 +118,7 @@ def align_ctclip(
 
 def _write(results: Mapping[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2) + "\n"
-    write_text(out / "alignment.json", text)
+    write_json(out / "alignment.json", results)
 
 
 def _retrieval_predictor(model: Path) -> Predictor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headsweep.atomic_files import write_text
+from headsweep.atomic_files import write_json
 from headsweep.config.overrides import COMMAND_LINE, compose_config, config_of
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
@@ -121,5 +120,5 @@ def write_metrics(
     for predictions in by_split:
         write_predictions(predictions, out / "predictions" / f"{predictions.name}.parquet")
         metrics[predictions.name] = report_of(measure([predictions], [thresholds]))
-    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_json(out / "metrics.json", metrics)
     return metrics

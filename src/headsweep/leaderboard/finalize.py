@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from headsweep.atomic_files import locked
+from headsweep.atomic_files import locked, write_json
 from headsweep.config.schema import Config, Modality
 from headsweep.data.dataset import (
     MODALITIES,
@@ -46,7 +46,7 @@ from headsweep.leaderboard.provenance import (
     write_data_rows,
 )
 from headsweep.leaderboard.report.html import write_report
-from headsweep.leaderboard.results import FinalistResult, evaluate, write_json, write_result
+from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.progress import progress_bar
@@ -110,7 +110,7 @@ def finalize(
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
         write_report(folder, study, results, compared, provenance)
-        write_json(provenance | {"files": file_digests(folder)}, folder / PROVENANCE)
+        write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
 
@@ -143,10 +143,7 @@ def write_board(
     Returns:
         The results, and the paired comparisons.
     """
-    results = [
-        evaluate(rank, one, valid, tests, subgroups, facts.rules)
-        for rank, one in enumerate(confirmed, start=1)
-    ]
+    results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
     if any(subgroups.values()):
         named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
         write_subgroups(named, folder / SUBGROUPS)
@@ -160,8 +157,12 @@ def write_board(
         [result.draws for result in results],
         facts.rules,
     )
-    write_json(compared, folder / COMPARISONS)
-    write_tables([leaderboard_row(result, facts, valid.name, data) for result in results], folder)
+    write_json(folder / COMPARISONS, compared)
+    write_tables(
+        [leaderboard_row(result, facts, valid.name, data) for result in results],
+        folder,
+        facts.rules,
+    )
     return results, compared
 
 

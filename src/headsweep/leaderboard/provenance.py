@@ -96,7 +96,18 @@ def describe(
     splits: Sequence[Split],
     settings: EngineSettings,
 ) -> dict[str, Any]:
-    """The provenance of a leaderboard as plain data; `finalists` in the order of their ranks."""
+    """Describe how a leaderboard was made.
+
+    Args:
+        study: what the leaderboard says about its study.
+        finalists: in the order of their ranks.
+        openings: when test was opened.
+        splits: all splits, train first.
+        settings: of the engine that trained the finalists.
+
+    Returns:
+        The provenance as plain data.
+    """
     return {
         "study": study.name,
         "study_fingerprint": study.fingerprint,
@@ -120,7 +131,16 @@ def describe(
         "commit": code_commit(),
         "machine": machine(settings),
         "packages": {name: version(name) for name in PACKAGES},
+        **_followed_links(finalists),
     }
+
+
+def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
+    """Return where links below the data root were followed from, if any config follows them."""
+    roots = {f.config.paths.data_root for f in finalists if f.config.data.follow_links}
+    if not roots:
+        return {}
+    return {"links_followed_in": sorted(os.path.realpath(root) for root in roots)}
 
 
 def fingerprints(split: Split) -> dict[str, Any]:

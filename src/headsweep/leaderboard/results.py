@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import write_text
+from headsweep.atomic_files import write_json
 from headsweep.config.files import write_config
 from headsweep.data.dataset import Split
 from headsweep.evaluation.predictions import (
@@ -37,6 +36,8 @@ from headsweep.leaderboard.finalists import Confirmed, Finalist, with_seed
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
 Ranks = Mapping[str, NDArray[np.int64]]
+Measurement = tuple[dict[str, Any], dict[str, Mapping[str, Metric]]]
+"""Metrics by split in the form of `metrics.json`, and macro values on the resamples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,40 +82,49 @@ class FinalistResult:
 
 
 def evaluate(
-    rank: int,
-    confirmed: Confirmed,
+    confirmed: Sequence[Confirmed],
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
     rules: Rules = CURRENT,
-) -> FinalistResult:
-    """Predict and measure a confirmed finalist on valid and on every test split.
+) -> list[FinalistResult]:
+    """Predict and measure confirmed finalists on valid and on every test split.
 
     Args:
-        rank: of the finalist.
-        confirmed: the finalist with its seeds.
+        confirmed: the finalists with their seeds, best first.
         valid: validation split.
         tests: test splits.
         subgroups: of each test split's rows.
         rules: of the board.
 
     Returns:
-        The finalist with its predictions and metrics.
+        The finalists with their ranks, predictions and metrics.
     """
-    seeds = tuple(
-        _evaluate_seed(seed, predictor, on_valid, valid, tests, rules)
-        for seed, predictor, on_valid in zip(
-            confirmed.seeds, confirmed.predictors, confirmed.valid, strict=True
+    predicted = [
+        tuple(
+            _evaluate_seed(seed, predictor, on_valid, valid, tests, rules)
+            for seed, predictor, on_valid in zip(one.seeds, one.predictors, one.valid, strict=True)
         )
-    )
-    metrics, draws = measure_seeds(
-        [seed.predictions for seed in seeds],
-        [seed.thresholds for seed in seeds],
-        [seed.ranks for seed in seeds],
-        subgroups,
-        rules,
-    )
-    return FinalistResult(rank, confirmed.finalist, seeds, metrics, draws)
+        for one in confirmed
+    ]
+
+    # One after another: threads lose more to the interpreter's lock than two cores gain.
+    measurements = [
+        measure_seeds(
+            [seed.predictions for seed in seeds],
+            [seed.thresholds for seed in seeds],
+            [seed.ranks for seed in seeds],
+            subgroups,
+            rules,
+        )
+        for seeds in predicted
+    ]
+    return [
+        FinalistResult(rank, one.finalist, seeds, *measurement)
+        for rank, (one, seeds, measurement) in enumerate(
+            zip(confirmed, predicted, measurements, strict=True), start=1
+        )
+    ]
 
 
 def measure_seeds(
@@ -123,7 +133,7 @@ def measure_seeds(
     ranks: Sequence[Mapping[str, Ranks]],
     subgroups: Mapping[str, Attributes],
     rules: Rules = CURRENT,
-) -> tuple[dict[str, Any], dict[str, Mapping[str, Metric]]]:
+) -> Measurement:
     """Measure a finalist on every split, in the form of `metrics.json`.
 
     Args:
@@ -156,7 +166,7 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
     config, trial = finalist.config, finalist.trial
     path = folder / "config.yaml"
     write_config(config, path, study=study, trial=trial, value=finalist.value)
-    write_json(result.metrics, folder / "metrics.json")
+    write_json(folder / "metrics.json", result.metrics)
     for seed in result.seeds:
         place = folder / f"seed_{seed.seed}"
         for name, predictions in seed.predictions.items():
@@ -165,7 +175,7 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
             write_ranks(ranks, seed.predictions[name], place / "retrieval" / f"{name}.parquet")
         own, path = with_seed(config, seed.seed), place / "config.yaml"
         write_config(own, path, study=study, trial=trial, value=seed.value)
-        write_json(plain_thresholds(seed.thresholds, result.labels), place / "thresholds.json")
+        write_json(place / "thresholds.json", plain_thresholds(seed.thresholds, result.labels))
         save_predictor(seed.predictor, place / "model.safetensors")
 
 
@@ -175,12 +185,6 @@ def plain_thresholds(thresholds: Thresholds, labels: Sequence[str]) -> dict[str,
         name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
         for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
     }
-
-
-def write_json(data: Any, path: Path) -> None:
-    """Write plain data, floats in full, as indented JSON."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
 
 
 def _evaluate_seed(

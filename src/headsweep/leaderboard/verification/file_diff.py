@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from headsweep.config.files import read_config
 from headsweep.config.schema import to_dict
+from headsweep.config.values import differences
 from headsweep.errors import ConfigError
 
 
@@ -58,16 +59,9 @@ def _json(found: Path, expected: Path) -> Iterator[Difference]:
 
 
 def _plain(place: str, found: Any, expected: Any) -> Iterator[Difference]:
-    """Leaves of plain data that differ."""
-    if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        for key in sorted({*found, *expected}):
-            inner = f"{place}.{key}" if place else key
-            yield from _plain(inner, found.get(key, "absent"), expected.get(key, "absent"))
-    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
-        for index, pair in enumerate(zip(found, expected, strict=True)):
-            yield from _plain(f"{place}.{index}", *pair)
-    elif found != expected and not (_is_nan(found) and _is_nan(expected)):
-        yield Difference(place, found, expected, _distance(found, expected))
+    """Return the leaves of plain data that differ."""
+    for inner, ours, theirs in differences(found, expected, place):
+        yield Difference(inner, ours, theirs, _distance(ours, theirs))
 
 
 def _csv(found: Path, expected: Path) -> Iterator[Difference]:
@@ -165,10 +159,6 @@ def _distance(found: Any, expected: Any) -> float:
         gap = abs(float(found) - float(expected))
         return math.inf if math.isnan(gap) else gap  # what is no number is within no tolerance
     return math.inf
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _number(cell: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headsweep.atomic_files import write_json
 from headsweep.errors import VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
@@ -15,7 +16,7 @@ from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.evaluation.summaries import choose_thresholds
 from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
-from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds, write_json
+from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds
 from headsweep.leaderboard.table import Cell, added_cells, metric_cells
 from headsweep.leaderboard.verification.file_diff import largest_difference
 
@@ -48,11 +49,11 @@ def recompute(folder: Path) -> str:
             valid = next(iter(predictions[0]))
             thresholds = [choose_thresholds(seed[valid]) for seed in predictions]
             for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
-                write_json(plain_thresholds(chosen, predictions[0][valid].labels), again)
+                write_json(again, plain_thresholds(chosen, predictions[0][valid].labels))
                 _check(place / "thresholds.json", again)
             ranks = _read_ranks(finalist)
             metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups, rules)
-            write_json(metrics, again)
+            write_json(again, metrics)
             _check(finalist / "metrics.json", again)
             cells = metric_cells(metrics, valid)
             if rules.valid_auroc:
@@ -60,7 +61,7 @@ def recompute(folder: Path) -> str:
             _check_row(folder / "leaderboard.csv", row, cells)
             measured.append((row["rank"], predictions, metrics, draws))
         names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
-        write_json(compare_rows(names, predictions_of, metrics_of, draws_of, rules), again)
+        write_json(again, compare_rows(names, predictions_of, metrics_of, draws_of, rules))
         _check(folder / COMPARISONS, again)
     return f"metrics of {len(rows)} finalists follow from their predictions"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headsweep.config.files import read_config
+from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.schema import to_dict
-from headsweep.config.values import parse_config, with_values
+from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import VerificationError
 from headsweep.leaderboard.finalists import Finalist
@@ -121,23 +122,15 @@ def _finalists(folder: Path, recorded: Mapping[str, Any]) -> list[Finalist]:
         config = read_config(path)
         expected = parse_config(one["config"], where=str(folder))
         if config.fingerprint() != expected.fingerprint():
-            place, found, was = next(_changed("", to_dict(config), one["config"]))
+            place, found, was = next(
+                differences(without_irrelevant(to_dict(config)), without_irrelevant(one["config"]))
+            )
             raise VerificationError(
                 f"{path}: an exported config must be the finalist's, "
                 f"found {place} = {found} where {was} is recorded"
             )
         finalists.append(Finalist(one["trial"], one["value"], config))
     return finalists
-
-
-def _changed(place: str, found: Any, recorded: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(found, dict) and isinstance(recorded, dict):
-        for key in found:
-            if key not in ("paths", "logging"):
-                inner = f"{place}.{key}" if place else key
-                yield from _changed(inner, found[key], recorded.get(key))
-    elif found != recorded:
-        yield place, found, recorded
 
 
 def _settings(recorded: Mapping[str, Any]) -> EngineSettings:

@@ -182,6 +182,7 @@ class DeviceTables:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.step = 16 if device.type == "cuda" else 2  # an interpreted empty tile takes time
         self.depth = 0
         self.tiles: dict[Region, Tensor] = {}
         empty = torch.zeros(0, device=device)
@@ -230,7 +231,7 @@ class DeviceTables:
         if enough and not wasted:
             return False
         self.depth = new.depth if wasted else max(self.depth, new.depth)
-        sizes = {region: _roomy(count) for region, count in need.items()}
+        sizes = {region: _roomy(count, self.step) for region, count in need.items()}
         if not wasted:
             sizes = {
                 region: max(room.get(region, 0), sizes.get(region, 0)) for region in room | sizes
@@ -260,11 +261,11 @@ class DeviceTables:
         if rows <= len(getattr(self, name)):
             return False
         setattr(self, name, torch.zeros(0, device=self.device))  # gives the old memory back
-        room = rows + 2 if name == "variants" else _roomy(rows)
+        room = rows + 2 if name == "variants" else _roomy(rows, self.step)
         setattr(self, name, torch.zeros(room, columns, dtype=dtype, device=self.device))
         return True
 
 
-def _roomy(count: int) -> int:
-    """Return a capacity for `count` and some more, a multiple of 16."""
-    return -(-int(count * SLACK) // 16) * 16 + 16
+def _roomy(count: int, step: int) -> int:
+    """Return a capacity for `count` and some more, a multiple of `step`."""
+    return -(-int(count * SLACK) // step) * step + step

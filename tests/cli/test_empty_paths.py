@@ -1,0 +1,45 @@
+"""An empty file or folder name is refused: it would silently be the current folder."""
+
+import click
+import pytest
+
+from headsweep.cli.paths import GivenPath
+from headsweep.cli.root import root
+
+
+def parameters(command, words=()):
+    """Every parameter of every command that is a path, with the words that call the command."""
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from parameters(child, (*words, name))
+    else:
+        for parameter in command.params:
+            if isinstance(parameter.type, click.Path):
+                yield words, parameter
+
+
+PATHS = [
+    pytest.param(words, parameter, id=f"{' '.join(words)} {parameter.name}")
+    for words, parameter in parameters(root)
+]
+
+
+@pytest.mark.parametrize(("words", "parameter"), PATHS)
+def test_a_command_with_an_empty_path_is_refused(words, parameter, headsweep):
+    option = [max(parameter.opts, key=len)] if isinstance(parameter, click.Option) else []
+    ended = headsweep(*words, *option, "")
+    assert (ended.code, ended.out) == (2, "")
+    assert "must not be empty" in ended.err
+
+
+def test_every_path_of_a_command_is_a_given_path():
+    assert PATHS
+    assert all(isinstance(param.values[1].type, GivenPath) for param in PATHS)
+
+
+def test_train_with_an_empty_folder_is_refused(headsweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = headsweep("train", "paths.checkpoint_dir=")
+    assert ended.code == 2
+    assert "paths.checkpoint_dir: a folder's name must not be empty" in ended.err
+    assert list(tmp_path.iterdir()) == []
