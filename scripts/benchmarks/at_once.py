@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--at-once", type=int, nargs="+", default=[4, 10, 20, 32, 64])
     parser.add_argument("--shared", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--keys", nargs="+", default=[BATCH_SIZE, NORMALIZATION])
+    parser.add_argument("--keys", nargs="+", default=[BATCH_SIZE])
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     seeds = range(args.seeds)

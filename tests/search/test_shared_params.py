@@ -15,7 +15,8 @@ from optuna.distributions import (
 
 from headsweep.errors import StudyError
 from headsweep.search.samplers.tpe import BatchedTPESampler, can_be_shared
-from headsweep.search.samplers_and_pruners import SEPARATING_KEYS, build_sampler
+from headsweep.search.samplers_and_pruners import SHARED_KEYS, build_sampler, trials_at_once
+from headsweep.search.space import suggest
 from tests.helpers.study_specs import make_spec
 
 SPACE: dict[str, BaseDistribution] = {
@@ -149,7 +150,28 @@ def test_n_shared_of_a_study_file_reaches_the_sampler(tmp_path: Path) -> None:
         sizes.append(trial.params["training.batch_size"])
         study.tell(trial, float(number))
     assert all(len(set(sizes[i : i + 6])) == 1 for i in range(0, 24, 6))
-    assert "training.batch_size" in SEPARATING_KEYS
+    assert "training.batch_size" in SHARED_KEYS
+
+
+def test_suggestions_of_a_study_file_agree_by_halves_of_what_runs_at_once(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, "study.n_trials=60", sampler={"name": "tpe"})
+    assert trials_at_once(spec) == 12
+    study = optuna.create_study(sampler=build_sampler(spec, 0))
+    sizes = np.array([suggest(study.ask(), spec.space, spec.config)["training.batch_size"]
+                      for _ in range(240)]).reshape(-1, 6)  # fmt: skip
+    assert (sizes == sizes[:, :1]).all()
+    assert set(sizes[:, 0]) == {64, 256}
+
+
+@pytest.mark.parametrize(
+    ("name", "n_trials", "at_once"),
+    [("tpe", 100, 20), ("tpe", 7, 4), ("gp", 100, 10), ("random", 100, 100)],
+)
+def test_trials_at_once_leave_a_learning_sampler_results_to_learn_from(
+    tmp_path: Path, name: str, n_trials: int, at_once: int
+) -> None:
+    spec = make_spec(tmp_path, f"study.n_trials={n_trials}", sampler={"name": name})
+    assert trials_at_once(spec) == at_once
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,11 @@ MAX_ARGUMENT = 1_000_000
 """Largest integer for a sampler or pruner: some are counts of arrays, others are exponents."""
 _EXACT_STEPS = (BatchedTPESampler, ReplayedCmaEsSampler)
 """Samplers whose stepped values are decimals by themselves."""
-SEPARATING_KEYS = (
-    "training.batch_size",
-    "features.normalization",
-    "features.input",
-    "training.precision",
-)
-"""Config keys by which trials of one program are separated into products of their own."""
+SHARED_KEYS = ("training.batch_size",)
+"""Config keys on which suggestions of batched TPE agree: trials of one batch size share a step.
+
+Normalizations share less, and agreeing on them too cost quality (`docs/benchmarks.md`).
+"""
 TIMES_LEARNT: Mapping[str, int] = {"tpe": 5, "gp": 10, "cmaes": 10}
 """Samplers that learn: they see results at least so many times in a budget (`docs/benchmarks.md`).
 """
@@ -134,7 +132,8 @@ def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
     kind = SAMPLERS[name]
     if name == "tpe" and kwargs.keys() <= BATCHED_ARGUMENTS:
         kind = BatchedTPESampler
-        kwargs["shared"] = SEPARATING_KEYS
+        kwargs["shared"] = SHARED_KEYS
+        kwargs.setdefault("n_shared", max(1, trials_at_once(spec) // 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = kind(**kwargs, seed=seed)  # type: ignore[call-arg]
