@@ -154,7 +154,7 @@ def test_n_shared_of_a_study_file_reaches_the_sampler(tmp_path: Path) -> None:
 
 
 def test_suggestions_of_a_study_file_agree_by_halves_of_what_runs_at_once(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, "study.n_trials=60", sampler={"name": "tpe"})
+    spec = make_spec(tmp_path, "study.n_trials=48", sampler={"name": "tpe"})
     assert trials_at_once(spec) == 12
     study = optuna.create_study(sampler=build_sampler(spec, 0))
     sizes = np.array([suggest(study.ask(), spec.space, spec.config)["training.batch_size"]
@@ -165,7 +165,7 @@ def test_suggestions_of_a_study_file_agree_by_halves_of_what_runs_at_once(tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "n_trials", "at_once"),
-    [("tpe", 100, 20), ("tpe", 7, 4), ("gp", 100, 10), ("random", 100, 100)],
+    [("tpe", 100, 25), ("tpe", 7, 4), ("gp", 100, 10), ("random", 100, 100)],
 )
 def test_trials_at_once_leave_a_learning_sampler_results_to_learn_from(
     tmp_path: Path, name: str, n_trials: int, at_once: int

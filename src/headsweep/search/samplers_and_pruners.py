@@ -49,7 +49,7 @@ SHARED_KEYS = ("training.batch_size",)
 
 Normalizations share less, and agreeing on them too cost quality (`docs/benchmarks.md`).
 """
-TIMES_LEARNT: Mapping[str, int] = {"tpe": 5, "gp": 10, "cmaes": 10}
+TIMES_LEARNT: Mapping[str, int] = {"tpe": 4, "gp": 10, "cmaes": 10}
 """Samplers that learn: they see results at least so many times in a budget (`docs/benchmarks.md`).
 """
 FEWEST_AT_ONCE = 4
