@@ -244,9 +244,11 @@ class Group:
         """
         scores = on_cpu.numpy()
         finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
-        ranked = np.where(finite[:, None, None], scores, np.float32(0)).swapaxes(1, 2)
+        probabilities = program.probabilities(on_cpu).numpy()
+        ranking = scores if self.inputs.ranks_logits else probabilities
+        ranked = np.where(finite[:, None, None], ranking, np.float32(0)).swapaxes(1, 2)
         auprc, auroc = average_precision_and_auroc(self.inputs.valid_targets, ranked)
-        losses = _cross_entropy(self.inputs.valid_targets, program.probabilities(on_cpu).numpy())
+        losses = _cross_entropy(self.inputs.valid_targets, probabilities)
         auprc_macro = np.where(finite, macro(auprc), np.nan)
         auroc_macro = np.where(finite, macro(auroc), np.nan)
         reports = []
