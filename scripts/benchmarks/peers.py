@@ -157,12 +157,11 @@ def study_of(n_trials: int, kind: str, data: Data, folder: Path) -> StudySpec:
 
 def pack(kind: str, data: Data) -> None:
     """What `headsweep data pack` does."""
-    from headsweep.data.dataset import load_search_splits
-    from headsweep.settings import cache_dir
+    from headsweep.data.dataset import Dataset
 
     os.environ["HEADSWEEP_CACHE"] = str(data.root / "packed")
     config = study_of(1, kind, data, data.root).config
-    load_search_splits(config, cache_dir=cache_dir(), modalities=["visual"])
+    Dataset.from_config(config).search_splits(modalities=["visual"])
 
 
 def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:

@@ -29,11 +29,11 @@ from sklearn.metrics import r2_score
 
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
-from headsweep.data.dataset import load_search_splits
+from headsweep.data.dataset import Dataset
 from headsweep.engine.engine import Engine
 from headsweep.search.space import suggest
 from headsweep.search.study_file import load_study_file
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.settings import EngineSettings
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -92,7 +92,7 @@ def record(study: str, overrides: list[str]) -> dict[str, float]:
     asked = optuna.create_study(sampler=sampler)
     params = [suggest(asked.ask(), spec.space, spec.config) for _ in range(spec.n_trials)]
     configs = [with_values(spec.config, p, where=f"trial {i}") for i, p in enumerate(params)]
-    splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=("visual", "text"))
+    splits = Dataset.from_config(spec.config).search_splits(modalities=("visual", "text"))
     trained = train(configs, Engine(*splits, EngineSettings(device="cpu", slots=32)))
     kept = [i for i, curve in enumerate(trained) if curve is not None]
     curves = [np.array(trained[i], np.float32) for i in kept]

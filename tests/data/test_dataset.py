@@ -3,17 +3,21 @@ import pytest
 
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
-from headsweep.data.dataset import load_search_splits, load_test_splits, required_modalities
+from headsweep.data.dataset import Dataset, required_modalities
 from headsweep.errors import FeatureError, ManifestError
 from tests.helpers.data_sets import config_of, write_dataset, write_feature, write_split
 
 
 def search(config, tmp_path, modalities=("visual",)):
-    return load_search_splits(config, cache_dir=tmp_path / "cache", modalities=modalities)
+    return Dataset.from_config(config, cache_dir=tmp_path / "cache").search_splits(
+        modalities=modalities
+    )
 
 
 def open_tests(config, tmp_path):
-    return load_test_splits(config, cache_dir=tmp_path / "cache", modalities=("visual",))
+    return Dataset.from_config(config, cache_dir=tmp_path / "cache").test_splits(
+        modalities=("visual",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,5 +210,5 @@ def test_real_data_load_in_both_modalities(real_reports, tmp_path):
     train, valid = search(config, tmp_path, both)
     assert train.features["visual"].shape == train.features["text"].shape == (638, 384)
     assert valid.targets.shape == (158, 18)
-    tests = load_test_splits(config, cache_dir=tmp_path / "cache", modalities=both)
+    tests = Dataset.from_config(config, cache_dir=tmp_path / "cache").test_splits(modalities=both)
     assert [len(split.volumes) for split in tests] == [200, 138, 62]

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from headsweep.data.ct_rate.names import LABELS, PREVALENCES
-from headsweep.data.dataset import load_search_splits, load_test_splits
+from headsweep.data.dataset import Dataset
 from headsweep.data.synthetic.copula import latent_correlation, tetrachoric, to_labels
 from headsweep.data.synthetic.generate import PHI, synthesize
 from headsweep.data.validation import check
@@ -34,7 +34,8 @@ def data(tmp_path_factory):
 def splits(data, tmp_path_factory):
     config = config_of(data[0])
     cache = tmp_path_factory.mktemp("cache")
-    return load_search_splits(config, cache_dir=cache, modalities=("visual", "text"))
+    data = Dataset.from_config(config, cache_dir=cache)
+    return data.search_splits(modalities=("visual", "text"))
 
 
 def macro_auroc(scores, targets):
@@ -121,7 +122,8 @@ def test_reconstructions_share_labels_report_and_text_but_no_image(splits):
 
 
 def test_test_manifests_hold_new_patients_and_all_is_the_union(data, splits, tmp_path):
-    tests = load_test_splits(config_of(data[0]), cache_dir=tmp_path, modalities=("visual",))
+    loaded = Dataset.from_config(config_of(data[0]), cache_dir=tmp_path)
+    tests = loaded.test_splits(modalities=("visual",))
     whole, one, other = tests
     assert whole.volumes == one.volumes + other.volumes
     known = {patient for split in splits for patient in split.patients}

@@ -22,13 +22,13 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from headsweep.data.dataset import load_search_splits
+from headsweep.data.dataset import Dataset
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import LaunchError, WorkerError
 from headsweep.launching.slurm import Places, Resources, queue_again, render
 from headsweep.leaderboard.finalists import choose_finalists
-from headsweep.settings import EngineSettings, WorkerSettings, cache_dir
+from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.attributes import HOST, LOST, WORKER
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import StoredStudy, open_storage
@@ -372,7 +372,7 @@ def assert_the_leaderboard_is_that_of_one_worker(array: Array) -> None:
     """Trained again by one process, every trial has its value, and the finalists are the same."""
     spec = StoredStudy.open(STUDY, array.storage).spec
     trials = array.trials(TrialState.COMPLETE)
-    splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=("visual",))
+    splits = Dataset.from_config(spec.config).search_splits(modalities=("visual",))
     configs = [trial_config(spec, trial) for trial in trials]
     again = train_to_end(configs, *splits, EngineSettings(device="cpu", slots=2))
     assert [run.best_auprc_macro for run in again] == [trial.value for trial in trials]

@@ -10,13 +10,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from headsweep.data.dataset import load_search_splits, required_modalities
+from headsweep.data.dataset import Dataset, required_modalities
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.engine.train_configs import train_to_end
 from headsweep.leaderboard.finalize import finalize
 from headsweep.search.space import suggest
 from headsweep.search.study_file import StudySpec, load_study_file
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.settings import EngineSettings
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.trials import TAPE_POSITION, trial_config
 
@@ -95,7 +95,7 @@ def add_trials(study: Study, n: int, *, seed: int) -> None:
     spec, stored = study.spec, study.optuna
     stored.sampler = optuna.samplers.RandomSampler(seed=seed)
     modalities = required_modalities(spec.config)
-    splits = load_search_splits(spec.config, cache_dir=cache_dir(), modalities=modalities)
+    splits = Dataset.from_config(spec.config).search_splits(modalities=modalities)
     trials = [stored.ask() for _ in range(n)]
     for trial in trials:
         suggest(trial, spec.space, spec.config)

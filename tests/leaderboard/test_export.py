@@ -5,10 +5,9 @@ import yaml
 
 from headsweep.config.files import read_config, write_config
 from headsweep.config.values import parse_config
-from headsweep.data.dataset import load_search_splits, required_modalities
+from headsweep.data.dataset import Dataset, required_modalities
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import ConfigError, OutputError
-from headsweep.settings import cache_dir
 from headsweep.studies.trials import trial_config
 from tests.leaderboard.conftest import SETTINGS
 
@@ -20,9 +19,7 @@ def test_the_exported_best_trial_trained_alone_gives_its_value(study, tmp_path):
     write_config(config, path, study=study.name, trial=best.number, value=best.value)
 
     config = parse_config(yaml.safe_load(path.read_text()), where="best.yaml")
-    splits = load_search_splits(
-        config, cache_dir=cache_dir(), modalities=required_modalities(config)
-    )
+    splits = Dataset.from_config(config).search_splits(modalities=required_modalities(config))
     (run,) = train_to_end([config], *splits, SETTINGS)
     assert run.best_auprc_macro == pytest.approx(best.value, abs=1e-6)
 

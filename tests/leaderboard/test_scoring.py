@@ -17,14 +17,13 @@ import torch
 
 from headsweep.config.files import read_config
 from headsweep.config.schema import LinearConfig
-from headsweep.data.dataset import load_search_splits
+from headsweep.data.dataset import Dataset
 from headsweep.data.features import read_feature
 from headsweep.engine.train_configs import train_to_end
 from headsweep.heads.base import HeadShape
 from headsweep.heads.normalization import fit_normalizer
 from headsweep.heads.predictor import Predictor, PredictorSpec, save_predictor
 from headsweep.heads.registry import build_head
-from headsweep.settings import cache_dir
 from tests.leaderboard.conftest import LABELS, SETTINGS
 
 PAGE = (Path(__file__).parents[2] / "docs/how_to/use_a_head.md").read_text(encoding="utf-8")
@@ -58,7 +57,7 @@ def test_the_folder_holds_config_weights_thresholds_and_predictions(exported):
 def test_its_config_trains_the_same_head(exported):
     config = read_config(exported / "config.yaml")
     assert (config.training.seed, config.training.tape_position) == (1, 0)
-    splits = load_search_splits(config, cache_dir=cache_dir(), modalities=("visual",))
+    splits = Dataset.from_config(config).search_splits(modalities=("visual",))
     (run,) = train_to_end([config], *splits, SETTINGS)
     first_line = (exported / "config.yaml").read_text().splitlines()[0]
     recorded = float(first_line.split()[-1])

@@ -74,16 +74,17 @@ def test_a_study_without_a_complete_trial_has_no_leaderboard(tmp_path, data):
 
 def test_no_other_code_reads_a_test_manifest():
     """Two kinds of code may know test: single runs asked for, and inspection without any head."""
-    named = {"leaderboard/firewall.py"}
-    single_runs = {"evaluate.py", "align.py"}
-    inspection = {"data/check.py", "cli/data.py", "preflight.py"}
-    loaders = users_of("load_test_splits") | users_of("load_splits_alone")
-    assert loaders - {"data/dataset.py"} == named | single_runs
-    # `compose` knows the key alone, to hold a file's paths inside of the folder of manifests.
-    spelt = {"config.py", "compose.py", "data/dataset.py"}
+    named = {"leaderboard/unblinding.py"}
+    single_runs = {"evaluation/evaluate.py", "evaluation/align.py"}
+    dataset = {"data/dataset.py", "data/loading.py", "data/in_memory.py"}
+    inspection = {"data/validation.py", "data/manifest_headers.py", "cli/data.py", "preflight.py"}
+    loaders = users_of("test_splits") | users_of("splits_alone")
+    assert loaders - dataset == named | single_runs
+    # `overrides` knows the key alone, to hold a file's paths inside of the folder of manifests.
+    spelt = {"config/schema.py", "config/overrides.py", *dataset}
     assert users_of("test_manifests") - spelt == named | inspection
-    assert users_of("load_test") == {"leaderboard/firewall.py", "leaderboard/verify.py"}
-    assert users_of("open_test") == {"leaderboard/firewall.py", "leaderboard/finalize.py"}
+    assert users_of("load_test") == {*named, "leaderboard/verification/verify.py"}
+    assert users_of("open_test") == {*named, "leaderboard/finalize.py"}
 
 
 def users_of(name: str) -> set[str]:

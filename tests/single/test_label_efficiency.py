@@ -13,10 +13,9 @@ import pytest
 import yaml
 
 from headsweep.config.overrides import compose_config
-from headsweep.data.dataset import load_search_splits
+from headsweep.data.dataset import Dataset
 from headsweep.label_efficiency import _budgets, read_scaling_study
 from headsweep.metrics.resampled_t import corrected_mean
-from headsweep.settings import cache_dir
 from tests.single.conftest import Run
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces" / "scaling" / "label_sources.yaml"
@@ -133,7 +132,7 @@ def test_scaling_run_again_gives_the_same_numbers(
 
 def test_budgets_are_nested_and_keep_patients_together(data: tuple[str, ...]):
     config = compose_config(list(data), where="test")
-    pool, _ = load_search_splits(config, cache_dir=cache_dir(), modalities=("visual",))
+    pool, _ = Dataset.from_config(config).search_splits(modalities=("visual",))
     parts = dict(_budgets(pool, [50, 200, 400], 0))
     held = {budget: set(part.volumes) for budget, part in parts.items()}
     assert held[50] < held[200] < held[400] < set(pool.volumes)

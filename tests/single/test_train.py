@@ -12,10 +12,9 @@ from sklearn.metrics import average_precision_score
 
 from headsweep.config.overrides import compose_config
 from headsweep.config.sweeps import expand_sweep
-from headsweep.data.dataset import load_search_splits
+from headsweep.data.dataset import Dataset
 from headsweep.errors import ConfigError
 from headsweep.heads.predictor import load_predictor
-from headsweep.settings import cache_dir
 from tests.single.conftest import Run
 
 SHORT = ("training.max_epochs=3", "training.batch_size=32")
@@ -132,7 +131,7 @@ def test_train_when_probabilities_saturate_ranks_by_logits(
     recorded = json.loads((tmp_path / "metrics.json").read_text())["val/auprc_macro"]
 
     config = compose_config(["head=linear", *words], where="test")
-    _, valid = load_search_splits(config, cache_dir=cache_dir(), modalities=("visual",))
+    _, valid = Dataset.from_config(config).search_splits(modalities=("visual",))
     logits = load_predictor(tmp_path / "model.safetensors").decision_function(valid.features)
     assert logits is not None
     by_sklearn = [

@@ -27,9 +27,6 @@ __all__ = [
     "MODALITIES",
     "Dataset",
     "Split",
-    "load_search_splits",
-    "load_splits_alone",
-    "load_test_splits",
     "required_modalities",
     "row_digests",
     "search_fingerprints",
@@ -344,31 +341,3 @@ def _stacked(columns: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     import numpy as np
 
     return np.column_stack(list(columns.values())) if columns else np.zeros((0, 0))
-
-
-def load_search_splits(
-    config: Config, *, cache_dir: Path, modalities: Sequence[Modality], progress: bool = False
-) -> tuple[Split, Split]:
-    """Return `Dataset.search_splits` of a config, read for this call alone."""
-    data = Dataset.from_config(config, progress=progress, cache_dir=cache_dir)
-    return data.search_splits(modalities=modalities)
-
-
-def load_test_splits(
-    config: Config, *, cache_dir: Path, modalities: Sequence[Modality], progress: bool = False
-) -> tuple[Split, ...]:
-    """Return `Dataset.test_splits` of a config, read for this call alone."""
-    data = Dataset.from_config(config, progress=progress, cache_dir=cache_dir)
-    return tuple(data.test_splits(modalities=modalities))
-
-
-def load_splits_alone(
-    config: Config,
-    *,
-    cache_dir: Path,
-    modalities: Sequence[Modality] | None = None,
-    progress: bool = False,
-) -> tuple[Split, ...]:
-    """Return `Dataset.splits_alone` of a config, read for this call alone."""
-    data = Dataset.from_config(config, progress=progress, cache_dir=cache_dir)
-    return tuple(data.splits_alone(modalities=modalities))
