@@ -405,6 +405,7 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
     modalities = searched_modalities(spec)
+    data.refuse_mixed_labels(spec.config)
     train, _ = data.search_splits(spec.config, modalities=modalities)
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, modalities)

@@ -117,8 +117,8 @@ def test_check_of_healthy_features_warns_of_nothing(tmp_path):
 
 def test_check_of_unhealthy_features_warns_with_numbers_and_rows(tmp_path):
     matrix = of_rank(3, 128)[:200] + np.float32(1)
-    matrix[:, 5] = 2
     matrix[10] *= 50
+    matrix[:, 5] = 2
     matrix[20] = matrix[30]
     matrix[40] = matrix[50]
     faults = write_features(tmp_path, matrix)

@@ -205,6 +205,7 @@ def test_own_labels_beside_ct_rates_ask_for_target_labels(tmp_path):
     assert (manifest.labels, manifest.unused) == (tuple(HEADER[2:]), ("COVID-19",))
     with pytest.raises(ManifestError, match=r"m\.csv:1: the columns 'COVID-19' hold .*target_lab"):
         refuse_mixed_labels(manifest, None)
+    assert [warning.severity for warning in manifest.warnings] == ["warning"]
     chosen = ("COVID-19", "Emphysema")
     refuse_mixed_labels(read(tmp_path / "m.csv", chosen), chosen)
 

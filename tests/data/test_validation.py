@@ -3,7 +3,10 @@ import re
 import numpy as np
 import pytest
 
+from headsweep.config.values import with_values
+from headsweep.data.dataset import Dataset
 from headsweep.data.validation import check
+from headsweep.errors import HeadsweepWarning, ManifestError
 from tests.helpers.data_sets import (
     config_of,
     write_dataset,
@@ -128,3 +131,28 @@ def test_labels_that_differ_are_a_fault_of_the_later_manifest(tmp_path):
     (fault,) = check(config)
     assert fault.path.name == "valid.csv"
     assert "same labels" in fault.message
+
+
+def test_own_labels_beside_ct_rates_are_an_error_of_train_until_they_are_chosen(tmp_path):
+    config = write_dataset(tmp_path)
+    for name, cells in (("train", "101"), ("valid", "10"), ("test", "01")):
+        path = tmp_path / "manifests" / f"{name}.csv"
+        header, *rows = path.read_text().splitlines()
+        lines = [f"{row},{cell}" for row, cell in zip(rows, cells, strict=True)]
+        path.write_text("\n".join([f"{header},COVID-19", *lines]))
+    errors = [fault for fault in check(config) if fault.severity == "error"]
+    assert [fault.path.name for fault in errors] == ["train.csv"]
+    assert "'COVID-19' hold 0 and 1 beside the 2 labels of CT-RATE" in str(errors[0])
+    data = Dataset.from_config(config, cache_dir=tmp_path / "cache")
+    with pytest.warns(HeadsweepWarning), pytest.raises(ManifestError, match="target_labels"):
+        data.refuse_mixed_labels()
+    with pytest.warns(HeadsweepWarning):
+        train, _ = Dataset.from_config(config, cache_dir=tmp_path / "cache").search_splits()
+    assert train.labels == ("Emphysema", "Lung nodule")
+    labels = ["Emphysema", "Lung nodule", "COVID-19"]
+    chosen = with_values(config, {"training.target_labels": labels}, where="test")
+    assert check(chosen) == []
+    Dataset.from_config(chosen, cache_dir=tmp_path / "cache").refuse_mixed_labels()
+    some = with_values(config, {"training.target_labels": labels[1:]}, where="test")
+    assert {fault.severity for fault in check(some)} == {"warning"}
+    assert all("'Emphysema' hold 0 and 1 but are not used" in str(f) for f in check(some))

@@ -280,6 +280,20 @@ class Dataset:
         config = config or self._config
         return self._source.test_splits(config, modalities or required_modalities(config))
 
+    def refuse_mixed_labels(self, config: Config | None = None) -> None:
+        """Refuse labels of the caller's own beside CT-RATE's when the config does not choose.
+
+        New studies and single runs call it. A study or leaderboard from before, in which such
+        labels were left out, can still be continued and verified: loading only warns.
+
+        Args:
+            config: decides what is read; None is the data set's own.
+
+        Raises:
+            ManifestError: the train manifest has both, and `training.target_labels` is null.
+        """
+        self._source.refuse_mixed_labels(config or self._config)
+
     def splits_alone(
         self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
     ) -> list[Split]:

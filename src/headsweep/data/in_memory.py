@@ -112,6 +112,9 @@ class ArraySource:
                 raise ManifestError(f"{ARRAYS}: unknown label {label!r}.{hint}")
         return chosen or held
 
+    def refuse_mixed_labels(self, config: Config) -> None:
+        """Accept any labels: those of arrays are named one by one."""
+
     def _chosen(self, name: str, config: Config, modalities: Sequence[Modality]) -> Split:
         split = self._splits[name]
         for modality in modalities:
@@ -320,7 +323,14 @@ def _checked_targets(targets: ArrayLike, labels: Sequence[str], n: int) -> NDArr
 def _texts(
     name: str, values: Sequence[Any] | None, n: int, *, may_be_empty: bool = False
 ) -> tuple[str, ...] | None:
-    """Return the values as text, one for each row; None when there are none."""
+    """Read values as text, one for each row.
+
+    Returns:
+        The texts; None when there are no values.
+
+    Raises:
+        ManifestError: their number is wrong, or one is empty.
+    """
     if values is None:
         return None
     listed = list(values)

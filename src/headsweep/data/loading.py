@@ -131,6 +131,15 @@ class ManifestSource:
         """
         return self._manifest(config, config.data.train_manifest).labels
 
+    def refuse_mixed_labels(self, config: Config) -> None:
+        """Refuse to choose between CT-RATE's labels and others when the config names none.
+
+        Raises:
+            ManifestError: the train manifest has both, and `training.target_labels` is null.
+        """
+        manifest = self._manifest(config, config.data.train_manifest)
+        refuse_mixed_labels(manifest, config.training.target_labels)
+
     def _search(
         self, config: Config, modalities: Sequence[Modality]
     ) -> tuple[LoadedSplit, LoadedSplit]:
@@ -149,8 +158,6 @@ class ManifestSource:
         self, config: Config, modalities: Sequence[Modality]
     ) -> tuple[LoadedSplit, LoadedSplit]:
         data = config.data
-        named = self._manifest(config, data.train_manifest)
-        refuse_mixed_labels(named, config.training.target_labels)
         train = self._load(config, data.train_manifest, modalities)
         if data.val_manifest is None:
             return _divide(train, data.val_fraction, config.training.seed)
@@ -187,6 +194,9 @@ class ManifestSource:
 
         All content that the manifests name counts, not only what is loaded: the rows of a split
         must not depend on the head.
+
+        Returns:
+            The split; the same one unless the policy is `drop`.
         """
         if config.data.shared_content != "drop":
             return loaded

@@ -219,8 +219,10 @@ def mixed_labels(manifest: Manifest) -> str:
 
 
 def _unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
-    if not manifest.unused or target_labels in (None, ()):
+    if not manifest.unused or target_labels == ():
         return []
+    if target_labels is None:
+        return [Fault(manifest.path, 1, mixed_labels(manifest), severity="warning")]
     message = (
         f"{_listed(manifest.unused)} hold 0 and 1 but are not used: to train them too, add them "
         "to training.target_labels"

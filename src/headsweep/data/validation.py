@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.data.dataset import required_modalities, row_digests
-from headsweep.data.faults import Fault, Severity
+from headsweep.data.faults import Fault
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.health import health_warnings
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
@@ -52,12 +52,13 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
     for name in [*searched, *data.test_manifests]:
         path = Path(config.paths.manifest_dir) / name
         manifest, found = inspect_manifest(path, data.columns, config.training.target_labels)
-        faults += found
         if manifest is None:
+            faults += found
             continue
-        if manifest.unused and config.training.target_labels is None:
-            severity: Severity = "error" if name == data.train_manifest else "warning"
-            faults.append(Fault(path, 1, mixed_labels(manifest), severity))
+        if manifest.unused and (name, config.training.target_labels) == (data.train_manifest, None):
+            asked = mixed_labels(manifest)
+            found = [replace(f, severity="error") if f.message == asked else f for f in found]
+        faults += found
         first = next(iter(inspected.values()), None)
         try:
             manifest = manifest.with_labels(first.manifest.labels) if first else manifest
