@@ -1,11 +1,11 @@
-"""Mutation testing: breaks the source in one place at a time, and counts the breaks no test sees.
+"""Mutation testing: change the source at one position at a time and count the unnoticed changes.
 
-    nice -n 19 python scripts/mutation.py FOLDER [--sample 220] [--seed 0] [--of ledger mirror]
+    nice -n 19 python scripts/mutation.py FOLDER [--sample 220] [--seed 0] [--of claims trial_cache]
 
-FOLDER gets a copy of the checkout, in which mutants are written; `mutants.jsonl` there is the
-record, and a run that was stopped goes on from it. A mutant is killed when a test of its module
-fails, or does not end in time. The quickest tests go first, on SQLite before PostgreSQL; only what
-they do not see meets the others.
+A copy of the checkout is made in FOLDER, and the mutants are written there. `mutants.jsonl` is the
+record; a stopped run continues from it. A mutant is killed when a test of its module fails or
+exceeds its time limit. The fastest tests run first, on SQLite before PostgreSQL; only mutants that
+survive them are tried with the others.
 The operators are those of Offutt et al. 1996 (ACM TOSEM 5(2)): relations, arithmetic, logical
 connectors, constants, and deleted statements.
 """
@@ -31,9 +31,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT, PACKAGE = Path(__file__).parents[1], Path("src", "headsweep")
-STATE_MACHINE = "storage/test_store_machine.py"
-STORE = (STATE_MACHINE, "workers/test_worker.py", "studies/test_storage_contract.py")
-LEDGER, JUDGING = "studies/test_ledger.py", "studies/test_judging.py"
+STATE_MACHINE, CLAIMS = "storage/test_store_machine.py", "storage/test_claims.py"
+STORE = (STATE_MACHINE, "workers/test_worker.py", "storage/test_storage_contract.py")
+PRUNING, STUDY_FILE = "studies/test_pruning.py", "search/test_study_file.py"
 TESTS: dict[str, tuple[str, ...]] = {
     **{
         f"metrics/{name}.py": (f"metrics/test_{name}.py",)
@@ -42,13 +42,13 @@ TESTS: dict[str, tuple[str, ...]] = {
     **{f"metrics/{name}.py": (f"metrics/test_{name}.py",) for name in ("resampled_t", "retrieval")},
     "metrics/thresholds.py": ("metrics/test_thresholds.py",),
     "metrics/bootstrap.py": ("metrics/test_bootstrap.py", "metrics/test_coverage.py"),
-    "studies/ledger.py": (LEDGER, *STORE, "studies/test_store.py"),
-    "studies/batch.py": (LEDGER, *STORE, "studies/test_store.py"),
-    "studies/mirror.py": ("studies/test_mirror.py", JUDGING, *STORE, "studies/test_store.py"),
-    "studies/judging.py": (JUDGING, *STORE[:2], "studies/test_policy.py"),
+    "storage/claims.py": (CLAIMS, *STORE, "studies/test_study.py"),
+    "storage/bulk_writes.py": (CLAIMS, *STORE, "studies/test_study.py"),
+    "storage/trial_cache.py": ("storage/test_trial_cache.py", PRUNING, *STORE),
+    "studies/pruning.py": (PRUNING, *STORE[:2], "search/test_samplers_and_pruners.py"),
     "workers/lease.py": ("workers/test_lease.py", STORE[1]),
-    "studies/spec.py": ("studies/test_spec.py", "studies/test_policy.py"),
-    "config.py": ("test_config.py", "studies/test_spec.py"),
+    "search/spec.py": (STUDY_FILE, "search/test_samplers_and_pruners.py"),
+    "config/schema.py": ("config/test_schema.py", STUDY_FILE),
 }
 """The modules to break, below `src/headsweep`; the tests of each, below `tests`, quickest first."""
 SHARED = (
@@ -96,7 +96,7 @@ class Mutant:
 
 
 def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """The breaks of one node: the operator's name, and what stands there instead."""
+    """Yield the mutants of one node: the name of the operator and the replacement."""
     match node:
         case ast.Compare(ops=[op]) if type(op) in RELATIONS:
             yield "relation", _with(node, ops=[RELATIONS[type(op)]()])
@@ -126,7 +126,7 @@ def variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 
 def mutants_of(module: str, source: str) -> list[Mutant]:
-    """All breaks of a module, but for type annotations and decorators."""
+    """Return all mutants of a module, except in type annotations and decorators."""
     tree = ast.parse(source)
     skipped = {id(n) for place in ast.walk(tree) for n in _annotations(place)}
     return [
@@ -138,7 +138,7 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
 
 
 def broken(source: str, mutant: Mutant) -> str:
-    """The module's source with the mutant in its place."""
+    """Return the source of the module with the mutant applied."""
     tree = ast.parse(source)
     target = list(ast.walk(tree))[mutant.node]
     new = next(node for kind, node in variants(target) if kind == mutant.kind)
@@ -151,7 +151,7 @@ def broken(source: str, mutant: Mutant) -> str:
 
 
 def fate(copy: Path, module: str, sound: str, mutant: Mutant | None) -> str:
-    """What the tests of a module say: `killed`, `late` or `survived`."""
+    """Return the verdict of a module's tests: `killed`, `late` or `survived`."""
     path = copy / PACKAGE / module
     path.write_text(sound if mutant is None else broken(sound, mutant))
     quickest, *others = (f"tests/{name}" for name in TESTS[module])
@@ -169,7 +169,7 @@ def fate(copy: Path, module: str, sound: str, mutant: Mutant | None) -> str:
 
 
 def _run(copy: Path, tests: Sequence[str], choice: str) -> int | None:
-    """The exit code of pytest in a child that has not imported headsweep; None when it is late."""
+    """Return the exit code of pytest in a process without headsweep; None on a timeout."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -251,7 +251,7 @@ def _table(fates: dict[Mutant, str]) -> str:
 
 
 def _recorded(record: Path, *, again: bool) -> dict[Mutant, str]:
-    """The fates that a former run found, of mutants that are still what they were."""
+    """Return the verdicts of a previous run for mutants that have not changed."""
     if not record.exists():
         return {}
     rows = [json.loads(line) for line in record.read_text().splitlines()]
@@ -260,7 +260,7 @@ def _recorded(record: Path, *, again: bool) -> dict[Mutant, str]:
 
 
 def _copied(copy: Path) -> Path:
-    """A copy of what the tests need, made anew."""
+    """Return a fresh copy of what the tests need."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(copy)
     ignored = shutil.ignore_patterns(".*", "__pycache__", "outputs", "storage", "data")
@@ -277,7 +277,7 @@ def _copied(copy: Path) -> Path:
 
 
 def _with(node: ast.AST, **fields: object) -> ast.AST:
-    """A copy of a node with some fields replaced."""
+    """Return a copy of a node with some fields replaced."""
     copied = deepcopy(node)
     for name, value in fields.items():
         setattr(copied, name, value)
@@ -299,7 +299,7 @@ def _is_none(value: ast.expr) -> bool:
 
 
 def _shown(node: ast.AST) -> str:
-    """The first line of a node's source, cut where it is long."""
+    """Return the first line of a node's source, shortened if it is long."""
     text = ast.unparse(ast.fix_missing_locations(deepcopy(node))).splitlines()[0]
     return text if len(text) <= 72 else f"{text[:70]}…"
 

@@ -30,7 +30,11 @@ from tests.helpers.chromium import browse  # noqa: E402
 
 
 def in_a_terminal(command: list[str]) -> str:
-    """All that a command writes to a terminal."""
+    """Return everything that a command writes to a terminal.
+
+    Raises:
+        SystemExit: the command failed.
+    """
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": str(COLUMNS), "LINES": "30", "TERM": "xterm-256color"}
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
@@ -47,13 +51,13 @@ def in_a_terminal(command: list[str]) -> str:
 
 
 def frames(written: str) -> list[str]:
-    """What stood on each line, one state after another; ANSI colours are kept."""
+    """Return the successive states of all lines, with their ANSI colours."""
     states = REDRAWN.split(CURSOR.sub("", written).replace("\r\n", "\n"))
     return [state for state in states if state.strip()]
 
 
 def half_way(states: list[str]) -> str:
-    """The live line when about half of the trials were finished."""
+    """Return the progress line at about half of the trials."""
     live = [state for state in states if "running" in state and "trials/min" in state]
 
     def distance(state: str) -> float:

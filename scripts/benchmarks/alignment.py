@@ -38,7 +38,7 @@ def make(n: int, width: int, n_labels: int) -> tuple[NDArray[np.float32], Galler
 def row_by_row(
     rows: NDArray[np.float32], gallery: Gallery, relevance: Relevance, sample: int
 ) -> NDArray[np.float64]:
-    """Average precision and NDCG of the first `sample` queries."""
+    """Return average precision and NDCG of the first `sample` queries."""
     scans = np.unique(np.asarray(gallery.scans), return_inverse=True)[1]
     rank = np.arange(1, len(rows) + 1)
     discount = 1 / np.log2(1 + rank)
@@ -66,7 +66,7 @@ def row_by_row(
 
 
 def in_python(rows: NDArray[np.float32], gallery: Gallery, sample: int) -> list[float]:
-    """Average precision of the first `sample` queries by `same_scan`, ranked in Python."""
+    """Return average precision of the first `sample` queries by `same_scan`, ranked in Python."""
     values = []
     for i in range(sample):
         similarity = (rows @ rows[i]).tolist()

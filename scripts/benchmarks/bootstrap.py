@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def loop(targets: np.ndarray, scores: np.ndarray, resamples: np.ndarray) -> np.ndarray:
-    """Both metrics for every seed, resample and label, (2, S, B, c)."""
+    """Return both metrics for every seed, resample and label, `(2, S, B, c)`."""
     values = np.empty((2, len(scores), len(resamples), targets.shape[1]))
     for b, counts in enumerate(resamples):
         rows = np.repeat(np.arange(len(targets)), counts)

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def both_macro(values: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Macro AUPRC and AUROC, (2, number of draws)."""
+    """Return macro AUPRC and AUROC, `(2, number of draws)`."""
     return np.stack([macro(metric).ravel() for metric in values])
 
 

@@ -31,7 +31,7 @@ REMEMBERED_S = 10.5
 
 
 def get(app: Any, path: str, query: str) -> tuple[float, int]:
-    """Seconds until the answer is there, and its bytes."""
+    """Return the seconds until the answer is complete, and its size in bytes."""
     environ = {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": path,

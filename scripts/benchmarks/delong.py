@@ -41,7 +41,7 @@ def main() -> None:
 def _rejected(
     rng: np.random.Generator, patients: int, most: int, *, mixed: bool
 ) -> tuple[bool, bool] | None:
-    """Whether either test rejects on one data set; None where there is no p-value."""
+    """Return whether either test rejects on one data set; None where there is no p-value."""
     rows = np.minimum(1 + rng.geometric(0.3, patients), most) if most > 4 else None
     counts: NDArray[np.int64] = rng.integers(1, most + 1, patients) if rows is None else rows
     patient = np.repeat(np.arange(patients), counts)

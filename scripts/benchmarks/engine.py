@@ -18,7 +18,7 @@ import multiprocessing
 import statistics
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,15 +27,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from ways import WAYS, train_one
+from ways import WAYS, search_by_engine, train_one
 from workload import STUDIES, draw_configs, make_split
 
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.engine.engine import Engine
-from headsweep.engine.groups import group_key
 from headsweep.engine.inputs import Inputs, Variant
-from headsweep.engine.tape import batch_bounds
+from headsweep.engine.timings import Usage
 from headsweep.settings import EngineSettings
 
 
@@ -78,11 +77,16 @@ class Turns:
     """By way, of every round."""
     best: dict[str, list[float]]
     """By way, the best validation AUPRC of every config."""
-    slots_a_step: float
+    usage: Usage
+    """The engine's counters in the last round."""
 
 
 def take_turns(arguments: argparse.Namespace, start: threading.Barrier) -> Turns:
-    """Train all configs in every way, each time together with the other workers."""
+    """Train all configs in every way, each time together with the other workers.
+
+    Returns:
+        CPU seconds of each round, and the mean of the best AUPRC, by way.
+    """
     configs, train, valid, device = workload(arguments)
     seconds: dict[str, list[float]] = defaultdict(list)
     best: dict[str, list[float]] = {}
@@ -92,16 +96,20 @@ def take_turns(arguments: argparse.Namespace, start: threading.Barrier) -> Turns
             for name in arguments.ways:
                 start.wait()
                 begun = clock()
-                best[name] = WAYS[name](configs, train, valid, device, arguments.slots)
+                work = (configs, train, valid, device, arguments.slots)
+                if name == "headsweep":
+                    best[name], usage = search_by_engine(*work)
+                else:
+                    best[name] = WAYS[name](*work)
                 seconds[name].append(clock() - begun)
     except BaseException:
         start.abort()  # the others would wait for ever
         raise
-    return Turns(dict(seconds), best, slots_per_step(configs, train, valid, device))
+    return Turns(dict(seconds), best, usage)
 
 
 def workload(arguments: argparse.Namespace) -> tuple[list[Config], Split, Split, torch.device]:
-    """Configs, splits and device, in a process that computes with one thread."""
+    """Return configs, splits and device; the process computes with one thread from now on."""
     torch.set_num_threads(1)
     configs = draw_configs(
         STUDIES[arguments.head], arguments.configs, arguments.epochs, arguments.fix, arguments.seed
@@ -113,7 +121,7 @@ def workload(arguments: argparse.Namespace) -> tuple[list[Config], Split, Split,
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """Every way is one thread: its CPU time does not count what else the machine does."""
+    """Return the clock: CPU time on a CPU, which other processes do not change; else wall time."""
     return time.process_time if device.type == "cpu" else time.perf_counter
 
 
@@ -138,19 +146,6 @@ def report_alone(arguments: argparse.Namespace) -> None:
     print(json.dumps(result))
 
 
-def slots_per_step(
-    configs: Sequence[Config], train: Split, valid: Split, device: torch.device
-) -> float:
-    """Heads that one of headsweep's fused steps trains, on average, with all of them admitted."""
-    inputs = Inputs(train, valid, device)
-    together = Counter(
-        (group_key(config, inputs), min(config.training.batch_size, inputs.n_train))
-        for config in configs
-    )
-    steps = {key: len(batch_bounds(inputs.n_train, key[1])) for key in together}
-    return sum(together[key] * steps[key] for key in together) / sum(steps.values())
-
-
 def report(arguments: argparse.Namespace, turns: Sequence[Turns]) -> None:
     """Print a table, and one JSON line last."""
     times = {
@@ -167,11 +162,14 @@ def report(arguments: argparse.Namespace, turns: Sequence[Turns]) -> None:
         )
         for name, taken in times.items()
     }
-    best, slots_a_step = turns[0].best, turns[0].slots_a_step
+    best, usage = turns[0].best, turns[0].usage
+    slots_a_step = usage.slot_steps / usage.fused_steps
+    us_a_slot_step = 1e6 * usage.training_s / usage.slot_steps
     trained = arguments.configs * arguments.epochs
     table = Table(
         title=f"{arguments.head}: {arguments.configs} configs × {arguments.epochs} epochs, "
-        f"{slots_a_step:.1f} slots a fused step, {arguments.workers} at once"
+        f"{slots_a_step:.1f} slots per fused step, {us_a_slot_step:.1f} us per slot-step, "
+        f"{arguments.workers} at once"
     )
     for column in ("way", "s", "ms a trial-epoch", "times headsweep's", "mean best AUPRC"):
         table.add_column(column, justify="left" if column == "way" else "right")
@@ -185,7 +183,7 @@ def report(arguments: argparse.Namespace, turns: Sequence[Turns]) -> None:
         "head": arguments.head, "device": arguments.device, "rows": arguments.rows,
         "width": arguments.width, "configs": arguments.configs, "epochs": arguments.epochs,
         "fixed": arguments.fix, "workers": arguments.workers, "slots_a_step": slots_a_step,
-        "median_s": medians, "ratio": ratios,
+        "us_a_slot_step": us_a_slot_step, "median_s": medians, "ratio": ratios,
     }  # fmt: skip
     print(json.dumps(result))
 

@@ -67,23 +67,34 @@ def main() -> None:
     }
     table = Table(title=f"{base.head} heads, at {base.trials} trials in {base.slots} slots, "
                   f"{base.rows} × {base.width} rows, {base.epochs} epochs")  # fmt: skip
-    for column in ("grows", "with", "at", "measured", "exponent"):
+    columns = ("grows", "with", "at", "measured", "exponent", "slots a step", "us a slot-step")
+    for column in columns:
         table.add_column(column)
     results = []
     for (measure, axis), values in axes.items():
         fixed, rounds = (base, arguments.rounds) if measure == "seconds" else (heavy, 1)
         points = [_at(fixed, axis, value) for value in values]
-        found = _medians(points, measure, rounds)
+        medians = _medians(points, rounds)
+        found = medians[measure]
         exponent = float(np.polyfit(np.log(values), np.log(found), 1)[0])
-        table.add_row(measure, axis, _joined(values), _joined(found), f"{exponent:.2f}")
+        table.add_row(
+            measure,
+            axis,
+            _joined(values),
+            _joined(found),
+            f"{exponent:.2f}",
+            _joined(medians["slots_a_step"]),
+            _joined(medians["us_a_slot_step"]),
+        )
         results.append({"measure": measure, "axis": axis, "values": values, "found": found,
-                        "exponent": exponent})  # fmt: skip
+                        "exponent": exponent, "slots_a_step": medians["slots_a_step"],
+                        "us_a_slot_step": medians["us_a_slot_step"]})  # fmt: skip
     Console().print(table)
     print(json.dumps({**asdict(base), "growth": results}))
 
 
 def train(point: Point) -> dict[str, float]:
-    """Seconds of training, and mebibytes held at most beyond those before it."""
+    """Return seconds, peak MiB beyond those before training, slots per step, us per slot-step."""
     import torch
     from workload import STUDIES, draw_configs, make_split
 
@@ -111,17 +122,26 @@ def train(point: Point) -> dict[str, float]:
             if report.finished:
                 engine.evict(report.slot)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "mebibytes": _peak_mebibytes() - before}
+    usage = engine.usage
+    return {
+        "seconds": seconds,
+        "mebibytes": _peak_mebibytes() - before,
+        "slots_a_step": usage.slot_steps / usage.fused_steps,
+        "us_a_slot_step": 1e6 * usage.training_s / usage.slot_steps,
+    }
 
 
 def _at(point: Point, axis: str, value: int) -> Point:
     return Point(**(asdict(point) | {axis: value}))
 
 
-def _medians(points: Sequence[Point], measure: str, rounds: int) -> list[float]:
-    """Of every point, over rounds in which the points take turns."""
-    runs = [[_run(point)[measure] for point in points] for _ in range(rounds)]
-    return [statistics.median(values) for values in zip(*runs, strict=True)]
+def _medians(points: Sequence[Point], rounds: int) -> dict[str, list[float]]:
+    """Return the medians of each figure at each point; the points take turns in each round."""
+    runs = [[_run(point) for point in points] for _ in range(rounds)]
+    return {
+        figure: [statistics.median(run[i][figure] for run in runs) for i in range(len(points))]
+        for figure in runs[0][0]
+    }
 
 
 def _run(point: Point) -> dict[str, float]:

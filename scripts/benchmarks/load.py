@@ -39,7 +39,7 @@ BUDGET = 1_000_000
 
 
 def proxy(listener: socket.socket, port: int, sent: object, received: object) -> None:
-    """Passes bytes on, and counts them: `sent` to the server, `received` from it."""
+    """Forward bytes and count them: `sent` to the server, `received` from it."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     peers: dict[socket.socket, tuple[socket.socket, object]] = {}
@@ -72,7 +72,7 @@ def proxy(listener: socket.socket, port: int, sent: object, received: object) ->
 
 
 def processor_s(server: Server) -> float:
-    """Processor seconds of the server and all its processes, ended ones included."""
+    """Return the processor seconds of the server and its processes, finished ones included."""
     ticks = 0.0
     assert server.process is not None
     parent = server.process.pid
@@ -89,7 +89,7 @@ def processor_s(server: Server) -> float:
 
 
 def state(server: Server, database: str) -> dict[str, float]:
-    """Counters of a database, to be subtracted."""
+    """Return counters of a database, to be subtracted from each other."""
     with psycopg.connect(server.url(database)) as connection:
         connection.execute("SELECT pg_stat_force_next_flush()")
         row = connection.execute(
@@ -112,7 +112,7 @@ def connections(server: Server, database: str) -> int:
 
 
 def measure(server: Server, workers: int, slots: int, epoch_s: float, seconds: float) -> dict:
-    """One number of workers: what each trial costs once all workers run trials."""
+    """Return the cost per trial for one number of workers, once all of them run trials."""
     forks = multiprocessing.get_context("forkserver")
     database = server.new_database()
     with tempfile.TemporaryDirectory() as folder:

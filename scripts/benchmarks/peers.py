@@ -350,14 +350,29 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--labels", type=int, default=18)
-    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--trials", type=int, help="50, or what the shipped study says")
     parser.add_argument("--process-trials", type=int, default=2, help="of one process a trial")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--study", choices=["linear_visual", "mlp_visual"],
+        help="a whole shipped study, against study.optimize alone (see shipped.py)",
+    )  # fmt: skip
+    parser.add_argument("--slots", type=int, help="of headsweep's engine, with --study")
+    parser.add_argument("--alone", action="store_true", help="headsweep alone, with --study")
     parser.add_argument("--services", nargs="+", choices=SERVICES, default=list(SERVICES))
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if arguments.study:
+        from shipped import compare
+
+        compare(
+            arguments.study, arguments.rows, trials=arguments.trials, rounds=arguments.rounds,
+            slots=arguments.slots, alone=arguments.alone,
+        )  # fmt: skip
+        return
+    arguments.trials = arguments.trials or 50
     services = [s for s in arguments.services if importlib.util.find_spec(NEEDS.get(s, "json"))]
     rates: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as root:

@@ -44,7 +44,7 @@ BANDWIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
 
 
 def train(configs: list[Config], engine: Engine) -> list[float | None]:
-    """The value of every config; None where training failed."""
+    """Return the value of each config; None where training failed."""
     # Those that share a program stand together, so that groups are full.
     waiting = sorted(enumerate(configs), key=lambda item: _group(item[1]), reverse=True)
     index_of: dict[int, int] = {}
@@ -71,7 +71,11 @@ def _group(config: Config) -> tuple[str, int]:
 
 
 def record(overrides: list[str]) -> dict[str, float]:
-    """Trains and writes the table."""
+    """Train all configs and write the table.
+
+    Returns:
+        The exit code.
+    """
     spec = load_study_file(RECORDED / "head_study.yaml", overrides)
     sampler = optuna.samplers.RandomSampler(seed=spec.seed)
     study = optuna.create_study(sampler=sampler)
@@ -88,9 +92,13 @@ def record(overrides: list[str]) -> dict[str, float]:
 
 
 def fit() -> dict[str, float]:
-    """Fits the surrogate; how much it explains of each trial, given all others.
+    """Fit the surrogate.
 
-    The process itself would promise more than was recorded, where good values are few.
+    A mean of nearby trials is used, not the Gaussian process itself, which predicts higher values
+    than were recorded where good values are few.
+
+    Returns:
+        The share of variance (R2) that it explains, each trial predicted from all others.
     """
     points, values = recorded_trials()
     fitted = np.random.default_rng(0).permutation(len(points))[:N_FITTED]

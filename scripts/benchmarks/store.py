@@ -110,10 +110,10 @@ class Contestant(Protocol):
     """A worker's share in a study; trials go by any key."""
 
     def claim(self, n: int) -> dict[int, float]:
-        """Starts up to `n` trials; their learning rates by key."""
+        """Start up to `n` trials; return their learning rates by key."""
 
     def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
-        """Reports (epoch, value) of every trial, asks for verdicts, tells the trials in `last`."""
+        """Report (epoch, value) of each trial, ask for verdicts, finish the trials in `last`."""
 
 
 class Ours:
@@ -233,7 +233,7 @@ class Cost:
 
 
 def work(name: str, url: str, spec: StudySpec, slots: int, seconds: float) -> Turn:
-    """One worker's turn."""
+    """Run one worker's trial cycles and return what they cost."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     contestant = CONTESTANTS[name](url, spec)
@@ -267,7 +267,7 @@ def work(name: str, url: str, spec: StudySpec, slots: int, seconds: float) -> Tu
 
 
 def share_start(barrier: Any) -> None:
-    """Gives a worker process the barrier at which all wait until all are ready."""
+    """Give a worker process the barrier at which all wait until all are ready."""
     global START
     START = barrier
 
@@ -275,7 +275,7 @@ def share_start(barrier: Any) -> None:
 def compete(
     name: str, url: str, spec: StudySpec, cell: Cell, seconds: float, patience_s: float
 ) -> Cost | None:
-    """What a trial costs on average over the workers; None: too slow."""
+    """Return the mean cost of a trial over the workers; None when it is too slow."""
     barrier = PROCESSES.Barrier(cell.workers)
     with PROCESSES.Pool(cell.workers, share_start, (barrier,)) as pool:
         job = [(name, url, spec, cell.slots, seconds)] * cell.workers
@@ -321,7 +321,7 @@ def past_trials(spec: StudySpec, cell: Cell) -> Iterator[FrozenTrial]:
 
 
 def fill_database(spec: StudySpec, url: str, cell: Cell) -> None:
-    """Writes all in one transaction; what runs has a sign of life from a day ahead."""
+    """Write all trials in one transaction; running ones get a heartbeat one day in the future."""
     storage = open_storage(url, create=True)
     study_id = StoredStudy.create(spec, storage).study_id
     trials = list(past_trials(spec, cell))
@@ -395,7 +395,7 @@ class Stores:
 
 @contextmanager
 def proxy(name: str, url: str) -> Iterator[str]:
-    """The URL that a contestant is given: for gRPC that of a server in front of the database."""
+    """Give a contestant its URL; for gRPC that of a server in front of the database."""
     if name != "grpc":
         yield url
         return
@@ -427,7 +427,7 @@ def seconds_to_open(url: str) -> float:
 
 
 def turns(databases: Sequence[str], contestants: Sequence[str]) -> list[tuple[str, str]]:
-    """Who competes on what: the journal knows files alone, the others databases."""
+    """Return the contestants of each database; the journal works on files only."""
     return [
         (kind, name)
         for kind, name in itertools.product(databases, contestants)
@@ -479,7 +479,7 @@ def main() -> None:
 
 
 def run_cell(cell: Cell, stores: Stores, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The medians of every contestant over the rounds, in which they take turns."""
+    """Collect the medians of each contestant over rounds in which they take turns."""
     spec = define(stores.folder, cell.sampler)
     taken: defaultdict[tuple[str, str], list[Cost | None]] = defaultdict(list)
     opened: defaultdict[str, list[float]] = defaultdict(list)

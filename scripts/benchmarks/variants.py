@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _configs(width: int, batch: int, slots: int) -> list[Config]:
-    """Two hidden layers, dropout, and a learning rate for each slot."""
+    """Return configs with two hidden layers, dropout, and a learning rate for each slot."""
     base = {"head.width": width, "head.depth": 2, "head.dropout": 0.3, "training.batch_size": batch}
     mlp = Config.model_validate({"head": {"kind": "mlp"}})
     rates = [{"training.learning_rate": 1e-4 * (1 + i)} for i in range(slots)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from headsweep.engine.engine import Engine
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.losses import loss, loss_settings
 from headsweep.engine.numerics.schedule import learning_rate
+from headsweep.engine.timings import Usage
 from headsweep.heads.base import Head, LabelHead, join_views
 from headsweep.heads.registry import build_head
 from headsweep.heads.retrieval import RetrievalHead
@@ -32,10 +33,14 @@ Way = Callable[[Sequence[Config], Split, Split, torch.device, int], list[float]]
 """Configs, splits, device and slots to the best validation AUPRC of every config."""
 
 
-def by_engine(
+def search_by_engine(
     configs: Sequence[Config], train: Split, valid: Split, device: torch.device, slots: int
-) -> list[float]:
-    """(a) headsweep, as a search drives it: the best weights are kept, heads are not handed out."""
+) -> tuple[list[float], Usage]:
+    """Train all configs as a worker does, refilling slots as they become free.
+
+    Returns:
+        The best validation AUPRC of each config, and the engine's counters.
+    """
     engine = Engine(train, valid, EngineSettings(device=str(device), slots=slots))
     waiting, best = list(enumerate(configs))[::-1], [0.0] * len(configs)
     index_of: dict[int, int] = {}
@@ -48,13 +53,20 @@ def by_engine(
             if report.finished:
                 del index_of[report.slot]
                 engine.evict(report.slot)
-    return best
+    return best, engine.usage
+
+
+def by_engine(
+    configs: Sequence[Config], train: Split, valid: Split, device: torch.device, slots: int
+) -> list[float]:
+    """Return the results of (a) headsweep, used as a search uses it."""
+    return search_by_engine(configs, train, valid, device, slots)[0]
 
 
 def one_at_a_time(
     configs: Sequence[Config], train: Split, valid: Split, device: torch.device, slots: int
 ) -> list[float]:
-    """(b) a plain loop for every config."""
+    """Return the results of (b): a plain loop for each config."""
     inputs = Inputs(train, valid, device)
     return [train_one(config, inputs) for config in configs]
 
@@ -62,7 +74,7 @@ def one_at_a_time(
 def summed_losses(
     configs: Sequence[Config], train: Split, valid: Split, device: torch.device, slots: int
 ) -> list[float]:
-    """(c) heads that share batch size and input in one ModuleDict, one optimiser, summed losses."""
+    """Return the results of (c): one ModuleDict per batch size and input, summed losses."""
     inputs = Inputs(train, valid, device)
     best = dict.fromkeys(range(len(configs)), 0.0)
     for members in _fusable(configs):
@@ -77,7 +89,7 @@ def summed_losses(
 def static_stack(
     configs: Sequence[Config], train: Split, valid: Split, device: torch.device, slots: int
 ) -> list[float]:
-    """(d) heads of one shape stacked for batched products; a barrier until the last has ended."""
+    """Return the results of (d): stacks of heads of one shape, trained until the last ends."""
     inputs = Inputs(train, valid, device)
     best = dict.fromkeys(range(len(configs)), 0.0)
     shapes: dict[object, list[int]] = defaultdict(list)
@@ -183,7 +195,7 @@ def _validate(head: Head, config: Config, inputs: Inputs) -> float:
 
 
 def _votes(head: RetrievalHead, config: Config, inputs: Inputs) -> Tensor:
-    """Labels of the nearest training rows, as PyTorch says it in a few lines."""
+    """Return the labels of the nearest training rows, computed by plain PyTorch."""
     gallery = head.embed(_views(config, inputs, valid=False))
     queries = head.embed(_views(config, inputs, valid=True))
     votes = []
@@ -195,7 +207,12 @@ def _votes(head: RetrievalHead, config: Config, inputs: Inputs) -> Tensor:
 
 
 def train_one(config: Config, inputs: Inputs) -> float:
-    """The best validation AUPRC of one head in a plain loop."""
+    """Return the best validation AUPRC of one head in a plain loop."""
+    return max(epochs_of_one(config, inputs))
+
+
+def epochs_of_one(config: Config, inputs: Inputs) -> Iterator[float]:
+    """Yield the validation AUPRC of every epoch of one head in a plain loop."""
     t = config.training
     head = build_head(config.head, inputs.shape(config), seed=t.seed).to(inputs.device)
     views = _views(config, inputs, valid=False)
@@ -203,7 +220,7 @@ def train_one(config: Config, inputs: Inputs) -> float:
         head.input, views = "visual", {"visual": join_views(views, config.features.input)}
         valid = join_views(_views(config, inputs, valid=True), config.features.input)
     optimizer = _optimizer([_group(head.parameters(), config)], config)
-    best, step = 0.0, 0
+    step = 0
     for _ in range(t.max_epochs):
         batches = _batches(inputs.n_train, t.batch_size, inputs.device)
         for rows in batches:
@@ -219,13 +236,13 @@ def train_one(config: Config, inputs: Inputs) -> float:
             optimizer.step()
             step += 1
         if isinstance(head, RetrievalHead):
-            best = max(best, _validate(head, config, inputs))
+            yield _validate(head, config, inputs)
         else:
             head.eval()
             with torch.no_grad():
-                best = max(best, _macro(inputs, torch.sigmoid(head(valid))))
+                reached = _macro(inputs, torch.sigmoid(head(valid)))
             head.train()
-    return best
+            yield reached
 
 
 def _train_summed(configs: Sequence[Config], inputs: Inputs) -> list[float]:
@@ -263,7 +280,7 @@ def _train_summed(configs: Sequence[Config], inputs: Inputs) -> list[float]:
 
 
 def _train_stack(configs: Sequence[Config], inputs: Inputs) -> list[float]:
-    """Weights `(K, h_in, h_out)`, autograd through `baddbmm`, unfused stacked AdamW."""
+    """Return results with weights `(K, h_in, h_out)`, autograd and stacked AdamW."""
     first = configs[0]
     head = first.head
     if isinstance(head, RetrievalConfig):

@@ -20,7 +20,7 @@ STUDIES = {"linear": "linear_visual", "mlp": "mlp_visual", "retrieval": "retriev
 
 
 def make_split(name: str, rows: int, width: int, n_labels: int, seed: int) -> Split:
-    """Random features whose labels follow them linearly, at CT-RATE's mean prevalence."""
+    """Return random features with linear labels of CT-RATE's mean prevalence."""
     rng = np.random.default_rng(seed)
     visual = rng.normal(size=(rows, width)).astype(np.float32)
     text = (visual + rng.normal(size=visual.shape)).astype(np.float32)
@@ -36,7 +36,7 @@ def make_split(name: str, rows: int, width: int, n_labels: int, seed: int) -> Sp
 
 
 def draw_configs(study: str, n: int, epochs: int, fixed: Sequence[str], seed: int) -> list[Config]:
-    """`n` random configs of a shipped study's space, each for exactly `epochs` epochs."""
+    """Return `n` random configs of a shipped study's space, each for exactly `epochs` epochs."""
     spec = load_study_file(ROOT / "search_spaces" / f"{study}.yaml", [])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

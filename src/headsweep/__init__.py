@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headsweep.errors import OutputError as OutputError
     from headsweep.errors import SearchError as SearchError
     from headsweep.errors import StorageError as StorageError
+    from headsweep.errors import StudyDeletedError as StudyDeletedError
     from headsweep.errors import StudyError as StudyError
     from headsweep.errors import TrialError as TrialError
     from headsweep.errors import VerificationError as VerificationError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from headsweep.errors import WorkError as WorkError
     from headsweep.heads.predictor import Predictor as Predictor
     from headsweep.heads.predictor import load_predictor as load_predictor
+    from headsweep.leaderboard.leaderboard import Leaderboard as Leaderboard
     from headsweep.studies.summary import Summary as Summary
 
     __version__: str
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "headsweep.api": ("Study",),
     "headsweep.data.dataset": ("Dataset", "Split"),
+    "headsweep.leaderboard.leaderboard": ("Leaderboard",),
     "headsweep.heads.predictor": ("Predictor", "load_predictor"),
     "headsweep.studies.summary": ("Summary",),
     "headsweep.errors": (
@@ -58,6 +61,7 @@ _MODULES = {
         "OutputError",
         "SearchError",
         "StorageError",
+        "StudyDeletedError",
         "StudyError",
         "TrialError",
         "VerificationError",

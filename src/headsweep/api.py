@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headsweep.data.dataset import Dataset
 from headsweep.data.manifest_headers import check_test_headers
+from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
@@ -20,6 +21,7 @@ from headsweep.preflight import (
     check_output,
     refuse_empty_path,
 )
+from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
@@ -32,6 +34,8 @@ from headsweep.workers.signals import stop_in_process
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
+
+    from headsweep.leaderboard.leaderboard import Leaderboard
 
 
 class Study:
@@ -210,13 +214,54 @@ class Study:
                 )
         return self
 
+    def enqueue(self, *params: Mapping[str, Any]) -> list[int]:
+        """Add trials with given params; workers run each of them once, before they suggest others.
+
+        Args:
+            params: values by keys of the space. Keys that are left out get the study's default
+                value, so `{}` is the default config.
+
+        Returns:
+            Numbers of the trials.
+
+        Raises:
+            StudyError: a key is not searched, or a value is outside its range.
+        """
+        return self._stored.enqueue(params, by="user")
+
+    def enqueue_from(self, study: str, *, top: int = 10) -> list[int]:
+        """Enqueue the best trials of another study in the same storage.
+
+        Trials whose params do not fit this space are left out.
+
+        Args:
+            study: name of the other study.
+            top: number of its best complete trials.
+
+        Returns:
+            Numbers of the new trials.
+
+        Raises:
+            StudyError: there is no such study, or it has no complete trial.
+        """
+        other = StoredStudy.open(study, self._stored.storage)
+        fitting = [t.params for t in other.best_trials(top) if self._fits(t.params)]
+        return self._stored.enqueue(fitting, by=f"study {study}")
+
+    def _fits(self, params: Mapping[str, Any]) -> bool:
+        try:
+            complete_params(params, self.spec, where="params")
+        except StudyError:
+            return False
+        return True
+
     def finalize(
         self,
         *,
         device: str = EngineSettings.device,
         slots: int | None = None,
         reopen: str | None = None,
-    ) -> Path:
+    ) -> Leaderboard:
         """Train the best trials with several seeds, open test once, write the leaderboard.
 
         Args:
@@ -225,7 +270,7 @@ class Study:
             reopen: why test is opened again for other trials; the reason is on the leaderboard.
 
         Returns:
-            The leaderboard's folder.
+            The leaderboard; it can be used as the path of its folder.
 
         Raises:
             StudyError: test was already opened for other trials.
@@ -233,13 +278,14 @@ class Study:
             InputError: the data or the folder cannot be used.
         """
         from headsweep.leaderboard.finalize import finalize
+        from headsweep.leaderboard.leaderboard import Leaderboard
         from headsweep.leaderboard.report.dashboard_notes import attach_board
 
-        with _threads_restored():
+        with _threads_restored(), self._stored.data_errors_explained():
             engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
             folder = finalize(self._stored, self.out, engine, data=self.data, reopen=reopen)
         attach_board(self._stored, folder)
-        return folder
+        return Leaderboard(folder)
 
     def status(self) -> Summary:
         """Return the progress: trials by state, best value, speed, live workers."""

@@ -40,7 +40,7 @@ def refuse_empty_path(text: str | Path, name: str) -> Path:
         OutputError: the text is empty.
     """
     if not str(text).strip():
-        raise OutputError(f"{name} is empty; use '.' for the current folder")
+        raise OutputError(f"{name} must not be empty; '.' is the current folder")
     return Path(text)
 
 
@@ -54,7 +54,8 @@ def check_manifests(config: Config) -> None:
     data = config.data
     for name in (data.train_manifest, data.val_manifest, *data.test_manifests):
         if name is not None and not (path := Path(config.paths.manifest_dir) / name).is_file():
-            raise ManifestError(f"manifest not found: {path}")
+            here = "" if path.is_absolute() else f" (relative to the current folder, {Path.cwd()})"
+            raise ManifestError(f"manifest not found: {path}{here}")
     check_stems(config)
 
 

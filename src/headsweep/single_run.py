@@ -54,6 +54,9 @@ def train(
         on_epoch: called with the report of every epoch.
         notice: told, in a line, what is not as asked and does not stop training.
 
+    Returns:
+        The trained head.
+
     Raises:
         InputError: the config, the data or the folder cannot be used, or the state to resume from
             is another run's; nothing was trained.
@@ -86,7 +89,11 @@ def train(
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Refuses a folder in which another run is at work: their lines and states would mix."""
+    """Refuse a folder in which another run is at work: their lines and states would mix.
+
+    Raises:
+        OutputError: another run writes to the folder.
+    """
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder / ".lock", wait=False))
@@ -106,7 +113,14 @@ def _train_on(
     on_epoch: Callable[[EpochReport], None] | None,
     notice: Notice,
 ) -> tuple[EpochReport, ...]:
-    """Train a slot to its end, with the state, metrics and logs of every epoch."""
+    """Train a slot to its end, with the state, metrics and logs of every epoch.
+
+    Returns:
+        The reports of all epochs.
+
+    Raises:
+        TrialError: training diverged.
+    """
     before = engine.history(slot)
     # An interrupted run may have written its last line only in part; the state is the truth.
     write_text(folder / METRICS, "".join(_line(report) for report in before))
@@ -132,7 +146,7 @@ def _train_on(
 
 
 def _without_missing_text(config: Config, notice: Notice) -> Config:
-    """The config with visual features alone where both are asked for and there is no text."""
+    """Return the config with visual features alone if it asks for both and there is no text."""
     if config.features.input != "both" or config.head.kind == "retrieval":
         return config
     path = Path(config.paths.manifest_dir) / config.data.train_manifest
@@ -149,7 +163,7 @@ def _without_missing_text(config: Config, notice: Notice) -> Config:
 def _identity(
     config: Config, fit: Split, valid: Split, device: torch.device, settings: EngineSettings
 ) -> dict[str, Any]:
-    """What a state belongs to: config and data, which must be the same, and the machine."""
+    """Return what a state belongs to: config and data, which must be the same, and the machine."""
     relevant = without_irrelevant(to_dict(config))
     data = {
         part: [split.manifest_fingerprint, *split.feature_fingerprints.values()]
@@ -162,7 +176,7 @@ def _identity(
 def _snapshot_to_resume(
     config: Config, folder: Path, identity: dict[str, Any], notice: Notice
 ) -> Snapshot | None:
-    """The state to go on from; `identity` then takes over the name of its run.
+    """Return the state to go on from; `identity` then takes over the name of its run.
 
     Raises:
         ConfigError: the state named by `training.resume.state_path` is not there, or a state is
@@ -189,7 +203,7 @@ def _snapshot_to_resume(
 
 
 def _yaml(config: Config) -> str:
-    """The config as `--config` reads it; it describes the run, resumed or not."""
+    """Return the config as `--config` reads it; it describes the run, resumed or not."""
     plain = to_dict(config)
     plain["training"]["resume"] = to_dict(Config())["training"]["resume"]
     return to_yaml(plain)

@@ -146,7 +146,7 @@ def test_create_with_a_bad_definition_writes_nothing(empty: Path, arrays: hs.Dat
     bad = definition(learning_rat=1)
     with pytest.raises(hs.InputError, match="learning_rat"):
         hs.Study.create(bad, data=arrays)
-    with pytest.raises(hs.OutputError, match="out is empty"):
+    with pytest.raises(hs.OutputError, match="out must not be empty"):
         hs.Study.create(definition(), data=arrays, out="")
     assert list(empty.iterdir()) == []
 

@@ -29,7 +29,7 @@ from headsweep.config.values import leaf_paths
 from tests.helpers.command_line import Ended
 from tests.helpers.data_sets import write_dataset
 
-pytestmark = pytest.mark.hardening
+pytestmark = [pytest.mark.hardening, pytest.mark.slow]
 
 STUDY: dict[str, Any] = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},
@@ -832,7 +832,7 @@ def fault_of(case: Case, headsweep: Callable[..., Ended]) -> str | None:
     return None
 
 
-def test_every_bad_input_ends_in_one_line_and_leaves_nothing(place: Path, headsweep) -> None:
+def test_bad_input_of_every_command_is_one_line_and_writes_nothing(place: Path, headsweep) -> None:
     tried: Counter[str] = Counter()
     seen: set[str] = set()
     faults: list[str] = []

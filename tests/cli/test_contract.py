@@ -20,6 +20,7 @@ COMMANDS = {
     "finalize": {"--storage", "--out", "--reopen"},
     "status": {"--storage", "--json"},
     "export": {"--storage", "--trial", "-o"},
+    "enqueue": {"--storage", "--from-study", "--top"},
     "studies": set(),
     "leaderboard show": {"--markdown", "--csv", "--html"},
     "leaderboard verify": {"--recompute"},
@@ -38,7 +39,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("command", "options"), COMMANDS.items(), ids=COMMANDS)
-def test_every_command_explains_itself_and_its_options(headsweep, command, options):
+def test_help_of_every_command_names_its_options(headsweep, command, options):
     ended = headsweep(*command.split(), "--help")
     assert ended.code == 0
     assert ended.err == ""
@@ -47,7 +48,7 @@ def test_every_command_explains_itself_and_its_options(headsweep, command, optio
     assert "--debug" in ended.out
 
 
-def test_without_a_command_help_is_shown_as_an_error(headsweep):
+def test_no_command_shows_help_and_exits_with_2(headsweep):
     ended = headsweep()
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("Usage: headsweep ")
@@ -59,7 +60,7 @@ def test_help_lists_every_command(headsweep):
     assert not {c for c in COMMANDS if f"\n  {c.split()[0]} " not in ended.out}
 
 
-def test_version_names_the_commit(headsweep):
+def test_version_names_the_commit_of_the_code(headsweep):
     from importlib.metadata import version
 
     ended = headsweep("--version")
@@ -69,7 +70,7 @@ def test_version_names_the_commit(headsweep):
     assert ended.out == f"headsweep {version('headsweep')} ({commit.strip()})\n"
 
 
-def test_a_shipped_study_is_named_or_printed(headsweep):
+def test_studies_lists_the_shipped_files_or_prints_one(headsweep):
     listed = headsweep("studies")
     assert listed.code == 0
     names = [line.split()[0] for line in listed.out.splitlines()]
@@ -115,14 +116,14 @@ def test_help_loads_no_heavy_library():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_usage_error_is_one_line_and_exit_code_2(headsweep, args, law):
+def test_usage_error_is_one_line_with_exit_code_2(headsweep, args, law):
     ended = headsweep(*args)
     assert (ended.code, ended.out) == (2, "")
     assert law in ended.err
     assert ended.err.count("\n") == 1
 
 
-def test_debug_shows_the_traceback_on_either_side_of_the_command(headsweep):
+def test_debug_anywhere_on_the_line_shows_the_traceback(headsweep):
     quiet = headsweep("train", "training.batch_size=none")
     assert quiet.code == 2
     assert "Traceback" not in quiet.err
@@ -137,7 +138,7 @@ def test_debug_shows_the_traceback_on_either_side_of_the_command(headsweep):
         assert ended.err.splitlines()[-1] == quiet.err.strip()
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+def test_output_to_a_closed_pipe_prints_no_error():
     """`headsweep --help | head -1`: the pipe closes while we write."""
     command = f"'{sys.executable}' -m headsweep run --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

@@ -44,27 +44,27 @@ def studies(port: int) -> list[str]:
     return [study["study_name"] for study in json.loads(body)["study_summaries"]]
 
 
-def test_it_shows_the_studies_of_the_store(port):
+def test_dashboard_shows_the_studies_of_the_storage(port):
     assert studies(port) == ["seen"]
     assert ask(port, "GET", "/dashboard/", Host=f"localhost:{port}")[0] == 200
     assert ask(port, "HEAD", "/dashboard/")[0] == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "anything"])
-def test_it_refuses_to_change_anything(port, method):
+def test_dashboard_with_a_writing_method_is_refused(port, method):
     assert ask(port, method, "/api/studies/1")[0] == 405
     assert ask(port, method, "/api/studies")[0] == 405
     assert studies(port) == ["seen"]
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/studies/1/note", "/new", "/artifacts/../study.db"])
-def test_it_refuses_routes_that_it_does_not_know(port, path):
+def test_dashboard_with_an_unknown_route_is_refused(port, path):
     assert ask(port, "GET", path)[0] == 403
 
 
 @pytest.mark.parametrize("writable", [False, True])
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", " "])
-def test_it_refuses_a_foreign_host(storage, writable, host):
+def test_dashboard_with_a_foreign_host_is_refused(storage, writable, host):
     """A page that points its own name at 127.0.0.1 sends that name."""
     with served(storage, writable=writable) as port:
         named = host.format(port=port)
@@ -75,14 +75,14 @@ def test_it_refuses_a_foreign_host(storage, writable, host):
 
 @pytest.mark.parametrize("writable", [False, True])
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
-def test_it_refuses_a_foreign_origin(storage, writable, origin):
+def test_dashboard_with_a_foreign_origin_is_refused(storage, writable, origin):
     with served(storage, writable=writable) as port:
         assert ask(port, "GET", "/api/studies", Origin=origin)[0] == 403
         assert ask(port, "DELETE", "/api/studies/1", Origin=origin)[0] == 403
         assert studies(port) == ["seen"]
 
 
-def test_whoever_asks_for_it_may_write(storage):
+def test_dashboard_when_writable_writes(storage):
     with served(storage, writable=True) as port:
         own = {"Origin": f"http://127.0.0.1:{port}", "Content-Type": "application/json"}
         note = json.dumps({"version": 1, "body": "seen by people"})
@@ -91,7 +91,7 @@ def test_whoever_asks_for_it_may_write(storage):
         assert studies(port) == []
 
 
-def test_a_taken_port_is_a_usage_error(headsweep, tmp_path):
+def test_dashboard_on_a_taken_port_is_a_usage_error(headsweep, tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     open_storage(url, create=True).database.close()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -111,7 +111,7 @@ def statements_of_a_refresh(storage: BatchedStorage) -> int:
     return len(statements)
 
 
-def test_a_refresh_reads_what_is_new_and_no_more(storage):
+def test_dashboard_refresh_reads_only_new_trials(storage):
     """The storage behind the dashboard keeps trials: 70 of them cost as much as 10."""
     study = optuna.load_study(study_name="seen", storage=storage)
     costs = []
@@ -133,7 +133,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, chromium: None) -> Iterator[P
         yield page
 
 
-def test_a_running_study_in_a_browser(tmp_path, page):
+def test_dashboard_of_a_running_study_is_shown_in_a_browser(tmp_path, page):
     """Trials of another connection are seen as they run, and their next report at the next look."""
     url = f"sqlite:///{tmp_path}/study.db"
     with contextlib.closing(open_storage(url, create=True).database):

@@ -99,7 +99,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchedStorage
         gc.collect()
 
 
-def test_every_route_was_decided_on(storage):
+def test_routes_of_optuna_dashboard_are_all_decided_on(storage):
     """A version of optuna-dashboard that brings another route fails here until it is placed."""
     app: Any = application(storage)
     placed = {*(("GET", path) for path in READING), *WRITING, *DENIED}
@@ -110,7 +110,7 @@ def test_every_route_was_decided_on(storage):
     assert [rule for rule, seen in matched.items() if not seen] == []
 
 
-def test_only_reading_routes_are_open_and_to_reading_methods_alone():
+def test_guard_read_only_passes_only_reading_routes_and_methods():
     tried = 0
     for path in {*READING, *(path for _, path in (*WRITING, *DENIED))}:
         for method in METHODS:
@@ -120,7 +120,7 @@ def test_only_reading_routes_are_open_and_to_reading_methods_alone():
     print(f"{tried} pairs of method and route")
 
 
-def test_whoever_may_write_still_meets_only_routes_that_are_known():
+def test_guard_when_writable_passes_only_known_routes():
     for path in {*READING, *(path for _, path in (*WRITING, *DENIED))}:
         for method in METHODS:
             due = (path in READING and method in ("GET", "HEAD")) or (method, path) in WRITING
@@ -128,14 +128,14 @@ def test_whoever_may_write_still_meets_only_routes_that_are_known():
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_a_header_or_a_field_does_not_change_the_method(writable):
+def test_guard_with_a_method_override_keeps_the_method(writable):
     overriding = {"HTTP_X_HTTP_METHOD_OVERRIDE": "DELETE", "HTTP_X_METHOD_OVERRIDE": "DELETE"}
     overriding |= {"HTTP_X_HTTP_METHOD": "DELETE", "QUERY_STRING": "_method=DELETE"}
     assert not passes("POST", "/api/studies/1", writable=writable, **overriding)
     assert not passes("DELETE", "/api/meta", writable=True, HTTP_X_HTTP_METHOD_OVERRIDE="GET")
 
 
-def test_an_override_is_not_heard_behind_the_guard_either(storage):
+def test_dashboard_with_a_method_override_ignores_it(storage):
     with served(storage) as port:
         status, _, _ = whole(port, "GET", "/api/studies/1", {"X-HTTP-Method-Override": "DELETE"})
         assert status == 200
@@ -160,7 +160,7 @@ HOSTS = (
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_no_other_host_is_answered(writable):
+def test_guard_with_another_host_refuses(writable):
     """Names that a resolver may point here are another site's, with its scripts."""
     for host in HOSTS:
         assert not passes("GET", "/api/studies", writable=writable, HTTP_HOST=host), host
@@ -168,7 +168,7 @@ def test_no_other_host_is_answered(writable):
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_no_other_origin_is_answered(writable):
+def test_guard_with_another_origin_refuses(writable):
     origins = [f"http://{host}" for host in HOSTS]
     origins += [f"https://{OWN}", f"http://{OWN}/", f"file://{OWN}", "null", "file://", OWN]
     for origin in origins:
@@ -176,7 +176,7 @@ def test_no_other_origin_is_answered(writable):
         assert not passes("POST", "/api/studies", writable=writable, HTTP_ORIGIN=origin), origin
 
 
-def test_whoever_writes_names_the_origin():
+def test_guard_when_writing_without_an_origin_refuses():
     """A form of another page may leave the header out; a page of ours never does when it writes."""
     guard = guarded(let_through, port=PORT, writable=True)
     environ = asked("POST", "/api/studies")
@@ -187,7 +187,7 @@ def test_whoever_writes_names_the_origin():
         guard(environ, lambda status, headers: None)
 
 
-def test_it_listens_on_the_loopback_alone(storage, monkeypatch, capsys):
+def test_serve_listens_on_the_loopback_only(storage, monkeypatch, capsys):
     """Bound to 127.0.0.1 whatever the machine's other addresses; fails for `LOOPBACK` 0.0.0.0."""
     bound = []
 
@@ -238,7 +238,7 @@ def whole(
     return int(status.split()[1]) if status else 0, named, body
 
 
-def test_no_path_leads_out_of_a_folder_or_lists_one(storage, capfd):
+def test_dashboard_with_a_path_out_of_a_folder_refuses(storage, capfd):
     """`/dashboard/…` is one page whatever follows; everything else must be refused."""
     artifacts = ArtifactFolder(storage).path
     artifacts.mkdir(exist_ok=True)
@@ -292,7 +292,7 @@ def answered(storage: BatchedStorage, path: str) -> tuple[int, dict[str, str], b
     return int(status.split()[0]), dict(headers), content
 
 
-def test_an_artifact_is_never_a_page(storage, capfd):
+def test_artifact_is_never_served_as_a_page(storage, capfd):
     """Its type is what the database says, and anyone who can write there says `text/html`."""
     for encoding in (None, "evil\r\nX: y"):
         for kind in TYPES:
@@ -318,7 +318,7 @@ def assert_tame(headers: dict[str, str]) -> None:
     assert "Content-Security-Policy" in headers
 
 
-def test_every_answer_forbids_framing_sniffing_and_foreign_scripts(storage):
+def test_answer_forbids_framing_sniffing_and_foreign_scripts(storage):
     with served(storage) as port:
         for path in (*READING, "/nowhere", "/api/studies/99"):
             assert_tame(whole(port, "GET", path)[1])
@@ -328,9 +328,7 @@ def test_every_answer_forbids_framing_sniffing_and_foreign_scripts(storage):
         assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
 
 
-def test_a_page_uploaded_through_the_dashboard_does_not_run_in_a_browser(
-    storage, tmp_path, chromium
-):
+def test_uploaded_page_does_not_run_in_a_browser(storage, tmp_path, chromium):
     """Nor does one that another program put into the store under the type of a page."""
     with served(storage, writable=True) as port, browse(tmp_path) as page:
         file = f"data:text/html;base64,{base64.b64encode(SCRIPT).decode()}"
@@ -359,6 +357,6 @@ def test_a_page_uploaded_through_the_dashboard_does_not_run_in_a_browser(
             page.value("delete window.read")
 
 
-def test_a_port_out_of_range_is_refused(headsweep):
+def test_dashboard_with_a_port_out_of_range_is_refused(headsweep):
     for port in ("0", "65536", "-1", "a"):
         assert headsweep("dashboard", "--port", port).code == click.UsageError.exit_code

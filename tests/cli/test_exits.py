@@ -36,7 +36,7 @@ SAID = [
 
 
 @pytest.mark.parametrize(("error", "code", "line"), SAID, ids=lambda value: type(value).__name__)
-def test_every_kind_of_error_has_its_code_and_its_line(
+def test_error_of_every_kind_gives_its_exit_code_and_line(
     error: Exception, code: int, line: str
 ) -> None:
     assert (exits.exit_code(error), exits.line(error)) == (code, line)
@@ -54,11 +54,11 @@ def test_every_kind_of_error_has_its_code_and_its_line(
         ("me@host: https://x:8", "me@host: https://x:8"),
     ],
 )
-def test_passwords_are_told_by_their_place(text: str, shown: str) -> None:
+def test_redact_hides_passwords_and_nothing_else(text: str, shown: str) -> None:
     assert exits.redact(text) == shown
 
 
-def test_a_long_value_is_cut_short() -> None:
+def test_line_of_a_long_error_is_cut() -> None:
     """Not in a time that grows with its square: minutes, for each of these."""
     for text in ("x", "a://:", "a://b:c@ ", "password "):
         line = exits.line(ConfigError(text * (200_000 // len(text))))
@@ -67,7 +67,7 @@ def test_a_long_value_is_cut_short() -> None:
         assert line.endswith("…")
 
 
-def test_a_command_that_knows_no_database_meets_none_of_its_errors(
+def test_line_without_sqlalchemy_loaded_does_not_load_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "sqlalchemy.exc")

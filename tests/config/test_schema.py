@@ -278,7 +278,9 @@ def sections(model: type[Section]) -> set[type[Section]]:
 
 
 @pytest.mark.parametrize(
-    "model", [*sections(Config), *BUILT_IN_HEADS.values()], ids=lambda model: model.__name__
+    "model",
+    [*sorted(sections(Config), key=lambda s: s.__name__), *BUILT_IN_HEADS.values()],
+    ids=lambda model: model.__name__,
 )
 def test_every_config_key_has_a_description(model: type[Section]) -> None:
     missing = [name for name, field in model.model_fields.items() if not field.description]

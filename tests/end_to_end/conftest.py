@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial
 
-from headsweep.studies.study import StoredStudy
+import headsweep as hs
 from headsweep.studies.summary import Summary
 from tests.helpers.command_line import Ended
 
@@ -21,8 +21,8 @@ FEW_FINALISTS = ("finalists.top_k=2", "finalists.seeds=[0,1]")
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study in a folder of its own, and the command line that works on it."""
+class Job:
+    """A study in a folder of its own, worked on by the command line and read by the API."""
 
     file: Path
     name: str
@@ -54,13 +54,17 @@ class Study:
         assert ended.code == 0, ended.err
         return ended.out
 
+    def opened(self) -> hs.Study:
+        """The study; a context manager."""
+        return hs.Study.open(self.name, storage=self.storage[1], out=self.board)
+
     def summary(self) -> Summary:
-        with StoredStudy.open(self.name, self.storage[1]) as stored:
-            return stored.summary()
+        with self.opened() as study:
+            return study.status()
 
     def trials(self) -> list[FrozenTrial]:
-        with StoredStudy.open(self.name, self.storage[1]) as stored:
-            return stored.trials()
+        with self.opened() as study:
+            return study.optuna.get_trials()
 
     def rows(self) -> list[dict[str, str]]:
         """The rows of its leaderboard."""
@@ -76,19 +80,19 @@ class Studies:
     data: tuple[str, ...]
     headsweep: Callable[..., Ended]
 
-    def new(self, file: str, name: str, *overrides: str) -> Study:
+    def new(self, file: str, name: str, *overrides: str) -> Job:
         folder = self.folder / name
         folder.mkdir()
         path = SEARCH_SPACES / f"{file}.yaml"
-        return Study(path, name, folder, (*self.data, *FEW_FINALISTS, *overrides), self.headsweep)
+        return Job(path, name, folder, (*self.data, *FEW_FINALISTS, *overrides), self.headsweep)
 
-    def finished(self, file: str, name: str, *overrides: str, n_trials: int) -> Study:
+    def finished(self, file: str, name: str, *overrides: str, n_trials: int) -> Job:
         """A study with its leaderboard."""
         study = self.new(file, name, *overrides)
         study.run("--workers", 1, "--n-trials", n_trials)
         return study
 
-    def searched(self, file: str, name: str, *overrides: str, n_trials: int) -> Study:
+    def searched(self, file: str, name: str, *overrides: str, n_trials: int) -> Job:
         """A study whose budget is spent, without a leaderboard."""
         study = self.new(file, name, *overrides)
         study.call("create", *study.definition, "--n-trials", n_trials)

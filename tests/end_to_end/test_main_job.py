@@ -21,22 +21,22 @@ from safetensors.numpy import save_file
 from headsweep.errors import InputError
 from headsweep.storage.attributes import RETRY_OF
 from headsweep.studies.trials import TAPE_POSITION
-from tests.end_to_end.conftest import Studies, Study, subprocess_command
+from tests.end_to_end.conftest import Job, Studies, subprocess_command
 
-pytestmark = pytest.mark.xdist_group("main job")
+pytestmark = [pytest.mark.xdist_group("main job"), pytest.mark.slow]
 
 BUDGET = 40
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
-def finished(request: pytest.FixtureRequest, studies: Studies) -> Study:
+def finished(request: pytest.FixtureRequest, studies: Studies) -> Job:
     """A study of 40 trials, searched by one worker and by two."""
     study = studies.new("linear_visual", f"forty-{request.param}")
     study.run("--workers", request.param, "--n-trials", BUDGET)
     return study
 
 
-def assert_budget_was_met_exactly(study: Study, budget: int) -> None:
+def assert_budget_was_met_exactly(study: Job, budget: int) -> None:
     """Every trial that counts ended once; one that lost its worker has exactly one successor."""
     trials = study.trials()
     states = Counter(trial.state for trial in trials)
@@ -47,19 +47,19 @@ def assert_budget_was_met_exactly(study: Study, budget: int) -> None:
     assert sorted(succeeded) == [t.number for t in trials if t.state == TrialState.FAIL]
 
 
-def test_the_budget_is_met_exactly_and_nothing_is_trained_twice(finished):
+def test_run_meets_the_budget_exactly_and_trains_no_params_twice(finished):
     assert_budget_was_met_exactly(finished, BUDGET)
     params = [json.dumps(trial.params, sort_keys=True) for trial in finished.trials()]
     assert len(params) == len(set(params)) == BUDGET
 
 
-def test_pruning_happens_and_saves_work(finished):
+def test_run_prunes_trials_and_saves_epochs(finished):
     summary = finished.summary()
     assert summary.states["PRUNED"] > 0
     assert summary.share_not_trained > 0.3
 
 
-def test_a_finished_study_is_not_worked_on_again(finished):
+def test_run_on_a_finished_study_changes_no_file(finished):
     def files() -> dict[Path, bytes]:
         kept = [p for p in finished.board.rglob("*") if p.is_file() and "logs" not in p.parts]
         return {path: path.read_bytes() for path in kept}
@@ -71,7 +71,7 @@ def test_a_finished_study_is_not_worked_on_again(finished):
     assert files() == before
 
 
-def test_the_three_steps_do_what_run_does(studies):
+def test_create_worker_finalize_equal_run(studies):
     """`create`, `worker` and `finalize` make the trials and the board that `run` makes."""
     whole = studies.new("linear_visual", "whole")
     whole.run("--workers", 1, "--n-trials", 8)
@@ -85,7 +85,7 @@ def test_the_three_steps_do_what_run_does(studies):
         assert {**row, "study": ""} == {**other, "study": ""}
 
 
-def test_more_trials_add_exactly_the_difference(studies):
+def test_create_with_a_larger_budget_adds_exactly_the_difference(studies):
     study = studies.new("linear_visual", "growing")
     for budget in (6, 9):
         study.call("create", *study.definition, "--n-trials", budget)
@@ -94,7 +94,7 @@ def test_more_trials_add_exactly_the_difference(studies):
     assert len(study.trials()) == 9
 
 
-def test_a_study_keeps_its_definition(studies):
+def test_create_with_another_definition_is_refused_in_one_line(studies):
     study = studies.new("linear_visual", "fixed")
     study.call("create", *study.definition)
     for change in ("finalists.top_k=3", "training.max_epochs=7", "sampler.multivariate=false"):
@@ -104,7 +104,7 @@ def test_a_study_keeps_its_definition(studies):
         assert "exists with another definition" in ended.err
 
 
-def test_an_interrupted_run_goes_on_to_the_exact_budget_and_the_leaderboard(studies):
+def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(studies):
     study = studies.new("linear_visual", "interrupted", "training.max_epochs=20")
     options = ("--workers", 2, "--slots", 1, "--n-trials", BUDGET)
     process = subprocess.Popen(
@@ -129,19 +129,19 @@ def test_an_interrupted_run_goes_on_to_the_exact_budget_and_the_leaderboard(stud
     assert study.rows()
 
 
-def finished_trials(study: Study) -> int:
+def finished_trials(study: Job) -> int:
     try:
         return study.summary().finished
     except InputError:  # the store or the study is yet to be made
         return 0
 
 
-def test_the_leaderboard_verifies(finished):
+def test_verify_on_a_finished_study_is_equal_to_the_bit(finished):
     assert "equal to the bit" in finished.call("leaderboard", "verify", finished.board)
 
 
 @pytest.fixture(scope="module")
-def smallest(studies: Studies) -> Study:
+def smallest(studies: Studies) -> Job:
     """The least that can be verified: one finalist with one seed."""
     study = studies.new("linear_visual", "smallest", "finalists.top_k=1", "finalists.seeds=[0]")
     study.run("--workers", 1, "--n-trials", 3)
@@ -206,7 +206,7 @@ def alter_a_parameter(board: Path) -> Path:
     ],
     ids=lambda alter: alter.__name__,
 )
-def test_verification_names_the_file_that_was_altered(smallest, tmp_path, alter):
+def test_verify_when_a_file_was_altered_names_it(smallest, tmp_path, alter):
     board = shutil.copytree(smallest.board, tmp_path / "board")
     file = alter(board)
     ended = smallest.headsweep("leaderboard", "verify", board)
@@ -214,7 +214,7 @@ def test_verification_names_the_file_that_was_altered(smallest, tmp_path, alter)
     assert str(file.relative_to(board)) in ended.err.splitlines()[-1]
 
 
-def test_an_exported_trial_trained_alone_gives_its_recorded_value(finished, tmp_path):
+def test_train_on_an_exported_trial_gives_its_recorded_value(finished, tmp_path):
     """To the bit: for the best trial, and for one that entered the tape late."""
     complete = [t for t in finished.trials() if t.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: trial.value or 0.0)

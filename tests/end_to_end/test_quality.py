@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tests.end_to_end.conftest import Studies, Study
+from tests.end_to_end.conftest import Job, Studies
 
-pytestmark = pytest.mark.xdist_group("quality")
+pytestmark = [pytest.mark.xdist_group("quality"), pytest.mark.slow]
 
 N_TRIALS = 30
 """Fewer than the studies ask for, for the tests' time; already enough to reach the bars."""
@@ -20,7 +20,7 @@ LOGISTIC_REGRESSION = {"visual": 0.665, "text": 0.668, "both": 0.771}
 
 
 @pytest.fixture(scope="module")
-def linear(studies: Studies) -> dict[str, Study]:
+def linear(studies: Studies) -> dict[str, Job]:
     """A linear study of each input."""
     return {
         "visual": studies.searched("linear_visual", "linear-visual", n_trials=N_TRIALS),
@@ -32,11 +32,11 @@ def linear(studies: Studies) -> dict[str, Study]:
 
 
 @pytest.fixture(scope="module")
-def retrieval(studies: Studies) -> Study:
+def retrieval(studies: Studies) -> Job:
     return studies.finished("retrieval", "retrieval", n_trials=N_TRIALS)
 
 
-def best_value(study: Study) -> float:
+def best_value(study: Job) -> float:
     value = study.summary().best_value
     assert value is not None
     return value

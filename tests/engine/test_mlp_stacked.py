@@ -20,7 +20,7 @@ from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.train_configs import Trained, train_to_end
 from headsweep.settings import EngineSettings
-from tests.engine.test_programs import MLP
+from tests.helpers.head_configs import MLP
 from tests.helpers.plain_training import train_plainly
 from tests.helpers.splits import config, make_split
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path(__file__).parent / "example"
 PAGE = (ROOT / "docs" / "how_to" / "own_head.md").read_text(encoding="utf-8")

@@ -6,10 +6,12 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from headsweep.config.schema import Config
 from headsweep.engine.timings import Usage
 from headsweep.settings import WorkerSettings
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop, stop_on_signals
@@ -125,3 +127,10 @@ def work_as_process(study: str, url: str, options: Mapping[str, float]) -> None:
         join(study, url, settings, worker=name) as session,
     ):
         Loop(session, engine, settings, stop).run()
+
+
+def work_here(url: str, engine: CurveEngine, **settings: Any) -> None:
+    """Works on the study `probe` in this process."""
+    chosen = WorkerSettings(poll_s=0.01, **settings)
+    with WorkerSession(StoredStudy.open("probe", url), chosen, worker="here") as session:
+        work_through(session, engine, chosen)

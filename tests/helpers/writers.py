@@ -66,9 +66,10 @@ def write_state(folder: Path, version: int) -> None:
 def write_predictions(folder: Path, version: int) -> None:
     labels = ("Emphysema", "Lung nodule")
     targets = {label: np.array([0, 1], np.uint8) for label in labels}
-    scores = {label: np.array([0.25, 0.5], np.float32) * version for label in labels}
+    logits = np.array([[-1.0, 0.0], [0.5, 2.0]], np.float32) * version
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
     path = folder / "predictions/test.parquet"
-    write_scores(VOLUMES[:2], ("train_1", "train_1"), targets, scores, path)
+    write_scores(VOLUMES[:2], ("train_1", "train_1"), targets, labels, scores, logits, path)
 
 
 def write_tables_and_metrics(folder: Path, version: int) -> None:

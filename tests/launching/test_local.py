@@ -25,6 +25,8 @@ from headsweep.studies.summary import Summary
 from tests.helpers.data_sets import LABELS, write_split
 from tests.helpers.study_specs import make_spec
 
+pytestmark = pytest.mark.slow
+
 BUDGET = 30
 SLICES = ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb")
 

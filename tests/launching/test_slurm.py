@@ -36,11 +36,11 @@ from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.command_line import Ended
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.postgres import PASSWORD, Server
 from tests.helpers.slurm import PREEMPTED_PARTITION, PREEMPTING_PARTITION, Slurm
-from tests.workers.test_worker import assert_exact
 
-pytestmark = pytest.mark.xdist_group("slurm")
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.slow]
 
 GOLDEN = Path(__file__).parent / "golden"
 STUDY = "array"

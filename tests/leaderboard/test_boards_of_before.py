@@ -109,7 +109,7 @@ def test_verify_of_a_changed_board_of_before_names_the_file(before, data_of_befo
 
 
 def test_merge_of_boards_of_before_and_now_ranks_them_together(before, board_of_now) -> None:
-    (board,) = merge([before / "linear", before / "retrieval", board_of_now])
+    (board,) = merge([before / "linear", before / "retrieval", board_of_now]).boards
     assert {row["study"] for row in board.rows} == {"linear", "retrieval", "now"}
     values = [float(row["val/auprc_macro"]) for row in board.rows]
     assert values == sorted(values, reverse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.leaderboard.merge import merge, to_html
+from headsweep.leaderboard.merge import merge
 from tests.helpers.chromium import Page, browse
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
@@ -30,7 +30,7 @@ def html(request: pytest.FixtureRequest, finished: Path, tmp_path: Path) -> Path
     if request.param == "report":
         return finished / "report.html"
     path = tmp_path / "board.html"
-    path.write_text(to_html(merge([finished, finished])), encoding="utf-8")
+    path.write_text(merge([finished, finished]).to_html(), encoding="utf-8")
     return path
 
 

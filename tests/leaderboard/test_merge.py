@@ -33,7 +33,7 @@ def on_other_labels(tmp_path_factory, data):
 
 
 def test_the_best_finalist_of_each_study_is_ranked_on_valid(finished, on_text):
-    (board,) = merge([finished, on_text])
+    (board,) = merge([finished, on_text]).boards
     assert [row["rank"] for row in board.rows] == ["1", "2"]
     assert {row["study"] for row in board.rows} == {"linear", "text"}
     values = [float(row["val/auprc_macro"]) for row in board.rows]
@@ -41,7 +41,7 @@ def test_the_best_finalist_of_each_study_is_ranked_on_valid(finished, on_text):
 
 
 def test_a_study_against_itself_is_a_tie(finished):
-    (board,) = merge([finished, finished])
+    (board,) = merge([finished, finished]).boards
     assert [row["test_manual_all/tied_rank"] for row in board.rows] == ["1", "1"]
 
 
@@ -49,25 +49,25 @@ def test_a_row_that_is_clearly_worse_on_test_has_a_lower_tied_rank(finished, boa
     for path in board.glob("finalists/1/seed_*/predictions/test_manual_all.parquet"):
         predictions = read_predictions(path)
         perfect = predictions.targets.astype(np.float32)
-        write_predictions(replace(predictions, scores=perfect), path)
-    (merged,) = merge([finished, board])
+        write_predictions(replace(predictions, scores=perfect, logits=None), path)
+    (merged,) = merge([finished, board]).boards
     assert [row["test_manual_all/tied_rank"] for row in merged.rows] == ["2", "1"]
     assert [row["test_manual_valid/tied_rank"] for row in merged.rows] == ["1", "1"]
 
 
 def test_other_data_are_never_ranked_together(finished, on_other_labels):
-    boards = merge([finished, on_other_labels])
+    boards = merge([finished, on_other_labels]).boards
     assert [len(board.rows) for board in boards] == [1, 1]
     assert {row["rank"] for board in boards for row in board.rows} == {"1"}
 
 
 def test_one_study_is_shown_with_all_its_finalists(finished):
-    (board,) = merge([finished])
+    (board,) = merge([finished]).boards
     assert board.rows == read_board(finished)
 
 
 def test_every_form_holds_the_same_rows(finished, on_text):
-    boards = merge([finished, on_text])
+    boards = merge([finished, on_text]).boards
     rows = list(csv.DictReader(io.StringIO(to_csv(boards))))
     assert [row["study"] for row in rows] == [row["study"] for row in boards[0].rows]
     markdown, page = to_markdown(boards), to_html(boards)
@@ -86,6 +86,6 @@ def test_names_on_a_board_are_text_and_not_html(board):
     """Fails with `autoescape=False` in `leaderboard.page`."""
     table = board / "leaderboard.csv"
     table.write_text(table.read_text().replace("linear", "<script>ran=1</script>"))
-    page = to_html(merge([board]))
+    page = to_html(merge([board]).boards)
     assert "<script>ran=1" not in page
     assert "&lt;script&gt;ran=1&lt;/script&gt;" in page

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.leaderboard.merge import merge, to_html
+from headsweep.leaderboard.merge import merge
 from tests.leaderboard.conftest import make_study
 from tests.leaderboard.test_browser import DESK, PHONE, WIDTHS, brightness, page
 
@@ -16,7 +16,7 @@ __all__ = ["page"]
 HEADS, INPUTS = ("linear", "mlp", "retrieval"), ("visual", "text", "both")
 STUDIES = [f"{head}-{features}" for head, features in product(HEADS, INPUTS)]
 
-pytestmark = pytest.mark.xdist_group("nine studies")
+pytestmark = [pytest.mark.xdist_group("nine studies"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,12 @@ def boards(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.fixture(scope="module")
 def merged_page(boards: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "board.html"
-    path.write_text(to_html(merge(list(boards.values()))), encoding="utf-8")
+    path.write_text(merge(list(boards.values())).to_html(), encoding="utf-8")
     return path
 
 
 def test_nine_studies_are_ranked_on_one_board(boards):
-    (board,) = merge(list(boards.values()))
+    (board,) = merge(list(boards.values())).boards
     assert sorted(row["study"] for row in board.rows) == sorted(STUDIES)
     assert [row["rank"] for row in board.rows] == [str(rank) for rank in range(1, 10)]
     values = [float(row["val/auprc_macro"]) for row in board.rows]

@@ -13,6 +13,8 @@ from headsweep.errors import SearchError, StudyError
 from headsweep.leaderboard.unblinding import past_openings
 from tests.leaderboard.conftest import add_trials, make_study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def young(tmp_path, data):

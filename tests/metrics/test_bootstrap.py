@@ -10,6 +10,7 @@ from scipy.stats import t as student_t
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from headsweep.metrics.bootstrap import (
+    _quantiles,
     interval,
     patient_resamples,
     rarer_class_patients,
@@ -123,3 +124,18 @@ def test_the_rarer_class_is_counted_in_patients():
     patients = ["a", "a", "b", "b"]
     assert rarer_class_patients(targets, patients).tolist() == [1, 1, 2]
     assert rarer_class_patients(targets[:2], patients[:2]).tolist() == [0, 0, 1]
+
+
+def test_quantiles_of_columns_with_gaps_are_those_of_numpy_to_the_bit():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 3, 50, 2000):
+        values = np.round(rng.normal(size=(size, 40)), 2)
+        values[rng.random(values.shape) < 0.3] = np.nan
+        values[0] = 0.25
+        ordered, n = np.sort(values, axis=0), np.isfinite(values).sum(axis=0)
+        levels = np.concatenate([[0.0, 1.0, 0.5], rng.random(37)])
+        expected = [
+            np.quantile(column[np.isfinite(column)], level)
+            for column, level in zip(values.T, levels, strict=True)
+        ]
+        np.testing.assert_array_equal(_quantiles(ordered, n, levels), expected)

@@ -19,6 +19,8 @@ from headsweep.metrics.bootstrap import (
 )
 from headsweep.metrics.ranking import average_precision_and_auroc, macro
 
+pytestmark = pytest.mark.slow
+
 DATA_SETS, PATIENTS, RESAMPLES = 400, 150, 600
 CHOSEN = np.arange(0, len(LABELS), 3)
 """Every third label, from 8 to 45 % of the rows."""

@@ -18,7 +18,7 @@ from headsweep.package_info import code_commit
 ROOT = Path(__file__).parents[2]
 SHARED_LIBRARIES = "shared_libraries.pth"
 
-pytestmark = pytest.mark.xdist_group("package")
+pytestmark = [pytest.mark.xdist_group("package"), pytest.mark.slow]
 
 
 def hatch(source: Path, out: Path, *targets: str) -> None:

@@ -75,7 +75,7 @@ def cells_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_cell_is_there_with_its_sizes(finished: Path):
+def test_scaling_writes_every_cell_with_its_sizes(finished: Path):
     cells = cells_of(finished)
     keys = {(c["source"], int(c["budget"]), int(c["fold"]), int(c["seed"])) for c in cells}
     assert len(keys) == len(cells) == 2 * 2 * 3 * 2
@@ -85,7 +85,7 @@ def test_every_cell_is_there_with_its_sizes(finished: Path):
     assert sum({c["fold"]: int(c["test_rows"]) for c in cells}.values()) == 638
 
 
-def test_curves_average_seeds_within_folds(finished: Path):
+def test_curves_average_seeds_within_folds_first(finished: Path):
     summary = json.loads((finished / "scaling.json").read_text())
     by_fold: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     for cell in cells_of(finished):
@@ -99,7 +99,7 @@ def test_curves_average_seeds_within_folds(finished: Path):
         assert points[-1]["mean"] > points[0]["mean"], "more rows must help"
 
 
-def test_paired_tests_find_the_noisy_labels(finished: Path):
+def test_paired_tests_find_the_noisy_label_source(finished: Path):
     summary = json.loads((finished / "scaling.json").read_text())
     tests = summary["tests"]["auprc_macro"]
     assert len(tests) == 2 + 2
@@ -118,12 +118,12 @@ def test_paired_tests_find_the_noisy_labels(finished: Path):
     assert all(test["p"] <= test["p_bh"] <= test["p_holm"] for test in tests)
 
 
-def test_curves_are_drawn(finished: Path):
+def test_scaling_draws_the_curves(finished: Path):
     assert b"training rows" in (finished / "scaling.svg").read_bytes()
     assert (finished / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_command_gives_the_same_numbers(
+def test_scaling_run_again_gives_the_same_numbers(
     finished: Path, data: tuple[str, ...], run: Run, tmp_path: Path
 ):
     study = finished.parent / "study.yaml"
@@ -131,7 +131,7 @@ def test_the_same_command_gives_the_same_numbers(
     assert (tmp_path / "cells.csv").read_bytes() == (finished / "cells.csv").read_bytes()
 
 
-def test_budgets_are_nested_and_keep_patients_whole(data: tuple[str, ...]):
+def test_budgets_are_nested_and_keep_patients_together(data: tuple[str, ...]):
     config = compose_config(list(data), where="test")
     pool, _ = load_search_splits(config, cache_dir=cache_dir(), modalities=("visual",))
     parts = dict(_budgets(pool, [50, 200, 400], 0))
@@ -152,7 +152,7 @@ def test_budgets_are_nested_and_keep_patients_whole(data: tuple[str, ...]):
         ({"sources": {"manual": "absent.csv"}}, "absent.csv"),
     ],
 )
-def test_a_bad_study_is_refused_in_a_line(
+def test_scaling_with_a_bad_file_is_refused_in_one_line(
     change: dict[str, Any], law: str, data: tuple[str, ...], headsweep, tmp_path: Path
 ):
     file = tmp_path / "study.yaml"
@@ -163,7 +163,7 @@ def test_a_bad_study_is_refused_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_shipped_study_can_be_read():
+def test_read_scaling_study_reads_the_shipped_file():
     study, config = read_scaling_study(SHIPPED, ["training.max_epochs=5"])
     assert list(study.sources) == ["manual", "radbert"]
     assert config.training.max_epochs == 5

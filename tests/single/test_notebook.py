@@ -11,6 +11,8 @@ import yaml
 
 from tests.single.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "explore_study.ipynb"
 STUDY = {
     "study": {"name": "explored", "n_trials": 2, "seed": 0},
@@ -33,7 +35,7 @@ def board(small_data: tuple[str, ...], run: Run, tmp_path_factory) -> Path:
     return folder / "board"
 
 
-def test_every_cell_runs_and_every_plot_is_drawn(
+def test_notebook_on_a_finished_study_runs_every_cell_and_draws(
     board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HEADSWEEP_STUDY", str(board))
@@ -54,6 +56,6 @@ def test_every_cell_runs_and_every_plot_is_drawn(
     assert "from 2 seeds' predictions" in said
 
 
-def test_it_is_kept_without_outputs():
+def test_notebook_is_stored_without_outputs():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     assert all(not c["outputs"] for c in cells if c["cell_type"] == "code")

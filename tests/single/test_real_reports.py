@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from headsweep.config.overrides import compose_config
+from tests.helpers.killed_runs import WEIGHTS_AND_METRICS, epochs_in, kill_once
 from tests.single.conftest import Run
-from tests.single.test_resume import WEIGHTS_AND_METRICS, epochs_in, kill_once
 
 SCALING = {
     "name": "small",

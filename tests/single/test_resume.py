@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,9 +17,11 @@ from headsweep.config.overrides import compose_config
 from headsweep.config.schema import Config, to_dict
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import TrialError
-from headsweep.settings import EngineSettings
-from headsweep.single_run import METRICS, STATE, train
+from headsweep.single_run import STATE, train
+from tests.helpers.killed_runs import SETTINGS, WEIGHTS_AND_METRICS, epochs_in, kill_once
 from tests.single.conftest import Run
+
+pytestmark = pytest.mark.slow
 
 HEADS = {
     "linear": ("head=linear",),
@@ -34,8 +33,6 @@ HEADS = {
 }
 KILLS = {"linear": 4, "linear, sgd": 4, "mlp": 4, "mlp, batch norm": 3, "retrieval": 4, "lbfgs": 1}
 EPOCHS = 16
-SETTINGS = EngineSettings(device="cpu", slots=1)
-WEIGHTS_AND_METRICS = ("model.safetensors", METRICS, "metrics.json")
 
 
 def config_of(folder: Path, *overrides: str) -> Config:
@@ -43,32 +40,6 @@ def config_of(folder: Path, *overrides: str) -> Config:
     patient = "training.early_stopping_patience=null"
     place = f"paths.checkpoint_dir={folder}"
     return compose_config([*short, patient, *overrides, place], where="test")
-
-
-def train_and_die(config: Config, epoch: int, delay_s: float) -> None:
-    """Train; some time after an epoch this process is killed, wherever it then is."""
-    timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL))
-
-    def on_epoch(report: EpochReport) -> None:
-        if report.epoch >= epoch and not timer.is_alive():
-            timer.start()
-
-    train(config, SETTINGS, progress=False, on_epoch=on_epoch)
-    time.sleep(10)  # the end came before the kill, which is a moment as good as any
-
-
-def kill_once(config: Config, epoch: int, delay_s: float) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["headsweep.single_run"])
-    process = context.Process(target=train_and_die, args=(config, epoch, delay_s))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-
-
-def epochs_in(folder: Path) -> int:
-    file = folder / METRICS
-    return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
 @pytest.mark.parametrize("head", HEADS)

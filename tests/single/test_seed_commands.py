@@ -14,6 +14,8 @@ import pytest
 
 from tests.single.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how_to" / "migrate.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\|.*\| `([^`]+)` \|$", PAGE, re.MULTILINE)
@@ -48,14 +50,14 @@ def project(small_data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def test_the_table_has_every_kind_of_command() -> None:
+def test_table_has_every_kind_of_command() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {
         "train", "evaluate", "run", "leaderboard", "data", "scaling",
         "scripts/prepare_manifests.py", "scripts/analyze_alignment.py",
     }  # fmt: skip
 
 
-def test_every_command_runs_in_the_order_of_the_table(
+def test_commands_of_the_table_run_in_order(
     project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In their order, since some go on from what others left."""

@@ -21,7 +21,7 @@ from headsweep.data.synthetic.generate import synthesize
 from tests.helpers.polling import polling
 from tests.helpers.postgres import Server, postgres
 
-pytestmark = pytest.mark.hardening
+pytestmark = [pytest.mark.hardening, pytest.mark.slow]
 
 __all__ = ["postgres"]
 

@@ -13,11 +13,11 @@ from headsweep.storage import connections as database
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import open_database
 from headsweep.studies.study import StoredStudy
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.polling import polling
 from tests.helpers.postgres import Server, other_clients
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
-from tests.workers.test_worker import assert_exact
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from headsweep.studies.study import StoredStudy, open_storage
+from tests.helpers.curves import CurveEngine, work_here
 from tests.helpers.disks import mount
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.study_specs import make_spec
-from tests.workers.test_worker import CurveEngine, assert_exact, work_here
 
 BUDGET = 400
 WORKER = """

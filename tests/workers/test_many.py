@@ -25,9 +25,9 @@ from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.data_sets import LABELS, write_split
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.postgres import Server, other_clients
 from tests.helpers.study_specs import make_spec
-from tests.workers.test_worker import assert_exact
 
 WORKERS = 64
 BUDGET = 4 * WORKERS

@@ -17,9 +17,9 @@ from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import join
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.splits import make_split
 from tests.helpers.study_specs import make_spec
-from tests.workers.test_worker import assert_exact
 
 SPLITS = make_split("train", 300, seed=1), make_split("valid", 90, seed=2)
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB."

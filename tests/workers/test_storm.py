@@ -13,10 +13,12 @@ from optuna.trial import TrialState
 
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import StoredStudy
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.postgres import Server
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
-from tests.workers.test_worker import assert_exact
+
+pytestmark = pytest.mark.slow
 
 BUDGET = 60
 LEASE_S = 1.0

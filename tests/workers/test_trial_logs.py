@@ -15,7 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.studies.study import StoredStudy, open_storage
 from tests.helpers.command_line import Ended
-from tests.single.test_tracking import values, wandb_records
+from tests.helpers.wandb_files import values, wandb_records
+
+pytestmark = pytest.mark.slow
 
 SPACE = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}}
 TRIALS, EPOCHS = 6, 4

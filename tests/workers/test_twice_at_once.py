@@ -32,8 +32,8 @@ from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.lease import Lease
 from tests.helpers.clock import Clock, held_clock
 from tests.helpers.data_sets import write_split
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.study_specs import make_spec
-from tests.workers.test_worker import assert_exact
 
 pytestmark = pytest.mark.hardening
 

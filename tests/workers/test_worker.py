@@ -9,7 +9,6 @@ from collections import Counter
 from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -20,26 +19,10 @@ from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession
-from tests.helpers.curves import CurveEngine, quality, value_after, work_through
+from tests.helpers.curves import CurveEngine, quality, value_after, work_here
+from tests.helpers.exact_budget import assert_exact
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
-
-
-def work_here(url: str, engine: CurveEngine, **settings: Any) -> None:
-    chosen = WorkerSettings(poll_s=0.01, **settings)
-    with WorkerSession(StoredStudy.open("probe", url), chosen, worker="here") as session:
-        work_through(session, engine, chosen)
-
-
-def assert_exact(trials: list[FrozenTrial], budget: int) -> None:
-    """The budget is met exactly, nothing is left over, and no lineage finished twice."""
-    states = Counter(trial.state for trial in trials)
-    assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == budget
-    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
-    assert [trial.number for trial in trials] == list(range(len(trials)))
-    retried = Counter(t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs)
-    assert set(retried.values()) <= {1}
-    assert all(trials[number].state == TrialState.FAIL for number in retried)
 
 
 def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: BatchedStorage) -> None:

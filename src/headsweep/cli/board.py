@@ -31,18 +31,18 @@ def show(folders: tuple[Path, ...], form: str | None) -> None:
     Rows on different data are never ranked together.
     """
     from headsweep.cli.tables import print_boards
-    from headsweep.leaderboard import merge as merged
+    from headsweep.leaderboard.leaderboard import Leaderboard
 
-    boards = merged.merge(folders)
+    merged = Leaderboard.merge(folders)
     match form:
         case "markdown":
-            click.echo(merged.to_markdown(boards), nl=False)
+            click.echo(merged.to_markdown(), nl=False)
         case "csv":
-            click.echo(merged.to_csv(boards), nl=False)
+            click.echo(merged.to_csv(), nl=False)
         case "html":
-            click.echo(merged.to_html(boards), nl=False)
+            click.echo(merged.to_html(), nl=False)
         case _:
-            print_boards(boards)
+            print_boards(merged.boards)
 
 
 @leaderboard.command()
@@ -56,16 +56,12 @@ def verify(folder: Path, overrides: tuple[str, ...], only_recompute: bool) -> No
 
     Where the data have moved, paths.data_root=DIR and paths.manifest_dir=DIR say where to.
     """
-    if only_recompute:
-        from headsweep.leaderboard.verification.recompute import recompute
+    from headsweep.leaderboard.leaderboard import Leaderboard
 
-        if overrides:
-            raise click.UsageError("--recompute reads no data, so it takes no overrides")
-        click.echo(recompute(folder))
-        return
-    from headsweep.leaderboard.verification.verify import verify as train_again
-
-    click.echo(train_again(folder, _places(overrides)))
+    if only_recompute and overrides:
+        raise click.UsageError("--recompute reads no data, so it takes no overrides")
+    moved = _places(overrides)
+    click.echo(Leaderboard(folder).verify(recompute=only_recompute, moved=moved))
 
 
 def _places(overrides: tuple[str, ...]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from headsweep.cli import board, data, exits, launch, scaling, single, study
+from headsweep.cli import board, data, exits, launch, scaling, single, streams, study
 from headsweep.cli.command import Group
 from headsweep.errors import ERROR_PREFIX, WARNING_PREFIX, HeadsweepWarning
 
@@ -39,6 +39,7 @@ for command in (
     study.finalize,
     study.status,
     study.export,
+    study.enqueue,
     study.dashboard,
     study.studies,
     board.leaderboard,
@@ -80,6 +81,7 @@ def _show_warning(
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 the work failed, 2 bad input, 130 interrupted."""
     args = list(sys.argv[1:] if args is None else args)
+    streams.protect()
     warnings.showwarning = _show_warning
     try:
         code = root.main(args, prog_name="headsweep", standalone_mode=False)
@@ -94,4 +96,13 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             click.echo(exits.printable(exits.redact(traceback.format_exc())), err=True, nl=False)
         click.echo(f"{ERROR_PREFIX}{exits.line(error)}", err=True)
         sys.exit(exits.exit_code(error))
+    if _prints_its_result(args) and (fault := streams.output_fault()):
+        click.echo(f"{ERROR_PREFIX}cannot write the output: {fault.strerror}", err=True)
+        sys.exit(exits.FAILED)
     sys.exit(code or exits.DONE)
+
+
+def _prints_its_result(args: Sequence[str]) -> bool:
+    """Return whether a command only prints, so that lost output is a failure."""
+    words = [arg for arg in args if not arg.startswith("-")]
+    return not words or words[0] in ("status", "studies") or words[:2] == ["leaderboard", "show"]

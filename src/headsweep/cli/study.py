@@ -166,6 +166,52 @@ def export(study_name: str, storage_url: str, trial: int | None, output: Path) -
 
 
 @click.command(cls=Command)
+@options.study_name
+@options.overrides
+@options.storage
+@click.option("--from-study", metavar="NAME", help="Enqueue the best trials of another study.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1, max=10_000),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many of them.",
+)
+def enqueue(
+    study_name: str,
+    overrides: tuple[str, ...],
+    storage_url: str,
+    from_study: str | None,
+    top: int,
+) -> None:
+    """Add a trial with given params, or another study's best, to be run before others.
+
+    Params that are left out get the study's default value. With --from-study, trials whose params
+    do not fit the space are left out.
+    """
+    from headsweep.api import Study
+    from headsweep.config.overrides import override_value
+
+    if (from_study is None) == (not overrides):
+        raise click.UsageError("give either key=value params or --from-study NAME")
+    with Study.open(study_name, storage=storage_url) as study:
+        if from_study is not None:
+            numbers = study.enqueue_from(from_study, top=top)
+        else:
+            params = dict(override_value(text, where="command line") for text in overrides)
+            numbers = study.enqueue(params)
+        waiting, left = study.status().states["WAITING"], study.status().n_left
+    click.echo(f"enqueued: trials {', '.join(map(str, numbers)) or 'none'}")
+    if waiting > left:
+        click.echo(
+            f"{waiting} trials wait but the budget allows {left} more: "
+            "`headsweep create` with a larger --n-trials lets them run",
+            err=True,
+        )
+
+
+@click.command(cls=Command)
 @options.storage
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--writable", is_flag=True, help="Let it change and delete studies: no password!")
@@ -201,7 +247,7 @@ def _finalize(study: Study, *, reopen: str | None, **engine: Any) -> None:
     """Write a study's leaderboard and print it."""
     from headsweep.cli.tables import print_leaderboard
 
-    folder = study.finalize(reopen=reopen, **engine)
+    folder = study.finalize(reopen=reopen, **engine).folder
     print_leaderboard(folder)
     click.echo(f"report: {folder / 'report.html'}")
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headsweep.cli.exits import printable
+from headsweep.leaderboard.formatting import number, spread
 
 if TYPE_CHECKING:
     from headsweep.leaderboard.merge import Board
@@ -45,7 +46,7 @@ def print_leaderboard(folder: Path) -> None:
     """
     from headsweep.leaderboard.merge import merge
 
-    print_boards(merge([folder]))
+    print_boards(merge([folder]).boards)
 
 
 def print_boards(boards: Sequence[Board]) -> None:
@@ -81,11 +82,10 @@ def _split_cells(row: Mapping[str, str], split: str) -> tuple[str, ...]:
 
 
 def _mean_and_spread(row: Mapping[str, str], name: str) -> str:
-    """`mean ± std` over seeds; empty where the board has no such metric or it is undefined."""
-    if not row.get(name):
+    """`mean ± std` over seeds; empty where the board has no such metric, a dash if undefined."""
+    if name not in row:
         return ""
-    spread = row[f"{name}_std"]
-    return f"{float(row[name]):.3f}" + (f" ± {float(spread):.3f}" if spread else "")
+    return f"{number(row[name])} {spread(row[f'{name}_std'])}".rstrip()
 
 
 def print_evaluation(metrics: Mapping[str, Mapping[str, Any]]) -> None:
@@ -106,7 +106,7 @@ def print_alignment(results: Mapping[str, Mapping[str, Any]]) -> None:
         for protocol, directions in measured.items():
             for direction, summary in directions.items():
                 means = {name: s["mean"] for name, s in summary.items() if name != "n_queries"}
-                cells = ["-" if mean is None else f"{mean:.3f}" for mean in means.values()]
+                cells = [number(mean) for mean in means.values()]
                 row = [stem, protocol, direction, str(summary["n_queries"]), *cells]
                 tables.setdefault(tuple(means), []).append(row)
     for metrics, rows in tables.items():
@@ -115,9 +115,8 @@ def print_alignment(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _mean_and_interval(summary: Mapping[str, float | None]) -> str:
     mean, low, high = (summary[name] for name in ("mean", "ci_low", "ci_high"))
-    if mean is None:
-        return "-"
-    return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if None not in (low, high) else "")
+    ends = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
+    return number(mean) + ends
 
 
 def _effort_cells(summary: Summary) -> list[str]:

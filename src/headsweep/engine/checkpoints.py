@@ -50,8 +50,18 @@ def save_snapshot(snapshot: Snapshot, path: Path, identity: Mapping[str, Any]) -
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(header)}))
 
 
+def _check_format(found: Any) -> None:
+    """Refuse a file of another format.
+
+    Raises:
+        ValueError: it is not `FORMAT`.
+    """
+    if found != FORMAT:
+        raise ValueError(f"format {found}")
+
+
 def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
-    """A snapshot and the identity of its run.
+    """Return a snapshot and the identity of its run.
 
     Raises:
         ConfigError: the file is missing, or no snapshot of this version.
@@ -60,8 +70,7 @@ def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']}")
+        _check_format(header["format"])
         history = TypeAdapter(tuple[EpochReport, ...]).validate_python(header["history"])
         step = TypeAdapter(int).validate_python(header["step"], strict=True)
         return Snapshot(step, history, tensors), header["identity"]

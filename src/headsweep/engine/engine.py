@@ -54,6 +54,9 @@ class Engine:
     def admit(self, config: Config) -> Admission:
         """Place a trial in its group, wherever the group's tape stands.
 
+        Returns:
+            Its slot, and where on the tape it entered.
+
         Raises:
             ConfigError: the head does not fit the features.
         """
@@ -63,6 +66,9 @@ class Engine:
 
     def replay(self, config: Config) -> Admission:
         """Place a trial where the tape stands at `config.training.tape_position`.
+
+        Returns:
+            Its slot, and where on the tape it entered.
 
         Raises:
             ConfigError: the head does not fit the features.
@@ -82,6 +88,9 @@ class Engine:
     def restore(self, config: Config, snapshot: Snapshot) -> Admission:
         """Place a trial where it stood when the snapshot was taken.
 
+        Returns:
+            Its slot, and where on the tape it goes on.
+
         Raises:
             ConfigError: the head does not fit the features.
         """
@@ -97,6 +106,9 @@ class Engine:
 
         When memory runs out, the other groups wait on the host, then the group halves. Only a slot
         that does not fit alone fails.
+
+        Returns:
+            A report of every slot.
         """
         reports: list[EpochReport] = []
         due = list(self._groups)
@@ -130,17 +142,17 @@ class Engine:
             self._groups.remove(group)
 
     def history(self, slot: int) -> tuple[EpochReport, ...]:
-        """All reports of a slot so far."""
+        """Return all reports of a slot so far."""
         return tuple(self._group_of[slot].slots[slot].history)
 
     def snapshot(self, slot: int) -> Snapshot:
-        """All that the slot's next epoch depends on, copied to the CPU."""
+        """Return all that the slot's next epoch depends on, copied to the CPU."""
         group = self._group_of[slot]
         return Snapshot(group.slots[slot].step, self.history(slot), group.state(slot))
 
     @torch.no_grad()
     def predictor(self, slot: int) -> Predictor:
-        """The slot's head with the weights of its best epoch, on the CPU, with normalisation."""
+        """Return the slot's head with its best weights and its normalizers, on the CPU."""
         group = self._group_of[slot]
         config = group.slots[slot].config
         shape, normalization = self.inputs.shape(config), config.features.normalization
@@ -156,7 +168,11 @@ class Engine:
         return len(group.slots) < self._largest.get(group.key, self.slots)
 
     def _split(self, group: Group) -> Group:
-        """Half of a group as a group of its own; groups of this key stay as small from now on."""
+        """Move half of a group to a new group, and let no group of this key grow larger.
+
+        Returns:
+            The new group.
+        """
         sibling = group.split()
         self._largest[group.key] = max(len(group.slots), len(sibling.slots))
         self._groups.append(sibling)
@@ -164,9 +180,15 @@ class Engine:
         return sibling
 
     def _shortage(self, group: Group, reports: list[EpochReport]) -> str | None:
-        """Add a group's reports of one epoch; or what the device said when memory ran out.
+        """Run an epoch of a group and add its reports.
 
         The error itself is not kept: its traceback holds the tensors that filled the memory.
+
+        Returns:
+            What the device said when memory ran out, if it did.
+
+        Raises:
+            RuntimeError: any other failure of the device or the program.
         """
         try:
             reports += group.run_epoch(self.usage)

@@ -62,7 +62,7 @@ def group_key(config: Config, inputs: Inputs) -> GroupKey:
 
 
 def program_name(config: Config, device_type: str) -> str:
-    """A function of config and device kind alone, so that a replay meets the same program."""
+    """Return the program that trains a config, which depends on config and device kind alone."""
     if config.training.optimizer == "lbfgs":
         return "logistic"
     if isinstance(config.head, MLPConfig) and config.head.norm == "batch":
@@ -110,7 +110,11 @@ class Group:
         return not self._ahead()
 
     def admit(self, number: int, config: Config) -> None:
-        """Let a trial enter at the tape's present position."""
+        """Let a trial enter at the tape's present position.
+
+        Raises:
+            RuntimeError: the program failed, but not for want of memory.
+        """
         slot = new_slot(number, config, self.key.program, self.inputs.n_train)
         try:
             self._enter(slot)
@@ -130,13 +134,13 @@ class Group:
             self._parked[number] = snapshot.tensors
 
     def state(self, number: int) -> dict[str, Tensor]:
-        """A trial's tensors, copied to the host."""
+        """Return a trial's tensors, copied to the host."""
         slot = self.slots[number]
         tensors = self._parked.get(number) or self._entered(slot).state(slot)
         return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def evict(self, number: int) -> None:
-        """Free a trial's place."""
+        """Free a trial's slot."""
         slot = self.slots.pop(number)
         self._parked.pop(number, None)
         if number in self._held:
@@ -144,7 +148,7 @@ class Group:
             self._held.remove(number)
 
     def best_head(self, number: int) -> Head:
-        """A trial's head with its best weights."""
+        """Return a trial's head with its best weights."""
         slot = self.slots[number]
         return self._entered(slot).best_head(slot)
 
@@ -157,7 +161,11 @@ class Group:
             torch.cuda.empty_cache()
 
     def split(self) -> Group:
-        """Move half of the parked slots, or those a step ahead, to a new group."""
+        """Move half of the parked slots, or those a step ahead, to a new group.
+
+        Returns:
+            The new group.
+        """
         leaving = self._ahead() or list(self.slots)[len(self.slots) // 2 :]
         sibling = Group(self.key, self.inputs, self.position)
         for number in leaving:
@@ -167,7 +175,7 @@ class Group:
         return sibling
 
     def fail(self, reason: str) -> list[EpochReport]:
-        """Reports that say why no slot can go on."""
+        """Return reports that say why no slot can go on."""
         reports = []
         for slot in self.slots.values():
             report = replace(slot.finish_epoch(nan, nan, nan), failure=reason)
@@ -182,6 +190,9 @@ class Group:
 
         When memory runs out, every slot's clock tells which steps it has taken; called again, the
         group goes on from there.
+
+        Returns:
+            A report of every slot.
         """
         begun = time.perf_counter()
         *_, program = (self._entered(slot) for slot in self.slots.values())
@@ -202,7 +213,7 @@ class Group:
         return reports
 
     def _entered(self, slot: Slot) -> Program:
-        """The program, with a slot in it."""
+        """Return the program, with a slot in it."""
         if slot.number not in self._held:
             self._enter(slot)
         assert self._program is not None
@@ -226,7 +237,11 @@ class Group:
         ]
 
     def _report(self, program: Program, slots: Sequence[Slot], on_cpu: Tensor) -> list[EpochReport]:
-        """Rank the scores `(K, c, n_valid)` and keep the best weights of slots that improved."""
+        """Rank the scores `(K, c, n_valid)` and keep the best weights of slots that improved.
+
+        Returns:
+            A report of every slot.
+        """
         scores = on_cpu.numpy()
         finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
         ranked = np.where(finite[:, None, None], scores, np.float32(0)).swapaxes(1, 2)
@@ -246,7 +261,7 @@ class Group:
 
 
 def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean binary cross-entropy `(K,)` of probabilities `(K, c, n)` against labels `(n, c)`."""
+    """Return the mean cross-entropy `(K,)` of probabilities `(K, c, n)` and labels `(n, c)`."""
     hit = np.where(targets.T.astype(bool), scores, 1 - scores)
     losses: NDArray[np.float32] = (
         -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1).mean(axis=1)

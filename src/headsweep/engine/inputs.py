@@ -26,7 +26,7 @@ class Variant:
 
     @classmethod
     def of(cls, config: Config) -> Variant:
-        """The one that a config chooses."""
+        """Return the variant that a config chooses."""
         return cls(config.features.input, config.features.normalization)
 
 
@@ -64,7 +64,7 @@ class Inputs:
         return len(self.targets)
 
     def shape(self, config: Config) -> HeadShape:
-        """What a head of this config must fit.
+        """Return what a head of this config must fit.
 
         Raises:
             ConfigError: the head reads a modality that the splits do not hold.
@@ -80,7 +80,7 @@ class Inputs:
         return HeadShape(widths, config.features.input, len(self.labels))
 
     def normalizer(self, modality: Modality, normalization: Normalization) -> Normalizer:
-        """The normaliser of one modality, fitted on train."""
+        """Return the normaliser of one modality, fitted on train."""
         key = (modality, normalization)
         if key not in self._normalizers:
             raw = torch.from_numpy(np.array(self.train.features[modality]))
@@ -88,7 +88,7 @@ class Inputs:
         return self._normalizers[key]
 
     def view(self, modality: Modality, normalization: Normalization, *, valid: bool) -> Tensor:
-        """Normalised features `(n, d)` of one modality."""
+        """Return normalised features `(n, d)` of one modality."""
         key = (modality, normalization, valid)
         if key not in self._views:
             split = self.valid if valid else self.train
@@ -98,7 +98,7 @@ class Inputs:
         return self._views[key]
 
     def matrix(self, variant: Variant, *, valid: bool) -> Tensor:
-        """The `(n, d)` input of label heads: the chosen views side by side."""
+        """Return the `(n, d)` input of label heads: the chosen views side by side."""
         modalities: Sequence[Modality] = MODALITIES_OF[variant.input]
         if len(modalities) == 1:
             return self.view(modalities[0], variant.normalization, valid=valid)

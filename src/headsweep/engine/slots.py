@@ -70,7 +70,11 @@ class Slot:
         return max(0, self.step - self.epoch * self.steps_per_epoch)
 
     def next_learning_rate(self) -> float:
-        """The learning rate of the step about to be taken; advances the slot's clock."""
+        """Advance the slot's clock by one step.
+
+        Returns:
+            The learning rate of that step.
+        """
         rate = learning_rate(self.config.training, self.step, self.steps_per_epoch)
         self.step += 1
         return rate
@@ -85,7 +89,11 @@ class Slot:
         )
 
     def finish_epoch(self, auprc_macro: float, auroc_macro: float, loss: float) -> EpochReport:
-        """Record an epoch's validation metrics; NaN means that the scores were not finite."""
+        """Record an epoch's validation metrics; NaN means that the scores were not finite.
+
+        Returns:
+            The report of the epoch.
+        """
         self.epoch += 1
         failure = None
         if not math.isfinite(auprc_macro):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def permutation(seed: int, position: int, n: int) -> Tensor:
-    """Row indices `(n,)` of the tape's epoch `position`.
+    """Return row indices `(n,)` of the tape's epoch `position`.
 
     Argsort of a raw Philox stream (Salmon et al. 2011), which stays the same across versions.
     """
@@ -24,7 +24,7 @@ def permutation(seed: int, position: int, n: int) -> Tensor:
 
 
 def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
-    """Start and end of every minibatch of an epoch over `n` rows.
+    """Return start and end of every minibatch of an epoch over `n` rows.
 
     The last batch is short where `batch_size` does not divide `n`; a last batch of a single row
     is left out, since batch statistics and contrastive losses need two.
@@ -36,7 +36,7 @@ def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def batches(seed: int, position: int, n: int, batch_size: int) -> Iterator[Tensor]:
-    """The minibatches `(b,)` of row indices of one epoch."""
+    """Return the minibatches `(b,)` of row indices of one epoch."""
     order = permutation(seed, position, n)
     for start, end in batch_bounds(n, batch_size):
         yield order[start:end]

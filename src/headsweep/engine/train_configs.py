@@ -33,7 +33,7 @@ def train_to_end(
     *,
     on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
 ) -> list[Trained]:
-    """Train every config from its own `training.tape_position`; results in the order given.
+    """Train every config from its own `training.tape_position` to the end.
 
     Args:
         configs: one for each head; those that fit together are trained together.
@@ -42,6 +42,9 @@ def train_to_end(
         settings: `slots` bounds how many configs are trained at once.
         on_epoch: called with the reports of every epoch; a report's `slot` is then the position
             of its config in `configs`.
+
+    Returns:
+        The trained heads, in the order of `configs`.
 
     Raises:
         TrialError: a head diverged.

@@ -125,6 +125,7 @@ def compare_auroc(
         For each label and pair `label, a, b, difference` (a minus b) and its p-values.
     """
     first = by_row[0][0]
+    patients = np.unique(first.patients, return_inverse=True)[1]
     pairs: list[dict[str, Any]] = []
     for j, label in enumerate(first.labels):
         positive = first.targets[:, j].astype(bool)
@@ -137,7 +138,7 @@ def compare_auroc(
         for a, b in combinations(range(len(names)), 2):
             p = delong_p_value(
                 positive,
-                first.patients,
+                patients,
                 parts[a],
                 parts[b],
                 few_patients=rules.corrects_few_patients,

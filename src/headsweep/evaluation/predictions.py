@@ -211,6 +211,22 @@ def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
     return seeds
 
 
+def predictions_table(by_seed: Sequence[Predictions]) -> dict[str, Any]:
+    """Return the columns of a file of predictions, probabilities averaged over seeds.
+
+    Args:
+        by_seed: predictions of the same rows; logits are kept of a single seed alone.
+    """
+    first = by_seed[0]
+    scores = np.mean([one.scores.astype(np.float64) for one in by_seed], axis=0)
+    columns: dict[str, Any] = {"volumename": first.volumes, "patient": first.patients}
+    for j, label in enumerate(first.labels):
+        columns |= {f"{TRUE}{label}": first.targets[:, j], f"{SCORE}{label}": scores[:, j]}
+    if len(by_seed) == 1 and first.logits is not None:
+        columns |= {f"{LOGIT}{n}": first.logits[:, j] for j, n in enumerate(first.labels)}
+    return columns
+
+
 def write_ranks(ranks: Mapping[str, NDArray[np.int64]], split: Predictions, path: Path) -> None:
     """Write one row for each volume: `volumename, patient`, then `rank:` of every direction."""
     columns = {f"rank:{direction}": values for direction, values in ranks.items()}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.metrics.bootstrap import (
-    interval,
+    intervals,
     patient_resamples,
     rarer_class_patients,
     resampled_operating_points,
@@ -147,18 +147,24 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
     auprc = measured.values["auprc"].mean(axis=0)
     used = np.isfinite(auprc)
 
-    def patients(name: str, label: int | None) -> float:
+    def patients(name: str) -> tuple[float, Metric]:
         if name == "brier" and rules.corrects_few_patients:  # has a term of every row
-            return measured.n_patients
-        return mean_patients(measured.patients) if label is None else measured.patients[label]
+            return measured.n_patients, np.full(len(used), float(measured.n_patients))
+        return mean_patients(measured.patients), measured.patients
 
+    by_label = {
+        name: summarize_labels(
+            values, _label_draws(measured.resampled.get(name)), patients(name)[1], rules
+        )
+        for name, values in measured.values.items()
+    }
     return {
         "n_rows": len(predictions.volumes),
         "n_patients": measured.n_patients,
         "n_labels_used": int(used.sum()),
         **{
             f"{name}_macro": summarize(
-                macro(values), measured.macro_draws.get(name), patients(name, None), rules
+                macro(values), measured.macro_draws.get(name), patients(name)[0], rules
             )
             for name, values in measured.values.items()
         },
@@ -167,12 +173,7 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
             label: {
                 "support": int(predictions.targets[:, j].sum()),
                 "prevalence": float(predictions.targets[:, j].mean()),
-                **{
-                    name: summarize(
-                        values[:, j], _label_draws(measured, name, j), patients(name, j), rules
-                    )
-                    for name, values in measured.values.items()
-                },
+                **{name: summaries[j] for name, summaries in by_label.items()},
             }
             for j, label in enumerate(predictions.labels)
         },
@@ -210,18 +211,31 @@ def summarize(
         `mean`, `std`, `ci_low` and `ci_high`, each None where it is undefined. The interval is
         undefined with fewer than `MIN_PATIENTS` patients.
     """
-    mean = float(by_seed.mean())
-    low, high = np.nan, np.nan
-    enough = patients >= MIN_PATIENTS or not rules.corrects_few_patients
-    if draws is not None and enough:
-        low, high = interval(mean, draws, patients, CONFIDENCE)
-    spread = by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan
-    return {
-        "mean": finite(mean),
-        "std": finite(spread),
-        "ci_low": finite(low),
-        "ci_high": finite(high),
-    }
+    columns = None if draws is None else draws[:, None]
+    (summary,) = summarize_labels(by_seed[:, None], columns, np.array([float(patients)]), rules)
+    return summary
+
+
+def summarize_labels(
+    by_seed: Metric, draws: Metric | None, patients: Metric, rules: Rules = CURRENT
+) -> list[Summary]:
+    """Summarize a metric of every label; as `summarize`, with another axis (c,) in the end.
+
+    Returns:
+        A summary for each label.
+    """
+    means = [float(values.mean()) for values in by_seed.T]
+    low = high = np.full(len(means), np.nan)
+    if draws is not None:
+        low, high = intervals(np.array(means), draws, patients, CONFIDENCE)
+        if rules.corrects_few_patients:
+            enough = patients >= MIN_PATIENTS
+            low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
+    spreads = [values.std(ddof=1) if len(values) > 1 else np.nan for values in by_seed.T]
+    return [
+        {"mean": finite(mean), "std": finite(std), "ci_low": finite(a), "ci_high": finite(b)}
+        for mean, std, a, b in zip(means, spreads, low, high, strict=True)
+    ]
 
 
 def mean_patients(rarer: Metric) -> float:
@@ -248,7 +262,6 @@ def _ratios(point: OperatingPoint) -> dict[str, Metric]:
     return {name: getattr(point, name) for name in names}
 
 
-def _label_draws(measured: Measured, name: str, label: int) -> Metric | None:
-    if name not in measured.resampled:
-        return None
-    return np.asarray(measured.resampled[name][:, :, label].mean(axis=0))
+def _label_draws(by_seed: Metric | None) -> Metric | None:
+    """Draws (S, B, c), averaged over seeds."""
+    return None if by_seed is None else np.asarray(by_seed.mean(axis=0))

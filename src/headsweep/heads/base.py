@@ -33,7 +33,7 @@ class HeadShape:
 
 
 def join_views(views: Mapping[Modality, Tensor], feature_input: FeatureInput) -> Tensor:
-    """The `(n, d)` input matrix: the views that `feature_input` names, side by side."""
+    """Return the `(n, d)` input matrix: the views that `feature_input` names, side by side."""
     chosen: Sequence[Tensor] = [views[modality] for modality in MODALITIES_OF[feature_input]]
     return chosen[0] if len(chosen) == 1 else torch.cat(list(chosen), dim=1)
 
@@ -48,7 +48,7 @@ class Head(nn.Module, ABC):
         """Label probabilities `(n, c)` in [0, 1] from normalised views `(n, d)`."""
 
     def logits(self, views: Mapping[Modality, Tensor]) -> Tensor | None:
-        """Label logits `(n, c)`, which rank rows; None if the probabilities themselves do."""
+        """Return label logits `(n, c)`, which rank rows; None if the probabilities do."""
         return None
 
 
@@ -63,10 +63,10 @@ class LabelHead(Head):
         self.input: FeatureInput = shape.input
 
     def logits(self, views: Mapping[Modality, Tensor]) -> Tensor:
-        """Label logits `(n, c)` of the joined views."""
+        """Return label logits `(n, c)` of the joined views."""
         logits: Tensor = self(join_views(views, self.input))
         return logits
 
     def probabilities(self, views: Mapping[Modality, Tensor]) -> Tensor:
-        """Sigmoid of the logits, in their precision: exactly 1 above 16.7 in float32."""
+        """Return sigmoid of the logits, in their precision: exactly 1 above 16.7 in float32."""
         return torch.sigmoid(self.logits(views))

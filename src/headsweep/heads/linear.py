@@ -18,6 +18,6 @@ class LinearHead(LabelHead):
         self.output = nn.Linear(shape.input_width, shape.n_labels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `(n, c)` of inputs `(n, d)`."""
+        """Return logits `(n, c)` of inputs `(n, d)`."""
         logits: Tensor = self.output(x)
         return logits

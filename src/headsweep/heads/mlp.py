@@ -36,6 +36,6 @@ class MLPHead(LabelHead):
         self.output = nn.Linear(width_in, shape.n_labels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `(n, c)` of inputs `(n, d)`."""
+        """Return logits `(n, c)` of inputs `(n, d)`."""
         logits: Tensor = self.output(self.hidden(x))
         return logits

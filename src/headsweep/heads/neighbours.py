@@ -43,7 +43,7 @@ def neighbour_probabilities(
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` largest values of each row of `(n, m)`, in no order, and their columns, `(n, k)`.
+    """Return the `k` largest values of each row, in no order, and their columns, `(n, k)` both.
 
     On a CPU a row is first searched by the maxima of blocks: the `k` blocks with the largest ones
     hold what is looked for, and NumPy selects them with vector instructions. Among equal values
@@ -66,7 +66,7 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest_columns(values: Tensor, k: int) -> Tensor:
-    """Columns `(n, k)`, ascending, of the `k` largest finite values of each row of `(n, m)`."""
+    """Return the columns `(n, k)`, ascending, of the `k` largest finite values of each row."""
     rows = values.numpy()
     n, m = rows.shape
     smallest = np.partition(rows, m - k, axis=1)[:, m - k, None]

@@ -39,7 +39,7 @@ class Normalizer(nn.Module):
             self.register_buffer("projection", torch.eye(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised features `(n, d)` of raw features `(n, d)`."""
+        """Return normalised features `(n, d)` of raw features `(n, d)`."""
         match self.kind:
             case "none":
                 return x
@@ -52,7 +52,7 @@ class Normalizer(nn.Module):
 
 
 def fit_normalizer(kind: Normalization, train: Tensor) -> Normalizer:
-    """The normaliser of raw training features `(n, d)`; constant columns become zero.
+    """Return the normaliser of raw training features `(n, d)`; constant columns become zero.
 
     `whiten` is PCA whitening in the original axes (ZCA; Kessy et al. 2018) with a little
     shrinkage, so that directions of almost no variance are not blown up.

@@ -62,7 +62,7 @@ class Predictor(nn.Module):
         self.eval()
 
     def views(self, features: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """Normalised features `(n, d)` of raw features `(n, d)`, by modality.
+        """Return normalised features `(n, d)` of raw features `(n, d)`, by modality.
 
         Raises:
             FeatureError: a modality is missing, or has another width than in training.
@@ -123,12 +123,12 @@ class Predictor(nn.Module):
 
     @torch.inference_mode()
     def forward(self, features: Mapping[Modality, Tensor]) -> Tensor:
-        """Label probabilities `(n, c)` of raw features `(n, d)`."""
+        """Return label probabilities `(n, c)` of raw features `(n, d)`."""
         return self.head.probabilities(self.views(features))
 
     @torch.inference_mode()
     def project(self, features: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """Unit embeddings `(n, dim)` by modality; only a retrieval head has them."""
+        """Return unit embeddings `(n, dim)` by modality; only a retrieval head has them."""
         assert isinstance(self.head, RetrievalHead)
         return self.head.project(self.views(features))
 

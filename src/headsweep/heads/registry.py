@@ -20,7 +20,7 @@ BUILT_IN: dict[str, Any] = {"linear": LinearHead, "mlp": MLPHead, "retrieval": R
 
 
 def build_head(config: HeadConfig, shape: HeadShape, *, seed: int) -> Head:
-    """A new head on the CPU, its initial weights a function of config, shape and seed alone.
+    """Return a new head on the CPU, its initial weights a function of config, shape and seed alone.
 
     Raises:
         ConfigError: no head of that kind is registered.

@@ -43,14 +43,14 @@ class RetrievalHead(Head):
         self.register_buffer("gallery_targets", torch.zeros(0, shape.n_labels))
 
     def project(self, views: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """Unit vectors `(n, dim)` of every view."""
+        """Return unit vectors `(n, dim)` of every view."""
         return {
             modality: functional.normalize(self.projections[modality](view), dim=1)
             for modality, view in views.items()
         }
 
     def embed(self, views: Mapping[Modality, Tensor]) -> Tensor:
-        """The unit vector `(n, e)` by which neighbours are found: the chosen views together."""
+        """Return the unit vectors `(n, e)` of the chosen views, by which neighbours are found."""
         chosen = {modality: views[modality] for modality in MODALITIES_OF[self.input]}
         unit = join_views(self.project(chosen), self.input)
         return unit if len(chosen) == 1 else functional.normalize(unit, dim=1)
@@ -61,7 +61,7 @@ class RetrievalHead(Head):
         self.gallery_targets = targets.to(self.gallery)
 
     def probabilities(self, views: Mapping[Modality, Tensor]) -> Tensor:
-        """Labels `(n, c)` of the nearest gallery rows, weighted by a softmax of similarity."""
+        """Return labels `(n, c)` of the nearest gallery rows, weighted by similarity (softmax)."""
         return neighbour_probabilities(
             self.embed(views),
             self.gallery,

@@ -143,10 +143,7 @@ def write_board(
     Returns:
         The results, and the paired comparisons.
     """
-    results = [
-        evaluate(rank, one, valid, tests, subgroups, facts.rules)
-        for rank, one in enumerate(confirmed, start=1)
-    ]
+    results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
     if any(subgroups.values()):
         named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
         write_subgroups(named, folder / SUBGROUPS)
@@ -161,7 +158,11 @@ def write_board(
         facts.rules,
     )
     write_json(folder / COMPARISONS, compared)
-    write_tables([leaderboard_row(result, facts, valid.name, data) for result in results], folder)
+    write_tables(
+        [leaderboard_row(result, facts, valid.name, data) for result in results],
+        folder,
+        facts.rules,
+    )
     return results, compared
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,16 +17,23 @@ from headsweep.errors import OutputError
 from headsweep.evaluation.paired_tests import compare_macro, ranks_with_ties
 from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.summaries import N_RESAMPLES, RESAMPLING_SEED, finite, mean_patients
+from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
 from headsweep.metrics.bootstrap import patient_resamples, rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 TableRow = dict[str, str]
 
 TEXTS = ("rank", "study", "head", "features", "trial", "n_seeds", "config", "data_fingerprint")
 """Columns of a leaderboard that hold no figure."""
+
+WHOLE = ("rank", "trial", "n_seeds", "n_trials_searched")
+"""Columns that hold whole numbers."""
 
 NOTE = (
     "Ranks are those on valid, where rows were chosen. Below a value on test stands its 95 % "
@@ -48,8 +56,55 @@ class Board:
     rows: Sequence[TableRow]
 
 
+@dataclass(frozen=True)
+class Merged:
+    """Boards on different data; rows of one board can be compared with each other."""
+
+    boards: Sequence[Board]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return all boards as one DataFrame; `data_fingerprint` tells them apart."""
+        return frame_of([row for board in self.boards for row in board.rows])
+
+    def to_csv(self) -> str:
+        """Return all boards as one CSV table."""
+        return to_csv(self.boards)
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table for each board."""
+        return to_markdown(self.boards)
+
+    def to_html(self) -> str:
+        """Return a page that needs no other file."""
+        return to_html(self.boards)
+
+    def to_table(self) -> str:
+        """Return an HTML table for each test split of each board, without a page around them."""
+        cards = [_card(board, stem) for board in self.boards for stem in stems_of(board.rows[0])]
+        return render("tables_only.html", boards=cards)
+
+    def _repr_html_(self) -> str:
+        return self.to_table()
+
+
+def frame_of(rows: Sequence[TableRow]) -> pd.DataFrame:
+    """Return rows of `leaderboard.csv` as a DataFrame: whole numbers, floats and texts."""
+    import pandas as pd
+
+    frame = pd.DataFrame([{**row} for row in rows])
+    for name in frame.columns:
+        if name in WHOLE or name.endswith("/tied_rank"):
+            frame[name] = frame[name].astype("int64")
+        elif name not in TEXTS:
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    return frame
+
+
 def read_board(folder: Path) -> list[TableRow]:
-    """The rows of one finished study, as its `leaderboard.csv` holds them.
+    """Read the rows of one finished study from its `leaderboard.csv`.
+
+    Returns:
+        The rows, cells as text.
 
     Raises:
         OutputError: the folder holds no leaderboard, an empty one, or one that names files outside
@@ -67,16 +122,16 @@ def read_board(folder: Path) -> list[TableRow]:
         raise OutputError(f"{path}: a leaderboard must be a table, found {error}") from None
     if not rows:
         raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
-    for number, row in enumerate(rows, start=2):
+    for line, row in enumerate(rows, start=2):
         if (fault := _fault(row)) is not None:
-            raise OutputError(f"{path}:{number}: {fault}")
+            raise OutputError(f"{path}:{line}: {fault}")
     if len({row["rank"] for row in rows}) < len(rows):
         raise OutputError(f"{path}: ranks must differ, found one twice")
     return rows
 
 
 def _fault(row: TableRow) -> str | None:
-    """The first law of a leaderboard's row that this one breaks."""
+    """Return what is wrong with a row of a leaderboard, if anything."""
     if None in row or None in row.values():
         return "a row must have as many cells as the header, found another number"
     stems = stems_of(row)
@@ -103,8 +158,14 @@ def _is_figure(cell: str) -> bool:
         return False
 
 
-def merge(folders: Sequence[Path]) -> list[Board]:
-    """The finalists of one study; of several, the best of each, on one board a set of data.
+def merge(folders: Sequence[Path]) -> Merged:
+    """Merge finished studies.
+
+    Args:
+        folders: of the leaderboards.
+
+    Returns:
+        All finalists of one study; of several, the best of each, on one board for each set of data.
 
     Raises:
         OutputError: a folder holds no leaderboard.
@@ -112,16 +173,16 @@ def merge(folders: Sequence[Path]) -> list[Board]:
     """
     if len(folders) == 1:
         rows = read_board(folders[0])
-        return [Board(rows[0]["data_fingerprint"], rows)]
+        return Merged([Board(rows[0]["data_fingerprint"], rows)])
     by_data: dict[str, list[tuple[TableRow, Path]]] = {}
     for folder in folders:
         best = read_board(folder)[0]
         by_data.setdefault(best["data_fingerprint"], []).append((best, folder))
-    return [Board(data, _ranked(entries)) for data, entries in by_data.items()]
+    return Merged([Board(data, _ranked(entries)) for data, entries in by_data.items()])
 
 
 def stems_of(row: Mapping[str, str]) -> list[str]:
-    """Test splits that a row reports, in the order of its columns."""
+    """Return the test splits that a row reports, in the order of its columns."""
     suffix = "/auprc_macro"
     return [
         name.removesuffix(suffix)
@@ -131,7 +192,7 @@ def stems_of(row: Mapping[str, str]) -> list[str]:
 
 
 def to_csv(boards: Sequence[Board]) -> str:
-    """All boards as one CSV table; rows of different boards differ in `data_fingerprint`."""
+    """Return all boards as one CSV table, told apart by `data_fingerprint`."""
     names = list(dict.fromkeys(name for board in boards for row in board.rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -141,12 +202,12 @@ def to_csv(boards: Sequence[Board]) -> str:
 
 
 def to_markdown(boards: Sequence[Board]) -> str:
-    """A Markdown table for each board: values on test with their intervals in one cell."""
+    """Return a Markdown table for each board: values on test and their intervals in one cell."""
     return "\n".join(_markdown(board) for board in boards)
 
 
 def to_html(boards: Sequence[Board]) -> str:
-    """A page that needs nothing else, with a table for every test split of every board."""
+    """Return a page that needs no other file, with a table for each test split of each board."""
     cards = [_card(board, stem) for board in boards for stem in stems_of(board.rows[0])]
     return render("boards.html", title="Leaderboard", boards=cards, note=NOTE)
 
@@ -157,41 +218,38 @@ def _card(board: Board, stem: str) -> TableCard:
     header += ["tied rank"] if tied else []
     rows = []
     for row in board.rows:
-        spread = row["val/auprc_macro_std"]
         cells = [
             Cell(row["rank"]),
             Cell(row["study"], f"trial {row['trial']}, {row['head']}, {row['features']}"),
-            Cell(_short(row["val/auprc_macro"]), f"± {_short(spread)}"),
+            Cell(number(row["val/auprc_macro"]), spread(row["val/auprc_macro_std"])),
         ]
         for metric in METRICS:
-            low, high = (_short(row[f"{stem}/{metric}_ci_{end}"]) for end in ("low", "high"))
-            cells.append(Cell(_short(row[f"{stem}/{metric}"]), f"{low} to {high}"))
+            ends = interval(*(row[f"{stem}/{metric}_ci_{end}"] for end in ("low", "high")))
+            cells.append(Cell(number(row[f"{stem}/{metric}"]), ends))
         rows.append([*cells, *([Cell(row[f"{stem}/tied_rank"])] if tied else [])])
     text = f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}."
     return TableCard(stem, text, header, rows)
 
 
-def _short(cell: str) -> str:
-    return f"{float(cell):.3f}" if cell else "-"
-
-
 def _markdown(board: Board) -> str:
     rows = [_markdown_row(row) for row in board.rows]
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _markdown_row(row: TableRow) -> TableRow:
     cells = {name: row[name] for name in ("rank", "study", "head", "features", "trial")}
-    value, spread = (_short(row[f"val/auprc_macro{suffix}"]) for suffix in ("", "_std"))
-    cells["val/auprc_macro"] = f"{value} ± {spread}"
+    cells["val/auprc_macro"] = _valid(row)
     for stem in stems_of(row):
         for name in (f"{stem}/{metric}" for metric in METRICS):
-            low, high = (_short(row[f"{name}_ci_{end}"]) for end in ("low", "high"))
-            cells[name] = f"{_short(row[name])} ({low} to {high})"
+            ends = interval(row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+            cells[name] = f"{number(row[name])} ({ends})"
         if (tied := f"{stem}/tied_rank") in row:
             cells[tied] = row[tied]
     return cells
+
+
+def _valid(row: TableRow) -> str:
+    return f"{number(row['val/auprc_macro'])} {spread(row['val/auprc_macro_std'])}".rstrip()
 
 
 def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:

@@ -36,6 +36,8 @@ from headsweep.leaderboard.finalists import Confirmed, Finalist, with_seed
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
 Ranks = Mapping[str, NDArray[np.int64]]
+Measurement = tuple[dict[str, Any], dict[str, Mapping[str, Metric]]]
+"""Metrics by split in the form of `metrics.json`, and macro values on the resamples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,40 +82,49 @@ class FinalistResult:
 
 
 def evaluate(
-    rank: int,
-    confirmed: Confirmed,
+    confirmed: Sequence[Confirmed],
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
     rules: Rules = CURRENT,
-) -> FinalistResult:
-    """Predict and measure a confirmed finalist on valid and on every test split.
+) -> list[FinalistResult]:
+    """Predict and measure confirmed finalists on valid and on every test split.
 
     Args:
-        rank: of the finalist.
-        confirmed: the finalist with its seeds.
+        confirmed: the finalists with their seeds, best first.
         valid: validation split.
         tests: test splits.
         subgroups: of each test split's rows.
         rules: of the board.
 
     Returns:
-        The finalist with its predictions and metrics.
+        The finalists with their ranks, predictions and metrics.
     """
-    seeds = tuple(
-        _evaluate_seed(seed, predictor, on_valid, valid, tests, rules)
-        for seed, predictor, on_valid in zip(
-            confirmed.seeds, confirmed.predictors, confirmed.valid, strict=True
+    predicted = [
+        tuple(
+            _evaluate_seed(seed, predictor, on_valid, valid, tests, rules)
+            for seed, predictor, on_valid in zip(one.seeds, one.predictors, one.valid, strict=True)
         )
-    )
-    metrics, draws = measure_seeds(
-        [seed.predictions for seed in seeds],
-        [seed.thresholds for seed in seeds],
-        [seed.ranks for seed in seeds],
-        subgroups,
-        rules,
-    )
-    return FinalistResult(rank, confirmed.finalist, seeds, metrics, draws)
+        for one in confirmed
+    ]
+
+    # One after another: threads lose more to the interpreter's lock than two cores gain.
+    measurements = [
+        measure_seeds(
+            [seed.predictions for seed in seeds],
+            [seed.thresholds for seed in seeds],
+            [seed.ranks for seed in seeds],
+            subgroups,
+            rules,
+        )
+        for seeds in predicted
+    ]
+    return [
+        FinalistResult(rank, one.finalist, seeds, *measurement)
+        for rank, (one, seeds, measurement) in enumerate(
+            zip(confirmed, predicted, measurements, strict=True), start=1
+        )
+    ]
 
 
 def measure_seeds(
@@ -122,7 +133,7 @@ def measure_seeds(
     ranks: Sequence[Mapping[str, Ranks]],
     subgroups: Mapping[str, Attributes],
     rules: Rules = CURRENT,
-) -> tuple[dict[str, Any], dict[str, Mapping[str, Metric]]]:
+) -> Measurement:
     """Measure a finalist on every split, in the form of `metrics.json`.
 
     Args:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from headsweep.atomic_files import write_text
+from headsweep.evaluation.rules import CURRENT, Rules
+from headsweep.leaderboard.formatting import UNDEFINED, markdown_table, number
 from headsweep.leaderboard.provenance import StudyFacts
 from headsweep.leaderboard.results import FinalistResult
 
@@ -58,27 +60,28 @@ def added_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
     return {"val/auroc_macro": on_valid["mean"], "val/auroc_macro_std": on_valid["std"]}
 
 
-def write_tables(rows: Sequence[Row], folder: Path) -> None:
+def write_tables(rows: Sequence[Row], folder: Path, rules: Rules = CURRENT) -> None:
     """Write `leaderboard.csv`, floats in full and undefined ones empty, and `leaderboard.md`."""
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "leaderboard.csv", table.getvalue())
-    write_text(folder / "leaderboard.md", to_markdown(rows))
+    undefined = UNDEFINED if rules.valid_auroc else "-"
+    write_text(folder / "leaderboard.md", to_markdown(rows, undefined))
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table, floats to four decimals."""
+def to_markdown(rows: Sequence[Row], undefined: str = UNDEFINED) -> str:
+    """Return a Markdown table of the rows, floats to four decimals."""
     header = list(rows[0])
-    lines = [header, ["---"] * len(header)]
-    lines += [[_shown(name, row[name]) for name in header] for row in rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown_table(
+        header, [[_shown(name, row[name], undefined) for name in header] for row in rows]
+    )
 
 
-def _shown(name: str, cell: Cell) -> str:
+def _shown(name: str, cell: Cell, undefined: str) -> str:
     if cell is None:
-        return "-"
+        return undefined
     if name == "data_fingerprint":
         return str(cell)[:FINGERPRINT_SHOWN]
-    return f"{cell:.4f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
+    return number(cell, 4) if isinstance(cell, float) else str(cell)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
-from scipy.stats import rankdata
 
 from headsweep.metrics.ranking import Metric, Scores
 
@@ -43,9 +42,9 @@ def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
     n_negative = len(positive) - n_positive
     of_row = np.empty(scores.shape)
     for seed, score in enumerate(scores):
-        overall = rankdata(score)
-        of_row[seed, positive] = (overall[positive] - rankdata(score[positive])) / n_negative
-        below = overall[~positive] - rankdata(score[~positive])
+        overall = _average_ranks(score)
+        of_row[seed, positive] = (overall[positive] - _average_ranks(score[positive])) / n_negative
+        below = overall[~positive] - _average_ranks(score[~positive])
         of_row[seed, ~positive] = 1 - below / n_positive
     mean = of_row.mean(axis=0)
     return Components(float(mean[positive].mean()), mean)
@@ -53,7 +52,7 @@ def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
 
 def delong_p_value(
     positive: NDArray[np.bool_],
-    patients: Sequence[str],
+    patients: Sequence[str] | NDArray[np.integer],
     one: Components,
     other: Components,
     *,
@@ -77,7 +76,7 @@ def delong_p_value(
         Two-sided p-value; NaN when the variance of the difference is zero, or a class has fewer
         than `MIN_PATIENTS` patients.
     """
-    keys, patient = np.unique(np.asarray(patients), return_inverse=True)
+    keys, patient = np.unique(patients, return_inverse=True)
     difference = one.area - other.area
     # Each row's share in the difference, less its expectation; then one sum a patient and class.
     share = one.of_row - other.of_row - difference
@@ -101,6 +100,13 @@ def delong_p_value(
     return float(
         2 * stdtr((scaled[0] + scaled[1]) ** 2 / squares, -abs(difference) / math.sqrt(variance))
     )
+
+
+def _average_ranks(scores: Scores) -> Metric:
+    """Ranks from 1, equal scores sharing the mean of theirs; as `scipy.stats.rankdata`."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks: Metric = np.cumsum(counts) - (counts - 1) / 2
+    return ranks[inverse]
 
 
 def _degrees_of_freedom(rows: Metric) -> float:

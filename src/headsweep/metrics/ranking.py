@@ -21,12 +21,12 @@ _CELLS_PER_BLOCK = 1 << 16
 
 
 def average_precision(targets: Targets, scores: Scores) -> Metric:
-    """Average precision of each slot and label; arguments as `average_precision_and_auroc`."""
+    """Return average precision; arguments as in `average_precision_and_auroc`."""
     return average_precision_and_auroc(targets, scores)[0]
 
 
 def auroc(targets: Targets, scores: Scores) -> Metric:
-    """Area under the ROC curve of each slot and label; as `average_precision_and_auroc`."""
+    """Return ROC areas; arguments as in `average_precision_and_auroc`."""
     return average_precision_and_auroc(targets, scores)[1]
 
 
@@ -71,7 +71,7 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
 
 
 def macro(per_label: Metric) -> Metric:
-    """Mean over the defined labels, (K, c) → (K,); NaN where no label is defined."""
+    """Return the mean over the defined labels, (K, c) → (K,); NaN where no label is defined."""
     defined = n_defined(per_label)
     mean = np.full(defined.shape, np.nan)
     np.divide(np.nansum(per_label, axis=-1), defined, out=mean, where=defined > 0)
@@ -79,12 +79,16 @@ def macro(per_label: Metric) -> Metric:
 
 
 def n_defined(per_label: Metric) -> NDArray[np.int64]:
-    """Number of labels whose metric is defined, (K, c) → (K,)."""
+    """Return the number of labels whose metric is defined, (K, c) → (K,)."""
     return np.asarray(np.isfinite(per_label).sum(axis=-1), dtype=np.int64)
 
 
 def _ordinal(scores: Scores) -> NDArray[np.float32]:
-    """Float32 scores in the order of wider ones: how many distinct values lie below each."""
+    """Return float32 scores in the order of wider ones: how many distinct values lie below each.
+
+    Raises:
+        ValueError: more rows than float32 can count.
+    """
     slots, n, c = scores.shape
     if n > 1 << 24:
         raise ValueError(f"float64 scores can have at most {1 << 24} rows, found {n}")
@@ -136,7 +140,7 @@ def _levels(bits: NDArray[np.uint32]) -> NDArray[np.int32]:
 
 
 def _areas(keys: NDArray[np.unsignedinteger]) -> tuple[Metric, Metric]:
-    """Average precision and ROC area of each row of sorted keys, (r, n) → (r,), (r,).
+    """Return average precision and ROC area of each row of sorted keys, (r, n) → (r,), (r,).
 
     Row by row in the order of the keys: AP is the mean over positives of TP / rank, the ROC area
     the mean over negatives of TP / P. Within equal scores the keys put negatives first; there a
@@ -162,7 +166,7 @@ def _areas(keys: NDArray[np.unsignedinteger]) -> tuple[Metric, Metric]:
 
 
 def _group_ends(at: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Last index of the group of equal scores, for each index that is tied with its successor."""
+    """Return the last index of the equal scores, for each index tied with its successor."""
     closes = np.flatnonzero(np.diff(at, append=at[-1] + 2) > 1)
     return np.repeat(at[closes] + 1, np.diff(closes, prepend=-1))
 

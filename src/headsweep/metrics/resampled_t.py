@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtr, stdtrit
 
 from headsweep.metrics.ranking import Metric
 
@@ -40,10 +40,10 @@ def corrected_mean(by_fold: Metric, test_share: float, *, confidence: float = 0.
     if folds < 2:
         return FoldMean(mean, math.nan, math.nan, math.nan)
     error = math.sqrt((1 / folds + test_share) * float(by_fold.var(ddof=1)))
-    reach = float(student_t.ppf((1 + confidence) / 2, folds - 1)) * error
+    reach = float(stdtrit(folds - 1, (1 + confidence) / 2)) * error
     if error == 0:
         return FoldMean(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    p = float(2 * student_t.sf(abs(mean) / error, folds - 1))
+    p = float(2 * stdtr(folds - 1, -abs(mean) / error))
     return FoldMean(mean, mean - reach, mean + reach, p)
 
 

@@ -135,6 +135,10 @@ class Identity(Section):
     """Letters of any script, digits, spaces, `.`, `_` and `-`."""
     n_trials: PositiveInt
     seed: Seed = 42
+    patience: PositiveInt | None = None
+    """Stop after so many finished trials without a better one; null never does."""
+    enqueue: tuple[Mapping[str, Choice], ...] = ()
+    """Params of trials that run first; keys that are left out get the base's value."""
 
 
 class Finalists(Section):
@@ -168,9 +172,12 @@ class StudySpec(Section):
     sampler: Policy
     pruner: Policy
     finalists: Finalists
+    patience: int | None = None
+    enqueue: tuple[Mapping[str, Any], ...] = ()
+    """Params of the trials that run first, as Optuna stores them."""
 
     def fingerprint(self) -> str:
-        """SHA-256 of the definition without `n_trials`, paths and logging."""
+        """SHA-256 of the definition without budget, enqueued params, paths and logging."""
         return hashlib.sha256(json.dumps(_comparable(self), sort_keys=True).encode()).hexdigest()
 
 
@@ -200,6 +207,8 @@ def spec_from_json(text: str) -> StudySpec:
             sampler=Policy(**plain["sampler"]),
             pruner=Policy(**plain["pruner"]),
             finalists=Finalists.model_validate_json(json.dumps(plain["finalists"])),
+            patience=plain.get("patience"),
+            enqueue=tuple(plain.get("enqueue", ())),
         )
     except ConfigError as error:
         raise StudyError(f"a stored study must be one of headsweep's, found {error}") from None
@@ -249,10 +258,12 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
         "sampler": json.loads(spec.sampler.model_dump_json()),
         "pruner": json.loads(spec.pruner.model_dump_json()),
         "finalists": json.loads(spec.finalists.model_dump_json()),
+        "patience": spec.patience,
+        "enqueue": [dict(params) for params in spec.enqueue],
     }
 
 
 def _comparable(spec: StudySpec) -> dict[str, Any]:
     plain = _plain(spec)
-    del plain["n_trials"]
+    del plain["n_trials"], plain["patience"], plain["enqueue"]
     return plain | {"config": without_irrelevant(plain["config"])}

@@ -17,6 +17,7 @@ from headsweep.config.schema import Config, Section, explain
 from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.errors import ConfigError, HeadsweepWarning, StudyError
+from headsweep.search.enqueued import complete_params
 from headsweep.search.remarks import remarks
 from headsweep.search.samplers_and_pruners import resolve_pruner, resolve_sampler
 from headsweep.search.space import suggestion_order
@@ -116,11 +117,17 @@ def _spec_from_document(
         sampler=_policy(document.get("sampler", {"name": "tpe"}), where=f"{where}:sampler"),
         pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
+        patience=identity.patience,
+    )
+    enqueued = tuple(
+        complete_params(params, spec, where=f"{where}:study.enqueue[{i}]")
+        for i, params in enumerate(identity.enqueue)
     )
     spec = spec.model_copy(
         update={
             "sampler": resolve_sampler(spec, where=f"{where}:sampler"),
             "pruner": resolve_pruner(spec, where=f"{where}:pruner"),
+            "enqueue": enqueued,
         }
     )
     for remark in remarks(spec):

@@ -121,9 +121,7 @@ class Database:
             StorageError: the database cannot be reached, is full, or is read-only.
         """
         if self.read_only:
-            raise StorageError(
-                f"{self.shown} is read-only: this user cannot write to the file or its folder"
-            )
+            raise self._read_only_error()
         limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_S}s'"
         lock = f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, {study_id})"
         # In one trip, and before the snapshot is taken.
@@ -170,9 +168,16 @@ class Database:
         found = " ".join(str(cause).split()) or type(cause).__name__
         if self._url.password:
             found = found.replace(self._url.password, "***")
+        if "readonly database" in found:
+            return self._read_only_error()
         if _may_pass(error):
             return UnreachableStorageError(f"cannot reach {self.shown}: {found}")
         return StorageError(f"cannot use {self.shown}: {found}")
+
+    def _read_only_error(self) -> StorageError:
+        return StorageError(
+            f"{self.shown} is read-only: this user cannot write to the file or its folder"
+        )
 
     def secret_url(self) -> str:
         """Return the URL with its password: for the environment of a child process alone."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +18,9 @@ from sqlalchemy import Connection, select
 
 from headsweep.config.files import write_config
 from headsweep.config.schema import Config
-from headsweep.errors import StorageError, StudyError
+from headsweep.errors import FeatureError, ManifestError, StorageError, StudyError
 from headsweep.preflight import check_output
+from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
@@ -26,12 +29,19 @@ from headsweep.storage.claims import count_states
 from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
 from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
+from headsweep.studies.enqueue import FROM_FILE, enqueue, new_entries
 from headsweep.studies.summary import Summary, summarize
 from headsweep.studies.trials import trial_config
 
 DEFINITION = "headsweep:definition"
 """Study attribute: the spec as JSON."""
 FINGERPRINT = "headsweep:fingerprint"
+ENQUEUED = "headsweep:enqueued"
+"""Study attribute: the entries of `study.enqueue` that were enqueued."""
+ENQUEUE_TOKEN = "headsweep:enqueue_token"
+"""Study attribute: names the last call of `enqueue`, which may be repeated after an outage."""
+FOLDER = "headsweep:folder"
+"""Study attribute: the folder in which the study was created; relative paths refer to it."""
 N_WORKERS = "headsweep:n_workers"
 """Study attribute: number of workers that have joined; each draws from its own random stream."""
 DATA = "headsweep:data"
@@ -176,6 +186,29 @@ class StoredStudy:
         """The stored spec with the present budget; parsed again only when it changed."""
         return self._spec_of(self.attrs())
 
+    @contextmanager
+    def data_errors_explained(self) -> Iterator[None]:
+        """Add to an error of the data which folder its relative paths refer to.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            InputError: the block raised one; it names both folders if they differ.
+        """
+        try:
+            yield
+        except (ManifestError, FeatureError) as error:
+            created, here = self.attrs().get(FOLDER), str(Path.cwd())
+            paths = self.spec.config.paths
+            absolute = Path(paths.data_root).is_absolute(), Path(paths.manifest_dir).is_absolute()
+            if created in (None, here) or all(absolute):
+                raise
+            raise type(error)(
+                f"{error} (paths are relative to the current folder, {here}; "
+                f"the study was created in {created})"
+            ) from None
+
     def attrs(self) -> Mapping[str, Any]:
         """Return the study's user attributes.
 
@@ -312,6 +345,32 @@ class StoredStudy:
 
         return self.storage.write(self.study_id, work)
 
+    def enqueue(self, params: Sequence[Mapping[str, Any]], *, by: str) -> list[int]:
+        """Add trials that workers run before they suggest others, each exactly once.
+
+        Args:
+            params: of each trial; keys that are left out get the study's default value.
+            by: who enqueues them; kept with the trials.
+
+        Returns:
+            Numbers of the trials.
+
+        Raises:
+            StudyError: a key is not searched, or a value is outside its range.
+        """
+        spec, token = self.spec, secrets.token_hex(8)
+        complete = [complete_params(one, spec, where=f"enqueue {dict(one)}") for one in params]
+
+        def write(connection: Connection) -> list[int]:
+            last = _attrs(connection, self.study_id).get(ENQUEUE_TOKEN)
+            if isinstance(last, list) and last[0] == token:  # written before the connection broke
+                return list(last[1])
+            numbers = enqueue(connection, self.study_id, complete, by=by)
+            _write_attrs(connection, self.study_id, {ENQUEUE_TOKEN: [token, numbers]})
+            return numbers
+
+        return self.storage.write(self.study_id, write)
+
     def next_worker_index(self) -> int:
         """Count a worker that joins.
 
@@ -378,12 +437,18 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
             _check_same(spec, stored)
         else:
             check_adoptable(spec.name, system_attrs, count_states(connection, study_id))
+        done = stored.get(ENQUEUED, [])
+        new = new_entries(spec.name, spec.enqueue, done)
+        if new:
+            enqueue(connection, study_id, new, by=FROM_FILE)
         _write_attrs(
             connection,
             study_id,
             {
+                ENQUEUED: [*done, *new],
                 DEFINITION: spec_to_json(spec),
                 FINGERPRINT: spec.fingerprint(),
+                FOLDER: str(Path.cwd()),
                 N_TRIALS: spec.n_trials,
             },
         )

@@ -55,6 +55,11 @@ class Summary:
         return self.states["COMPLETE"] + self.states["PRUNED"]
 
     @property
+    def n_left(self) -> int:
+        """Number of trials that may still be started."""
+        return max(0, self.n_trials - self.finished - self.states["RUNNING"])
+
+    @property
     def share_not_trained(self) -> float:
         """Share of the planned epochs that pruning and early stopping saved."""
         return 1.0 - self.epochs_trained / self.epochs_planned if self.epochs_planned else 0.0

@@ -48,9 +48,10 @@ class Lease:
         self._thread.join(timeout=self._lease_s)
 
     def hold(self, trial_ids: frozenset[int], *, since: float | None = None) -> None:
-        """Renews exactly these trials from now on.
+        """Renew exactly these trials from now on.
 
         Args:
+            trial_ids: the trials to renew.
             since: `time.monotonic()` at which the trials were claimed, if some were just now.
         """
         with self._changed:
@@ -59,14 +60,14 @@ class Lease:
             self._held = trial_ids
 
     def fenced(self) -> bool:
-        """Whether the trials held may be another worker's by now."""
+        """Return whether the trials held may be another worker's by now."""
         with self._changed:
             lapsed = time.monotonic() - self._renewed_at > self._lease_s
             self._fenced = self._fenced or (bool(self._held) and lapsed)
             return self._fenced
 
     def reset(self) -> None:
-        """Holds nothing, and begins anew."""
+        """Hold nothing, and begin anew."""
         with self._changed:
             self._held = frozenset()
             self._fenced = False

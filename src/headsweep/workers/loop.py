@@ -97,7 +97,11 @@ class Loop:
                 self._logs.close(STOPPED_S if self._stop.asked else STUCK_S)
 
     def _go_on(self) -> bool:
-        """One tick; whether the study may need another one of this worker."""
+        """Run one tick.
+
+        Returns:
+            Whether the study may need another one of this worker.
+        """
         if self._lease.fenced():
             self._start_afresh()
         over = self._refill()
@@ -112,7 +116,11 @@ class Loop:
         return not over or bool(self._trial_in)
 
     def _refill(self) -> bool:
-        """Fills free places with trials; whether there is nothing left to claim, for good."""
+        """Fill free slots with trials.
+
+        Returns:
+            Whether there is nothing left to claim, for good.
+        """
         wanted = min(self._engine.free, self._session.at_once - len(self._trial_in))
         if wanted <= 0 or time.monotonic() < self._claim_not_before:
             return False

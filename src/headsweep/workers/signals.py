@@ -46,7 +46,7 @@ class Stop:
         self._told.wait(timeout_s)
 
     def hear(self, number: int, _: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle a signal."""
         if self._told.is_set():
             os._exit(128 + number)
         self.told_by = number
@@ -56,7 +56,7 @@ class Stop:
         self._deadline.start()
 
     def forget(self) -> None:
-        """The worker ended in time."""
+        """Cancel the deadline, since the worker ended in time."""
         if self._deadline is not None:
             self._deadline.cancel()
 

@@ -33,14 +33,14 @@ class Accounts:
 
     @contextmanager
     def storing(self) -> Iterator[None]:
-        """What happens inside is the store's time."""
+        """Count the time inside as the storage's."""
         begun = time.perf_counter()
         yield
         self._store_s += time.perf_counter() - begun
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """What happens inside is waiting for other workers."""
+        """Count the time inside as waiting for other workers."""
         begun = time.perf_counter()
         yield
         self._waiting_s += time.perf_counter() - begun

@@ -63,25 +63,25 @@ class TrialLogs:
             self._thread.start()
 
     def admitted(self, slot: int, number: int, config: Config) -> None:
-        """A trial was given a slot."""
+        """Note that a trial was given a slot."""
         if self._wanted:
             self._in_slot[slot] = _Run(number, config)
 
     def heard(self, reports: Sequence[EpochReport]) -> None:
-        """An epoch of some slots is over."""
+        """Note the reports of an epoch of some slots."""
         for report in reports:
             if report.failure is None and (run := self._in_slot.get(report.slot)):
                 run.epochs.append(report.metrics)
                 run.best_epoch = report.best_epoch
 
     def ended(self, slot: int, state: str) -> None:
-        """The trial in a slot is complete, pruned or failed; its run is written soon."""
+        """Note that the trial in a slot is complete, pruned or failed; its run is written soon."""
         if run := self._in_slot.pop(slot, None):
             run.state = state
             self._ended.put(run)
 
     def forget(self, slot: int) -> None:
-        """A slot was emptied; a trial that had not ended there will run again."""
+        """Note that a slot was emptied; a trial that had not ended there will run again."""
         self._in_slot.pop(slot, None)
 
     def close(self, patience_s: float) -> None:

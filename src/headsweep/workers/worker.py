@@ -28,14 +28,14 @@ def work(
     *,
     data: Dataset | None = None,
 ) -> None:
-    """Works on a study until its budget is spent and no trial is left that could come back.
+    """Work on a study until its budget is spent and no trial is left that could come back.
 
-    Returns early, with its trials handed back, when it is told to stop.
+    A worker that is asked to stop hands its trials back and returns early.
 
     Args:
         study: an open study, whose storage is used by this worker alone.
         engine_settings: of the engine that trains the trials.
-        stop: whether the worker was told to stop.
+        stop: whether the worker was asked to stop.
         worker_settings: leases and limits; None is the defaults.
         data: the data to search on; None is what the study's config names.
 
@@ -47,15 +47,16 @@ def work(
     with WorkerSession(study, settings, worker=worker_id()) as session:
         config = session.spec.config
         modalities = searched_modalities(session.spec)
-        train, valid = (data or Dataset.from_config(config)).search_splits(
-            config, modalities=modalities
-        )
+        with study.data_errors_explained():
+            train, valid = (data or Dataset.from_config(config)).search_splits(
+                config, modalities=modalities
+            )
         study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)
         Loop(session, engine, settings, stop).run()
 
 
 def worker_id() -> str:
-    """`$HEADSWEEP_WORKER`, or an id that no other worker has and that tells where it runs."""
+    """Return `$HEADSWEEP_WORKER`, or a unique id that names host and process."""
     given = os.environ.get(WORKER_VARIABLE)
     return given or f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"

@@ -10,10 +10,13 @@ Step = Callable[[], None]
 
 
 def record_graph(step: Step) -> Step:
-    """Take a step once while recording it as a CUDA graph; returns what takes it again.
+    """Take a step once while recording it as a CUDA graph.
 
     The step must read and write tensors that stay where they are, and must not wait for the
     device. It must have been taken before as it is, so that libraries have been set up.
+
+    Returns:
+        A function that takes it again.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -22,7 +22,10 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def prepare_device(settings: EngineSettings) -> torch.device:
-    """Fix the threads of this process, and name the device to train on.
+    """Fix the threads of this process, and choose the device to train on.
+
+    Returns:
+        The device.
 
     Raises:
         ConfigError: the device does not exist here.
@@ -30,14 +33,14 @@ def prepare_device(settings: EngineSettings) -> torch.device:
     torch.set_num_threads(settings.threads)
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    refusal = ConfigError(
+        f"--device must be auto, cpu or a CUDA device of this machine, found {settings.device!r}"
+    )
     try:
         device = torch.device(settings.device)
-        if device.type not in ("cpu", "cuda"):
-            raise ValueError(settings.device)
         torch.empty(0, device=device)
-    except (RuntimeError, ValueError, AssertionError):
-        raise ConfigError(
-            f"--device must be auto, cpu or a CUDA device of this machine, "
-            f"found {settings.device!r}"
-        ) from None
+    except (RuntimeError, AssertionError):
+        raise refusal from None
+    if device.type not in ("cpu", "cuda"):
+        raise refusal
     return device

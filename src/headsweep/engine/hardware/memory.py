@@ -9,7 +9,7 @@ WORDS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it followed on, says that memory could not be had."""
+    """Return whether an error, or one that caused it, says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WORDS):
         return True
     return error.__context__ is not None and ran_out_of_memory(error.__context__)

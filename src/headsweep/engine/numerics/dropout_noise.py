@@ -25,7 +25,9 @@ _POSITIONS = np.arange(_BLOCK, dtype=np.uint32)
 
 
 def uniforms(seed: int, step: int, layer: int, count: int, device: torch.device) -> Tensor:
-    """Float32 `(count,)`, uniform in [0, 1]; a shorter stream is a prefix of a longer one.
+    """Return float32 numbers `(count,)`, uniform in [0, 1].
+
+    A shorter stream is a prefix of a longer one.
 
     The hash is `lowbias32` (C. Wellons, "Prospecting for Hash Functions", 2018) of the position,
     keyed by seed, step and layer.
@@ -37,7 +39,7 @@ def uniforms(seed: int, step: int, layer: int, count: int, device: torch.device)
 
 
 def uniforms_at(positions: Tensor, keys: int | Tensor) -> Tensor:
-    """The same stream at int32 positions of any shape; keys are int32 too, and broadcast."""
+    """Return the same stream at int32 positions of any shape; keys are int32 too, and broadcast."""
     x = positions + keys
     for shift, multiplier in _ROUNDS:
         x ^= (x >> shift) & (_ALL_BITS >> shift)
@@ -47,7 +49,7 @@ def uniforms_at(positions: Tensor, keys: int | Tensor) -> Tensor:
 
 
 def _uniforms_in_blocks(key: int, count: int) -> NDArray[np.float32]:
-    """The same stream in half the time: NumPy has unsigned integers, and blocks stay in cache."""
+    """Return the same stream, in half the time: NumPy has unsigned integers, blocks fit a cache."""
     stream = np.empty(count, np.float32)
     x, shifted = np.empty((2, min(count, _BLOCK)), np.uint32)
     for start in range(0, count, _BLOCK):
@@ -65,7 +67,7 @@ def _uniforms_in_blocks(key: int, count: int) -> NDArray[np.float32]:
 
 
 def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
-    """`x` where `noise`, uniform and of the same shape, exceeds `dropout`, else 0.
+    """Return `x` where `noise`, uniform and of the same shape, exceeds `dropout`, else 0.
 
     Linear in `x`, so the backward pass is the same function of the error. What is kept is not
     scaled. A threshold kernel is an order of magnitude faster on a CPU than a product with a
@@ -76,7 +78,7 @@ def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
 
 
 def minibatch_key(seed: int, step: int, layer: int) -> int:
-    """An unsigned 32-bit key for one layer of one minibatch."""
+    """Return an unsigned 32-bit key for one layer of one minibatch."""
     return _mix(_mix(seed_key(seed) ^ (step * _GOLDEN)) ^ (layer + 1))
 
 
@@ -86,12 +88,12 @@ def seed_key(seed: int) -> int:
 
 
 def signed(key: int) -> int:
-    """The same 32 bits as a signed integer."""
+    """Return the same 32 bits as a signed integer."""
     return key - 2**32 if key >= 2**31 else key
 
 
 def _mix(x: int) -> int:
-    """`lowbias32` of one unsigned integer."""
+    """Return `lowbias32` of one unsigned integer."""
     x &= _ALL_BITS
     for shift, multiplier in _ROUNDS:
         x ^= x >> shift

@@ -46,6 +46,9 @@ def solve_logistic(x: Tensor, targets: Tensor, penalty: Tensor) -> Solution:
         x: features `(n, d)`.
         targets: labels `(P, n)`, 0 or 1.
         penalty: `(P,)`, positive.
+
+    Returns:
+        Weights, biases, and which problems have converged.
     """
     centre = x.mean(dim=0)
     matrix = _Centred(x, centre)
@@ -80,16 +83,16 @@ class _Centred:
     centre: Tensor
 
     def logits(self, weight: Tensor) -> Tensor:
-        """`(P, n)`."""
+        """Return the logits `(P, n)`."""
         return torch.addmm((-weight @ self.centre).unsqueeze(1), weight, self.x.T)
 
     def gradient(self, residual: Tensor) -> Tensor:
-        """`(P, d)`, averaged over rows."""
+        """Return the gradient `(P, d)`, averaged over rows."""
         total = residual @ self.x
         return total.sub_(torch.outer(residual.sum(dim=1), self.centre)).div_(len(self.x))
 
     def covariance(self) -> Tensor:
-        """`(d, d)`."""
+        """Return the covariance `(d, d)`."""
         centred = self.x - self.centre
         return centred.T @ centred / len(self.x)
 
@@ -106,7 +109,11 @@ class _InverseCurvature:
     def __call__(
         self, index: Tensor, gradient: Tensor, bias_gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Applied to gradients `(P, d)` and `(P,)` of the problems `index`."""
+        """Apply to gradients `(P, d)` and `(P,)` of the problems `index`.
+
+        Returns:
+            What the gradients become.
+        """
         rotated = (gradient @ self.axes).mul_(self.gain[index]) @ self.axes.T
         return rotated, bias_gradient * self.bias_gain[index]
 
@@ -135,7 +142,7 @@ class _Problems:
         return cls(index, targets, weight.clone(), bias.clone(), logits, *zero, [], [])
 
     def keep(self, mask: Tensor) -> _Problems:
-        """The problems that `mask` picks."""
+        """Return the problems that `mask` picks."""
         return _Problems(
             self.index[mask],
             self.targets[mask],
@@ -160,7 +167,7 @@ class _Problems:
         self.gradient, self.bias_gradient = gradient, bias_gradient
 
     def direction(self, guess: _InverseCurvature) -> tuple[Tensor, Tensor, Tensor]:
-        """Descent directions `(P, d)` and `(P,)` by the two-loop recursion, and the decrements."""
+        """Return descent directions (two-loop recursion) and the decrements."""
         q, qb = self.gradient.clone(), self.bias_gradient.clone()
         shares = []
         for (s, sb), (y, yb) in zip(reversed(self.moves), reversed(self.changes), strict=True):
@@ -207,7 +214,7 @@ def _line_search(
     weight_bend: Tensor,
     start: Tensor,
 ) -> Tensor:
-    """Steps `(P,)` at which the slope along the directions is nearly zero; `start` is it at 0.
+    """Return steps `(P,)` with almost no slope along the directions; `start` is it at 0.
 
     Newton's method on the slope, which rises monotonically since the objective is convex,
     safeguarded by the bracket found so far.

@@ -35,7 +35,7 @@ class LossSettings:
 
 
 def loss_settings(training: TrainingConfig, pos_weight: Tensor) -> LossSettings:
-    """The loss of one slot; `pos_weight` `(c,)` is capped at `training.pos_weight_cap`."""
+    """Return the loss of one slot; `pos_weight` `(c,)` is capped at `training.pos_weight_cap`."""
     return LossSettings(
         kind=training.loss,
         pos_weight=pos_weight.clamp(max=training.pos_weight_cap),
@@ -49,7 +49,7 @@ def loss_settings(training: TrainingConfig, pos_weight: Tensor) -> LossSettings:
 
 
 def stack_settings(slots: Sequence[LossSettings]) -> LossSettings:
-    """The losses of K slots of one kind, for logits `(K, c, b)`.
+    """Return the losses of K slots of one kind, for logits `(K, c, b)`.
 
     A power of a number rounds otherwise than a power of a tensor, so settings are tensors even
     where all slots agree; only no smoothing at all is the same either way.
@@ -74,12 +74,12 @@ def stack_settings(slots: Sequence[LossSettings]) -> LossSettings:
 
 
 def loss(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """Elementwise loss."""
+    """Return the elementwise loss."""
     return LOSSES[settings.kind](logits, _smooth(targets, settings.label_smoothing), settings)
 
 
 def gradient_(logits: Tensor, targets: Tensor, settings: LossSettings) -> Tensor:
-    """Elementwise derivative of the loss with respect to the logits, written in their place."""
+    """Return the elementwise derivative of the loss by the logits, written over the logits."""
     smoothed = _smooth(targets, settings.label_smoothing)
     if settings.kind == "bce":
         return logits.sigmoid_().sub_(smoothed)
@@ -106,7 +106,7 @@ def _weighted_bce_gradient(z: Tensor, y: Tensor, s: LossSettings) -> Tensor:
 
 
 def _focal(z: Tensor, y: Tensor, s: LossSettings) -> Tensor:
-    """Lin et al. 2017, equation 5, as a mixture over soft targets."""
+    """Return the focal loss (Lin et al. 2017, equation 5), as a mixture over soft targets."""
     p = torch.sigmoid(z)
     positive = s.focal_alpha * (1 - p) ** s.focal_gamma * -logsigmoid(z)
     negative = (1 - s.focal_alpha) * p**s.focal_gamma * -logsigmoid(-z)
@@ -122,7 +122,10 @@ def _focal_gradient(z: Tensor, y: Tensor, s: LossSettings) -> Tensor:
 
 
 def _asymmetric(z: Tensor, y: Tensor, s: LossSettings) -> Tensor:
-    """Ridnik et al. 2021, equation 7: negatives easier than `clip` weigh nothing."""
+    """Return the asymmetric loss (Ridnik et al. 2021, equation 7).
+
+    Negatives easier than `clip` weigh nothing.
+    """
     p = torch.sigmoid(z)
     shifted = (p - s.clip).clamp(min=SMALLEST_PROBABILITY)
     positive = (1 - p) ** s.gamma_pos * -logsigmoid(z)

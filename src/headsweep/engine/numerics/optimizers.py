@@ -49,14 +49,14 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, learning_rate: float | Tensor, count: int | Tensor) -> None:
-        """The `count`-th update of the parameters, from 1 on.
+        """Take the `count`-th update of the parameters, counted from 1.
 
         Both are numbers, or scalars on the device, so that a step can be recorded.
         """
 
     @abstractmethod
     def moments(self) -> dict[str, Tensor]:
-        """The live tensors, by name, that the next step depends on besides the parameters."""
+        """Return the live tensors, by name, that the next step needs besides the parameters."""
 
 
 class AdamW(Optimizer):
@@ -72,13 +72,13 @@ class AdamW(Optimizer):
         self.count = torch.zeros((), device=self.params[0].device)
 
     def moments(self) -> dict[str, Tensor]:
-        """First and second moments; the number of steps is the slot's."""
+        """Return first and second moments; the number of steps is the slot's."""
         first = {f"exp_avg.{i}": moment for i, moment in enumerate(self.exp_avgs)}
         second = {f"exp_avg_sq.{i}": moment for i, moment in enumerate(self.exp_avg_sqs)}
         return {**first, **second}
 
     def step(self, learning_rate: float | Tensor, count: int | Tensor) -> None:
-        """The update of `torch.optim.AdamW`."""
+        """Take the update of `torch.optim.AdamW`."""
         if not isinstance(count, Tensor):
             count = self.count.fill_(count)
         torch._fused_adamw_(
@@ -108,11 +108,11 @@ class SGD(Optimizer):
         self.stored_momenta = in_memory_order(self.momenta)
 
     def moments(self) -> dict[str, Tensor]:
-        """The momenta."""
+        """Return the momenta."""
         return {f"momentum.{i}": momentum for i, momentum in enumerate(self.momenta)}
 
     def step(self, learning_rate: float | Tensor, count: int | Tensor) -> None:
-        """The update of `torch.optim.SGD`."""
+        """Take the update of `torch.optim.SGD`."""
         torch._fused_sgd_(
             self.params,
             self.grads,
@@ -128,13 +128,13 @@ class SGD(Optimizer):
 
 
 def in_memory_order(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Views `(n,)` of matrices and vectors: their elements as they lie in memory, without gaps."""
+    """Return views `(n,)` of matrices and vectors, in the order of their elements in memory."""
     return [(t if t.is_contiguous() else t.T).view(-1) for t in tensors]
 
 
 def make_optimizer(
     params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
 ) -> Optimizer:
-    """The optimiser that `training.optimizer` names."""
+    """Return the optimiser that `training.optimizer` names."""
     kind = AdamW if training.optimizer == "adamw" else SGD
     return kind(params, grads, training)

@@ -51,12 +51,12 @@ def rounded_products(precision: Precision, device: torch.device) -> Iterator[Non
 
 
 def to_bf16(x: Tensor) -> Tensor:
-    """Float32 numbers rounded to 8 significant bits, to even from halfway."""
+    """Return float32 numbers rounded to 8 significant bits, ties to even."""
     return x.bfloat16().float()
 
 
 def to_tf32(x: Tensor) -> Tensor:
-    """Float32 numbers rounded to 11 significant bits, away from zero from halfway."""
+    """Return float32 numbers rounded to 11 significant bits, ties away from zero."""
     bits = (x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF
     return torch.where(x.isfinite(), bits.view(torch.float32), x)
 

@@ -62,13 +62,17 @@ class AutogradProgram(SlotwiseProgram[AutogradBatch, AutogradTrainer]):
     """Slots of any `LabelHead` on one tape."""
 
     def trainer(self, slot: Slot) -> AutogradTrainer:
-        """An autograd trainer."""
+        """Return an autograd trainer."""
         return AutogradTrainer(slot, self.inputs)
 
     def prepare_batch(
         self, rows: Tensor, tape_step: int, members: Sequence[AutogradTrainer]
     ) -> AutogradBatch:
-        """Gather the rows and derive the seed of this minibatch."""
+        """Gather the rows and derive the seed of this minibatch.
+
+        Returns:
+            The minibatch.
+        """
         return AutogradBatch(
             x=self.gather(rows, members),
             targets=self.inputs.targets.index_select(0, rows),

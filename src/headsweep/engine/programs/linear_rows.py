@@ -85,7 +85,7 @@ class RowBuffers:
 
 
 def shared_lengths(batch_sizes: Iterable[int]) -> dict[int, list[int]]:
-    """Return, by the number of rows to gather at once, the batch sizes that read them."""
+    """Return return, by the number of rows to gather at once, the batch sizes that read them."""
     shared: dict[int, list[int]] = {}
     for size in sorted(batch_sizes, reverse=True):
         longer = (

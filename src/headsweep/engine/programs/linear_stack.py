@@ -197,7 +197,11 @@ class Stack:
 
 
 def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
-    """Move the members' parameters into stacks, and return the layout."""
+    """Move the members' parameters into stacks.
+
+    Returns:
+        The layout.
+    """
     n_labels = inputs.targets.shape[1]
     smallest = -(-SMALLEST_PRODUCT // n_labels)
     of_variant: dict[Variant, list[Member]] = {}

@@ -67,12 +67,12 @@ class LogisticProgram(Program):
         """There is one epoch; its weights are the best."""
 
     def state(self, slot: Slot) -> dict[str, Tensor]:
-        """The solution."""
+        """Return the solution."""
         member = self.members[slot.number]
         return {"weight": member.weight, "bias": member.bias}
 
     def best_head(self, slot: Slot) -> Head:
-        """A `LinearHead` with the solution."""
+        """Return a `LinearHead` with the solution."""
         member, config = self.members[slot.number], slot.config
         tensors = {"output.weight": member.weight, "output.bias": member.bias}
         return rebuild_head(config.head, self.inputs.shape(config), tensors)

@@ -58,7 +58,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
 
     @staticmethod
     def first_layers(head: Head) -> Sequence[nn.Parameter]:
-        """The first hidden layer's weights."""
+        """Return the first hidden layer's weights."""
         return [next(head.parameters())]
 
     def compute_gradients(self, batch: MLPBatch) -> None:
@@ -113,7 +113,11 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         return _Layer(before, normed, pre, noise), a
 
     def _backward_layer(self, depth: int, layer: _Layer, error: Tensor) -> Tensor:
-        """Fill the layer's gradients; returns the error `(b, h_in)` of the layer before."""
+        """Fill the layer's gradients.
+
+        Returns:
+            The error `(b, h_in)` of the layer before.
+        """
         if layer.noise is not None:
             error = kept(error, layer.noise, self.config.dropout)
         match self.config.activation:
@@ -137,7 +141,11 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         return self._backward_linear(depth, layer.before, error)
 
     def _backward_linear(self, depth: int, before: Tensor, error: Tensor) -> Tensor:
-        """Fill a linear map's gradients; returns the error `(b, h_in)` of what it read."""
+        """Fill a linear map's gradients.
+
+        Returns:
+            The error `(b, h_in)` of its input.
+        """
         first, gain = depth * self.params_a_layer, self._gain(depth)
         grad = self.grads[first]
         torch.addmm(grad, error.T, before, beta=0, alpha=gain, out=grad)
@@ -147,7 +155,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         return torch.addmm(before, error, self.params[first], beta=0, alpha=gain)
 
     def _gain(self, depth: int) -> float:
-        """What makes up for the dropped inputs of a linear map; a product scales for nothing."""
+        """Return the inverted-dropout scale 1/(1-p), a free `alpha` of matrix products."""
         return 1 / (1 - self.config.dropout) if depth > 0 else 1.0
 
     def _layer_params(self, depth: int) -> list[Tensor]:
@@ -159,13 +167,17 @@ class MLPProgram(SlotwiseProgram[MLPBatch, MLPTrainer]):
     """Slots of any input, depth, width, activation and dropout on one tape."""
 
     def trainer(self, slot: Slot) -> MLPTrainer:
-        """An MLP trainer."""
+        """Return an MLP trainer."""
         return MLPTrainer(slot, self.inputs)
 
     def prepare_batch(
         self, rows: Tensor, tape_step: int, members: Sequence[MLPTrainer]
     ) -> MLPBatch:
-        """Gather the rows, and draw dropout noise for the widest slot of every layer."""
+        """Gather the rows, and draw dropout noise for the widest slot of every layer.
+
+        Returns:
+            The minibatch.
+        """
         dropping = [m.config.widths for m in members if m.config.dropout > 0]
         widest = [max(layer) for layer in zip_longest(*dropping, fillvalue=0)]
         return MLPBatch(

@@ -45,7 +45,7 @@ class _Epoch:
     taken: Tensor
 
     def due(self, values: Tensor) -> Tensor:
-        """What the next step reads."""
+        """Return the entry that the next step reads."""
         return values.index_select(0, self.taken).squeeze(0)
 
     def load(self, rows: Tensor, weights: Tensor, rates: Tensor, keys: Tensor) -> None:
@@ -108,7 +108,7 @@ class _Stack:
         return self._by_slot(torch.cat(passes, dim=1))
 
     def _loss_gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Derivatives of the losses, in the logits' place `(K * c, b)`."""
+        """Return derivatives of the losses, in the logits' place `(K * c, b)`."""
         by_slot = self._by_slot(logits)
         for slots, settings in self.losses:
             if len(self.losses) == 1:
@@ -198,20 +198,20 @@ class StackedMLPProgram(Program):
         torch._foreach_copy_(member.best, member.params)
 
     def state(self, slot: Slot) -> dict[str, Tensor]:
-        """The slot's weights, best weights and moments."""
+        """Return the slot's weights, best weights and moments."""
         member = self.members[slot.number]
         weights = dict(zip(member.names, member.params, strict=True))
         best = {f"best.{n}": t for n, t in zip(member.names, member.best, strict=True)}
         return {**weights, **best, **member.optimizer.moments()}
 
     def best_head(self, slot: Slot) -> Head:
-        """An `MLPHead` with the best weights."""
+        """Return an `MLPHead` with the best weights."""
         member, config = self.members[slot.number], slot.config
         best = dict(zip(member.names, member.best, strict=True))
         return rebuild_head(config.head, self.inputs.shape(config), best)
 
     def _stacked(self) -> _Stack:
-        """The stacks of the present members."""
+        """Return the stacks of the present members."""
         if self.stack is None:
             self.stack = _Stack(
                 list(self.members.values()),
@@ -224,14 +224,14 @@ class StackedMLPProgram(Program):
         return self.stack
 
     def _tape(self, rows_of: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows `(s, b)` of minibatches, all filled up to one size, and their weights."""
+        """Return rows `(s, b)` of minibatches, all filled up to one size, and their weights."""
         size, n_labels = self.batch_size, self.inputs.targets.shape[1]
         filled = [torch.cat([rows, rows[:1].expand(size - len(rows))]) for rows in rows_of]
         lengths = torch.tensor([[len(rows)] for rows in rows_of])
         return torch.stack(filled), (torch.arange(size) < lengths) / (lengths * n_labels)
 
     def _schedule(self, steps: int, tape_step: int) -> tuple[Tensor, Tensor]:
-        """Learning rates `(s, K)` and keys of the noise `(s, layers)`, int32."""
+        """Return learning rates `(s, K)` and keys of the noise `(s, layers)`, int32."""
         stack = self._stacked()
         slots = [member.slot for member in stack.members]
         rates = [
@@ -247,7 +247,7 @@ class StackedMLPProgram(Program):
 
 
 def _by_kind(losses: Sequence[LossSettings]) -> list[tuple[Tensor, LossSettings]]:
-    """For every loss kind, the slots that have it, and their settings stacked."""
+    """Return for every loss kind, the slots that have it, and their settings stacked."""
     device = losses[0].pos_weight.device
     places: dict[str, list[int]] = {}
     for place, settings in enumerate(losses):

@@ -66,7 +66,7 @@ class Member:
         return self.config.norm == "layer"
 
     def index(self, depth: int) -> int:
-        """Where the weight of hidden layer `depth` stands in `params`: then bias, scale, shift."""
+        """Return where a hidden layer's weight is in `params`; bias, scale, shift follow."""
         return depth * (4 if self.has_norm else 2)
 
     def move(self, index: int, param: Tensor, grad: Tensor) -> None:
@@ -119,7 +119,7 @@ class Norm:
     slot_of_row: Tensor
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, the normalised input, and the reciprocal deviation by row."""
+        """Return the output, the normalised input, and the reciprocal deviation by row."""
         variance = self._by_slot(z, lambda part: part.var(1, correction=0))
         rstd = variance.add_(LAYER_NORM_EPSILON).rsqrt_().masked_fill_(self.passed, 1.0)
         rstd_by_row = rstd.index_select(0, self.slot_of_row)
@@ -127,7 +127,7 @@ class Norm:
         return normed * self.scale.unsqueeze(1) + self.shift.unsqueeze(1), normed, rstd_by_row
 
     def backward(self, error: Tensor, normed: Tensor, rstd_by_row: Tensor) -> Tensor:
-        """Errors before the normalisation (Ba et al. 2016); fills the gradients."""
+        """Return the errors before the normalisation (Ba et al. 2016); fill the gradients."""
         weighted = error * normed
         torch.sum(weighted, 1, out=self.scale_grad)
         torch.sum(error, 1, out=self.shift_grad)
@@ -137,12 +137,12 @@ class Norm:
         return (error - self._means(error)).sub_(slope.mul_(normed)).mul_(rstd_by_row)
 
     def _means(self, matrix: Tensor) -> Tensor:
-        """By row, the mean over the units of its slot; 0 where nothing is normalised."""
+        """Return by row the mean over the units of its slot; 0 where nothing is normalised."""
         means = self._by_slot(matrix, lambda part: part.mean(1))
         return means.masked_fill_(self.passed, 0.0).index_select(0, self.slot_of_row)
 
     def _by_slot(self, matrix: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-        """A reduction over the units of every slot, `(K, b)`."""
+        """Return a reduction over the units of every slot, `(K, b)`."""
         parts = [reduce(matrix[rows].view(k, -1, matrix.shape[1])) for rows, k in self.runs]
         return torch.cat(parts)
 
@@ -174,7 +174,7 @@ class Hidden:
     """Kinds that occur, each with the rows that have it, `(H, 1)`."""
 
     def forward(self, before: Tensor, keep: Tensor | None) -> Trace:
-        """From the matrix of the layer before."""
+        """Return the trace of the layer, computed from the matrix of the layer before."""
         z = before.new_empty(len(self.bias), before.shape[1])
         for block in self.blocks:
             block.forward(before, z)
@@ -197,7 +197,7 @@ class Hidden:
             block.backward(error, trace.before, out)
 
     def _chosen(self, compute: Callable[[str], Tensor]) -> Tensor:
-        """Every row by its own kind; a kernel more for each kind that occurs, not for each slot."""
+        """Return every row computed by its own kind; a kernel for each kind, not for each slot."""
         (first, _), *others = self.activations
         chosen = compute(first)
         for kind, rows in others:
@@ -218,7 +218,7 @@ class Noise:
     sizes: list[int]
 
     def keep(self, keys: Tensor) -> list[Tensor]:
-        """Factors `(H, b)` by layer; `keys` are int32, one for each layer."""
+        """Return factors `(H, b)` by layer; `keys` are int32, one for each layer."""
         noise = uniforms_at(self.positions, keys.index_select(0, self.layer_of_row).unsqueeze(1))
         factors = (noise > self.threshold) * self.scale
         return [factors[rows] for rows in _slices(self.sizes)]
@@ -238,7 +238,7 @@ class Layers:
     """None where no slot drops anything."""
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] | None) -> tuple[list[Trace], Tensor]:
-        """Traces of the hidden layers, and logits `(K * c, b)`, of inputs `(d, b)`.
+        """Return traces of the hidden layers, and logits `(K * c, b)`, of inputs `(d, b)`.
 
         `keep` holds what `Noise.keep` gave; None drops nothing.
         """
@@ -264,7 +264,11 @@ class Layers:
 
 
 def lay_out(members: Sequence[Member], batch_size: int) -> Layers:
-    """Layers of members, given in the order of their widths, whose parameters move into stacks."""
+    """Move the parameters of members, given in the order of their widths, into stacks.
+
+    Returns:
+        Their layers.
+    """
     hidden: list[Hidden] = []
     first_row = dict.fromkeys((m.slot.number for m in members), 0)
     """Of every slot in the matrix of its last layer so far."""
@@ -288,7 +292,7 @@ def lay_out(members: Sequence[Member], batch_size: int) -> Layers:
 
 
 def _lay_out_hidden(members: Sequence[Member], depth: int, first_row: dict[int, int]) -> Hidden:
-    """One hidden layer of those members that have it."""
+    """Return one hidden layer of those members that have it."""
     widths = [m.widths[depth] for m in members]
     blocks: list[Block] = []
     if depth == 0:
@@ -310,7 +314,7 @@ def _lay_out_hidden(members: Sequence[Member], depth: int, first_row: dict[int, 
 
 
 def _join(members: Sequence[Member], widths: Sequence[int]) -> Block:
-    """The first layer: one map from the shared input to the units of all members."""
+    """Return the first layer: one map from the shared input to the units of all members."""
     like = members[0].params[0]
     weight, grad = (like.new_zeros(1, sum(widths), like.shape[1]) for _ in range(2))
     for member, rows in zip(members, _slices(widths), strict=True):
@@ -319,7 +323,7 @@ def _join(members: Sequence[Member], widths: Sequence[int]) -> Block:
 
 
 def _stack(members: Sequence[Member], indices: Sequence[int], before: int, after: int) -> Block:
-    """Weights of one shape, at `indices` of the members' parameters.
+    """Return weights of one shape, at `indices` of the members' parameters.
 
     `before` and `after` are the members' first rows in the layer that is read and in this one.
     """
@@ -333,7 +337,7 @@ def _stack(members: Sequence[Member], indices: Sequence[int], before: int, after
 
 
 def _lay_out_norm(members: Sequence[Member], depth: int, like: Tensor) -> Norm | None:
-    """Scales and shifts of one layer, of those members that have them; None where none has."""
+    """Return scales and shifts of one layer; None where no member has them."""
     if not any(m.has_norm for m in members):
         return None
     widths = [m.widths[depth] for m in members]
@@ -356,7 +360,7 @@ def _lay_out_norm(members: Sequence[Member], depth: int, like: Tensor) -> Norm |
 
 
 def _lay_out_noise(members: Sequence[Member], batch_size: int) -> Noise | None:
-    """The noise of all units; None where no member drops any."""
+    """Return the noise of all units; None where no member drops any."""
     if all(m.config.dropout == 0 for m in members):
         return None
     device = members[0].params[0].device
@@ -379,11 +383,11 @@ def _lay_out_noise(members: Sequence[Member], batch_size: int) -> Noise | None:
 
 
 def _column(values: Sequence[float], widths: Sequence[int], device: torch.device) -> Tensor:
-    """`(H, 1)`: a value for each slot, repeated over its units."""
+    """Return a column `(H, 1)`: a value for each slot, repeated over its units."""
     repeats = torch.tensor(widths)
     return torch.tensor(values).repeat_interleave(repeats).unsqueeze(1).to(device)
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:
-    """Rows of each slot in a matrix that holds one after another."""
+    """Return rows of each slot in a matrix that holds one after another."""
     return [slice(start, stop) for start, stop in pairwise(accumulate(widths, initial=0))]

@@ -64,7 +64,7 @@ class SingleTrainer(ABC, Generic[Batch]):
         self.optimizer.step(self.slot.next_learning_rate(), self.slot.step)
 
     def weights(self) -> dict[str, Tensor]:
-        """What training changes, by name: parameters and running statistics, live."""
+        """Return what training changes, by name: parameters and running statistics, live."""
         return self.head.state_dict()
 
     def keep_best(self) -> None:
@@ -73,19 +73,19 @@ class SingleTrainer(ABC, Generic[Batch]):
             self.best[name].copy_(tensor)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, best weights and moments, live."""
+        """Return weights, best weights and moments, live."""
         weights = self.weights()
         best = {f"best.{name}": self.best[name] for name in weights}
         return {**weights, **best, **self.optimizer.moments()}
 
     def best_head(self) -> Head:
-        """A new head on the CPU with the best weights."""
+        """Return a new head on the CPU with the best weights."""
         config = self.slot.config
         return rebuild_head(config.head, self.inputs.shape(config), self.best)
 
     @staticmethod
     def first_layers(head: Head) -> Sequence[nn.Parameter]:
-        """The weights that only ever meet the inputs; none that are known here."""
+        """Return the weights whose only input are the features; none are known here."""
         return ()
 
     @abstractmethod
@@ -117,7 +117,7 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
 
     @abstractmethod
     def trainer(self, slot: Slot) -> Trainer:
-        """The trainer of a new slot."""
+        """Return the trainer of a new slot."""
 
     def gather(self, rows: Tensor, members: Sequence[Trainer]) -> dict[Variant, Tensor]:
         """Return training inputs `(b, d)` in every variant that some of `members` read."""
@@ -151,7 +151,11 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
                         member.train_batch(batch)
 
     def validate(self) -> tuple[list[Slot], Tensor]:
-        """Every slot in turn."""
+        """Validate every slot in turn.
+
+        Returns:
+            The slots and their scores `(K, c, n_valid)`.
+        """
         members = list(self.members.values())
         scores = torch.stack([member.validate().T for member in members])
         return [member.slot for member in members], scores
@@ -165,9 +169,9 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
         self.members[slot.number].keep_best()
 
     def state(self, slot: Slot) -> dict[str, Tensor]:
-        """The slot's weights, best weights and moments."""
+        """Return the slot's weights, best weights and moments."""
         return self.members[slot.number].state()
 
     def best_head(self, slot: Slot) -> Head:
-        """The slot's head with its best weights."""
+        """Return the slot's head with its best weights."""
         return self.members[slot.number].best_head()

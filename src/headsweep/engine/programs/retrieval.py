@@ -59,7 +59,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
 
     @staticmethod
     def first_layers(head: Head) -> Sequence[nn.Parameter]:
-        """The projections."""
+        """Return the projections."""
         return list(head.parameters())
 
     def compute_gradients(self, batch: RetrievalBatch) -> None:
@@ -92,11 +92,11 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         return self.retrieval.probabilities(self.valid_views)
 
     def weights(self) -> dict[str, Tensor]:
-        """The projections; the gallery follows from them."""
+        """Return the projections; the gallery follows from them."""
         return {name: tensor.detach() for name, tensor in self.head.named_parameters()}
 
     def best_head(self) -> Head:
-        """A retrieval head with the best projections and the gallery they give."""
+        """Return a retrieval head with the best projections and the gallery they give."""
         head = super().best_head()
         assert isinstance(head, RetrievalHead)
         head.to(self.inputs.device)
@@ -158,7 +158,7 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
         """Scans and reports by number, where any of them has more than one row."""
 
     def trainer(self, slot: Slot) -> RetrievalTrainer:
-        """A retrieval trainer."""
+        """Return a retrieval trainer."""
         return RetrievalTrainer(slot, self.inputs)
 
     def probabilities(self, scores: Tensor) -> Tensor:
@@ -168,7 +168,11 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
     def prepare_batch(
         self, rows: Tensor, tape_step: int, members: Sequence[RetrievalTrainer]
     ) -> RetrievalBatch:
-        """Gather both views, and compare the rows' scans, reports and labels."""
+        """Gather both views, and compare the rows' scans, reports and labels.
+
+        Returns:
+            The minibatch.
+        """
         views = {
             (modality, member.variant.normalization): view
             for member in members
@@ -181,7 +185,7 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
         )
 
     def _same(self, rows: Tensor) -> Tensor | None:
-        """See `RetrievalBatch`."""
+        """Return which pairs are neither positives nor negatives; see `RetrievalBatch`."""
         if not self.repeated:
             return None
         pairs = [
@@ -192,7 +196,7 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
 
 
 def label_affinity(targets: Tensor) -> Tensor:
-    """Jaccard overlap `(b, b)` of label sets `(b, c)`, zero on the diagonal, rows summing to one.
+    """Return Jaccard overlaps `(b, b)` of label sets `(b, c)`: no diagonal, rows sum to one.
 
     Two rows without any label agree fully; a row that shares no label with any other one is
     spread evenly.
@@ -209,12 +213,16 @@ def label_affinity(targets: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor, *, scale: float) -> Tensor:
-    """`scale * a @ b`, scaled within the product."""
+    """Return `scale * a @ b`, scaled within the product."""
     return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 def _through_unit_length_(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """Gradient with respect to z of a function of z / |z|, in the place of that of the function."""
+    """Turn the gradient of a function of z / |z|, in place, into that by z.
+
+    Returns:
+        The gradient.
+    """
     along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
     return grad.addcmul_(unit, along, value=-1).mul_(inverse)
 

@@ -13,6 +13,7 @@ from optuna_dashboard import save_note
 
 from headsweep.atomic_files import locked
 from headsweep.errors import OutputError
+from headsweep.leaderboard.formatting import markdown_table, number
 from headsweep.leaderboard.provenance import read_provenance
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.studies.study import StoredStudy
@@ -70,9 +71,9 @@ def _pictures(plots: Mapping[str, str]) -> str:
 def _of_finalist(rank: int, folder: Path) -> str:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     rows = [
-        f"| {split} | {one['auprc_macro']['mean']:.4f} | {one['auroc_macro']['mean']:.4f} |"
+        [split, *(number(one[f"{name}_macro"]["mean"], 4) for name in ("auprc", "auroc"))]
         for split, one in metrics.items()
     ]
-    table = ["| split | AUPRC | AUROC |", "| --- | --- | --- |", *rows]
+    table = markdown_table(["split", "AUPRC", "AUROC"], rows)
     config = (folder / "config.yaml").read_text(encoding="utf-8")
-    return f"# Finalist, rank {rank}\n\n" + "\n".join(table) + f"\n\n```yaml\n{config}```\n"
+    return f"# Finalist, rank {rank}\n\n" + f"{table}\n```yaml\n{config}```\n"

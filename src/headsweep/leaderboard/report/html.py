@@ -10,6 +10,7 @@ import optuna
 
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
+from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.report.sections import (
     METRIC_NAMES,
@@ -104,13 +105,11 @@ def _board(
         row = [
             Cell(row_name(result), f"{config.head.kind}, {config.features.input}"),
             Cell(str(ranks[str(result.rank)])),
-            Cell(_number(on_valid["mean"]), f"± {_number(on_valid['std'])}"),
+            Cell(number(on_valid["mean"]), spread(on_valid["std"])),
         ]
-        for metric in METRIC_NAMES:
-            low, high = (_number(metrics[metric][end]) for end in ("ci_low", "ci_high"))
-            row.append(Cell(_number(metrics[metric]["mean"]), f"{low} to {high}"))
+        row += [_estimate(metrics[metric]) for metric in METRIC_NAMES]
         if retrieves:
-            row.append(Cell(_number(metrics["retrieval"]["recall_at_10"])))
+            row.append(Cell(number(metrics["retrieval"]["recall_at_10"])))
         rows.append(row)
     facts = results[0].metrics[test]
     text = (
@@ -120,12 +119,18 @@ def _board(
     return TableCard(f"Leaderboard on {test}", text, header, rows)
 
 
+def _estimate(summary: Mapping[str, float | None]) -> Cell:
+    return Cell(number(summary["mean"]), interval(summary["ci_low"], summary["ci_high"]))
+
+
 def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:
     rows = []
     for pair in compared["auprc_macro"]:
-        interval = f"{_signed(pair['ci_low'])} to {_signed(pair['ci_high'])}"
-        found = [_signed(pair["difference"]), interval]
-        found += [_number(pair[name]) for name in ("p", "p_holm", "p_bh")]
+        found = [
+            number(pair["difference"], signed=True),
+            interval(pair["ci_low"], pair["ci_high"], signed=True),
+        ]
+        found += [number(pair[name]) for name in ("p", "p_holm", "p_bh")]
         shade = 0.35 if pair["p_holm"] is not None and pair["p_holm"] <= SIGNIFICANCE else None
         title = f"{pair['a']} against {pair['b']}"
         rows.append([Cell(title), *(Cell(text, heat=shade) for text in found)])
@@ -143,9 +148,10 @@ def _label_table(results: Sequence[FinalistResult], test: str) -> TableCard:
     for label, facts in by_label.items():
         values = [result.metrics[test]["per_label"][label]["auprc"]["mean"] for result in results]
         cells = [Cell(label), Cell(str(facts["support"])), Cell(f"{facts['prevalence']:.3f}")]
-        rows.append(cells + [Cell(_number(v), heat=None if v is None else 0.6 * v) for v in values])
+        rows.append(cells + [Cell(number(v), heat=None if v is None else 0.6 * v) for v in values])
     header = ["label", "positives", "prevalence", *(row_name(result) for result in results)]
-    text = f"The worst label of the best finalist is {results[0].metrics[test]['worst_label']}."
+    worst = results[0].metrics[test]["worst_label"]
+    text = f"The worst label of the best finalist is {worst}." if worst else "No AUPRC is defined."
     return TableCard(f"AUPRC per label on {test}", text, header, rows)
 
 
@@ -155,9 +161,7 @@ def _subgroup_table(result: FinalistResult, test: str) -> TableCard:
         for group, metrics in groups.items():
             counts = [str(metrics[name]) for name in ("n_rows", "n_patients", "n_labels_used")]
             row = [Cell(group, attribute), *map(Cell, counts)]
-            for metric in ("auprc_macro", "auroc_macro"):
-                low, high = (_number(metrics[metric][end]) for end in ("ci_low", "ci_high"))
-                row.append(Cell(_number(metrics[metric]["mean"]), f"{low} to {high}"))
+            row += [_estimate(metrics[metric]) for metric in ("auprc_macro", "auroc_macro")]
             rows.append(row)
     text = f"{row_name(result)}. AUPRC depends on prevalence, which differs between subgroups."
     header = ["subgroup", "rows", "patients", "labels", "AUPRC", "AUROC"]
@@ -174,14 +178,6 @@ def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for split, prints in provenance["data"].items():
         features = ", ".join(f"{name} {value[:12]}" for name, value in prints["features"].items())
         yield f"data: {split}", f"manifest {prints['manifest'][:12]}, {features}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
 
 
 def _listed(trials: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from headsweep.atomic_files import write_bytes
-from headsweep.metrics.calibration import Reliability
-from headsweep.metrics.thresholds import OperatingPoint
+from headsweep.leaderboard.report.ink import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED
 
-INK = "#0a0b0c"
-BLUE, ORANGE, GREEN, PURPLE, RED, GREY = (
-    "#3d85c6",
-    "#d9822b",
-    "#2a9d6f",
-    "#9a6fc4",
-    "#d1495b",
-    "#8a8f98",
-)
 WIDTH_IN = 4.2
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -49,9 +40,6 @@ STYLE: dict[Any, Any] = {
     **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
 }
 
-MAX_POINTS = 150
-"""Points of a PR or ROC curve that are drawn."""
-
 Values = Sequence[float] | NDArray[np.float64]
 
 
@@ -59,22 +47,22 @@ Values = Sequence[float] | NDArray[np.float64]
 class Plot:
     """A figure with the name of its file and the sentence that says what it shows.
 
-    One that does not stand `alone` has no labels of its own: only beside its caption, among its
-    like, does it say anything.
+    `render` draws it as a file of a kind, "svg" or "png". One that does not stand `alone` has no
+    title: only beside its caption, among its like, does it say anything; it has no PNG.
     """
 
     name: str
     caption: str
-    figure: Figure
+    render: Callable[[str], bytes]
     alone: bool = True
 
     @cached_property
     def svg(self) -> bytes:
         """The figure as an SVG file."""
-        return self._render("svg")
+        return self.render("svg")
 
     def to_svg(self) -> str:
-        """The figure as an `svg` element for a page: no fixed size, ids of its own."""
+        """Return the figure as an `svg` element for a page: no fixed size, unique ids."""
         text = self.svg.decode()
         text = text[text.index("<svg") :].replace(INK, "currentColor")
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -90,33 +78,38 @@ class Plot:
         """Write the figure as SVG, and as PNG too if it stands alone."""
         write_bytes(folder / f"{self.name}.svg", self.svg)
         if self.alone:
-            write_bytes(folder / f"{self.name}.png", self._render("png"))
-
-    def _render(self, kind: str) -> bytes:
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {}
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(
-                buffer, format=kind, dpi=160, transparent=kind == "svg", metadata=metadata
-            )
-        return buffer.getvalue()
+            write_bytes(folder / f"{self.name}.png", self.render("png"))
 
 
 def plot(name: str, caption: str, draw: Callable[[Axes], None], *, height_in: float = 2.8) -> Plot:
-    """One pair of axes, filled by `draw`."""
+    """Return a figure of one pair of axes, filled by `draw`."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure.add_subplot())
-    return Plot(name, caption, figure)
+    return Plot(name, caption, partial(_render, figure))
 
 
 def small_plot(name: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
-    """A plot that stands among many: no labels of its own, its caption says it all."""
+    """Return a plot that stands among many: without a title, its caption says what it shows."""
     with mpl.rc_context({**STYLE, "font.size": 7}):
         figure = Figure(figsize=(2.3, 1.9))
         axes = figure.add_axes((0.22, 0.2, 0.75, 0.76))
         draw(axes)
-    return Plot(name, caption, figure, alone=False)
+    return Plot(name, caption, partial(_render, figure), alone=False)
+
+
+def drawn_plot(name: str, caption: str, svg: str) -> Plot:
+    """Return a small plot of a finished SVG document."""
+    return Plot(name, caption, lambda _: svg.encode(), alone=False)
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {}
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=160, transparent=kind == "svg", metadata=metadata)
+    figure.set_layout_engine("none")  # a second file has the layout of the first
+    return buffer.getvalue()
 
 
 def intervals(
@@ -147,32 +140,44 @@ def optimism(
     axes.set_xticks(np.arange(len(stages)), list(stages))
     axes.set_xlim(-0.3, len(stages) - 0.7)
     axes.set_ylabel("macro AUPRC")
-    axes.legend(frameon=False, fontsize=8)
+    _legend_above(axes)
 
 
-def optimisation_history(
+def optimization_history(
     axes: Axes, complete: tuple[Values, Values], pruned: tuple[Values, Values]
 ) -> None:
-    """Values by trial number, complete and pruned, with the best so far."""
-    axes.plot(*pruned, ".", color=GREY, alpha=0.7, label="pruned (last report)")
-    axes.plot(*complete, ".", color=BLUE, label="complete")
-    numbers, values = map(np.asarray, complete)
-    best = np.maximum.accumulate(values)
-    axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
+    """Draw values by trial number, complete and pruned, with the best so far.
+
+    The legend names the states that occur, above the axes, where it covers no point.
+    """
+    if len(pruned[0]):
+        axes.plot(*pruned, ".", color=GREY, alpha=0.7, label="pruned (last report)")
+    if len(complete[0]):
+        axes.plot(*complete, ".", color=BLUE, label="complete")
+        numbers, values = map(np.asarray, complete)
+        best = np.fmax.accumulate(values)
+        axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
     axes.set(xlabel="trial", ylabel="valid macro AUPRC")
-    axes.legend(frameon=False, fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axes.get_legend_handles_labels()[0]:
+        _legend_above(axes)
 
 
 def learning_curves(
     axes: Axes, complete: Sequence[tuple[Values, Values]], pruned: Sequence[tuple[Values, Values]]
 ) -> None:
-    """Macro AUPRC on valid by epoch, one line a trial; a pruned trial ends in a dot."""
+    """Draw macro AUPRC on valid by epoch, one line for each trial; a pruned one ends in a dot.
+
+    A trial with a single report is a dot.
+    """
     for epochs, values in pruned:
         axes.plot(epochs, values, color=GREY, alpha=0.35, linewidth=0.8)
         axes.plot(epochs[-1:], values[-1:], ".", color=GREY, markersize=4)
     for epochs, values in complete:
-        axes.plot(epochs, values, color=BLUE, alpha=0.6, linewidth=1.0)
+        marker = "." if len(epochs) == 1 else ""
+        axes.plot(epochs, values, color=BLUE, alpha=0.6, linewidth=1.0, marker=marker)
     axes.set(xlabel="epoch", ylabel="valid macro AUPRC")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> None:
@@ -195,44 +200,17 @@ def value_slice(
     axes.set_ylabel("valid macro AUPRC")
 
 
-def pr_curves(axes: Axes, points: Sequence[OperatingPoint], prevalence: float) -> None:
-    """Precision over recall, one line a seed, as the steps that average precision sums."""
-    axes.axhline(prevalence, color=GREY, linewidth=0.8, linestyle=":")
-    for point in points:
-        full = np.searchsorted(point.sensitivity, 1.0) + 1  # what follows adds only false calls
-        x, y = _thinned(point.sensitivity[:full], point.precision[:full])
-        axes.step(x, y, where="pre", color=BLUE, alpha=0.6, linewidth=0.9)
-    _unit_square(axes, "recall", "precision")
-
-
-def roc_curves(axes: Axes, points: Sequence[OperatingPoint]) -> None:
-    """Sensitivity over 1 - specificity, one line a seed."""
-    axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
-    for point in points:
-        x, y = _thinned(1 - point.specificity, point.sensitivity)
-        axes.plot(np.append(0, x), np.append(0, y), color=BLUE, alpha=0.6, linewidth=0.9)
-    _unit_square(axes, "1 - specificity", "sensitivity")
-
-
-def reliability_curves(axes: Axes, curves: Sequence[Reliability]) -> None:
-    """Share of positives over probability, one line a seed; empty bins are left out."""
-    axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
-    for curve in curves:
-        full = curve.rows > 0
-        (line,) = axes.plot(curve.probability[full], curve.frequency[full], ".-", color=BLUE)
-        line.set(alpha=0.6, linewidth=0.9, markersize=3)
-    _unit_square(axes, "probability", "frequency")
-
-
-def _thinned(x: Values, y: Values) -> tuple[Values, Values]:
-    """At most `MAX_POINTS` points of a curve, its ends among them."""
-    kept = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
-    return np.asarray(x)[kept], np.asarray(y)[kept]
-
-
-def _unit_square(axes: Axes, xlabel: str, ylabel: str) -> None:
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel)
-    axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))  # each tick is laid out anew: most of the time
+def _legend_above(axes: Axes) -> None:
+    """Add a legend above the axes, where it covers no point."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        columnspacing=1,
+    )
 
 
 def _colors(n: int) -> list[str]:

@@ -9,23 +9,21 @@ from functools import partial
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.leaderboard.report.plots import (
     Plot,
     bars,
+    drawn_plot,
     intervals,
     learning_curves,
-    optimisation_history,
     optimism,
+    optimization_history,
     plot,
-    pr_curves,
-    reliability_curves,
-    roc_curves,
     small_plot,
     value_slice,
 )
+from headsweep.leaderboard.report.unit_square import pr_curves, reliability_curves, roc_curves
 from headsweep.leaderboard.results import FinalistResult
 from headsweep.metrics.calibration import reliability
 from headsweep.metrics.thresholds import operating_curve
@@ -98,7 +96,7 @@ def search_sections(study: optuna.Study) -> Iterator[Section]:
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
     history = partial(
-        optimisation_history,
+        optimization_history,
         complete=([t.number for t in complete], [or_nan(t.value) for t in complete]),
         pruned=([t.number for t in pruned], [_curve(t)[1][-1] for t in pruned]),
     )
@@ -135,6 +133,9 @@ def _importance(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[st
     varied = [name for name in sorted(shared) if len({str(t.params[name]) for t in complete}) > 1]
     if not varied:
         return {}
+    # Imports scikit-learn's forests, which PED-ANOVA does not use.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), params=varied)
 
 
@@ -146,16 +147,14 @@ def curve_sections(result: FinalistResult, test: str) -> Iterator[Section]:
     for j, label in enumerate(result.labels):
         positives = int(targets[:, j].sum())
         caption = f"{label} ({positives} of {len(targets)})"
-        points = [
-            operating_curve(seed.targets[:, j], seed.ranking[:, j])[1] for seed in predictions
-        ]
+        points = [operating_curve(one.targets[:, j], one.ranking[:, j])[1] for one in predictions]
         if 0 < positives < len(targets):
-            draw = partial(pr_curves, points=points, prevalence=positives / len(targets))
-            pr.append(small_plot(f"pr-{test}-{j}", caption, draw))
-            roc.append(small_plot(f"roc-{test}-{j}", caption, partial(roc_curves, points=points)))
-        bins = [reliability(seed.targets[:, j], seed.scores[:, j], 10) for seed in predictions]
-        draw = partial(reliability_curves, curves=bins)
-        calibration.append(small_plot(f"reliability-{test}-{j}", caption, draw))
+            svg = pr_curves(points, positives / len(targets))
+            pr.append(drawn_plot(f"pr-{test}-{j}", caption, svg))
+            roc.append(drawn_plot(f"roc-{test}-{j}", caption, roc_curves(points)))
+        bins = [reliability(one.targets[:, j], one.scores[:, j], 10) for one in predictions]
+        svg = reliability_curves(bins)
+        calibration.append(drawn_plot(f"reliability-{test}-{j}", caption, svg))
     text = f"{row_name(result)}, one line a seed; in brackets the positives."
     folded = f"{len(result.labels)} labels"
     yield Section(f"Precision and recall on {test}", text, pr, folded)

@@ -1,0 +1,168 @@
+"""A whole shipped study: headsweep's worker against `study.optimize` of a plain loop.
+
+Both search the same space with the same budget, pruner and data, on one core, in turn. The plain
+loop is what a good engineer writes: Optuna's own TPE and pruner on its SQLite storage, tensors in
+memory that are normalised once, fused AdamW, early stopping, scikit-learn's metric. Wall seconds
+are what a user waits; CPU seconds are also comparable on a machine that does other work.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+from rich.console import Console
+from rich.table import Table
+from ways import epochs_of_one
+from workload import make_split
+
+from headsweep.config.values import with_values
+from headsweep.data.dataset import Dataset
+from headsweep.engine.inputs import Inputs
+from headsweep.search.space import suggest
+from headsweep.search.spec import StudySpec
+from headsweep.search.study_file import load_study_file
+from headsweep.settings import EngineSettings
+from headsweep.studies.study import StoredStudy
+from headsweep.workers.signals import Stop
+from headsweep.workers.worker import work
+
+ROOT = Path(__file__).parents[2]
+VALID_ROWS = 3039
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one study of one service took and reached; steps are counted by headsweep alone."""
+
+    wall_s: float
+    cpu_s: float
+    best: float
+    epochs: int
+    """Epochs trained, over all trials."""
+    slots_per_step: float | None = None
+    us_per_slot_step: float | None = None
+
+
+def make_dataset(rows: int, width: int, n_labels: int) -> Dataset:
+    """Random features whose labels follow them linearly, with validation rows as in CT-RATE."""
+    parts = [
+        make_split("train", rows, width, n_labels, seed=1),
+        make_split("valid", VALID_ROWS, width, n_labels, seed=2),
+    ]
+    return Dataset.from_arrays(
+        features={"visual": np.concatenate([part.features["visual"] for part in parts])},
+        targets=np.concatenate([part.targets for part in parts]),
+        labels=list(parts[0].labels),
+        split=["train"] * rows + ["valid"] * VALID_ROWS,
+    )
+
+
+def by_headsweep(spec: StudySpec, data: Dataset, folder: Path, slots: int | None) -> Outcome:
+    """One worker on its own SQLite storage."""
+    stored = StoredStudy.create(spec, f"sqlite:///{folder}/headsweep.db")
+    settings = EngineSettings(device="cpu") if slots is None else EngineSettings("cpu", slots)
+    start, cpu = time.perf_counter(), time.process_time()
+    work(stored, settings, Stop(), data=data)
+    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    with StoredStudy.open(spec.name, f"sqlite:///{folder}/headsweep.db") as again:
+        summary = again.summary()
+        epochs = sum(trial.user_attrs.get("epochs_trained", 0) for trial in again.trials())
+    effort = summary.effort
+    best = summary.best_value or 0.0
+    return Outcome(wall_s, cpu_s, best, epochs, effort.slots_per_step, effort.us_per_slot_step)
+
+
+def by_optimize(spec: StudySpec, data: Dataset, folder: Path, slots: int | None) -> Outcome:
+    """Optuna in this process."""
+    start, cpu = time.perf_counter(), time.process_time()
+    inputs = Inputs(*data.search_splits(data.apply_to(spec.config)), CPU)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder}/optuna.db",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(multivariate=True, group=True, seed=spec.seed),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(**spec.pruner.kwargs),
+    )
+    epochs = 0
+
+    def objective(trial: optuna.Trial) -> float:
+        nonlocal epochs
+        params = suggest(trial, spec.space, spec.config)
+        config = with_values(spec.config, params, where=spec.name)
+        best, best_epoch = 0.0, 0
+        for epoch, value in enumerate(epochs_of_one(config, inputs), start=1):
+            epochs += 1
+            if value > best:
+                best, best_epoch = value, epoch
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+            if epoch - best_epoch >= (config.training.early_stopping_patience or epoch + 1):
+                break
+        return best
+
+    study.optimize(objective, n_trials=spec.n_trials)
+    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    return Outcome(wall_s, cpu_s, study.best_value, epochs)
+
+
+Service = Callable[[StudySpec, Dataset, Path, int | None], Outcome]
+SERVICES: dict[str, Service] = {"headsweep": by_headsweep, "study.optimize": by_optimize}
+
+
+def compare(
+    study: str, rows: int, *, trials: int | None, rounds: int, slots: int | None, alone: bool
+) -> None:
+    """Run both services in turn, a round a seed, and print a table and one JSON line last."""
+    data = make_dataset(rows, 512, 18)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in SERVICES}
+    if alone:
+        del outcomes["study.optimize"]
+    for seed in range(rounds):
+        overrides = [f"study.seed={seed}"] + ([f"study.n_trials={trials}"] if trials else [])
+        spec = load_study_file(ROOT / "search_spaces" / f"{study}.yaml", overrides)
+        for name, done in outcomes.items():
+            with tempfile.TemporaryDirectory() as folder:
+                done.append(SERVICES[name](spec, data, Path(folder), slots))
+            print(json.dumps({"seed": seed, "service": name, **asdict(done[-1])}), flush=True)
+    report(study, rows, outcomes)
+
+
+def report(study: str, rows: int, outcomes: dict[str, list[Outcome]]) -> None:
+    """Print medians over the rounds; ratios are taken round by round."""
+    table = Table(title=f"{study}, {rows} rows")
+    for column in ("service", "wall s", "CPU s", "best value", "epochs", "slots a step", "µs"):
+        table.add_column(column, justify="left" if column == "service" else "right")
+    for name, done in outcomes.items():
+        table.add_row(
+            name, f"{_median([o.wall_s for o in done]):.1f}",
+            f"{_median([o.cpu_s for o in done]):.1f}", f"{_median([o.best for o in done]):.4f}",
+            f"{_median([o.epochs for o in done]):.0f}",
+            *(f"{_median(known):.1f}" if (known := [v for v in values if v is not None]) else "–"
+              for values in ([o.slots_per_step for o in done], [o.us_per_slot_step for o in done])),
+        )  # fmt: skip
+    Console().print(table)
+    ratios = {
+        clock: [
+            getattr(other, clock) / getattr(ours, clock)
+            for ours, other in zip(
+                outcomes["headsweep"], outcomes.get("study.optimize", []), strict=False
+            )
+        ]
+        for clock in ("wall_s", "cpu_s")
+    }
+    plain = {name: [asdict(o) for o in done] for name, done in outcomes.items()}
+    print(json.dumps({"study": study, "rows": rows, "outcomes": plain, "ratios": ratios}))
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values)

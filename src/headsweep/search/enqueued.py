@@ -1,0 +1,82 @@
+"""Params that a user enqueues: checked against the space, completed by the defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from headsweep.config.messages import unknown_key
+from headsweep.config.values import value_at
+from headsweep.errors import StudyError
+from headsweep.search.space import distribution, is_active, suggestion_order
+from headsweep.search.spec import StudySpec
+
+
+def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -> dict[str, Any]:
+    """Check params of one trial and fill in what they leave out.
+
+    A key that is left out gets the base config's value if that lies in the space; otherwise the
+    sampler suggests it. So `{}` is the study's default config.
+
+    Args:
+        params: values by keys of the space; lists may be given for list-valued choices.
+        spec: of the study.
+        where: names the params in errors.
+
+    Returns:
+        The params as Optuna stores them.
+
+    Raises:
+        StudyError: a key is not searched or does not apply, or a value is outside its range.
+    """
+    for name in params:
+        if name not in spec.space:
+            raise StudyError(f"{where}: {unknown_key(name, tuple(spec.space))}")
+    complete: dict[str, Any] = {}
+    for name in suggestion_order(spec.space, where=where):
+        dimension = spec.space[name]
+        if not is_active(dimension, complete, spec.config):
+            if name in params:
+                raise StudyError(f"{where}: {name} is not searched with these other params")
+            continue
+        if name in params:
+            complete[name] = _stored(params[name], distribution(dimension), f"{where}: {name}")
+        else:
+            default = _stored(value_at(spec.config, name), distribution(dimension), None)
+            if default is not None:
+                complete[name] = default
+    return complete
+
+
+def _stored(value: Any, allowed: BaseDistribution, where: str | None) -> Any:
+    """Return a value as Optuna stores it; outside of its range None, or an error if `where`."""
+    if isinstance(value, list | tuple):
+        value = json.dumps(list(value))
+    match allowed:
+        case CategoricalDistribution(choices=choices):
+            same = [c for c in choices if type(c) is type(value) and c == value]
+            equal = [c for c in choices if c == value and not isinstance(c, bool)]
+            found = [*same, *equal]
+            if found:
+                return found[0]
+            expected = f"one of {', '.join(map(repr, choices))}"
+        case FloatDistribution() | IntDistribution():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            whole = number and (isinstance(allowed, FloatDistribution) or value == int(value))
+            if whole and allowed._contains(float(value)):
+                return float(value) if isinstance(allowed, FloatDistribution) else int(value)
+            step = f" in steps of {allowed.step}" if allowed.step not in (None, 1) else ""
+            expected = f"between {allowed.low} and {allowed.high}{step}"
+        case _:
+            raise TypeError(f"unknown distribution {type(allowed).__name__}")
+    if where is None:
+        return None
+    raise StudyError(f"{where} must be {expected}, found {value!r}")
