@@ -792,8 +792,8 @@ def compile_share(share: int, of: int) -> None:
     from headsweep.engine.programs.grouped import product_kernels as products
 
     bases = dict.fromkeys(
-        getattr(kind, name)
-        for kind in GROUPED_PROGRAMS.values()
+        (getattr(program, name), kind)
+        for kind, program in GROUPED_PROGRAMS.items()
         for name in ("tiles", "tall_tiles")
     )
     work: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
