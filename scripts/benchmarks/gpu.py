@@ -839,6 +839,34 @@ ARGUMENTS: dict[str, Any] = {
 """Types of the kernels' arguments, where they are not float32 tensors."""
 
 
+def without_triton(run: Run, until: float) -> dict[str, Any]:
+    """Train MLPs in the program that serves where Triton is missing."""
+    s = run.sizes
+    splits = (
+        make_split("train", s.checked_rows, s.width, s.labels, seed=3),
+        make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
+    )
+    settings = EngineSettings(device=str(DEVICE), slots=64)
+    configs = [c for c in checked_configs(s.width) if c.head.kind == "mlp"]
+    expected = train_to_end(configs, *splits, settings)
+    available = groups.triton_available
+    groups.triton_available = lambda: False  # type: ignore[assignment]
+    if not CUDA:
+        groups.PROGRAMS["mlp"] = groups.PROGRAMS["stacked_mlp"]
+    try:
+        found = train_to_end(configs, *splits, settings)
+        again = train_to_end(configs, *splits, settings)
+    finally:
+        groups.triton_available = available
+    equal = [_equal(a, b) for a, b in zip(found, again, strict=True)]
+    away = [
+        abs(a.best_auprc_macro - b.best_auprc_macro) for a, b in zip(found, expected, strict=True)
+    ]
+    run.say("without Triton: repeats equal to the bit", f"{sum(equal)} of {len(equal)}")
+    run.say("without Triton: AUPRC against grouped, most", f"{max(away):.1e}")
+    return {"equal": equal, "auprc": away}
+
+
 def recorded(part: Callable[[], None]) -> Callable[[], None]:
     """Return the replay of a part of a step."""
     part()
@@ -893,6 +921,7 @@ SECTIONS: dict[str, tuple[Callable[[Run, float], dict[str, Any]], float]] = {
     "studies": (studies, 220),
     "steps": (steps, 60),
     "ways": (ways, 60),
+    "without_triton": (without_triton, 20),
     "profile": (profile, 30),
 }
 """What runs, and the seconds that it may take."""
