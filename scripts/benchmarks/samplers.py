@@ -4,7 +4,7 @@
         [--objectives "Branin 2" ... head] [--contestants batched stock ...]
 
 On five standard functions and a recorded head study. `batched` and `stock in batches` ask for 32
-trials before they are told a value; `stock` is told every value before it asks for the next trial.
+trials before any of them gets a value; `stock` gets each value before it asks for the next trial.
 Contestants run in turn, seed by seed. The head study's values are minus the AUPRC.
 """
 

@@ -179,6 +179,7 @@ class Study:
         *,
         device: str = EngineSettings.device,
         slots: int | None = None,
+        timeout_s: float | None = None,
         progress: bool = True,
     ) -> Self:
         """Search until the budget is spent; called again, it goes on where it stopped.
@@ -190,6 +191,8 @@ class Study:
             workers: worker processes; None is one for each GPU, and on a CPU two.
             device: `auto`, `cpu`, `cuda` or `cuda:i`.
             slots: trials that one worker trains at once.
+            timeout_s: seconds after which no trial starts and running ones end at their next rung,
+                on all machines; None is no limit. The search goes on when `run` is called again.
             progress: whether progress is shown on standard error.
 
         Returns:
@@ -201,6 +204,7 @@ class Study:
             KeyboardInterrupt: after the workers handed their trials back.
         """
         engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
+        self._stored.set_deadline(timeout_s)
         with study_progress.shown(visible=progress) as show:
             if self.data.in_memory:
                 self._run_here(engine, show)
@@ -401,6 +405,7 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
     modalities = searched_modalities(spec)
+    data.refuse_mixed_labels(spec.config)
     train, _ = data.search_splits(spec.config, modalities=modalities)
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, modalities)

@@ -108,7 +108,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds a lock that the kernel frees when its holder dies; the file at `path` stays.
 
-    The folder may be a stranger's: no link is followed, which would make a file elsewhere, and no
+    The folder may be another user's: no link is followed, which would make a file elsewhere, and no
     pipe waited for.
 
     Raises:

@@ -24,7 +24,7 @@ from headsweep.config.overrides import compose_config, refuse_escapes
 from headsweep.config.schema import Config, PositiveInt, Section, Seed, escapes, explain
 from headsweep.config.values import with_values
 from headsweep.config.yaml_files import read_document
-from headsweep.data.dataset import Split, load_search_splits, required_modalities
+from headsweep.data.dataset import Dataset, Split
 from headsweep.data.splitting import group_folds, linked_groups, split_by_group
 from headsweep.data.tables import write_table
 from headsweep.engine.train_configs import train_to_end
@@ -37,7 +37,7 @@ from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
 from headsweep.metrics.resampled_t import FoldMean, corrected_mean, seeds_averaged
 from headsweep.preflight import check_output
 from headsweep.search.spec import StudyName
-from headsweep.settings import EngineSettings, cache_dir
+from headsweep.settings import EngineSettings
 
 METRICS = ("auprc_macro", "auroc_macro")
 
@@ -201,12 +201,12 @@ def _load(study: ScalingStudy, config: Config, *, progress: bool) -> tuple[dict[
     """The rows of every source, and the valid split."""
     if config.data.val_manifest is None:
         raise ConfigError("data.val_manifest must name a manifest in a scaling study, found null")
+    data = Dataset.from_config(config, progress=progress)
     splits: dict[str, Split] = {}
     for source, manifest in study.sources.items():
         named = with_values(config, {"data.train_manifest": manifest}, where=study.name)
-        splits[source], valid = load_search_splits(
-            named, cache_dir=cache_dir(), modalities=required_modalities(config), progress=progress
-        )
+        data.refuse_mixed_labels(named)
+        splits[source], valid = data.search_splits(named)
         labels = next(iter(splits.values())).labels
         if splits[source].labels != labels:
             raise ManifestError(

@@ -132,7 +132,7 @@ def start_tracker(
         folder: of the run; the logger's files lie below it.
         run_id: stays the same when the run is resumed.
         first_epoch: the next epoch to be logged, from 1.
-        notice: is told, once, that the logger failed.
+        notice: called once if the logger fails.
     """
     name = config.logging.logger_name
     if name == "wandb":

@@ -119,7 +119,7 @@ def test_volume_names_hold_no_path(tmp_path: Path) -> None:
     """Before, `data prepare` with means of scans wrote to the path in a volume's name."""
     for volume in ("../../train_1_a_1", "/etc/train_1_a_1", "a/train_1_a_1"):
         path = write_table(tmp_path / "m.csv", HEADER, [[volume, "a.npz", "1", "0"]])
-        with pytest.raises(ManifestError, match="volumename must read"):
+        with pytest.raises(ManifestError, match="volumename must be a name"):
             read_manifest(path, ColumnsConfig(), None)
 
 

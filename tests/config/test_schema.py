@@ -251,7 +251,7 @@ def test_fingerprint_of_a_config_from_before_new_keys_stays(overrides, fingerpri
 
 
 OTHER_VALUES = {"data.columns.patient": "who", "data.columns.scan": "s", "data.feature_key": "k"}
-OTHER_VALUES |= {"data.follow_links": True}
+OTHER_VALUES |= {"data.follow_links": True, "data.shared_content": "drop"}
 
 
 @pytest.mark.parametrize("key", ADDED_KEYS)

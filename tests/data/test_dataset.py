@@ -86,11 +86,14 @@ def test_a_copied_feature_row_is_refused(tmp_path):
 
 
 def test_a_copied_report_is_refused(tmp_path):
-    config = write_dataset(tmp_path)
+    config = with_values(write_dataset(tmp_path), REFUSE, where="test")
     write_split(tmp_path, "train", {"train_1_a_1": (1, 0)}, reports={"train_1_a_1": "Same."})
     write_split(tmp_path, "valid", {"valid_1_a_1": (0, 1)}, reports={"valid_1_a_1": "Same."})
     with pytest.raises(ManifestError, match=r"valid\.csv:2: a report must be in one split"):
         search(config, tmp_path)
+
+
+REFUSE = {"data.shared_content": "refuse"}
 
 
 @pytest.mark.parametrize("copies", [1, 6])
@@ -104,7 +107,7 @@ def test_a_few_stock_reports_pass_many_do_not(tmp_path, copies):
             for i, volume in enumerate(volumes)
         }
         write_split(tmp_path, name, dict.fromkeys(volumes, (0, 0)), reports=reports)
-    config = config_of(tmp_path)
+    config = config_of(tmp_path, REFUSE)
     if copies <= 5:
         search(config, tmp_path)
     else:

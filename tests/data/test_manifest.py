@@ -205,6 +205,7 @@ def test_own_labels_beside_ct_rates_ask_for_target_labels(tmp_path):
     assert (manifest.labels, manifest.unused) == (tuple(HEADER[2:]), ("COVID-19",))
     with pytest.raises(ManifestError, match=r"m\.csv:1: the columns 'COVID-19' hold .*target_lab"):
         refuse_mixed_labels(manifest, None)
+    assert [warning.severity for warning in manifest.warnings] == ["warning"]
     chosen = ("COVID-19", "Emphysema")
     refuse_mixed_labels(read(tmp_path / "m.csv", chosen), chosen)
 
@@ -329,3 +330,11 @@ def test_read_partly_labelled_refuses_cells_that_are_no_label(tmp_path):
     path = write_table(tmp_path / "new.csv", HEADER, [[*SOUND[0][:2], "2", ""]])
     with pytest.raises(ManifestError, match="a label must be 0 or 1, found '2'"):
         read_partly_labelled(path, ColumnsConfig(), ("Emphysema", "Lung nodule"))
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "a\nb", "x\x00y"])
+def test_a_volume_name_that_is_a_path_or_unprintable_is_refused(tmp_path, name):
+    path = write_table(tmp_path / "m.csv", [*HEADER, "who"], [[name, "a.npz", "1", "0", "p"]])
+    for columns in ({}, {"patient": "who"}):
+        with pytest.raises(ManifestError, match="volumename must be a name without '/'"):
+            read_as(path, **columns)

@@ -3,7 +3,10 @@ import re
 import numpy as np
 import pytest
 
+from headsweep.config.values import with_values
+from headsweep.data.dataset import Dataset
 from headsweep.data.validation import check
+from headsweep.errors import HeadsweepWarning, ManifestError
 from tests.helpers.data_sets import (
     config_of,
     write_dataset,
@@ -24,7 +27,14 @@ def test_sound_data_have_no_faults(tmp_path):
 def test_real_data_have_no_errors(real_reports):
     faults = check(config_of(real_reports))
     assert {fault.severity for fault in faults} == {"warning"}
-    assert all("features must be in one split" in fault.message for fault in faults)
+    of_rows = [fault for fault in faults if fault.row is not None]
+    assert of_rows
+    assert all("features must be in one split" in fault.message for fault in of_rows)
+    of_files = {fault.message.split(" have ")[0].split(" are ")[0] for fault in faults} - {
+        fault.message for fault in of_rows
+    }
+    assert "visual features" in of_files
+    assert any("constant in 3 of 384 columns" in fault.message for fault in faults)
 
 
 def store(tmp_path, volume, vector):
@@ -121,3 +131,28 @@ def test_labels_that_differ_are_a_fault_of_the_later_manifest(tmp_path):
     (fault,) = check(config)
     assert fault.path.name == "valid.csv"
     assert "same labels" in fault.message
+
+
+def test_own_labels_beside_ct_rates_are_an_error_of_train_until_they_are_chosen(tmp_path):
+    config = write_dataset(tmp_path)
+    for name, cells in (("train", "101"), ("valid", "10"), ("test", "01")):
+        path = tmp_path / "manifests" / f"{name}.csv"
+        header, *rows = path.read_text().splitlines()
+        lines = [f"{row},{cell}" for row, cell in zip(rows, cells, strict=True)]
+        path.write_text("\n".join([f"{header},COVID-19", *lines]))
+    errors = [fault for fault in check(config) if fault.severity == "error"]
+    assert [fault.path.name for fault in errors] == ["train.csv"]
+    assert "'COVID-19' hold 0 and 1 beside the 2 labels of CT-RATE" in str(errors[0])
+    data = Dataset.from_config(config, cache_dir=tmp_path / "cache")
+    with pytest.warns(HeadsweepWarning), pytest.raises(ManifestError, match="target_labels"):
+        data.refuse_mixed_labels()
+    with pytest.warns(HeadsweepWarning):
+        train, _ = Dataset.from_config(config, cache_dir=tmp_path / "cache").search_splits()
+    assert train.labels == ("Emphysema", "Lung nodule")
+    labels = ["Emphysema", "Lung nodule", "COVID-19"]
+    chosen = with_values(config, {"training.target_labels": labels}, where="test")
+    assert check(chosen) == []
+    Dataset.from_config(chosen, cache_dir=tmp_path / "cache").refuse_mixed_labels()
+    some = with_values(config, {"training.target_labels": labels[1:]}, where="test")
+    assert {fault.severity for fault in check(some)} == {"warning"}
+    assert all("'Emphysema' hold 0 and 1 but are not used" in str(f) for f in check(some))

@@ -20,7 +20,7 @@ from headsweep.engine.numerics.dropout_noise import (
 )
 from headsweep.engine.numerics.optimizers import make_optimizer
 from headsweep.engine.numerics.schedule import learning_rate
-from headsweep.engine.programs.linear_rows import shared_lengths
+from headsweep.engine.programs.linear_rows import rows_at_once, sharing_sizes
 from headsweep.engine.programs.retrieval import label_affinity
 from headsweep.engine.tape import batches, permutation
 
@@ -49,20 +49,29 @@ class TestTape:
         assert permutation(1, 5, 50).equal(permutation(1, 5, 50))
 
 
-class TestSharedLengths:
+class TestSharingSizes:
     @pytest.mark.parametrize(
-        ("sizes", "shared"),
+        ("sizes", "sharing"),
         [
-            ([64, 256, 1024], {1024: [1024, 256, 64]}),
-            ([64, 96, 256], {256: [256, 64], 96: [96]}),  # 256 rows hold no whole number of 96
-            ([8, 64], {64: [64], 8: [8]}),  # 8 rows fill no whole vector
-            ([64, 8192], {8192: [8192], 64: [64]}),  # too long for a cache
+            ([64, 256, 1024], [[1024, 256, 64]]),
+            ([64, 96, 256], [[256, 64], [96]]),  # 256 rows hold no whole number of 96
+            ([8, 64], [[64], [8]]),  # 8 rows fill no whole vector
+            ([64, 8192], [[8192], [64]]),  # too long for a cache
         ],
     )
-    def test_shared_lengths_of_batch_sizes_are_those_that_hold_whole_minibatches(
-        self, sizes: list[int], shared: dict[int, list[int]]
+    def test_sharing_sizes_are_those_whose_minibatches_are_parts_of_each_other(
+        self, sizes: list[int], sharing: list[list[int]]
     ) -> None:
-        assert shared_lengths(sizes) == shared
+        assert sharing_sizes(sizes) == sharing
+
+    @pytest.mark.parametrize(
+        ("batch_size", "left", "rows"),
+        [(64, 5000, 1024), (64, 700, 640), (96, 5000, 960), (2048, 5000, 2048), (40, 5000, 40)],
+    )
+    def test_rows_at_once_are_whole_minibatches(
+        self, batch_size: int, left: int, rows: int
+    ) -> None:
+        assert rows_at_once(batch_size, left) == rows
 
 
 class TestNoise:

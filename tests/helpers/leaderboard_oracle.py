@@ -269,7 +269,10 @@ def interval(estimate: float, draws: Array, patients: float) -> Array:
     """Efron's bias-corrected percentiles, their normal quantile as Student's for so many patients.
 
     `patients` are those with a row of the rarer class; for a macro mean, their mean over labels.
+    With fewer than ten there is none.
     """
+    if patients < 10:
+        return np.full(2, np.nan)
     draws = draws[np.isfinite(draws)]
     below = np.mean(draws < estimate) + np.mean(draws == estimate) / 2
     z0 = norm.ppf((below * len(draws) + 0.5) / (len(draws) + 1))
@@ -286,6 +289,18 @@ def rest_on(scored: Scored) -> list[float]:
     return [*counts, float(np.mean([count for count in counts if count]))]
 
 
+def paired(draws: Array, patients: float) -> tuple[float, float, float]:
+    """Expanded percentiles of a difference, and its two-sided p-value; NaN below ten patients."""
+    if patients < 10:
+        return (np.nan,) * 3
+    expansion = math.sqrt(patients / (patients - 1))
+    reach = student_t(patients - 1).ppf(0.975) * expansion
+    low, high = np.quantile(draws, norm.cdf([-reach, reach]))
+    tail = min((draws <= 0).sum(), (draws >= 0).sum())
+    z = norm.isf(min(1, 2 * (tail + 1) / (len(draws) + 1)) / 2)
+    return float(low), float(high), float(2 * student_t(patients - 1).sf(z / expansion))
+
+
 def _mean(by_seed: Sequence[Values]) -> dict[str, Array]:
     return {name: np.mean([values[name] for values in by_seed], axis=0) for name in by_seed[0]}
 
@@ -294,6 +309,9 @@ def delong(
     patients: NDArray[np.str_], y: NDArray[np.int64], a: Array, b: Array
 ) -> tuple[float, float]:
     """Difference in AUROC and its two-sided p-value, by patients (Obuchowski 1997, eq. 2 to 4).
+
+    Student's distribution has Satterthwaite's degrees of freedom; those of a class are Bell and
+    McCaffrey's. The p-value is NaN with fewer than five patients of a class.
 
     Args:
         patients: of each row.
@@ -316,8 +334,22 @@ def delong(
     s10 = i10 / ((i10 - 1) * m) * (sums[0] ** 2).sum()
     s01 = i01 / ((i01 - 1) * n) * (sums[1] ** 2).sum()
     s11 = both / (both - 1) * (sums[0] * sums[1]).sum()
-    variance = s10 / m + s01 / n + 2 * s11 / (m * n)
-    return float(difference), float(2 * norm.sf(abs(difference) / math.sqrt(variance)))
+    parts = np.array([s10 / m, s01 / n])
+    variance = parts.sum() + 2 * s11 / (m * n)
+    if min(i10, i01) < 5 or variance <= 0:
+        return float(difference), math.nan
+    counts = [np.unique(owners, return_counts=True)[1] for owners in (of_positive, of_negative)]
+    freedom = parts.sum() ** 2 / (parts**2 / [_freedom(count) for count in counts]).sum()
+    return float(difference), float(
+        2 * student_t.sf(abs(difference) / math.sqrt(variance), freedom)
+    )
+
+
+def _freedom(rows: NDArray[np.int64]) -> float:
+    """Bell and McCaffrey's degrees of freedom of patients with so many rows each."""
+    residual = np.eye(len(rows)) - np.outer(np.ones(len(rows)), rows / rows.sum())
+    form = residual.T @ np.diag(rows.astype(float) ** 2) @ residual
+    return float(np.trace(form) ** 2 / np.trace(form @ form))
 
 
 def _components(y: NDArray[np.int64], scores: Array) -> tuple[Array, Array]:
@@ -330,13 +362,18 @@ def _components(y: NDArray[np.int64], scores: Array) -> tuple[Array, Array]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Step by step: the smallest times m, the next times m - 1, never falling."""
-    adjusted, least = [0.0] * len(p), 0.0
-    for step, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        least = max(least, min(1.0, p[i] * (len(p) - step)))
+    """Step by step: the smallest times m, the next times m - 1, never falling; NaN count not."""
+    known = [i for i in range(len(p)) if not math.isnan(p[i])]
+    adjusted, least = [math.nan] * len(p), 0.0
+    for step, i in enumerate(sorted(known, key=lambda i: p[i])):
+        least = max(least, min(1.0, p[i] * (len(known) - step)))
         adjusted[i] = least
     return adjusted
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    return false_discovery_control(p, method="bh").tolist()
+    values = np.array(p, dtype=float)
+    known = np.isfinite(values)
+    if known.any():
+        values[known] = false_discovery_control(values[known], method="bh")
+    return values.tolist()

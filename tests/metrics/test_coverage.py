@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from headsweep.data.ct_rate.names import LABELS, patient_of
 from headsweep.data.synthetic.generate import CONTENT_STD, Cohort, sample_cohort
-from headsweep.evaluation.summaries import CONFIDENCE, mean_patients
+from headsweep.evaluation.summaries import (
+    CONFIDENCE,
+    MIN_PATIENTS,
+    mean_patients,
+    summarize,
+)
 from headsweep.metrics.bootstrap import (
     interval,
     patient_resamples,
@@ -21,6 +27,7 @@ from headsweep.metrics.ranking import average_precision_and_auroc, macro
 
 pytestmark = pytest.mark.slow
 
+TRUE_AUROC = float(ndtr(1.2 / np.sqrt(2)))
 DATA_SETS, PATIENTS, RESAMPLES = 400, 150, 600
 CHOSEN = np.arange(0, len(LABELS), 3)
 """Every third label, from 8 to 45 % of the rows."""
@@ -82,3 +89,25 @@ def test_resampling_patients_covers_as_often_as_it_says(coverage):
 
 def test_resampling_rows_falls_short_on_the_same_data(coverage):
     assert (coverage["rows"] < 0.90).all(), coverage
+
+
+@pytest.mark.parametrize(("patients", "least", "most"), [(2, 0.5, 0.8), (12, 0.92, 0.98)])
+def test_auroc_interval_of_a_rare_label_covers_from_the_number_of_patients_that_boards_ask(
+    patients, least, most
+):
+    """With 2 patients of the rarer class it covers too rarely, so that a board leaves it out."""
+    rng = np.random.default_rng(0)
+    hits = []
+    for seed in range(300):
+        has = np.arange(60) < patients
+        scores = (1.2 * has + rng.normal(size=60)).astype(np.float32)
+        targets, keys = has.astype(np.uint8)[:, None], [str(i) for i in range(60)]
+        estimate = average_precision_and_auroc(targets, scores[None, :, None])[1].item()
+        draws = resampled_ranking(
+            targets, scores[None, :, None], patient_resamples(keys, 400, seed)
+        )[1][0, :, 0]
+        low, high = interval(estimate, draws, patients, CONFIDENCE)
+        hits.append(low <= TRUE_AUROC <= high)
+    assert least <= np.mean(hits) <= most
+    shown = summarize(np.array([estimate]), draws, patients)
+    assert (shown["ci_low"] is None) == (patients < MIN_PATIENTS)

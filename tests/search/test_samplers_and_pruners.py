@@ -158,7 +158,7 @@ def test_workers_draw_from_streams_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_grid_must_have_a_point_for_every_trial(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="found 30 points for"):
+    with pytest.raises(StudyError, match="the grid has 30 points, fewer than"):
         make_spec(tmp_path, sampler={"name": "grid"}, space=FINITE_SPACE)
 
 

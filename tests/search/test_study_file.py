@@ -116,7 +116,7 @@ BAD = [
     ("pruner.min_resource", "auto", "min_resource: must be an integer above 0, found 'auto'"),
     ("pruner.min_resource", 0, "pruner.min_resource: must be an integer above 0, found 0"),
     ("pruner.reduction_factor", 2.5, "pruner.reduction_factor: must be of type int, found 2.5"),
-    ("pruner", {"name": "percentile"}, "percentile must be given this, found none"),
+    ("pruner", {"name": "percentile"}, "pruner.percentile: missing; percentile needs it"),
     ("pruner", {"name": "percentile", "percentile": 101.0}, "pruner: Percentile must be between"),
     (
         "pruner",
@@ -217,7 +217,7 @@ def test_a_study_needs_a_name_and_a_space(tmp_path: Path, section: str) -> None:
         ),
         (
             {"training.max_epochs": {"type": "int", "low": 1, "high": 39}},
-            "a grid must have a point for every trial, found 39 points for study.n_trials 40",
+            "the grid has 39 points, fewer than study.n_trials (40). Lower study.n_trials to 39",
         ),
     ],
 )  # fmt: skip
@@ -233,7 +233,7 @@ def test_a_sampler_whose_package_is_not_installed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cmaes", None)
-    with pytest.raises(StudyError, match=r"study\.yaml:sampler: its package must be installed"):
+    with pytest.raises(StudyError, match=r"study\.yaml:sampler: its package is not installed"):
         make_spec(tmp_path, sampler={"name": "cmaes"})
 
 

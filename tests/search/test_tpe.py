@@ -24,9 +24,9 @@ from optuna.testing.pytest_samplers import (
 )
 
 from headsweep.search.samplers.parzen import Parzen, closing_in
-from headsweep.search.samplers.tpe import (
+from headsweep.search.samplers.tpe import BatchedTPESampler
+from headsweep.search.samplers.tpe_fits import (
     MAX_OBSERVATIONS,
-    BatchedTPESampler,
     fading_weights,
     rank_weights,
     refined,
@@ -44,10 +44,18 @@ SPACE: dict[str, BaseDistribution] = {
 }
 
 
+VARIANTS = [
+    {},
+    {"multivariate": False},
+    {"group": True},
+    {"n_shared": 4, "shared": ["x", "y", "z", "batch"]},
+]
+
+
 class TestOptunasContract(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     """All of it but the part on several objectives, which no study here has."""
 
-    @pytest.fixture(params=[{}, {"multivariate": False}, {"group": True}], ids=str)
+    @pytest.fixture(params=VARIANTS, ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return lambda: BatchedTPESampler(n_startup_trials=0, **request.param)
 

@@ -46,6 +46,23 @@ def test_any_manifest_is_measured_without_thresholds(trained: Path, run: Run, tm
     assert metrics_of(tmp_path)["valid"]["auprc_macro"]["mean"] == recorded
 
 
+def test_evaluate_with_thresholds_reads_train_and_valid_once(trained, run, tmp_path, monkeypatch):
+    from headsweep.data import loading
+
+    names, read = [], loading.read_manifest
+
+    def counted(path: Path, *args: Any, **options: Any) -> Any:
+        names.append(path.name)
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(loading, "read_manifest", counted)
+    run("evaluate", "--checkpoint", trained, "--out", tmp_path)
+    assert {name: names.count(name) for name in ("train.csv", "valid.csv")} == {
+        "train.csv": 1,
+        "valid.csv": 1,
+    }
+
+
 def test_with_thresholds_from_valid_it_is_no_test(trained: Path, headsweep, tmp_path: Path):
     named = "data.test_manifests=[train.csv]"
     ended = headsweep("evaluate", "--checkpoint", trained, named, "--out", tmp_path)

@@ -191,7 +191,7 @@ class TestRefused:
             "training.resume.enabled=true",
         )  # fmt: skip
         assert ended.code == 2
-        assert "a run resumes with the data it began with, train was" in ended.err
+        assert "a run resumes with the data it began with, train." in ended.err
 
     def test_a_file_of_another_kind(self, headsweep, folder: Path, small_data) -> None:
         model = folder / "model.safetensors"

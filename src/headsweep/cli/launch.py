@@ -30,6 +30,7 @@ def launch() -> None:
 @options.device
 @options.slots
 @out
+@options.timeout
 def local(
     study_name: str,
     storage_url: str,
@@ -37,17 +38,18 @@ def local(
     device: str,
     slots: int,
     out: Path | None,
+    timeout_s: float | None,
 ) -> None:
     """Keep workers running on this machine until the study's budget is spent.
 
     One worker a GPU; a worker that dies is started again. Ctrl-C drains them all.
     """
     from headsweep.api import Study
-    from headsweep.launching.progress import saved
+    from headsweep.cli.tables import print_end
 
     with Study.open(study_name, storage=storage_url, out=out) as study:
-        study.run(workers, device=device, slots=slots)
-        click.echo(saved(study.status()))
+        study.run(workers, device=device, slots=slots, timeout_s=timeout_s)
+        print_end(study.status())
 
 
 @launch.command()

@@ -64,6 +64,14 @@ reopen = click.option(
     metavar="WHY",
     help="Open test again for other finalists; the reason is shown on the leaderboard.",
 )
+timeout = click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="TIME",
+    callback=lambda ctx, param, value: None if value is None else _seconds(value),
+    help="Stop the search after this time, as in 2h, 90m or 1d12h; running trials end at their "
+    "next rung. The same command goes on later.",
+)
 overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(
     "study_file",
@@ -78,6 +86,19 @@ def _study_file(given: Path) -> Path:
     from headsweep.package_info import study_path
 
     return study_path(given)
+
+
+def _seconds(text: str) -> float:
+    """Return a duration such as `1h30m` in seconds; a plain number is seconds."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        text += "s"
+    if not re.fullmatch(r"([0-9]{1,9}[dhms])+", text):
+        raise click.BadParameter(f"must be a time such as 2h, 90m or 1d12h, found {text!r}")
+    total = sum(int(n) * units[unit] for n, unit in re.findall(r"([0-9]+)([dhms])", text))
+    if not 0 < total <= 10 * 365 * units["d"]:
+        raise click.BadParameter(f"must be between 1 second and 10 years, found {text!r}")
+    return float(total)
 
 
 def _device(value: str) -> str:

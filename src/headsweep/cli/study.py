@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @options.slots
 @options.n_trials
 @options.out
+@options.timeout
 @options.reopen
 def run(
     study_file: Path,
@@ -36,6 +37,7 @@ def run(
     slots: int,
     n_trials: int | None,
     out: Path | None,
+    timeout_s: float | None,
     reopen: str | None,
 ) -> None:
     """Search, confirm, open test once, write the leaderboard.
@@ -43,13 +45,13 @@ def run(
     An interrupted run goes on where it stopped when the same command is given again.
     """
     from headsweep.api import Study
-    from headsweep.launching.progress import saved
+    from headsweep.cli.tables import print_end
 
     with Study.create(
         study_file, overrides=overrides, storage=storage_url, out=out, n_trials=n_trials
     ) as study:
-        study.run(workers, device=device, slots=slots)
-        click.echo(saved(study.status()))
+        study.run(workers, device=device, slots=slots, timeout_s=timeout_s)
+        print_end(study.status())
         _finalize(study, device=device, slots=slots, reopen=reopen)
 
 

@@ -132,6 +132,15 @@ def _effort_cells(summary: Summary) -> list[str]:
     ]
 
 
+def print_end(summary: Summary) -> None:
+    """Print what a search that has ended did."""
+    from headsweep.launching.progress import saved, stopped
+
+    print(saved(summary))
+    if summary.stopped_by is not None:
+        print(stopped(summary))
+
+
 def print_status(summaries: Sequence[Summary]) -> None:
     """Print how far every study is, a row a study."""
     from headsweep.launching.progress import line

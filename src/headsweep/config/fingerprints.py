@@ -22,8 +22,13 @@ ADDED_KEYS: Mapping[str, Any] = {
     "data.columns.scan": None,
     "data.feature_key": None,
     "data.follow_links": False,
+    "data.shared_content": None,
 }
 """Default of every key that was added after the first leaderboards were written."""
+
+
+WITHOUT_EFFECT: Mapping[str, Any] = {"data.shared_content": "refuse"}
+"""Values that equal what headsweep did before there was the key, so they change no fingerprint."""
 
 
 def without_irrelevant(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +36,10 @@ def without_irrelevant(plain: Mapping[str, Any]) -> dict[str, Any]:
     relevant = copy.deepcopy({k: v for k, v in plain.items() if k not in IRRELEVANT_SECTIONS})
     for path in IRRELEVANT_KEYS:
         _drop(relevant, path)
+    for path, value in WITHOUT_EFFECT.items():
+        node, leaf = _parent(relevant, path)
+        if node.get(leaf) == value:
+            del node[leaf]
     return relevant
 
 

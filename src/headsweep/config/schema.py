@@ -56,6 +56,7 @@ Modality = Literal["visual", "text"]
 FeatureInput = Literal["visual", "text", "both"]
 Normalization = Literal["none", "l2", "zscore", "whiten"]
 Precision = Literal["float32", "tf32", "bf16"]
+SharedContent = Literal["refuse", "warn", "drop"]
 
 
 class Section(BaseModel):
@@ -243,6 +244,10 @@ class DataConfig(Section):
     feature_key: str | None = None
     """Name of the array or tensor that holds the features, in files with several; null takes
     `arr`, `embeddings`, or the only one."""
+    shared_content: SharedContent | None = None
+    """What is done when rows of different patients in two splits share a report or a feature
+    vector: `refuse` the data, `warn`, or `drop` such rows from valid and test; null refuses visual
+    features and warns of text features and reports. A few rows with equal labels are accepted."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.config.values import values_of, with_values
 from headsweep.data.in_memory import ArraySource, column, frame_arrays, source_of_arrays
 from headsweep.data.loading import ManifestSource
@@ -123,6 +123,7 @@ class Dataset:
         scans: Sequence[Any] | None = None,
         reports: Sequence[Any] | None = None,
         seed: int = 42,
+        shared_content: SharedContent | None = None,
     ) -> Self:
         """Make a data set of arrays in memory; row i of each is the same volume.
 
@@ -139,6 +140,8 @@ class Dataset:
             scans: scan of every row; rows of one scan share a report.
             reports: report of every row, "" where there is none.
             seed: of the division into splits.
+            shared_content: `refuse`, `warn` or `drop` rows that share a report or a feature vector
+                with another split; see `data.shared_content`.
 
         Returns:
             The data set; everything was checked.
@@ -157,8 +160,9 @@ class Dataset:
             scans=scans,
             reports=reports,
             seed=seed,
+            shared_content=shared_content,
         )
-        return cls(source, _config_of(source, tuple(features)))
+        return cls(source, _config_of(source, tuple(features), shared_content))
 
     @classmethod
     def from_dataframe(
@@ -173,6 +177,7 @@ class Dataset:
         scan: str | None = None,
         report: str | None = None,
         seed: int = 42,
+        shared_content: SharedContent | None = None,
     ) -> Self:
         """Make a data set of a DataFrame with one row a volume.
 
@@ -187,6 +192,8 @@ class Dataset:
             scan: column of the scans.
             report: column of the reports.
             seed: of the division into splits.
+            shared_content: `refuse`, `warn` or `drop` rows that share a report or a feature vector
+                with another split; see `data.shared_content`.
 
         Returns:
             The data set; everything was checked.
@@ -203,6 +210,7 @@ class Dataset:
             _stacked(targets),
             labels=labels,
             seed=seed,
+            shared_content=shared_content,
             **{key: None if values is None else list(values) for key, values in chosen.items()},
         )
 
@@ -272,6 +280,20 @@ class Dataset:
         config = config or self._config
         return self._source.test_splits(config, modalities or required_modalities(config))
 
+    def refuse_mixed_labels(self, config: Config | None = None) -> None:
+        """Refuse labels of the caller's own beside CT-RATE's when the config does not choose.
+
+        New studies and single runs call it. A study or leaderboard from before, in which such
+        labels were left out, can still be continued and verified: loading only warns.
+
+        Args:
+            config: decides what is read; None is the data set's own.
+
+        Raises:
+            ManifestError: the train manifest has both, and `training.target_labels` is null.
+        """
+        self._source.refuse_mixed_labels(config or self._config)
+
     def splits_alone(
         self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
     ) -> list[Split]:
@@ -304,12 +326,15 @@ class Dataset:
         return search_fingerprints(*self.search_splits(config, modalities=modalities))
 
 
-def _config_of(source: ArraySource, modalities: Sequence[Modality]) -> Config:
+def _config_of(
+    source: ArraySource, modalities: Sequence[Modality], shared_content: SharedContent | None
+) -> Config:
     """Return the config of data in memory; names of splits stand where manifests are named."""
     values = {
         "data.train_manifest": "train",
         "data.val_manifest": "valid",
         "data.test_manifests": list(source.test_names),
+        "data.shared_content": shared_content,
         "features.input": "both" if len(modalities) == 2 else modalities[0],
     }
     return with_values(Config(), values, where="Dataset")

@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from headsweep.config.messages import nearest
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.data.ct_rate.names import groups_of
-from headsweep.data.loading import LoadedSplit, refuse_overlap
+from headsweep.data.loading import LoadedSplit, refuse_overlap, shared_rows, without_rows
 from headsweep.data.manifest import Manifest
 from headsweep.data.splits import (
     MODALITIES,
@@ -56,12 +56,18 @@ class ArraySource:
 
     in_memory = True
 
-    def __init__(self, splits: Mapping[str, LoadedSplit]) -> None:
-        self._splits = {name: loaded.split for name, loaded in splits.items()}
-        loaded = list(splits.values())
-        for i, other in enumerate(loaded):
-            for one in loaded[: min(i, 2)]:  # test splits may overlap among themselves
-                refuse_overlap(one, other)
+    def __init__(
+        self, splits: Mapping[str, LoadedSplit], shared_content: SharedContent | None
+    ) -> None:
+        kept: dict[str, LoadedSplit] = {}
+        for name, loaded in splits.items():
+            searched = list(kept.values())[:2]  # test splits may overlap among themselves
+            shared = set[int]()
+            for one in searched:
+                refuse_overlap(one, loaded, shared_content)
+                shared |= shared_rows(one, loaded) if shared_content == "drop" else set()
+            kept[name] = without_rows(loaded, shared)
+        self._splits = {name: loaded.split for name, loaded in kept.items()}
 
     @property
     def test_names(self) -> tuple[str, ...]:
@@ -106,6 +112,9 @@ class ArraySource:
                 raise ManifestError(f"{ARRAYS}: unknown label {label!r}.{hint}")
         return chosen or held
 
+    def refuse_mixed_labels(self, config: Config) -> None:
+        """Accept any labels: those of arrays are named one by one."""
+
     def _chosen(self, name: str, config: Config, modalities: Sequence[Modality]) -> Split:
         split = self._splits[name]
         for modality in modalities:
@@ -145,6 +154,7 @@ def source_of_arrays(
     scans: Sequence[Any] | None,
     reports: Sequence[Any] | None,
     seed: int,
+    shared_content: SharedContent | None,
 ) -> ArraySource:
     """Check arrays and divide them into splits; see `Dataset.from_arrays` for the arguments.
 
@@ -173,7 +183,7 @@ def source_of_arrays(
         names = tuple("valid" if i in to_valid else name for i, name in enumerate(names))
     _refuse_divided_patients(rows.patients, names)
     order = ("train", "valid", *dict.fromkeys(n for n in names if n not in {"train", "valid"}))
-    return ArraySource({name: _take(rows, name, names) for name in order})
+    return ArraySource({name: _take(rows, name, names) for name in order}, shared_content)
 
 
 def frame_arrays(
@@ -391,6 +401,7 @@ def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
         targets=of_split.targets,
         feature_paths={},
         reports=of_split.reports,
+        named_groups=True,
     )
     return LoadedSplit(
         manifest,

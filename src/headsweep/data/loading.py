@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import ColumnsConfig, Config, Modality
+from headsweep.config.schema import ColumnsConfig, Config, Modality, SharedContent
 from headsweep.data.faults import Fault
 from headsweep.data.manifest import Manifest, read_manifest, refuse_mixed_labels
-from headsweep.data.overlaps import shared_content, shared_patients
+from headsweep.data.overlaps import HOW_TO_GO_ON, REPORT, Overlap, overlap, shared_patients
 from headsweep.data.packing import pack_for
-from headsweep.data.splits import Split, content_fingerprint, row_digests
+from headsweep.data.splits import MODALITIES, Split, content_fingerprint, row_digests
 from headsweep.data.splitting import linked_groups, split_by_group
 from headsweep.errors import FeatureError, HeadsweepWarning, InputError, ManifestError
 
@@ -99,8 +99,8 @@ class ManifestSource:
         for name in config.data.test_manifests:
             test = self._load(config, name, modalities, train.split.labels)
             for other in (train, valid):
-                refuse_overlap(other, test)
-            tests.append(test.split)
+                refuse_overlap(other, test, config.data.shared_content)
+            tests.append(self._unshared(config, test, (train, valid)).split)
         return tests
 
     def splits_alone(self, config: Config, modalities: Sequence[Modality] | None) -> list[Split]:
@@ -131,6 +131,15 @@ class ManifestSource:
         """
         return self._manifest(config, config.data.train_manifest).labels
 
+    def refuse_mixed_labels(self, config: Config) -> None:
+        """Refuse to choose between CT-RATE's labels and others when the config names none.
+
+        Raises:
+            ManifestError: the train manifest has both, and `training.target_labels` is null.
+        """
+        manifest = self._manifest(config, config.data.train_manifest)
+        refuse_mixed_labels(manifest, config.training.target_labels)
+
     def _search(
         self, config: Config, modalities: Sequence[Modality]
     ) -> tuple[LoadedSplit, LoadedSplit]:
@@ -139,7 +148,7 @@ class ManifestSource:
         key = (
             *(_file_key(config, data.train_manifest), data.val_manifest, divided),
             *(config.paths.data_root, tuple(sorted(modalities))),
-            *(data.feature_key, data.follow_links),
+            *(data.feature_key, data.follow_links, data.shared_content),
         )
         if key not in self._searches:
             self._searches[key] = self._load_search(config, modalities)
@@ -149,14 +158,12 @@ class ManifestSource:
         self, config: Config, modalities: Sequence[Modality]
     ) -> tuple[LoadedSplit, LoadedSplit]:
         data = config.data
-        named = self._manifest(config, data.train_manifest)
-        refuse_mixed_labels(named, config.training.target_labels)
         train = self._load(config, data.train_manifest, modalities)
         if data.val_manifest is None:
             return _divide(train, data.val_fraction, config.training.seed)
         valid = self._load(config, data.val_manifest, modalities, train.split.labels)
-        refuse_overlap(train, valid)
-        return train, valid
+        refuse_overlap(train, valid, data.shared_content)
+        return train, self._unshared(config, valid, (train,))
 
     def _load(
         self,
@@ -179,6 +186,29 @@ class ManifestSource:
             ),
             {modality: packed.digests for modality, packed in features.items()},
         )
+
+    def _unshared(
+        self, config: Config, loaded: LoadedSplit, others: Sequence[LoadedSplit]
+    ) -> LoadedSplit:
+        """Drop the rows that share content with other splits, if the config says so.
+
+        All content that the manifests name counts, not only what is loaded: the rows of a split
+        must not depend on the head.
+        """
+        if config.data.shared_content != "drop":
+            return loaded
+        whole = self._with_all_features(config, loaded)
+        shared = set[int]()
+        for other in others:
+            shared |= shared_rows(self._with_all_features(config, other), whole)
+        return without_rows(loaded, shared)
+
+    def _with_all_features(self, config: Config, loaded: LoadedSplit) -> LoadedSplit:
+        manifest = loaded.manifest
+        digests = dict(loaded.digests)
+        for modality in manifest.feature_paths.keys() - digests.keys():
+            digests[modality] = self._packed(config, manifest.path.name, manifest, modality).digests
+        return replace(loaded, digests=digests)
 
     def _manifest(self, config: Config, name: str) -> Manifest:
         key = _file_key(config, name)
@@ -257,8 +287,15 @@ def _to_split(
     )
 
 
-def refuse_overlap(one: LoadedSplit, other: LoadedSplit) -> None:
-    """Refuse two splits that share patients, reports or feature rows, or differ in width.
+def refuse_overlap(
+    one: LoadedSplit, other: LoadedSplit, policy: SharedContent | None = None
+) -> None:
+    """Refuse two splits that share patients or, by a policy, content, or differ in width.
+
+    Args:
+        one: the split that is read first: train.
+        other: the split whose rows are judged.
+        policy: what is done about shared reports and feature rows; see `data.shared_content`.
 
     Raises:
         ManifestError: they share a patient or a report.
@@ -266,7 +303,6 @@ def refuse_overlap(one: LoadedSplit, other: LoadedSplit) -> None:
     """
     a, b = one.manifest, other.manifest
     _refuse(ManifestError, shared_patients(a, b))
-    _refuse(ManifestError, shared_content("a report", a, a.reports or (), b, b.reports or ()))
     for modality, matrix in one.split.features.items():
         widths = matrix.shape[1], other.split.features[modality].shape[1]
         if widths[0] != widths[1]:
@@ -274,13 +310,53 @@ def refuse_overlap(one: LoadedSplit, other: LoadedSplit) -> None:
                 f"{b.path}: {modality} features must be {widths[0]} wide, as in {a.path}, "
                 f"found {widths[1]}"
             )
-        digests = one.digests[modality], other.digests[modality]
-        kind = f"{modality} features"
-        _refuse(FeatureError, shared_content(kind, a, digests[0], b, digests[1]))
+    if policy == "drop":
+        return
+    for found in _overlaps(one, other):
+        faults = found.faults(policy)
+        _refuse(ManifestError if found.kind == REPORT else FeatureError, faults, HOW_TO_GO_ON)
+        for fault in faults:
+            if fault.row is None:
+                warnings.warn(str(fault), HeadsweepWarning, stacklevel=2)
 
 
-def _refuse(error: type[InputError], faults: Sequence[Fault]) -> None:
+def _overlaps(one: LoadedSplit, other: LoadedSplit) -> Iterator[Overlap]:
+    a, b = one.manifest, other.manifest
+    yield overlap(REPORT, a, a.reports or (), b, b.reports or ())
+    for modality in MODALITIES:
+        if modality in one.digests and modality in other.digests:
+            digests = one.digests[modality], other.digests[modality]
+            yield overlap(f"{modality} features", a, digests[0], b, digests[1])
+
+
+def shared_rows(one: LoadedSplit, other: LoadedSplit) -> set[int]:
+    """Return the indices of the rows of `other` whose report or features `one` also has."""
+    return {j for found in _overlaps(one, other) for _, j in found.pairs}
+
+
+def without_rows(loaded: LoadedSplit, rows: set[int]) -> LoadedSplit:
+    """Drop rows of a split, with a warning of how many.
+
+    Returns:
+        The split without the rows; the same split if there are none.
+
+    Raises:
+        ManifestError: no row would be left.
+    """
+    if not rows:
+        return loaded
+    n = len(loaded.split.volumes)
+    message = f"{loaded.manifest.path}: {len(rows)} of {n} rows share content with another split"
+    if len(rows) == n:
+        raise ManifestError(f"{message}: data.shared_content=drop leaves none")
+    warnings.warn(f"{message} and are left out", HeadsweepWarning, stacklevel=2)
+    mask = np.ones(n, bool)
+    mask[list(rows)] = False
+    return _part(loaded, loaded.split.name, mask)
+
+
+def _refuse(error: type[InputError], faults: Sequence[Fault], hint: str = "") -> None:
     errors = [fault for fault in faults if fault.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more rows)" if len(errors) > 1 else ""
-        raise error(f"{errors[0]}{more}")
+        raise error(f"{errors[0]}{more}{'. ' if hint else ''}{hint}")

@@ -219,8 +219,10 @@ def mixed_labels(manifest: Manifest) -> str:
 
 
 def _unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
-    if not manifest.unused or target_labels in (None, ()):
+    if not manifest.unused or target_labels == ():
         return []
+    if target_labels is None:
+        return [Fault(manifest.path, 1, mixed_labels(manifest), severity="warning")]
     message = (
         f"{_listed(manifest.unused)} hold 0 and 1 but are not used: to train them too, add them "
         "to training.target_labels"
@@ -311,9 +313,12 @@ def _name_faults(table: Table, columns: ColumnsConfig) -> tuple[list[Fault], lis
     for name in filter(None, (columns.volume, columns.patient, columns.scan)):
         empty = table.cells.index[table.cells[name] == ""]
         faults += [Fault(table.path, _number(i), f"{name} must not be empty") for i in empty]
-    if columns.patient is not None:
-        return faults, []
     names = table.cells[columns.volume].map(volume_of)
+    for row, name in names[names.map(_is_no_name).astype(bool)].items():
+        message = f"{columns.volume} must be a name without '/' or control characters"
+        faults.append(Fault(table.path, _number(row), f"{message}, found {name!r}"))
+    if columns.patient is not None or faults:
+        return faults, []
     follow = names.map(lambda name: VOLUME_NAME.fullmatch(name) is not None).astype(bool)
     others = names[~follow & (names != "")]
     if others.empty:
@@ -332,6 +337,10 @@ def _name_faults(table: Table, columns: ColumnsConfig) -> tuple[list[Fault], lis
         "is taken as a patient of its own; data.columns.patient names the column of the patients"
     )
     return faults, [Fault(table.path, None, message, severity="warning")]
+
+
+def _is_no_name(volume: str) -> bool:
+    return "/" in volume or not volume.isprintable()
 
 
 def _number(row: object) -> int:

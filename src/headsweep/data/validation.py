@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.data.dataset import required_modalities, row_digests
-from headsweep.data.faults import Fault, Severity
+from headsweep.data.faults import Fault
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
+from headsweep.data.health import health_warnings
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
-from headsweep.data.overlaps import shared_content, shared_patients
+from headsweep.data.overlaps import REPORT, overlap, shared_patients
 from headsweep.data.packing import THREADS
 from headsweep.errors import FeatureError, ManifestError
 from headsweep.progress import progress_bar
@@ -51,12 +52,13 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
     for name in [*searched, *data.test_manifests]:
         path = Path(config.paths.manifest_dir) / name
         manifest, found = inspect_manifest(path, data.columns, config.training.target_labels)
-        faults += found
         if manifest is None:
+            faults += found
             continue
-        if manifest.unused and config.training.target_labels is None:
-            severity: Severity = "error" if name == data.train_manifest else "warning"
-            faults.append(Fault(path, 1, mixed_labels(manifest), severity))
+        if manifest.unused and (name, config.training.target_labels) == (data.train_manifest, None):
+            asked = mixed_labels(manifest)
+            found = [replace(f, severity="error") if f.message == asked else f for f in found]
+        faults += found
         first = next(iter(inspected.values()), None)
         try:
             manifest = manifest.with_labels(first.manifest.labels) if first else manifest
@@ -70,7 +72,7 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
 
     for one, other in combinations(inspected, 2):
         if one in searched:  # test manifests may overlap among themselves
-            faults += _overlaps(inspected[one], inspected[other])
+            faults += _overlaps(inspected[one], inspected[other], data.shared_content)
     return faults
 
 
@@ -94,6 +96,7 @@ class _FeatureInspection:
         faults: list[Fault] = []
         for modality, paths in manifest.feature_paths.items():
             digests[modality] = []
+            read: dict[int, NDArray[np.float32]] = {}
             title = f"checking {modality} features of {manifest.name}"
             with (
                 ThreadPoolExecutor(THREADS) as pool,
@@ -107,6 +110,7 @@ class _FeatureInspection:
                         )
                         if len(result) == wanted:
                             digests[modality].append(row_digests(result[None])[0])
+                            read[i] = result
                             continue
                         result = (
                             f"{self._root / paths[i]}: {modality} features must be {wanted} wide, "
@@ -114,6 +118,9 @@ class _FeatureInspection:
                         )
                     digests[modality].append(None)
                     faults.append(Fault(manifest.path, manifest.rows[i], result))
+            if read:
+                matrix = np.stack(list(read.values()))
+                faults += health_warnings(manifest, f"{modality} features", matrix, list(read))
         return digests, faults
 
     def _read(self, name: str) -> NDArray[np.float32] | str:
@@ -151,13 +158,11 @@ def _empty_labels(manifest: Manifest) -> list[Fault]:
     ]
 
 
-def _overlaps(one: _Inspected, other: _Inspected) -> list[Fault]:
+def _overlaps(one: _Inspected, other: _Inspected, policy: SharedContent | None) -> list[Fault]:
     a, b = one.manifest, other.manifest
-    faults = shared_patients(a, b)
-    faults += shared_content("a report", a, a.reports or (), b, b.reports or ())
+    found = [overlap(REPORT, a, a.reports or (), b, b.reports or ())]
     for modality in one.digests:
-        if modality not in other.digests:
-            continue
-        digests = one.digests[modality], other.digests[modality]
-        faults += shared_content(f"{modality} features", a, digests[0], b, digests[1])
-    return faults
+        if modality in other.digests:
+            digests = one.digests[modality], other.digests[modality]
+            found.append(overlap(f"{modality} features", a, digests[0], b, digests[1]))
+    return shared_patients(a, b) + [fault for each in found for fault in each.faults(policy)]

@@ -36,9 +36,12 @@ class Engine:
     which it entered), the device kind and the thread count; never of its neighbours.
     """
 
-    def __init__(self, train: Split, valid: Split, settings: EngineSettings) -> None:
+    def __init__(
+        self, train: Split, valid: Split, settings: EngineSettings, *, ranks_logits: bool = True
+    ) -> None:
         self.slots = settings.slots
-        self.inputs = Inputs(train, valid, prepare_device(settings))
+        device = prepare_device(settings)
+        self.inputs = Inputs(train, valid, device, ranks_logits=ranks_logits)
         self.usage = Usage()
         self._groups: list[Group] = []
         self._group_of: dict[int, Group] = {}

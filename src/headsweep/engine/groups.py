@@ -261,6 +261,7 @@ class Group:
             self.inputs.valid_targets,
             on_cpu,
             program.probabilities,
+            ranks_logits=self.inputs.ranks_logits,
             threads=METRIC_THREADS if self.inputs.device.type == "cuda" else 1,
         )
         reports = []

@@ -37,10 +37,15 @@ class Inputs:
         targets: training labels `(n, c)`, float32.
         pos_weight: negatives over positives of every label `(c,)`; 1 where there is no positive.
         valid_targets: validation labels `(n_valid, c)`, on the host.
+        ranks_logits: rank validation rows by logits; False ranks float32 probabilities, with the
+            ties that rounding makes, as boards of before were trained.
     """
 
-    def __init__(self, train: Split, valid: Split, device: torch.device) -> None:
+    def __init__(
+        self, train: Split, valid: Split, device: torch.device, *, ranks_logits: bool = True
+    ) -> None:
         self.train, self.valid, self.device = train, valid, device
+        self.ranks_logits = ranks_logits
         self.labels = train.labels
         self.targets = torch.tensor(train.targets, dtype=torch.float32, device=device)
         self.valid_targets: NDArray[np.uint8] = valid.targets

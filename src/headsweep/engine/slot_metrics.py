@@ -20,6 +20,7 @@ def slot_metrics(
     scores: Tensor,
     probabilities: Callable[[Tensor], Tensor],
     *,
+    ranks_logits: bool,
     threads: int,
 ) -> Metrics:
     """Compute macro AUPRC, macro AUROC and mean cross-entropy of every slot.
@@ -30,29 +31,39 @@ def slot_metrics(
         targets: validation labels `(n, c)`.
         scores: `(K, c, n)` on the CPU.
         probabilities: the label probabilities of scores.
+        ranks_logits: whether scores are ranked; else their probabilities are.
         threads: most threads to use.
 
     Returns:
         Three arrays `(K,)`; AUPRC and AUROC are NaN where a score is not finite.
     """
     threads = min(threads, os.cpu_count() or 1, len(scores))
+
+    def measure(part: Tensor) -> Metrics:
+        return _metrics(targets, part, probabilities, ranks_logits=ranks_logits)
+
     if threads <= 1:
-        return _metrics(targets, scores, probabilities)
+        return measure(scores)
     parts = scores.tensor_split(threads)
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(lambda part: _metrics(targets, part, probabilities), parts))
+        found = list(pool.map(measure, parts))
     auprc, auroc, losses = zip(*found, strict=True)
     return np.concatenate(auprc), np.concatenate(auroc), np.concatenate(losses)
 
 
 def _metrics(
-    targets: NDArray[np.uint8], on_cpu: Tensor, probabilities: Callable[[Tensor], Tensor]
+    targets: NDArray[np.uint8],
+    on_cpu: Tensor,
+    probabilities: Callable[[Tensor], Tensor],
+    *,
+    ranks_logits: bool,
 ) -> Metrics:
-    scores = on_cpu.numpy()
+    scores, likely = on_cpu.numpy(), probabilities(on_cpu).numpy()
     finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
-    ranked = np.where(finite[:, None, None], scores, np.float32(0)).swapaxes(1, 2)
+    ranking = scores if ranks_logits else likely
+    ranked = np.where(finite[:, None, None], ranking, np.float32(0)).swapaxes(1, 2)
     auprc, auroc = average_precision_and_auroc(targets, ranked)
-    losses = _cross_entropy(targets, probabilities(on_cpu).numpy())
+    losses = _cross_entropy(targets, likely)
     return np.where(finite, macro(auprc), np.nan), np.where(finite, macro(auroc), np.nan), losses
 
 

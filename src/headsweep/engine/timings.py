@@ -9,11 +9,12 @@ from dataclasses import dataclass
 class Usage:
     """Counters of one engine, since it was made.
 
-    A slot-step is one optimiser step of one slot. A fused step is what the slots of one group and
-    one batch size do together on one minibatch: one gather of the rows for each input variant, one
-    evaluation of losses and updates, and what products the program can share. Groups train in
-    turn, and the batch sizes of a group do, so fused steps never overlap, and `slot_steps /
-    fused_steps` is the mean number of slots that share a step. A solver's one step counts as one.
+    A slot-step is one optimiser step of one slot. A fused step is one minibatch that the slots of
+    one group and one batch size take together: they share the gathered rows of each input variant,
+    and what the program can share of products, losses and updates. On a CPU, programs work through
+    many slots in portions that fit a cache. Groups train in turn, and so do the batch sizes of a
+    group; `slot_steps / fused_steps` is the mean number of slots that share a step. A solver's
+    only step counts as one.
     """
 
     training_s: float = 0.0

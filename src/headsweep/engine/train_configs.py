@@ -31,6 +31,7 @@ def train_to_end(
     valid: Split,
     settings: EngineSettings,
     *,
+    ranks_logits: bool = True,
     on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
 ) -> list[Trained]:
     """Train every config from its own `training.tape_position` to the end.
@@ -40,6 +41,8 @@ def train_to_end(
         train: training split.
         valid: validation split.
         settings: `slots` bounds how many configs are trained at once.
+        ranks_logits: choose the best epoch by logits; False as boards of before did, by float32
+            probabilities.
         on_epoch: called with the reports of every epoch; a report's `slot` is then the position
             of its config in `configs`.
 
@@ -50,7 +53,7 @@ def train_to_end(
         TrialError: a head diverged.
         ConfigError: a head does not fit the features.
     """
-    engine = Engine(train, valid, settings)
+    engine = Engine(train, valid, settings, ranks_logits=ranks_logits)
     waiting = list(enumerate(configs))[::-1]
     index_of: dict[int, int] = {}
     trained: dict[int, Trained] = {}

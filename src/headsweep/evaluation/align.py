@@ -14,7 +14,7 @@ from headsweep.atomic_files import write_json
 from headsweep.config.schema import Config, Modality
 from headsweep.data.ct_rate.ct_clip import read_ctclip_latents
 from headsweep.data.ct_rate.names import patient_of, scan_of
-from headsweep.data.dataset import MODALITIES, Split, load_splits_alone, load_test_splits
+from headsweep.data.dataset import MODALITIES, Dataset, Split
 from headsweep.errors import ConfigError
 from headsweep.evaluation.summaries import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED, finite
 from headsweep.heads.predictor import Predictor, load_predictor
@@ -34,7 +34,6 @@ from headsweep.metrics.alignment import (
 from headsweep.metrics.bootstrap import Multiplicities, patient_resamples
 from headsweep.metrics.ranking import Metric
 from headsweep.preflight import check_output, check_stems
-from headsweep.settings import cache_dir
 
 PROTOCOLS = (*RELEVANCES, REPORT_TO_VOLUME, VOLUME_TO_VOLUME)
 WITHOUT_LABELS = ("same_scan", REPORT_TO_VOLUME)
@@ -54,6 +53,7 @@ def align(
     model: Path | None,
     out: Path,
     *,
+    data: Dataset | None = None,
     protocols: Sequence[str] = PROTOCOLS,
     progress: bool,
 ) -> dict[str, dict[str, Any]]:
@@ -66,6 +66,7 @@ def align(
         model: a retrieval head's `model.safetensors`; None compares the features as they are, and
             manifests without text features are then searched within the visual ones alone.
         out: folder that gets `alignment.json`.
+        data: the data set to search; None is what the config names.
         protocols: some of `PROTOCOLS`.
         progress: draw a progress bar while features are packed.
 
@@ -74,14 +75,13 @@ def align(
     """
     check_stems(config)
     check_output(out)
+    data = data or Dataset.from_config(config, progress=progress)
     if model is None:
-        splits = load_splits_alone(config, cache_dir=cache_dir(), progress=progress)
+        splits = data.splits_alone(config)
         results = {s.name: _measure_split(s, _raw_views(s), protocols) for s in splits}
     else:
         predictor = _retrieval_predictor(model)
-        splits = load_test_splits(
-            config, cache_dir=cache_dir(), modalities=MODALITIES, progress=progress
-        )
+        splits = data.test_splits(config, modalities=MODALITIES)
         results = {s.name: _measure_split(s, _projected(s, predictor), protocols) for s in splits}
     _write(results, out)
     return results

@@ -14,7 +14,7 @@ from headsweep.config.schema import Config
 from headsweep.config.values import with_values
 from headsweep.data.ct_rate.ct_clip import read_ctclip_scores
 from headsweep.data.ct_rate.names import patient_of
-from headsweep.data.dataset import load_search_splits, load_splits_alone, load_test_splits
+from headsweep.data.dataset import Dataset
 from headsweep.errors import ConfigError
 from headsweep.evaluation.predictions import Predictions, predict, write_predictions
 from headsweep.evaluation.summaries import (
@@ -25,7 +25,6 @@ from headsweep.evaluation.summaries import (
 )
 from headsweep.heads.predictor import load_predictor
 from headsweep.preflight import check_manifests, check_output, check_stems
-from headsweep.settings import cache_dir
 
 MODEL = "model.safetensors"
 
@@ -49,7 +48,13 @@ def checkpoint_of(folder: Path | None, overrides: Sequence[str]) -> tuple[Path, 
 
 
 def evaluate(
-    folder: Path, config: Config, out: Path, *, tune: bool = True, progress: bool
+    folder: Path,
+    config: Config,
+    out: Path,
+    *,
+    data: Dataset | None = None,
+    tune: bool = True,
+    progress: bool,
 ) -> dict[str, Any]:
     """Measure the head in `folder` on every test manifest.
 
@@ -60,10 +65,14 @@ def evaluate(
         folder: holds `model.safetensors`.
         config: names the manifests and where features lie; labels are the head's own.
         out: folder of the results.
+        data: the data set to measure on; None is what the config names.
         tune: choose thresholds on valid, and refuse test manifests that share rows with train or
             valid. Otherwise only the test manifests are read, and F1, precision, sensitivity and
             specificity are null.
         progress: draw a progress bar while features are packed.
+
+    Returns:
+        The metrics by split.
 
     Raises:
         InputError: the head, the data or the output folder cannot be used.
@@ -74,15 +83,16 @@ def evaluate(
     labels = {"training.target_labels": list(predictor.spec.labels)}
     config = with_values(config, labels, where=str(folder))
     modalities = tuple(predictor.spec.shape.widths)
-    data: dict[str, Any] = {"cache_dir": cache_dir(), "modalities": modalities}
-    if tune:
+    if data is None and tune:
         check_manifests(config)
-        _, valid = load_search_splits(config, **data, progress=progress)
+    data = data or Dataset.from_config(config, progress=progress)
+    if tune:
+        _, valid = data.search_splits(config, modalities=modalities)
         thresholds = choose_thresholds(predict(predictor, valid))
-        splits = load_test_splits(config, **data, progress=progress)
+        splits = data.test_splits(config, modalities=modalities)
     else:
         thresholds = no_thresholds(len(predictor.spec.labels))
-        splits = load_splits_alone(config, **data, progress=progress)
+        splits = data.splits_alone(config, modalities=modalities)
     return write_metrics([predict(predictor, split) for split in splits], thresholds, out)
 
 

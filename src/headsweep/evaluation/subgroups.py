@@ -15,13 +15,11 @@ from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import (
-    N_RESAMPLES,
-    RESAMPLING_SEED,
     mean_patients,
+    shared_resamples,
     summarize,
 )
 from headsweep.metrics.bootstrap import (
-    patient_resamples,
     rarer_class_patients,
     resampled_ranking,
 )
@@ -90,7 +88,7 @@ def _measure(
     targets = by_seed[0].targets[members]
     ranking = np.stack([seed.ranking[members] for seed in by_seed])
     patients = np.asarray(by_seed[0].patients)[members].tolist()
-    resamples = patient_resamples(patients, N_RESAMPLES, RESAMPLING_SEED)
+    resamples = shared_resamples(tuple(patients))
     values = average_precision_and_auroc(targets, ranking)
     draws = resampled_ranking(targets, ranking, resamples)
     rest_on = mean_patients(rarer_class_patients(targets, patients))

@@ -110,7 +110,7 @@ def launch_local(
         raise KeyboardInterrupt
     summary = study.summary()
     show(summary)
-    if summary.finished < summary.n_trials:
+    if summary.finished < summary.n_trials and summary.stopped_by is None:
         raise WorkerError(
             f"study {study.name!r}: the workers ended after {summary.finished} of "
             f"{summary.n_trials} trials; see {log_dir}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import threading
 import time
@@ -36,6 +37,25 @@ def line(summary: Summary) -> str:
     return " · ".join(parts)
 
 
+def stopped(summary: Summary) -> str:
+    """Return why a search stopped before its budget was spent, as text; "" if it did not."""
+    after = f"{summary.finished} of {summary.n_trials} trials"
+    match summary.stopped_by:
+        case "timeout":
+            return f"stopped by the time limit after {after}; the same command goes on"
+        case "patience":
+            return f"stopped after {after}: no better one in the last study.patience trials"
+        case None:
+            return ""
+
+
+def _expected_end(summary: Summary) -> str:
+    if not summary.minutes_left or summary.finished >= summary.n_trials:
+        return ""
+    end = datetime.datetime.now() + datetime.timedelta(minutes=summary.minutes_left)
+    return f" (ends about {end:%H:%M})"
+
+
 def saved(summary: Summary) -> str:
     """Return how much work pruning and early stopping saved, as text."""
     return (
@@ -60,7 +80,7 @@ def shown(*, visible: bool = True) -> Iterator[Callable[[Summary], None]]:
     with progress_bar("search", None, visible=visible) as bar:
         bar.update(0, text="starting workers")
         yield lambda summary: bar.update(
-            summary.finished, total=summary.n_trials, text=line(summary)
+            summary.finished, total=summary.n_trials, text=line(summary) + _expected_end(summary)
         )
 
 
@@ -105,6 +125,7 @@ class _PlainLines:
         if not self._ended and (done or time.monotonic() >= self._next):
             self._next = time.monotonic() + PLAIN_EVERY_S
             self._ended = done
-            text = f"{summary.finished}/{summary.n_trials} trials: {line(summary)}"
+            done_of_all = f"{summary.finished}/{summary.n_trials} trials"
+            text = f"{done_of_all}: {line(summary)}{_expected_end(summary)}"
             with suppress(OSError, ValueError):  # nobody reads standard error any more
                 print(text, file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from headsweep.settings import (
 from headsweep.storage.connections import shown_url
 
 DRAIN_NOTICE_S = 120
-"""How long before its time limit a worker is told to hand its trials back."""
+"""How long before its time limit a worker is asked to hand its trials back."""
 SCRIPT = "workers.sbatch"
 SECRETS = "storage.env"
 SECRET_VARIABLES = (STORAGE_URL_VARIABLE, "PGPASSWORD")

@@ -99,7 +99,11 @@ def confirm(
     # Always in one order, so that the same heads stand in the same slots when trained again.
     by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
     configs = [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
-    runs = iter(train_to_end(configs, train, valid, settings, on_epoch=on_epoch))
+    ranks_logits = rules.ranks_logits
+    trained = train_to_end(
+        configs, train, valid, settings, ranks_logits=ranks_logits, on_epoch=on_epoch
+    )
+    runs = iter(trained)
     predictors = {
         finalist.trial: tuple(next(runs).predictor for _ in seeds) for finalist in by_trial
     }

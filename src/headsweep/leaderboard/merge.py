@@ -16,12 +16,12 @@ from headsweep.config.schema import escapes
 from headsweep.errors import OutputError
 from headsweep.evaluation.paired_tests import compare_macro, ranks_with_ties
 from headsweep.evaluation.predictions import read_seeds
-from headsweep.evaluation.summaries import N_RESAMPLES, RESAMPLING_SEED, finite, mean_patients
+from headsweep.evaluation.summaries import finite, mean_patients, shared_resamples
 from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
-from headsweep.metrics.bootstrap import patient_resamples, rarer_class_patients, resampled_ranking
+from headsweep.metrics.bootstrap import rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _macro_auprc(finalist: Path, stem: str) -> tuple[float | None, Metric, float
     by_seed = read_seeds(files, finalist)
     targets = by_seed[0].targets
     ranking = np.stack([seed.ranking for seed in by_seed])
-    resamples = patient_resamples(by_seed[0].patients, N_RESAMPLES, RESAMPLING_SEED)
+    resamples = shared_resamples(by_seed[0].patients)
     draws = macro(resampled_ranking(targets, ranking, resamples)[0]).mean(axis=0)
     patients = mean_patients(rarer_class_patients(targets, by_seed[0].patients))
     value = finite(macro(average_precision(targets, ranking)).mean())

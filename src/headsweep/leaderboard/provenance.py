@@ -216,7 +216,7 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
 def check_contained(folder: Path) -> None:
     """Raise unless all that lies in a leaderboard's folder, links followed, is a file in it.
 
-    A stranger's link would have us read, and tell of, any file that we may read; a pipe would have
+    A foreign link would have us read, and tell of, any file that we may read; a pipe would have
     us wait for ever.
     """
     root = os.path.realpath(folder)

@@ -19,8 +19,8 @@ from headsweep.metrics.ranking import Metric, Scores
 MIN_PATIENTS = 5
 """Patients of each class from which on a p-value is given.
 
-In simulations of equal models with 15 to 150 patients, the test at 5 % rejects 3 to 5.5 % of the
-time where each class has at least this many (`scripts/benchmarks/delong.py`).
+In simulations of equal models with 15 to 150 patients, the test at 5 % rejects 2.7 to 5.8 % of
+the time where each class has at least this many (`scripts/benchmarks/delong.py`).
 """
 
 

@@ -230,7 +230,7 @@ def study_attr_rows(study_id: int, attrs: Mapping[str, Any]) -> list[dict[str, A
 
 
 def heartbeat_rows(trial_ids: Iterable[int], now: datetime.datetime) -> list[dict[str, Any]]:
-    """Signs of life at `now`."""
+    """Write heartbeats of time `now`."""
     return [{"trial_id": key, "heartbeat": now} for key in trial_ids]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import secrets
@@ -25,11 +26,12 @@ from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to
 from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.bulk_writes import upsert
-from headsweep.storage.claims import count_states
+from headsweep.storage.claims import count_states, database_now
 from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
 from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
 from headsweep.studies.enqueue import FROM_FILE, enqueue, new_entries
+from headsweep.studies.stopping import DEADLINE
 from headsweep.studies.summary import Summary, summarize
 from headsweep.studies.trials import trial_config
 
@@ -371,6 +373,25 @@ class StoredStudy:
 
         return self.storage.write(self.study_id, write)
 
+    def set_deadline(self, timeout_s: float | None) -> None:
+        """Set when the search stops: no trial starts after it, running ones end at their next rung.
+
+        Args:
+            timeout_s: seconds from now by the database's clock; None removes the deadline.
+        """
+
+        def write(connection: Connection) -> None:
+            if timeout_s is None:
+                if DEADLINE not in _attrs(connection, self.study_id):
+                    return
+                deadline = None
+            else:
+                end = database_now(connection) + datetime.timedelta(seconds=timeout_s)
+                deadline = end.isoformat()
+            _write_attrs(connection, self.study_id, {DEADLINE: deadline})
+
+        self.storage.write(self.study_id, write)
+
     def next_worker_index(self) -> int:
         """Count a worker that joins.
 
@@ -482,9 +503,27 @@ def _parse(text: Any, name: str) -> StudySpec:
 
 
 def _attrs(connection: Connection, study_id: int) -> dict[str, Any]:
+    return read_study_attrs(connection, study_id, None)
+
+
+def read_study_attrs(
+    connection: Connection, study_id: int, names: Sequence[str] | None
+) -> dict[str, Any]:
+    """Read user attributes of a study.
+
+    Args:
+        connection: in a transaction.
+        study_id: id of the study.
+        names: of the attributes; None reads all.
+
+    Returns:
+        The attributes that exist.
+    """
     query = select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
         STUDY_ATTRS.c.study_id == study_id
     )
+    if names is not None:
+        query = query.where(STUDY_ATTRS.c.key.in_(names))
     rows = connection.execute(query)
     return {name: plain(value, where=f"study {study_id}:{name}") for name, value in rows}
 

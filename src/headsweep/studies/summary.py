@@ -16,6 +16,7 @@ from headsweep.storage.attributes import FAILURE, HOST, WORKER, typed
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import database_now, heartbeats
 from headsweep.storage.optuna_tables import trial_id
+from headsweep.studies.stopping import StopReason, seconds_left, stop_reason
 from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED
 from headsweep.studies.worker_timings import WorkerTimings, total_timings
 
@@ -43,6 +44,8 @@ class Summary:
     last_failure: str | None
     effort: WorkerTimings
     """What the workers spent, as of their last report."""
+    stopped_by: StopReason | None = None
+    """Why the search stopped before its budget was spent; None if it did not."""
 
     @property
     def live_workers(self) -> int:
@@ -97,12 +100,12 @@ def summarize(
     trials = storage.sync(study_id).trials
     running = [trial_id(trial) for trial in trials if trial.state == TrialState.RUNNING]
 
-    def alive(connection: Connection) -> set[int]:
+    def alive(connection: Connection) -> tuple[set[int], datetime.datetime]:
         now = database_now(connection)
         beats = heartbeats(connection, running)
-        return {k for k, beat in beats.items() if (now - beat).total_seconds() <= lease_s}
+        return {k for k, beat in beats.items() if (now - beat).total_seconds() <= lease_s}, now
 
-    live = storage.read(lambda: storage.database.read(alive))
+    live, now = storage.read(lambda: storage.database.read(alive))
     finished = [trial for trial in trials if trial.state in FINISHED]
     failed = [trial for trial in trials if FAILURE in trial.user_attrs]
     states = Counter(trial.state.name for trial in trials)
@@ -112,7 +115,11 @@ def summarize(
         default=None,
     )
     speed = _trials_per_minute(finished)
-    left = spec.n_trials - len(finished)
+    left = max(0, spec.n_trials - len(finished))
+    deadline_s = seconds_left(attrs, now)
+    minutes_left = left / speed if speed else None
+    if deadline_s is not None and minutes_left is not None:
+        minutes_left = min(minutes_left, max(0.0, deadline_s / 60))
     return Summary(
         study=spec.name,
         n_trials=spec.n_trials,
@@ -120,12 +127,13 @@ def summarize(
         best_value=best.value if best else None,
         best_trial=best.number if best else None,
         trials_per_minute=speed,
-        minutes_left=max(0, left) / speed if speed else None,
+        minutes_left=minutes_left,
         workers_by_host=_workers_by_host([t for t in trials if trial_id(t) in live]),
         epochs_trained=sum(
             typed(t.user_attrs, EPOCHS_TRAINED, 0, where=_named(t)) for t in finished
         ),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
+        stopped_by=stop_reason(spec, deadline_s, trials) if left else None,
         last_failure=_text(failed[-1], FAILURE) if failed else None,
         effort=total_timings(attrs),
     )

@@ -21,21 +21,24 @@ from sqlalchemy import Connection
 from headsweep.errors import TrialError
 from headsweep.search.given_params import check_given_params
 from headsweep.search.samplers.tpe import BatchedTPESampler
-from headsweep.search.samplers_and_pruners import build_sampler, longest_training, rungs
+from headsweep.search.samplers_and_pruners import (
+    build_sampler,
+    longest_training,
+    rungs,
+    trials_at_once,
+)
 from headsweep.search.space import distribution, suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims, expiry
 from headsweep.storage.attributes import FAILURE, REFUSED
 from headsweep.storage.optuna_tables import SearchStudy, forget_asked_trials, trial_id
+from headsweep.storage.trial_cache import TrialCache
 from headsweep.studies.adoption import check_objective
 from headsweep.studies.pruning import build_batch_pruner
-from headsweep.studies.study import StoredStudy
+from headsweep.studies.stopping import DEADLINE, StopReason, seconds_left, stop_reason
+from headsweep.studies.study import StoredStudy, read_study_attrs
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
-
-LEARNING_SAMPLERS = frozenset({"tpe", "gp", "cmaes"})
-GENERATIONS = 10
-SMALLEST_GENERATION = 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class WorkerSession:
         )
         self._open = ExitStack()
         self._noticed: set[tuple[str, int]] = set()
+        self._ends_at: float | None = None
+        self._stopped_by: StopReason | None = None
 
     def __enter__(self) -> Self:
         retries = self._settings.max_retries
@@ -111,13 +116,8 @@ class WorkerSession:
 
     @property
     def at_once(self) -> int:
-        """How many trials one worker may run at a time, so that the sampler can learn from some.
-
-        A sampler that learns sees results at least `GENERATIONS` times in a budget.
-        """
-        if self.spec.sampler.name not in LEARNING_SAMPLERS:
-            return self.spec.n_trials
-        return max(SMALLEST_GENERATION, math.ceil(self.spec.n_trials / GENERATIONS))
+        """How many trials one worker may run at a time, so that the sampler can learn from some."""
+        return trials_at_once(self.spec)
 
     @property
     def held(self) -> frozenset[int]:
@@ -144,10 +144,11 @@ class WorkerSession:
             begun = time.monotonic()
             if next(attempts):
                 cache.invalidate()
+            may_start = self._check_stop(connection, cache) is None
             claimed = claims.claim(
                 connection,
                 cache,
-                n_wanted,
+                n_wanted if may_start else 0,
                 worker=self._worker,
                 host=host_name(),
                 lease_s=self._settings.lease_s,
@@ -166,8 +167,17 @@ class WorkerSession:
         elif result.foreign:
             self._notice_foreign(result.foreign)
         trials = tuple(self.storage.get_trial(key) for key in claimed if key in self._held)
-        over = not claimed and result.budget_left == 0 and result.others_running == 0
+        spent = result.budget_left == 0 and result.others_running == 0
+        over = not claimed and (spent or self._stopped_by is not None)
         return Batch(trials, over, begun)
+
+    def _check_stop(self, connection: Connection, cache: TrialCache) -> StopReason | None:
+        """Read whether the study's deadline or patience is reached."""
+        attrs = read_study_attrs(connection, self.study_id, (DEADLINE,))
+        left_s = seconds_left(attrs, claims.database_now(connection)) if attrs else None
+        self._ends_at = None if left_s is None else time.monotonic() + left_s
+        self._stopped_by = stop_reason(self.spec, left_s, cache.trials)
+        return self._stopped_by
 
     def renew(self, trial_ids: Iterable[int]) -> None:
         """Write a heartbeat for trials; called from the lease's own thread."""
@@ -185,9 +195,14 @@ class WorkerSession:
         self.storage.set_trial_intermediate_value(key, epoch, value)
 
     def verdicts(self, reported: Sequence[int]) -> frozenset[int]:
-        """Return the ids of the trials to prune, compared with what all workers reported."""
+        """Return the ids of the trials to prune, compared with what all workers reported.
+
+        After the study's deadline these are all.
+        """
         if not reported:
             return frozenset()
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+            return frozenset(reported)
         self.storage.sync(self.study_id)
         return self._pruner.verdicts(self._study, reported)
 

@@ -20,7 +20,7 @@ class Lease:
     others may run its trials by then, so it must tell nothing of them.
 
     Args:
-        renew: writes one sign of life for all these trials; may raise `StorageError`.
+        renew: writes one heartbeat for all these trials; may raise `StorageError`.
         lease_s: for how long one renewal holds.
     """
 

@@ -55,13 +55,13 @@ class Slots(Protocol):
 
 
 class Loop:
-    """Ticks until there is nothing left to do or the worker is told to stop.
+    """Ticks until there is nothing left to do or the worker is asked to stop.
 
     Args:
         session: the worker's share in the study.
         engine: slots, all free.
         settings: leases and pauses.
-        stop: whether the worker was told to stop.
+        stop: whether the worker was asked to stop.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ SIGNALS = tuple(
 
 
 class Stop:
-    """Whether the worker was told to stop.
+    """Whether the worker was asked to stop.
 
     Args:
         grace_s: how long the worker may take to end after that; its leases run out otherwise.
@@ -85,7 +85,7 @@ def stop_in_process() -> Iterator[Stop]:
     """Let Ctrl-C drain a worker that runs in the caller's process; a second one interrupts it.
 
     Yields:
-        Whether the worker was told to stop; outside the main thread it never is.
+        Whether the worker was asked to stop; outside the main thread it never is.
     """
     stop = _StopHere()
     if threading.current_thread() is not threading.main_thread():
@@ -100,7 +100,7 @@ def stop_in_process() -> Iterator[Stop]:
 
 @contextmanager
 def stop_on_signals(grace_s: float) -> Iterator[Stop]:
-    """Within it, signals are heard; outside the main thread, only the launcher's end is."""
+    """Within it, signals are handled; outside the main thread only the launcher's end is."""
     stop = Stop(grace_s)
     if threading.current_thread() is not threading.main_thread():
         yield stop

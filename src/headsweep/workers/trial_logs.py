@@ -27,7 +27,7 @@ STUCK_S = 60.0
 """A logger that writes no run for so long after the last trial is given up."""
 
 STOPPED_S = 5.0
-"""The same for a worker that was told to stop."""
+"""The same for a worker that was asked to stop."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -14,61 +15,74 @@ from headsweep.engine.programs.linear_rows import (
     RowBuffers,
     Rows,
     in_whole_vectors,
-    shared_lengths,
+    rows_at_once,
+    sharing_sizes,
 )
 from headsweep.engine.programs.linear_stack import Member, Stack
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
 from headsweep.heads.registry import rebuild_head
 
+LARGEST_STACK = 32
+"""Slots of a stack: the weights, gradients and moments of more fall out of a core's cache."""
+
 
 class LinearProgram(Program):
-    """One stack of slots for each batch size; the batch sizes of an epoch train in turn."""
+    """Stacks of slots of one batch size, which train in turn on the same gathered rows."""
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
         self.members: dict[int, Member] = {}
-        self.stacks: dict[int, Stack] = {}
+        self.stacks: dict[int, list[Stack]] = {}
         self.buffers = RowBuffers(inputs)
         self.x_valid: dict[Variant, Tensor] = {}
 
     def admit(self, slot: Slot) -> None:
         """Build the slot's head; it is stacked before the next step."""
         member = Member.new(slot, self.inputs)
-        stack = self.stacks.get(slot.batch_size) or Stack(self.inputs)
+        stacks = self.stacks.setdefault(slot.batch_size, [])
+        with_room = [stack for stack in stacks if len(stack.members) < LARGEST_STACK]
+        if not with_room:
+            with_room = [Stack(self.inputs)]
+            stacks += with_room
+        alike = (s for s in with_room if any(m.variant == member.variant for m in s.members))
+        stack = next(alike, with_room[0])
         stack.members = [*stack.members, member]
-        self.stacks[slot.batch_size] = stack
         self.members[slot.number] = member
 
     def evict(self, slot: Slot) -> None:
         """Forget the slot."""
         gone = self.members.pop(slot.number)
-        stack = self.stacks[slot.batch_size]
+        stacks = self.stacks[slot.batch_size]
+        stack = next(stack for stack in stacks if gone in stack.members)
         stack.members = [member for member in stack.members if member is not gone]
         if not stack.members:
+            stacks.remove(stack)
+        if not stacks:
             del self.stacks[slot.batch_size]
         if all(member.variant != gone.variant for member in self.members.values()):
             self.buffers.clear()
 
     def train_epoch(self, order: Tensor, position: int) -> None:
-        """Train on whole minibatches, gathered for all batch sizes at once, then on short ones."""
-        for length, sizes in shared_lengths(self.stacks).items():
-            stacks = [self.stacks[size] for size in sizes]
-            if all(stack.members[0].slot.taken == 0 for stack in stacks):
-                self._train_together(stacks, length, order)
-            for stack in stacks:
-                for rows in minibatches(stack.members[0].slot, order):
-                    self.train_batch(stack, self._gather(rows, [stack]))
+        """Train on whole minibatches, gathered for many steps at once, then on short ones."""
+        for sizes in sharing_sizes(self.stacks):
+            if all(self.stacks[size][0].members[0].slot.taken == 0 for size in sizes):
+                self._train_whole(sizes, order)
+            for size in sizes:
+                for rows in minibatches(self.stacks[size][0].members[0].slot, order):
+                    gathered = self._gather(rows, [size])
+                    for stack in self.stacks[size]:
+                        self.train_batch(stack, gathered)
 
     def train_batch(self, stack: Stack, rows: Rows) -> None:
-        """Take one step of all slots of one batch size."""
+        """Take one step of all slots of a stack."""
         stack.train_batch(rows)
 
     def validate(self) -> tuple[list[Slot], Tensor]:
         """Return the logits of all slots, from one product for each input and batch size."""
         members: list[Member] = []
         parts: list[Tensor] = []
-        for stack in self.stacks.values():
+        for stack in itertools.chain.from_iterable(self.stacks.values()):
             for block in stack.laid_out().blocks:
                 parts.append(block.logits(self._x_valid(block.variant))[: len(block.members)])
                 members += block.members
@@ -112,14 +126,29 @@ class LinearProgram(Program):
             self.x_valid[variant] = pad(x, (0, 0, *in_whole_vectors(len(x))))
         return self.x_valid[variant]
 
-    def _train_together(self, stacks: Sequence[Stack], length: int, order: Tensor) -> None:
-        """Train several batch sizes on as many whole minibatches as `length` rows hold."""
-        for start in range(0, len(order) - length + 1, length):
-            rows = self._gather(order[start : start + length], stacks)
-            for stack in stacks:
-                for part in rows.parts(stack.members[0].slot.batch_size):
-                    self.train_batch(stack, part)
+    def _train_whole(self, sizes: Sequence[int], order: Tensor) -> None:
+        """Train batch sizes, each of which divides those before it, on all whole minibatches.
 
-    def _gather(self, rows: Tensor, stacks: Sequence[Stack]) -> Rows:
-        variants = dict.fromkeys(member.variant for stack in stacks for member in stack.members)
+        A stack takes all its steps on the gathered rows before the next one does, so that its
+        weights and moments stay in cache.
+        """
+        start = 0
+        for i, size in enumerate(sizes):
+            while (left := len(order) - start) >= size:
+                length = rows_at_once(size, left)
+                rows = self._gather(order[start : start + length], sizes[i:])
+                for other in sizes[i:]:
+                    parts = rows.parts(other)
+                    for stack in self.stacks[other]:
+                        for part in parts:
+                            self.train_batch(stack, part)
+                start += length
+
+    def _gather(self, rows: Tensor, sizes: Sequence[int]) -> Rows:
+        variants = dict.fromkeys(
+            member.variant
+            for size in sizes
+            for stack in self.stacks[size]
+            for member in stack.members
+        )
         return self.buffers.gather(rows.to(self.inputs.device), variants)

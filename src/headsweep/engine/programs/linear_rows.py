@@ -18,6 +18,9 @@ from headsweep.engine.inputs import Inputs, Variant
 VECTOR_BLOCK = 32
 """Elements that PyTorch's CPU kernels take at a time, at most: two AVX-512 registers."""
 
+ROWS_AT_ONCE = 1024
+"""Rows that are gathered at once for smaller batch sizes."""
+
 MOST_ROWS = 4096
 """Batch size up to which others share its rows, so that these stay in a CPU's cache."""
 
@@ -84,17 +87,25 @@ class RowBuffers:
         self._labels.clear()
 
 
-def shared_lengths(batch_sizes: Iterable[int]) -> dict[int, list[int]]:
-    """Return return, by the number of rows to gather at once, the batch sizes that read them."""
-    shared: dict[int, list[int]] = {}
+def sharing_sizes(batch_sizes: Iterable[int]) -> list[list[int]]:
+    """Return batch sizes that can share gathered rows, each a divisor of those before it."""
+    sharing: list[list[int]] = []
     for size in sorted(batch_sizes, reverse=True):
-        longer = (
-            length
-            for length in shared
-            if length <= MOST_ROWS and length % size == 0 and size % VECTOR_BLOCK == 0
-        )
-        shared.setdefault(next(longer, size), []).append(size)
-    return shared
+        whole = size % VECTOR_BLOCK == 0
+        fits = (s for s in sharing if whole and s[0] <= MOST_ROWS and s[-1] % size == 0)
+        found = next(fits, None)
+        if found is None:
+            sharing.append([size])
+        else:
+            found.append(size)
+    return sharing
+
+
+def rows_at_once(batch_size: int, left: int) -> int:
+    """Return how many of the rows that are left to gather at once: whole minibatches."""
+    if batch_size % VECTOR_BLOCK:
+        return batch_size
+    return batch_size * max(1, min(left, ROWS_AT_ONCE) // batch_size)
 
 
 def in_whole_vectors(length: int) -> tuple[int, int]:

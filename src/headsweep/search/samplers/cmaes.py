@@ -1,7 +1,7 @@
-"""CMA-ES that keeps no optimiser in the store: it is rebuilt from the trials that were told.
+"""CMA-ES that keeps no optimiser in the store: it is computed from the finished trials.
 
-Optuna's own `CmaEsSampler` stores its optimiser as a pickle, which runs code when a stranger wrote
-it. Its state follows from what each generation was told, so here only the number of the generation
+Optuna's own `CmaEsSampler` stores its optimiser as a pickle, which runs code if somebody else wrote
+it. Its state follows from what each generation got, so here only the number of the generation
 lies in the store, with the trial, and a worker that joins tells itself all generations again.
 """
 

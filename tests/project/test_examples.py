@@ -1,0 +1,66 @@
+"""The Python examples of README and docs run as they are, in a folder with a synthetic data set."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headsweep.data.synthetic.generate import synthesize
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/how_to/own_features.md", "docs/how_to/use_a_head.md")
+"""In the order in which they run: the last one reads the leaderboard of the first."""
+SHOWN_ELSEWHERE = {"docs/how_to/own_head.md": "tests/heads/test_example.py"}
+"""Pages whose Python is a file of a package, with the module that tests it."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("examples")]
+
+
+def examples(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data/features` and `data/manifests`, 512 wide."""
+    folder = tmp_path_factory.mktemp("project")
+    patients = {"patients_train": 100, "patients_valid": 60, "patients_test": 60}
+    synthesize(folder / "data", **patients, width=512, seed=3, progress=False)
+    return folder
+
+
+def run(code: str, project: Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADSWEEP")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stdout
+
+
+def test_every_page_with_python_is_tested():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    names = {page.relative_to(ROOT).as_posix() for page in pages if "generated" not in page.parts}
+    assert {name for name in names if examples(name)} == {*PAGES, *SHOWN_ELSEWHERE}
+
+
+def test_examples_in_the_order_of_reading_run_as_they_are(project):
+    printed = {}
+    for page in PAGES:
+        for i, code in enumerate(examples(page)):
+            printed[page, i] = run(code, project)
+    assert "COMPLETE" in printed["README.md", 0]
+    assert (project / "outputs/linear-visual/leaderboard.csv").is_file()
+    assert (project / "outputs/memory/leaderboard.csv").is_file()
+    assert printed["docs/how_to/use_a_head.md", 0].count("\n") == 18

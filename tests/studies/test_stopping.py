@@ -1,0 +1,141 @@
+"""Searches that stop before their budget is spent: a time limit, patience, and both shared."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from headsweep.settings import WorkerSettings
+from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.studies.stopping import n_without_improvement
+from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.worker_session import WorkerSession
+from tests.helpers.curves import CurveEngine, work_through
+from tests.helpers.study_specs import DOCUMENT, make_spec
+
+BEGUN = datetime.datetime(2026, 1, 1)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture
+def storage(url: str) -> Iterator[BatchedStorage]:
+    storage = open_storage(url, create=True)
+    yield storage
+    storage.database.close()
+
+
+def search(url: str, *, epoch_s: float = 0.0, slots: int = 4) -> None:
+    settings = WorkerSettings(poll_s=0.01)
+    with WorkerSession(StoredStudy.open("probe", url), settings, worker="one") as session:
+        work_through(session, CurveEngine(slots=slots, epoch_s=epoch_s), settings)
+
+
+def ended(values: list[float | None]) -> list[FrozenTrial]:
+    """Trials that finished one a second with these values; None is pruned."""
+    return [
+        optuna.trial.create_trial(
+            state=TrialState.PRUNED if value is None else TrialState.COMPLETE, value=value
+        )
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ([], 0),
+        ([0.5], 0),
+        ([0.5, 0.4, 0.5], 2),
+        ([0.5, None, 0.6], 0),
+        ([0.5, None, 0.6, None, 0.1], 2),
+        ([None, None], 2),
+    ],
+)
+def test_n_without_improvement_counts_from_the_best(values: list[float | None], count: int) -> None:
+    trials = ended(values)
+    for i, trial in enumerate(trials):
+        trial.number, trial.datetime_complete = i, BEGUN + datetime.timedelta(seconds=i)
+    assert n_without_improvement(trials) == count
+    assert n_without_improvement(reversed(trials)) == count
+
+
+def test_worker_stops_after_patience_and_a_second_worker_starts_nothing(
+    tmp_path: Path, storage: BatchedStorage, url: str
+) -> None:
+    section: dict[str, Any] = DOCUMENT["study"] | {"n_trials": 500, "patience": 15}
+    study = StoredStudy.create(make_spec(tmp_path, study=section), storage)
+    for _ in range(2):
+        search(url)
+        n_trials = len(study.trials())
+    summary = study.summary()
+    assert summary.stopped_by == "patience"
+    assert 15 < n_trials < 500
+    assert summary.finished == n_trials
+    assert summary.states["RUNNING"] == summary.states["WAITING"] == 0
+    # Trials that ran when patience was reached finished too, at most as many as there are slots.
+    assert 15 <= n_without_improvement(study.trials()) < 15 + 4
+
+
+def test_worker_at_the_deadline_ends_running_trials_and_goes_on_later(
+    tmp_path: Path, storage: BatchedStorage, url: str
+) -> None:
+    study = StoredStudy.create(make_spec(tmp_path), storage)
+    study.set_deadline(0.4)
+    begun = time.monotonic()
+    search(url, epoch_s=0.1, slots=2)
+    # Rungs are at the epochs 1, 3 and 9: the slowest trial takes 6 epochs from one to the next.
+    assert time.monotonic() - begun < 5
+    summary = study.summary()
+    assert summary.stopped_by == "timeout"
+    assert 0 < summary.finished < summary.n_trials
+    assert summary.states["RUNNING"] == summary.states["WAITING"] == 0
+    before = len(study.trials())
+    search(url)
+    assert len(study.trials()) == before
+
+    study.set_deadline(None)
+    search(url)
+    summary = study.summary()
+    assert (summary.finished, summary.stopped_by) == (summary.n_trials, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("soon", "must be a time such as 2h"), ("0h", "between 1 second"), ("2 h", "must be a time")],
+)
+def test_timeout_that_is_no_time_is_refused(headsweep, text: str, message: str) -> None:
+    ended = headsweep("run", "quickstart", "--timeout", text)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert message in ended.err
+
+
+def test_run_with_a_timeout_ends_with_its_reason_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    import headsweep as hs
+
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).standard_normal((200, 8))
+    data = hs.Dataset.from_arrays({"visual": x}, (x[:, :2] > 0).astype(int), labels=["a", "b"])
+    definition = DOCUMENT | {
+        "study": {"name": "timed", "n_trials": 6},
+        "base": ["head=linear", "training.max_epochs=3"],
+    }
+    with hs.Study.create(definition, data=data) as study:
+        study.run(timeout_s=0.01, progress=False)
+        assert study.status().stopped_by == "timeout"
+        study.run(progress=False)
+        assert study.status().finished == 6
