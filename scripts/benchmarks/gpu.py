@@ -3,10 +3,11 @@
     PYTHONPATH=src python scripts/benchmarks/gpu.py --out gpu.json
 
 Sections run one after another, most important first, each within its own time: the grouped
-programs against the CPU, times of a step, whole studies on data of CT-RATE's size, ways to train
-side by side, and shapes of tiles. A section that fails prints its traceback, and the next one
-runs. Last come a table and one JSON line. With `--small` every path runs with tiny sizes; without
-a GPU, Triton's interpreter then runs the kernels on the CPU.
+programs against the CPU, shapes of tiles (later sections use the fastest), whole studies on data
+of CT-RATE's size, times of a step, and other ways to train side by side. A section that fails
+prints its traceback, and the next one runs. Last come a table and one JSON line. With `--small`
+every path runs with tiny sizes; without a GPU, Triton's interpreter then runs the kernels on the
+CPU.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from headsweep.engine.programs.grouped.availability import triton_available
 from headsweep.engine.programs.grouped.lanes import TrainLane
 from headsweep.engine.programs.grouped.program import (
     GROUPED_PROGRAMS,
+    TALL,
     GroupedLinearProgram,
     GroupedMLPProgram,
     GroupedProgram,
@@ -146,7 +148,11 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny sizes, on a CPU as well")
     parser.add_argument("--seconds", type=float, default=465.0, help="for everything")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--compile", nargs=2, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.compile:
+        compile_share(*arguments.compile)
+        return
     torch.set_num_threads(1)
     run = Run(SMALL if arguments.small else Sizes(), arguments.out, _now() + arguments.seconds)
     with grouped_programs():
@@ -353,7 +359,8 @@ def build(run: Run, name: str, configs: Sequence[Config], tiles: Tiles | None = 
     inputs = run.first_rows(min(run.sizes.steps * largest, run.sizes.rows))
     kind = GROUPED_PROGRAMS[name]
     if tiles is not None:
-        kind = type(kind.__name__, (kind,), {"tiles": tiles})
+        shapes = {"tiles": tiles, "tall_tiles": tiles}
+        kind = type(kind.__name__, (kind,), shapes)
     program = kind(GroupKey(name, 0, precision), inputs)  # type: ignore[arg-type]
     assert isinstance(program, GroupedProgram)
     slots = [groups.new_slot(i, c, name, inputs.n_train) for i, c in enumerate(configs)]
@@ -666,58 +673,198 @@ def profile(run: Run, until: float) -> dict[str, Any]:
     return found
 
 
-PRODUCT_TILES = (
-    {}, {"outputs": 64}, {"depth": 32}, {"rows": 32, "outputs": 64}, {"outputs": 64, "stages": 3},
-    {"rows": 32}, {"outputs": 64, "depth": 32, "stages": 3}, {"stages": 3}, {"stages": 2},
-    {"outputs": 128, "depth": 32, "stages": 3},
-    {"rows": 128, "outputs": 64, "depth": 32, "warps": 8},
-)  # fmt: skip
-UPDATE_TILES = (
-    {}, {"weight_rows": 32, "weight_columns": 64}, {"weight_columns": 64, "update_warps": 8},
-    {"update_stages": 2}, {"update_depth": 64}, {"weight_rows": 32, "update_depth": 64},
-    {"weight_columns": 64}, {"weight_rows": 32}, {"weight_rows": 16, "weight_columns": 128},
-    {"weight_rows": 32, "weight_columns": 128, "update_warps": 8},
-)  # fmt: skip
-OTHER_TILES = (
-    {}, {"norm_rows": 2}, {"norm_rows": 8}, {"norm_columns": 512},
-    {"norm_rows": 1, "norm_columns": 1024},
-    {"norm_rows": 8, "norm_columns": 128}, {"vector_columns": 64}, {"vector_rows": 32},
-    {"vector_rows": 32, "vector_columns": 64}, {"vector_rows": 16, "vector_columns": 128},
-)  # fmt: skip
+SHAPES: dict[str, tuple[dict[str, Any], ...]] = {
+    "update": (
+        {}, {"update_stages": 1}, {"update_stages": 1, "update_registers": None},
+        {"weight_columns": 64, "update_warps": 8}, {"weight_columns": 64, "update_warps": 8,
+         "update_stages": 1}, {"update_stages": 2}, {"weight_rows": 32, "weight_columns": 64},
+        {"weight_rows": 32, "weight_columns": 32}, {"weight_rows": 16, "weight_columns": 64},
+        {"update_registers": None}, {"weight_rows": 32, "weight_columns": 64, "update_stages": 1},
+        {"weight_rows": 128, "update_warps": 8}, {"update_depth": 16},
+        {"weight_rows": 32, "weight_columns": 128, "update_warps": 8},
+    ),
+    "product": (
+        {}, {"stages": 3}, {"depth": 32}, {"outputs": 64, "depth": 32},
+        {"outputs": 64, "stages": 3}, {"depth": 64},
+        {"rows": 32, "outputs": 64}, {"outputs": 64, "depth": 32, "registers": 128},
+        {"depth": 32, "registers": 128}, {"rows": 32, "outputs": 64, "depth": 32},
+        {"rows": 32, "outputs": 32, "stages": 3}, {"outputs": 128, "depth": 32, "warps": 8},
+        {"rows": 128, "outputs": 64, "depth": 32, "warps": 8, "stages": 3},
+    ),
+    "norm": (
+        {}, {"norm_rows": 2}, {"norm_rows": 8}, {"norm_columns": 512},
+        {"norm_rows": 1, "norm_columns": 1024}, {"norm_rows": 8, "norm_columns": 128},
+        {"norm_rows": 2, "norm_columns": 512},
+    ),
+}  # fmt: skip
+"""What `tiles` tries for each part of a step; the first of each is what a program has."""
+
+
+def shapes_of(kind: str) -> dict[str, tuple[dict[str, Any], ...]]:
+    """Return what is tried for a program; of a linear head only some updates."""
+    return {"update": SHAPES["update"][:8]} if kind == "grouped_linear" else SHAPES
 
 
 def tiles(run: Run, until: float) -> dict[str, Any]:
-    """Time some shapes of tiles on heads as the MLP study draws them, and on linear heads."""
+    """Time shapes of tiles, and let the programs of later sections have the fastest."""
     found: dict[str, Any] = {}
-    for name, (kind, configs) in workloads(run).items():
-        if "MLP study draws, b" not in name and not name.startswith(
-            f"{run.sizes.linear_slots[-1]} l"
-        ):
-            continue
-        for changes in (*PRODUCT_TILES, *UPDATE_TILES[1:], *OTHER_TILES[1:]):
-            if _now() > until:
-                return found
-            shape = replace(GROUPED_PROGRAMS[kind].tiles, **changes)  # type: ignore[attr-defined]
-            try:
-                program, slots = build(run, kind, configs, shape)
-                one_epoch(program, slots)
-                parts = part_seconds(next(iter(program.lanes.values())))
-            except Exception as error:  # too much shared memory, for example
-                print(f"  {name} {changes}: {type(error).__name__} {str(error)[:100]}", flush=True)
-                continue
-            found[f"{name} {changes}"] = parts
-            times = " ".join(f"{part} {value * 1e3:.3f}" for part, value in parts.items())
-            print(f"  {name} {changes}: {times} ms", flush=True)
-            if not CUDA:
-                break
+    names = {
+        n: w for n, w in workloads(run).items() if "MLP study draws, b" in n and "both" not in n
+    }
+    linear = [n for n in workloads(run) if n.startswith(f"{run.sizes.linear_slots[-1]} linear")]
+    names |= {n: workloads(run)[n] for n in linear}
+    if CUDA:
+        _compile_everything()
+        print(f"  compiled; {until - _now():.0f} s left", flush=True)
+    for name, (kind, configs) in names.items():
+        tall = configs[0].training.batch_size > TALL
+        attribute = "tall_tiles" if tall else "tiles"
+        program_type = GROUPED_PROGRAMS[kind]
+        for part, shapes in shapes_of(kind).items():
+            best = _fastest(run, name, (kind, configs), part, shapes, until)
+            found[f"{name} {part}"] = best
+            if best["tried"] > 1:
+                base = getattr(program_type, attribute)
+                setattr(program_type, attribute, replace(base, **best["changes"]))
+                run.say(f"tiles of {part}, {name}: {best['changes']}",
+                        f"{best['ms'][0]:.3f} to {min(best['ms']):.3f} ms")  # fmt: skip
     return found
 
 
+def _fastest(run: Run, name: str, workload: tuple[str, list[Config]], part: str,
+             shapes: Sequence[dict[str, Any]], until: float) -> dict[str, Any]:  # fmt: skip
+    kind, configs = workload
+    tall = configs[0].training.batch_size > TALL
+    base = getattr(GROUPED_PROGRAMS[kind], "tall_tiles" if tall else "tiles")
+    times: dict[int, float] = {}
+    for number, changes in enumerate(shapes if CUDA else shapes[:2]):
+        if _now() > until:
+            break
+        try:
+            program, _ = build(run, kind, configs, replace(base, **changes))
+            parts = part_seconds(prepared_lane(program))
+        except Exception as error:  # too much shared memory, for example
+            print(f"  {name} {changes}: {type(error).__name__} {str(error)[:100]}", flush=True)
+            continue
+        update = parts["update"]
+        times[number] = update if part == "update" else parts["forward"] + parts["backward"]
+        text = " ".join(f"{p} {value * 1e3:.3f}" for p, value in parts.items())
+        print(f"  {name} {changes}: {text} ms", flush=True)
+    best = min(times, key=lambda number: times[number], default=0)
+    return {"changes": shapes[best], "tried": len(times),
+            "ms": [round(t * 1e3, 4) for t in times.values()]}  # fmt: skip
+
+
 @torch.no_grad()
-def one_epoch(program: GroupedProgram, slots: Sequence[Slot]) -> None:
-    program.train_epoch(permutation(0, 0, program.inputs.n_train), 0)
-    for slot in slots:
-        slot.epoch += 1
+def prepared_lane(program: GroupedProgram) -> TrainLane:
+    """Return the only lane of a program, its tables written and one step taken."""
+    program._upload(permutation(0, 0, program.inputs.n_train))
+    members = list(program.members.values())
+    for member in members:
+        program.x.add(member.variant)
+    lane = program._lane(members[0].batch_size)
+    lane.enter(members)
+    lane.begin_epoch(1, 0, program.inputs.n_train)
+    lane.launch_step()
+    wait()
+    return lane
+
+
+def _compile_everything() -> None:
+    """Compile all shapes in processes of their own, into Triton's cache on the disk."""
+    import subprocess
+
+    count = min(12, os.cpu_count() or 1)
+    workers = [
+        subprocess.Popen([sys.executable, __file__, "--compile", str(i), str(count)])
+        for i in range(count)
+    ]
+    for worker in workers:
+        try:
+            worker.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+
+
+def compile_share(share: int, of: int) -> None:
+    """Compile every `of`-th shape of the kernels that `tiles` times."""
+    from headsweep.engine.programs.grouped import elementwise_kernels as elementwise
+    from headsweep.engine.programs.grouped import product_kernels as products
+
+    bases = dict.fromkeys(
+        (getattr(program, name), kind)
+        for kind, program in GROUPED_PROGRAMS.items()
+        for name in ("tiles", "tall_tiles")
+    )
+    work: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
+
+    def add(kernel: Any, options: dict[str, Any]) -> None:
+        work[kernel.__name__, *options.items()] = kernel, options
+
+    precise = {"PRECISION": "tf32x3", "EMULATED": False}
+    for base, kind in bases:
+        for part, shapes in shapes_of(kind).items():
+            for changes in shapes:
+                t = replace(base, **changes)
+                limit = {} if t.registers is None else {"maxnreg": t.registers}
+                if part == "product":
+                    for kernel in (products.product_kernel, products.input_error_kernel):
+                        add(kernel, precise | limit | {
+                            "ROWS": t.rows, "OUTPUTS": t.outputs, "DEPTH": t.depth,
+                            "num_warps": t.warps, "num_stages": t.stages})  # fmt: skip
+                limit = {} if t.update_registers is None else {"maxnreg": t.update_registers}
+                if part == "update":
+                    add(products.update_kernel, precise | limit | {
+                        "UNITS": t.weight_rows, "COLUMNS": t.weight_columns,
+                        "DEPTH": t.update_depth, "num_warps": t.update_warps,
+                        "num_stages": t.update_stages})  # fmt: skip
+                if part == "norm":
+                    shape = {"ROWS": t.norm_rows, "COLUMNS": t.norm_columns}
+                    add(elementwise.activation_kernel, {"TRAIN": True, **shape})
+                    add(elementwise.activation_error_kernel, shape)
+    for kernel, options in list(work.values())[share::of]:
+        arguments = [
+            ARGUMENTS.get(name, torch.float32) for name in kernel.arg_names if name not in options
+        ]
+        try:
+            kernel.warmup(*arguments, grid=(1,), **options)
+        except Exception as error:  # a shape that does not fit is reported when it is timed
+            print(f"  {kernel.__name__} {options}: {str(error)[:80]}", flush=True)
+
+
+ARGUMENTS: dict[str, Any] = {
+    "tiles": torch.int32, "kinds": torch.int32, "maps": torch.int64, "clock": torch.int64,
+    "rows": 64, "row_tiles": 1, "slots": 64,
+}  # fmt: skip
+"""Types of the kernels' arguments, where they are not float32 tensors."""
+
+
+def without_triton(run: Run, until: float) -> dict[str, Any]:
+    """Train MLPs in the program that serves where Triton is missing."""
+    s = run.sizes
+    splits = (
+        make_split("train", s.checked_rows, s.width, s.labels, seed=3),
+        make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
+    )
+    settings = EngineSettings(device=str(DEVICE), slots=64)
+    configs = [c for c in checked_configs(s.width) if c.head.kind == "mlp"]
+    expected = train_to_end(configs, *splits, settings)
+    available = groups.triton_available
+    groups.triton_available = lambda: False  # type: ignore[assignment]
+    if not CUDA:
+        groups.PROGRAMS["mlp"] = groups.PROGRAMS["stacked_mlp"]
+    try:
+        found = train_to_end(configs, *splits, settings)
+        again = train_to_end(configs, *splits, settings)
+    finally:
+        groups.triton_available = available
+    equal = [_equal(a, b) for a, b in zip(found, again, strict=True)]
+    away = [
+        abs(a.best_auprc_macro - b.best_auprc_macro) for a, b in zip(found, expected, strict=True)
+    ]
+    run.say("without Triton: repeats equal to the bit", f"{sum(equal)} of {len(equal)}")
+    run.say("without Triton: AUPRC against grouped, most", f"{max(away):.1e}")
+    return {"equal": equal, "auprc": away}
 
 
 def recorded(part: Callable[[], None]) -> Callable[[], None]:
@@ -770,11 +917,12 @@ def _now() -> float:
 SECTIONS: dict[str, tuple[Callable[[Run, float], dict[str, Any]], float]] = {
     "about": (about, 30),
     "correctness": (correctness, 90),
-    "steps": (steps, 90),
-    "studies": (studies, 240),
-    "profile": (profile, 30),
+    "tiles": (tiles, 100),
+    "studies": (studies, 220),
+    "steps": (steps, 60),
     "ways": (ways, 60),
-    "tiles": (tiles, 120),
+    "without_triton": (without_triton, 20),
+    "profile": (profile, 30),
 }
 """What runs, and the seconds that it may take."""
 

@@ -1,8 +1,8 @@
-"""Files and folders that are whole: a reader, or who comes after a kill, finds the old or the new.
+"""Atomic replacement of files and folders: a reader sees the old or the new one, never a part.
 
-What is written lies beside its place, as `.<name>.partial`, and takes that place in one step. Its
-writer holds a lock on it, which the kernel frees when the writer dies: two writers of one file wait
-for each other, and what a dead one left is taken over by the next.
+Content is written to `.<name>.partial` beside the target and renamed to it at the end. The writer
+holds a lock on that file, which the kernel frees when the process ends: two writers of one file
+wait for each other, and the next writer takes over what a crashed one left.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path, *, mode: int | None = None) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path` once its block has ended well and it is on disk.
+    """Open a binary file that replaces `path` when its block has ended without an error.
 
     A link is followed; what is no file, such as `/dev/stdout`, is written to as it is.
 
     Args:
         path: the file; its folder exists.
         mode: its permissions; None leaves them to the process's mask.
+
+    Yields:
+        The file to write to; the content is on disk before it replaces `path`.
 
     Raises:
         OSError: names `path`; it is as it was.
@@ -56,13 +59,13 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces a file; see `replacing`."""
+    """Replace a file; see `replacing`."""
     with replacing(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
-    """Replaces a file of UTF-8 text; see `replacing`."""
+    """Replace a file of UTF-8 text; see `replacing`."""
     with replacing(path, mode=mode) as file:
         file.write(text.encode())
 
@@ -84,10 +87,13 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which appears at `path`, where nothing or an empty folder is, once whole.
+    """Open a folder that appears at `path` when its block has ended without an error.
+
+    Yields:
+        The temporary folder to fill; nothing, or an empty folder, may be at `path`.
 
     Raises:
-        OSError: it cannot be written, or something lies at `path`.
+        OSError: it cannot be written, or something is at `path`.
     """
     partial = _partial(path)
     with ExitStack() as held:
@@ -106,14 +112,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds a lock that the kernel frees when its holder dies; the file at `path` stays.
+    """Hold a lock that the kernel frees when its holder ends; the file at `path` stays.
 
-    The folder may be another user's: no link is followed, which would make a file elsewhere, and no
-    pipe waited for.
+    The folder may be untrusted: no link is followed, which would make a file elsewhere, and no
+    pipe is waited for.
 
     Raises:
         BlockingIOError: another process holds it, and `wait` is false.
-        OSError: the file cannot be made, or a link lies there.
+        OSError: the file cannot be made, or it is a link.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -133,24 +139,24 @@ def _partial(path: Path) -> Path:
 
 
 def _claim(partial: Path, open_it: Callable[[], int]) -> int:
-    """A handle, under a lock, of what lies at `partial` once no other writer is at work on it."""
+    """Return a locked handle of `partial` once no other writer uses it."""
     while True:
         handle = open_it()
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if _lies_at(handle, partial):
+            if _is_at(handle, partial):
                 return handle
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # the writer before has put it in its place meanwhile
+        os.close(handle)  # the previous writer has renamed it meanwhile
 
 
 def _open_file(partial: Path, mode: int | None) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(partial, flags, 0o666 if mode is None else mode)
     if mode is not None:
-        os.fchmod(handle, mode)  # it may be a dead writer's
+        os.fchmod(handle, mode)  # it may be a crashed writer's
     return handle
 
 
@@ -159,7 +165,7 @@ def _open_folder(partial: Path) -> int:
     return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _lies_at(handle: int, path: Path) -> bool:
+def _is_at(handle: int, path: Path) -> bool:
     try:
         there = path.stat(follow_symlinks=False)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """Every exception of headsweep, and the exit code each one ends a command with.
 
     HeadsweepError
-    ├── InputError                 exit 2: the user can mend it; nothing was written
+    ├── InputError                 exit 2: the user can fix it; nothing was written
     │   ├── ConfigError          a config key, value or override
     │   ├── StudyError           a study file, or a study that exists with another definition
     │   ├── ManifestError        a manifest: a missing file or column, a bad row
@@ -13,10 +13,10 @@
         ├── TrialError          one trial diverged or did not fit; its state is FAIL
         ├── SearchError          too many trials failed, or no trial finished
         ├── StudyDeletedError   a study was deleted or replaced while it was worked on
-        ├── WorkerError         worker processes died again and again
+        ├── WorkerError         worker processes crashed again and again
         └── VerificationError   a leaderboard differs from what training again gives
 
-A message is one line: what must hold, what was found, and where (`file:key`, `file:row`).
+A message is one line: where (`file:key`, `file:row`), what is wrong, what was expected, the fix.
 """
 
 WARNING_PREFIX = "Warning: "
@@ -38,7 +38,7 @@ class InputError(HeadsweepError):
 
 
 class ConfigError(InputError):
-    """A config key or value breaks its law."""
+    """A config key or value is not allowed."""
 
 
 class StudyError(InputError):
@@ -62,7 +62,7 @@ class UnreachableStorageError(StorageError):
 
 
 class LaunchError(InputError):
-    """A scheduler is not there, or does not take the workers."""
+    """A scheduler is missing, or refuses the workers."""
 
 
 class OutputError(InputError):

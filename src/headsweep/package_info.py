@@ -12,7 +12,7 @@ IN_PACKAGE, IN_CHECKOUT = PACKAGE / "search_spaces", PACKAGE.parents[1] / "searc
 
 
 def code_commit() -> str | None:
-    """The commit of the code that runs, `-dirty` when it was changed; None where none is known."""
+    """Return the commit of the running code, `-dirty` if it was changed; None if unknown."""
     if COMMIT.is_file():
         return COMMIT.read_text(encoding="utf-8").strip()
     if not _git("ls-files", "__init__.py"):
@@ -21,14 +21,14 @@ def code_commit() -> str | None:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """The study files that come with headsweep, by name, as in `quickstart`."""
+    """Return the study files that come with headsweep, by name, such as `quickstart`."""
     folder = IN_PACKAGE if IN_PACKAGE.is_dir() else IN_CHECKOUT
     files = sorted(folder.rglob("*.yaml"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
 def study_path(given: Path) -> Path:
-    """A study file of the user's, or the shipped one of that name where there is no such file."""
+    """Return `given` if it exists, else the shipped study file of that name."""
     return given if given.exists() else shipped_studies().get(given.as_posix(), given)
 
 

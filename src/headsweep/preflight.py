@@ -17,7 +17,7 @@ def check_output(folder: Path) -> None:
     """
     existing = folder
     try:
-        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        existing = next(f for f in (folder, *folder.absolute().parents) if f.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Runtime knobs: what changes no leaderboard number, with units and defaults."""
+"""Runtime settings, which change no leaderboard number, with units and defaults."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class WorkerSettings:
 
 
 def default_storage_url() -> str:
-    """The storage URL used when none is given: `$HEADSWEEP_STORAGE`, or the embedded SQLite."""
+    """Return the storage URL used when none is given: `$HEADSWEEP_STORAGE`, or the local SQLite."""
     return os.environ.get(STORAGE_URL_VARIABLE, DEFAULT_STORAGE_URL)
 
 
 def host_name() -> str:
-    """The machine that this process runs on: `$HEADSWEEP_HOST`, or its host name."""
+    """Return the name of this machine: `$HEADSWEEP_HOST`, or its host name."""
     return os.environ.get(HOST_VARIABLE) or socket.gethostname()
 
 
 def cache_dir() -> Path:
-    """Where packed features are kept: `$HEADSWEEP_CACHE`, or `storage/packed`."""
+    """Return the folder of packed features: `$HEADSWEEP_CACHE`, or `storage/packed`."""
     return Path(os.environ.get("HEADSWEEP_CACHE", "storage/packed"))

@@ -1,4 +1,4 @@
-"""Experiment loggers of single runs, W&B and TensorBoard: they watch training, never harm it."""
+"""Experiment loggers of single runs, W&B and TensorBoard; their failure never stops training."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One epoch's metrics."""
+        """Log one epoch's metrics."""
 
     @abstractmethod
     def finish(self, summary: Mapping[str, float], model: Path) -> None:
-        """The best epoch's metrics and weights; nothing follows."""
+        """Log the best epoch's metrics and weights; nothing follows."""
 
 
 class SilentTracker(Tracker):
     """Logs nowhere."""
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self, summary: Mapping[str, float], model: Path) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class WandbTracker(Tracker):
@@ -60,11 +60,11 @@ class WandbTracker(Tracker):
         )
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One step of the run's history."""
+        """Log one step of the run's history."""
         self.run.log(dict(metrics), step=epoch)
 
     def finish(self, summary: Mapping[str, float], model: Path) -> None:
-        """The summary, and the weights where `logging.log_model` asks for them."""
+        """Log the summary, and the weights if `logging.log_model` asks for them."""
         self.run.summary.update({f"best/{name}": value for name, value in summary.items()})
         if self.logging.log_model:
             self.run.log_artifact(str(model), name=f"head-{self.run.id}", type="model")
@@ -85,13 +85,13 @@ class TensorBoardTracker(Tracker):
             self.writer.add_text(title, f"```yaml\n{text}```", first_epoch)
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One point of every curve."""
+        """Log one point of every curve."""
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, epoch)
         self.writer.flush()
 
     def finish(self, summary: Mapping[str, float], model: Path) -> None:
-        """The best epoch's metrics, at their epoch."""
+        """Log the best epoch's metrics, at their epoch."""
         for name, value in summary.items():
             self.writer.add_scalar(f"best/{name}", value, int(summary["epoch"]))
         self.writer.close()
@@ -106,11 +106,11 @@ class HarmlessTracker(Tracker):
         self._attempt(lambda: setattr(self, "tracker", start()))
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """As the tracker does, while it works."""
+        """Log with the tracker, while it works."""
         self._attempt(lambda: self.tracker.log(epoch, metrics))
 
     def finish(self, summary: Mapping[str, float], model: Path) -> None:
-        """As the tracker does, while it works."""
+        """Finish the tracker, while it works."""
         self._attempt(lambda: self.tracker.finish(summary, model))
 
     def _attempt(self, call: Callable[[], None]) -> None:
@@ -125,14 +125,17 @@ class HarmlessTracker(Tracker):
 def start_tracker(
     config: Config, folder: Path, *, run_id: str, first_epoch: int, notice: Notice
 ) -> Tracker:
-    """The tracker that `logging.logger_name` names.
+    """Start the tracker that `logging.logger_name` names.
 
     Args:
         config: of the run.
-        folder: of the run; the logger's files lie below it.
+        folder: of the run; the logger writes below it.
         run_id: stays the same when the run is resumed.
         first_epoch: the next epoch to be logged, from 1.
-        notice: called once if the logger fails.
+        notice: called once, with a line, when the logger has failed.
+
+    Returns:
+        The tracker; one that fails later is silenced, and training goes on.
     """
     name = config.logging.logger_name
     if name == "wandb":

@@ -79,7 +79,7 @@ def test_a_list_of_volumes_that_is_no_text_is_refused(folder: Path, content: byt
     (folder / "accessions.txt").unlink()
     if content is not None:
         (folder / "accessions.txt").write_bytes(content)
-    refused(lambda: read_ctclip_latents(folder), folder, "accessions.txt: must be readable text")
+    refused(lambda: read_ctclip_latents(folder), folder, "accessions.txt: cannot read the text")
 
 
 def refused(read: Callable[[], object], folder: Path, law: str) -> None:

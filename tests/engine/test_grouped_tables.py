@@ -1,6 +1,11 @@
 """Parts of the grouped programs: memory, initial weights, rates, tiles."""
 
+import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +145,19 @@ def test_tiles_cover_every_matrix_once_and_costly_ones_first() -> None:
     counts = r.product_tiles(maps, 100, r.Tiles(rows=64, outputs=32))
     tiles = r.tile_list(maps, np.array([True, True, False]), counts, maps[:, r.WIDTH_IN])
     assert tiles.tolist() == [[1, i] for i in range(6)] + [[0, i] for i in range(2)]
+
+
+@pytest.mark.slow
+def test_every_grouped_kernel_compiles_for_an_h100(tmp_path: Path) -> None:
+    """Triton brings its own assembler, so no GPU is needed; the interpreter checks no types."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.compile_grouped_kernels"],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert len(json.loads(result.stdout)) == 22

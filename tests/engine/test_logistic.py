@@ -28,7 +28,7 @@ def sklearn_scores(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
     return model.fit(x.astype(np.float64), y).predict_proba(x.astype(np.float64))[:, 1]
 
 
-def test_every_penalty_and_label_has_scikit_learns_scores() -> None:
+def test_solve_logistic_at_every_penalty_gives_scores_of_sklearn() -> None:
     x, y = ill_conditioned()
     problems = [(penalty, j) for penalty in PENALTIES for j in range(3)]
     solution = solve_logistic(
@@ -43,7 +43,7 @@ def test_every_penalty_and_label_has_scikit_learns_scores() -> None:
         np.testing.assert_allclose(scores[row].numpy(), expected, atol=1e-4)
 
 
-def test_a_label_without_positives_is_harmless() -> None:
+def test_solve_logistic_without_positives_gives_low_scores() -> None:
     x, _ = ill_conditioned()
     targets = torch.zeros(1, len(x))
     solution = solve_logistic(torch.tensor(x), targets, torch.tensor([0.1]))
@@ -51,7 +51,7 @@ def test_a_label_without_positives_is_harmless() -> None:
     assert torch.sigmoid(solution.weight @ torch.tensor(x).T + solution.bias).max() < 0.01
 
 
-def test_separable_classes_stay_finite_under_a_penalty() -> None:
+def test_solve_logistic_of_separable_classes_stays_finite() -> None:
     x, _ = ill_conditioned()
     targets = torch.tensor(x[:, 0] > np.median(x[:, 0])).float().unsqueeze(0)
     solution = solve_logistic(torch.tensor(x), targets, torch.tensor([1e-4]))
@@ -61,7 +61,7 @@ def test_separable_classes_stay_finite_under_a_penalty() -> None:
     np.testing.assert_allclose(scores[0].numpy(), expected, atol=2e-4)
 
 
-def test_lbfgs_trials_end_after_one_epoch_with_scikit_learns_predictions() -> None:
+def test_train_to_end_with_lbfgs_takes_one_epoch_and_predicts_as_sklearn() -> None:
     train, valid = make_split("train", 300, seed=1), make_split("valid", 90, seed=2)
     penalties = (0.3, 0.01)
     configs = [
@@ -96,6 +96,6 @@ def test_lbfgs_trials_end_after_one_epoch_with_scikit_learns_predictions() -> No
         ("training.weight_decay=0", "training.weight_decay must be greater than 0"),
     ],
 )
-def test_lbfgs_refuses_what_is_no_logistic_regression(override: str, law: str) -> None:
+def test_config_with_lbfgs_and_no_logistic_regression_is_refused(override: str, law: str) -> None:
     with pytest.raises(ConfigError, match=law):
         config("training.optimizer=lbfgs", override)

@@ -19,7 +19,7 @@ def example(kind: str, **values: float) -> tuple[torch.Tensor, torch.Tensor, Tra
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_gradient_is_autograd_of_the_loss(kind: str, label_smoothing: float) -> None:
+def test_gradient_of_every_loss_equals_autograd(kind: str, label_smoothing: float) -> None:
     logits, targets, training = example(kind, label_smoothing=label_smoothing)
     settings = loss_settings(training, POS_WEIGHT.double())
     logits.requires_grad_()
@@ -28,7 +28,7 @@ def test_gradient_is_autograd_of_the_loss(kind: str, label_smoothing: float) -> 
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_a_stack_of_slots_has_each_slots_own_gradient(kind: str) -> None:
+def test_gradient_of_stacked_slots_equals_that_of_each_slot(kind: str) -> None:
     logits, targets, _ = example(kind)
     trainings = [
         TrainingConfig.model_validate(
@@ -48,14 +48,14 @@ def test_a_stack_of_slots_has_each_slots_own_gradient(kind: str) -> None:
         torch.testing.assert_close(stacked[k].T, gradient_(logits.clone(), targets, settings))
 
 
-def test_bce_is_pytorchs() -> None:
+def test_loss_bce_equals_pytorch() -> None:
     logits, targets, training = example("bce")
     ours = loss(logits, targets, loss_settings(training, POS_WEIGHT))
     expected = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     torch.testing.assert_close(ours, expected)
 
 
-def test_weighted_bce_is_pytorchs_with_a_capped_pos_weight() -> None:
+def test_loss_weighted_bce_equals_pytorch_with_capped_pos_weight() -> None:
     logits, targets, training = example("weighted_bce", pos_weight_cap=10.0)
     ours = loss(logits, targets, loss_settings(training, POS_WEIGHT.double()))
     expected = functional.binary_cross_entropy_with_logits(
@@ -67,14 +67,14 @@ def test_weighted_bce_is_pytorchs_with_a_capped_pos_weight() -> None:
     torch.testing.assert_close(ours, expected)
 
 
-def test_focal_without_focus_is_half_of_bce() -> None:
+def test_loss_focal_without_focus_is_half_of_bce() -> None:
     logits, targets, training = example("focal", focal_gamma=0.0, focal_alpha=0.5)
     ours = loss(logits, targets, loss_settings(training, POS_WEIGHT))
     expected = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     torch.testing.assert_close(ours, expected / 2)
 
 
-def test_asymmetric_ignores_negatives_easier_than_the_clip() -> None:
+def test_gradient_asymmetric_of_easy_negatives_is_zero() -> None:
     _, _, training = example("asymmetric")
     easy = torch.tensor([[-4.0, -4.0, -4.0]])
     settings = loss_settings(training, POS_WEIGHT)

@@ -58,7 +58,7 @@ def assert_unchanged(
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 @pytest.mark.parametrize("error", [exhausted(), RuntimeError(CPU_MESSAGE)], ids=["cuda", "cpu"])
-def test_a_group_halves_until_it_fits(
+def test_run_epoch_when_memory_runs_out_halves_the_group_until_it_fits(
     monkeypatch: pytest.MonkeyPatch, limit: int, error: RuntimeError
 ) -> None:
     class Small(LinearProgram):
@@ -71,7 +71,7 @@ def test_a_group_halves_until_it_fits(
 
 
 @pytest.mark.parametrize("step", [0, 2, 4])
-def test_steps_taken_before_memory_ran_out_are_not_taken_again(
+def test_run_epoch_when_memory_runs_out_midway_takes_no_step_twice(
     monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """Slots in turn: the first two have taken steps that the third cannot, the others none."""
@@ -123,7 +123,9 @@ def test_run_epoch_when_memory_runs_out_between_batch_sizes_takes_no_step_twice(
     assert refused == [[5, 5, 5, 3, 1]]
 
 
-def test_scoring_without_memory_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_epoch_when_memory_runs_out_in_validation_trains_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Small(MLPProgram):
         def validate(self) -> tuple[list[Slot], Tensor]:
             if len(self.members) > 2:
@@ -133,7 +135,9 @@ def test_scoring_without_memory_trains_nothing_twice(monkeypatch: pytest.MonkeyP
     assert_unchanged(monkeypatch, "mlp", Small, MLPS)
 
 
-def test_a_stack_of_mlps_halves_within_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_epoch_when_memory_runs_out_halves_stacked_mlps_within_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its groups have other shapes then, so a BLAS rounds otherwise."""
 
     class Small(StackedMLPProgram):
@@ -151,7 +155,9 @@ def test_a_stack_of_mlps_halves_within_rounding(monkeypatch: pytest.MonkeyPatch)
         assert [report.loss for report in reports] == pytest.approx(losses, rel=1e-4)
 
 
-def test_groups_that_fit_only_in_turn_wait_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_epoch_when_groups_fit_one_at_a_time_parks_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The memory of all programs together bounds them, so each gives way to the next."""
     alive: set[Program] = set()
 
@@ -174,7 +180,7 @@ def test_groups_that_fit_only_in_turn_wait_on_the_host(monkeypatch: pytest.Monke
     assert len(engine._groups) == 3  # none was halved
 
 
-def test_a_trial_that_does_not_fit_alone_fails_with_its_reason(
+def test_run_epoch_when_a_trial_does_not_fit_alone_fails_it_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Small(MLPProgram):
@@ -194,7 +200,7 @@ def test_a_trial_that_does_not_fit_alone_fails_with_its_reason(
     assert reports == {i: report for i, report in expected.items() if i != 3}
 
 
-def test_a_trial_that_finds_no_memory_when_it_enters_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_admit_when_memory_runs_out_lets_the_trial_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(LinearProgram):
         def admit(self, slot: Slot) -> None:
             if len(self.members) == 2:
@@ -206,7 +212,7 @@ def test_a_trial_that_finds_no_memory_when_it_enters_waits(monkeypatch: pytest.M
     assert train(LINEAR) == expected
 
 
-def test_a_group_that_was_halved_is_not_filled_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_admit_after_a_group_was_halved_keeps_it_small(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(LinearProgram):
         def train_batch(self, stack: Stack, rows: Rows) -> None:
             if len(self.members) > 2:
@@ -227,7 +233,7 @@ def test_a_group_that_was_halved_is_not_filled_up_again(monkeypatch: pytest.Monk
     assert all(len(group.slots) <= 2 for group in engine._groups)
 
 
-def test_parked_slots_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_park_keeps_snapshots_heads_and_eviction_working(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their snapshots, their heads, and their eviction."""
     engine = Engine(*SPLITS, SETTINGS)
     slots = [engine.admit(one).slot for one in LINEAR[:3]]
@@ -246,7 +252,7 @@ def test_parked_slots_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {report.slot for report in engine.run_epoch()} == set(slots[1:])
 
 
-def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_epoch_on_another_fault_raises_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(LinearProgram):
         def train_batch(self, stack: Stack, rows: Rows) -> None:
             raise RuntimeError("shapes cannot be multiplied")
@@ -256,7 +262,7 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
         train(LINEAR)
 
 
-def test_a_lack_of_memory_behind_another_error_is_seen() -> None:
+def test_ran_out_of_memory_behind_another_error_is_true() -> None:
     """As when a recording that ran out of memory cannot be ended either."""
 
     def record() -> None:
@@ -270,7 +276,7 @@ def test_a_lack_of_memory_behind_another_error_is_seen() -> None:
     assert ran_out_of_memory(raised.value)
 
 
-def test_the_cpu_allocator_says_so_in_words() -> None:
+def test_ran_out_of_memory_of_the_cpu_allocator_is_true() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60)
     assert ran_out_of_memory(raised.value)

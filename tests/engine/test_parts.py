@@ -29,7 +29,9 @@ CPU = torch.device("cpu")
 
 class TestTape:
     @given(n=st.integers(1, 200), batch_size=st.integers(1, 64), position=st.integers(0, 1000))
-    def test_an_epoch_shows_every_row_once(self, n: int, batch_size: int, position: int) -> None:
+    def test_batches_of_an_epoch_hold_every_row_once(
+        self, n: int, batch_size: int, position: int
+    ) -> None:
         rows = Counter(
             row for batch in batches(7, position, n, batch_size) for row in batch.tolist()
         )
@@ -39,7 +41,7 @@ class TestTape:
         assert len(rows) == n - left_out
         assert set(rows.values()) == {1}
 
-    def test_positions_and_seeds_give_different_orders(self) -> None:
+    def test_permutation_of_other_positions_and_seeds_differs(self) -> None:
         orders = {
             tuple(permutation(seed, position, 50).tolist())
             for seed in (1, 2)
@@ -76,24 +78,26 @@ class TestSharingSizes:
 
 class TestNoise:
     @given(short=st.integers(0, 500), seed=st.integers(0, 2**40), step=st.integers(0, 10**6))
-    def test_a_shorter_stream_is_a_prefix(self, short: int, seed: int, step: int) -> None:
+    def test_uniforms_of_a_shorter_stream_are_a_prefix(
+        self, short: int, seed: int, step: int
+    ) -> None:
         long = uniforms(seed, step, 1, 500, CPU)
         assert uniforms(seed, step, 1, short, CPU).equal(long[:short])
 
     @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
-    def test_drops_at_the_rate(self, dropout: float) -> None:
+    def test_kept_drops_at_the_given_rate(self, dropout: float) -> None:
         mask = kept(torch.ones(200_000), uniforms(1, 2, 3, 200_000, CPU), dropout)
         assert (mask == 0).double().mean().item() == pytest.approx(dropout, abs=0.005)
         assert mask.max() == 1
 
     @pytest.mark.parametrize("key_of_seed", [1, 2**31 + 7])
-    def test_a_cpu_draws_what_another_device_draws(self, key_of_seed: int) -> None:
+    def test_uniforms_on_a_cpu_equal_those_of_other_devices(self, key_of_seed: int) -> None:
         n = 2**17 + 3
         key = signed(minibatch_key(key_of_seed, 2, 3))
         elsewhere = uniforms_at(torch.arange(n, dtype=torch.int32), key)
         assert uniforms(key_of_seed, 2, 3, n, CPU).equal(elsewhere)
 
-    def test_streams_of_other_steps_layers_and_seeds_are_uncorrelated(self) -> None:
+    def test_uniforms_of_other_steps_layers_and_seeds_are_uncorrelated(self) -> None:
         places = [(1, 1, 0), (1, 2, 0), (1, 1, 1), (2, 1, 0)]
         streams = torch.stack([uniforms(*place, 50_000, CPU).double() for place in places])
         correlation = torch.corrcoef(streams) - torch.eye(len(places))
@@ -108,7 +112,7 @@ class TestLabelAffinity:
             max_size=8,
         )
     )
-    def test_is_jaccard_overlap_shared_out_over_the_other_rows(
+    def test_label_affinity_is_jaccard_overlap_over_the_other_rows(
         self, rows: list[list[float]]
     ) -> None:
         sets = [{j for j, held in enumerate(row) if held} for row in rows]
@@ -126,14 +130,14 @@ def overlap(a: set[int], b: set[int]) -> float:
 
 
 class TestSchedule:
-    def test_warm_up_rises_to_the_rate_and_cosine_falls_to_zero(self) -> None:
+    def test_learning_rate_rises_in_warm_up_and_falls_to_zero(self) -> None:
         training = TrainingConfig(learning_rate=1.0, max_epochs=10, warmup_epochs=2.0)
         rates = [learning_rate(training, step, 5) for step in range(50)]
         assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
         assert all(a > b for a, b in pairwise(rates[10:]))
         assert rates[-1] < 0.01
 
-    def test_the_cosine_is_pytorchs(self) -> None:
+    def test_learning_rate_with_cosine_equals_pytorch(self) -> None:
         training = TrainingConfig(learning_rate=0.3, max_epochs=4)
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
@@ -143,7 +147,7 @@ class TestSchedule:
             optimizer.step()
             scheduler.step()
 
-    def test_constant_stays(self) -> None:
+    def test_learning_rate_with_constant_schedule_stays(self) -> None:
         training = TrainingConfig(learning_rate=0.3, schedule="constant", max_epochs=4)
         assert {learning_rate(training, step, 10) for step in range(40)} == {0.3}
 
@@ -166,7 +170,7 @@ def torch_sgd(params: list[Tensor], t: TrainingConfig) -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize(("name", "torchs"), [("adamw", torch_adamw), ("sgd", torch_sgd)])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_optimisers_are_pytorchs_to_the_bit(
+def test_optimizer_step_equals_pytorch_to_the_bit(
     name: str, torchs: TorchOptimizer, clip_norm: float | None
 ) -> None:
     training = TrainingConfig.model_validate(

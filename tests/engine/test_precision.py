@@ -28,7 +28,7 @@ SIGNIFICANT_BITS = {"tf32": 11, "bf16": 8}
         width=32, allow_nan=False, allow_infinity=False, max_value=2**100, min_value=-(2**100)
     )
 )
-def test_numbers_are_rounded_to_the_nearest_with_so_many_bits(value: float) -> None:
+def test_rounding_gives_the_nearest_number_of_so_many_bits(value: float) -> None:
     for precision, rounded in [("tf32", to_tf32), ("bf16", to_bf16)]:
         bits = SIGNIFICANT_BITS[precision]
         result = rounded(torch.tensor([value])).item()
@@ -37,7 +37,7 @@ def test_numbers_are_rounded_to_the_nearest_with_so_many_bits(value: float) -> N
         assert abs(result - value) <= max(abs(value) * 2**-bits, 2**-120)
 
 
-def test_rounding_keeps_what_is_no_number() -> None:
+def test_rounding_of_infinity_and_nan_changes_nothing() -> None:
     odd = torch.tensor([torch.inf, -torch.inf, torch.nan])
     for rounded in (to_tf32, to_bf16):
         torch.testing.assert_close(rounded(odd), odd, equal_nan=True)
@@ -54,7 +54,7 @@ def test_rounding_keeps_what_is_no_number() -> None:
         ("retrieval", config("head=retrieval", "head.dim=8", "head.neighbours=7")),
     ],
 )
-def test_every_program_rounds_a_little_and_learns_alike(
+def test_program_with_rounded_products_learns_alike(
     precision: str, program: str, one: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within 16 roundings: a retrieval head's neighbours change at once, not by degrees."""
@@ -67,14 +67,14 @@ def test_every_program_rounds_a_little_and_learns_alike(
     assert losses[0] == pytest.approx(losses[1], rel=16 * 2 ** -SIGNIFICANT_BITS[precision])
 
 
-def test_precisions_do_not_share_a_step() -> None:
+def test_admit_of_other_precisions_makes_other_groups() -> None:
     engine = Engine(*SPLITS, SETTINGS)
     for precision in ("float32", "tf32", "bf16", "bf16"):
         engine.admit(config(f"training.precision={precision}"))
     assert sorted(len(group.slots) for group in engine._groups) == [1, 1, 2]
 
 
-def test_nothing_is_rounded_outside() -> None:
+def test_rounded_products_outside_the_context_are_exact() -> None:
     x = torch.randn(4, 4)
     exact = x @ x
     with rounded_products("bf16", CPU):
@@ -84,6 +84,6 @@ def test_nothing_is_rounded_outside() -> None:
         assert (x @ x).equal(exact)
 
 
-def test_a_solver_wants_float32() -> None:
+def test_config_with_lbfgs_and_tf32_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"training\.precision must be float32 with .*lbfgs"):
         config("training.optimizer=lbfgs", "training.precision=tf32")

@@ -15,7 +15,7 @@ from tests.helpers.splits import config
 
 
 @pytest.mark.parametrize("configs", [LINEAR, MLP, RETRIEVAL], ids=["linear", "mlp", "retrieval"])
-def test_fused_training_equals_plain_training(
+def test_train_to_end_of_fused_heads_equals_plain_training(
     configs: list[Config], splits: tuple[Split, Split]
 ) -> None:
     fused = train_to_end(configs, *splits, EngineSettings(device="cpu"))
@@ -31,7 +31,7 @@ def test_fused_training_equals_plain_training(
 
 
 @pytest.mark.parametrize("one", [LINEAR[0], MLP[1], MLP[5], RETRIEVAL[2]])
-def test_the_predictor_gives_the_scores_that_were_validated(
+def test_predictor_of_a_trained_head_gives_the_validated_scores(
     one: Config, splits: tuple[Split, Split]
 ) -> None:
     train, valid = splits
@@ -41,7 +41,7 @@ def test_the_predictor_gives_the_scores_that_were_validated(
     assert value == pytest.approx(trained.best_auprc_macro, abs=1e-6)
 
 
-def test_pairs_of_one_scan_or_report_are_no_negatives(splits: tuple[Split, Split]) -> None:
+def test_retrieval_training_on_one_scan_learns_nothing(splits: tuple[Split, Split]) -> None:
     """With every row the same scan there is nothing to tell apart, so nothing is learned."""
     train, valid = splits
     one_scan = replace(train, scans=("the same",) * len(train.scans))

@@ -37,7 +37,7 @@ def reached(configs: list[Config]) -> list[float]:
 
 
 @pytest.mark.parametrize("study", ["linear_visual", "mlp_visual"])
-def test_fifty_configs_rank_alike_alone_and_fused(
+def test_train_to_end_of_fifty_configs_ranks_alike_alone_and_fused(
     study: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal to the bit on a CPU; in the stacks that a GPU gets, ranked alike."""

@@ -74,7 +74,7 @@ neighbour_configs = st.builds(
         st.tuples(st.integers(0, 3), st.integers(1, 4), neighbour_configs), max_size=7
     )
 )
-def test_neighbours_that_come_and_go_change_no_bit(
+def test_slot_with_neighbours_that_come_and_go_keeps_every_bit(
     watched: Config, neighbours: list[tuple[int, int, Config]]
 ) -> None:
     alone = run_among(watched, [])
@@ -83,7 +83,7 @@ def test_neighbours_that_come_and_go_change_no_bit(
 
 
 @pytest.mark.parametrize("batch_size", [64, 256, 1024])
-def test_a_crowd_changes_no_bit_of_a_linear_head(batch_size: int) -> None:
+def test_linear_head_in_a_crowd_keeps_every_bit(batch_size: int) -> None:
     """Up to 33 slots share the matrix products; the watched one stands first, inside, or last."""
     splits = (
         make_split("train", 1100, seed=1, width=128),
@@ -135,7 +135,7 @@ def test_linear_head_beside_other_batch_sizes_and_inputs_keeps_every_bit(batch_s
 
 
 @pytest.mark.parametrize("n_labels", [1, 2, 3])
-def test_a_neighbour_changes_no_bit_of_a_head_of_few_labels(n_labels: int) -> None:
+def test_linear_head_of_few_labels_beside_a_neighbour_keeps_every_bit(n_labels: int) -> None:
     """A product of fewer rows than a BLAS has registers for is added up in another order."""
     splits = (
         make_split("train", 300, seed=1, width=384, n_labels=n_labels),
@@ -152,7 +152,7 @@ def test_a_neighbour_changes_no_bit_of_a_head_of_few_labels(n_labels: int) -> No
 
 
 @pytest.mark.parametrize("loss", ["bce", "weighted_bce", "focal", "asymmetric"])
-def test_a_ragged_last_batch_changes_no_bit_of_a_linear_head(loss: str) -> None:
+def test_linear_head_with_a_short_last_batch_keeps_every_bit(loss: str) -> None:
     """61 rows of 5 labels fill no whole vector, so a slot's last numbers share one with others'."""
     splits = (
         make_split("train", 317, seed=1, width=128, n_labels=5),
@@ -185,7 +185,7 @@ def test_a_ragged_last_batch_changes_no_bit_of_a_linear_head(loss: str) -> None:
         ("asymmetric", "asymmetric_clip", 0.05, 0.01),
     ],
 )
-def test_a_neighbour_with_another_loss_setting_changes_no_bit(
+def test_linear_head_beside_another_loss_setting_keeps_every_bit(
     loss: str, key: str, own: float, other: float
 ) -> None:
     fixed = {"training.loss": loss, f"training.{key}": own, "training.max_epochs": 6}
@@ -199,7 +199,7 @@ def test_a_neighbour_with_another_loss_setting_changes_no_bit(
 
 
 @pytest.mark.parametrize("watched", WATCHED, ids=lambda c: c.head.kind)
-def test_a_refilled_slot_is_replayed_from_its_tape_position(watched: Config) -> None:
+def test_replay_from_the_tape_position_repeats_a_refilled_slot(watched: Config) -> None:
     engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=2))
     other = with_values(watched, {"training.learning_rate": 0.5}, where="test")
     engine.admit(with_values(watched, {"training.max_epochs": 20}, where="test"))
@@ -215,7 +215,7 @@ def test_a_refilled_slot_is_replayed_from_its_tape_position(watched: Config) -> 
     assert numbers(list(replayed.history)) == numbers(late)
 
 
-def test_a_diverging_slot_fails_alone() -> None:
+def test_run_epoch_with_a_diverging_slot_fails_it_alone() -> None:
     healthy = config("training.learning_rate=0.02")
     broken = config("training.learning_rate=1e30", "training.optimizer=sgd")
     engine = Engine(*SPLITS, SETTINGS)
@@ -227,7 +227,7 @@ def test_a_diverging_slot_fails_alone() -> None:
     assert numbers([reports[ok]]) == numbers(run_among(healthy, []))[:1]
 
 
-def test_early_stopping_waits_for_its_patience() -> None:
+def test_train_to_end_without_improvement_stops_after_its_patience() -> None:
     patient = config(
         "training.learning_rate=1e-9",
         "training.early_stopping_patience=3",
@@ -237,7 +237,7 @@ def test_early_stopping_waits_for_its_patience() -> None:
     assert len(trained.history) == trained.best_epoch + 3
 
 
-def test_the_best_epochs_weights_are_kept() -> None:
+def test_train_to_end_that_overfits_keeps_the_best_epoch() -> None:
     overfits = config("head=mlp", "head.width=64", "training.max_epochs=25")
     (trained,) = train_to_end([overfits], *SPLITS, SETTINGS)
     assert trained.best_epoch < len(trained.history)
@@ -250,14 +250,14 @@ def test_the_best_epochs_weights_are_kept() -> None:
     assert again.best_auprc_macro == max(report.auprc_macro for report in again.history)
 
 
-def test_more_configs_than_slots_are_trained_in_turn() -> None:
+def test_train_to_end_of_more_configs_than_slots_gives_equal_results() -> None:
     configs = [config(f"training.learning_rate={rate}") for rate in (0.001, 0.01, 0.02, 0.05)]
     few = train_to_end(configs, *SPLITS, EngineSettings(device="cpu", slots=2))
     all_at_once = train_to_end(configs, *SPLITS, SETTINGS)
     assert [t.best_auprc_macro for t in few] == [t.best_auprc_macro for t in all_at_once]
 
 
-def test_a_full_engine_admits_nobody() -> None:
+def test_admit_to_a_full_engine_raises() -> None:
     engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=1))
     engine.admit(WATCHED[0])
     assert engine.free == 0
@@ -266,7 +266,7 @@ def test_a_full_engine_admits_nobody() -> None:
 
 
 class TestRefusals:
-    def test_a_missing_modality(self) -> None:
+    def test_admit_without_a_needed_modality_is_refused(self) -> None:
         train, valid = (
             replace(split, features={"visual": split.features["visual"]}) for split in SPLITS
         )
@@ -274,11 +274,11 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="needs text features, found visual"):
             engine.admit(config("features=both"))
 
-    def test_a_validation_split_on_which_nothing_can_be_ranked(self) -> None:
+    def test_engine_without_a_rankable_label_is_refused(self) -> None:
         train, valid = SPLITS
         with pytest.raises(ManifestError, match="positives and negatives, found none"):
             Engine(train, replace(valid, targets=valid.targets * 0), SETTINGS)
 
-    def test_an_unknown_device(self) -> None:
+    def test_engine_on_an_unknown_device_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="--device must be"):
             Engine(*SPLITS, EngineSettings(device="abacus"))

@@ -42,13 +42,13 @@ class TestNormalization:
         mixing = torch.randn(8, 8, generator=generator)
         return torch.randn(4000, 8, generator=generator) @ mixing + 5
 
-    def test_zscore_is_scikit_learns(self) -> None:
+    def test_zscore_equals_sklearn(self) -> None:
         raw = self.raw()
         expected = StandardScaler().fit_transform(raw.double().numpy())
         ours = fit_normalizer("zscore", raw)(raw).numpy()
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
-    def test_whitened_features_have_almost_the_identity_as_covariance(self) -> None:
+    def test_whiten_gives_almost_the_identity_as_covariance(self) -> None:
         raw = self.raw()
         white = fit_normalizer("whiten", raw)(raw)
         covariance = np.cov(white.T.numpy())
@@ -60,12 +60,12 @@ class TestNormalization:
         raw = self.raw()
         torch.testing.assert_close(fit_normalizer("l2", raw)(raw).norm(dim=1), torch.ones(4000))
 
-    def test_none_changes_nothing(self) -> None:
+    def test_none_gives_the_raw_features(self) -> None:
         raw = self.raw()
         assert fit_normalizer("none", raw)(raw).equal(raw)
 
     @pytest.mark.parametrize("kind", ["none", "l2", "zscore", "whiten"])
-    def test_constant_columns_do_no_harm(self, kind: Normalization) -> None:
+    def test_normalizer_of_constant_columns_stays_finite(self, kind: Normalization) -> None:
         raw = self.raw()
         raw[:, 2], raw[:, 5] = 0.0, 0.1
         normalised = fit_normalizer(kind, raw)(raw)
@@ -73,14 +73,14 @@ class TestNormalization:
         if kind in ("zscore", "whiten"):
             assert normalised[:, [2, 5]].abs().max() < 1e-3
 
-    def test_nothing_is_fitted_on_the_rows_to_be_predicted(self) -> None:
+    def test_normalizer_of_new_rows_is_independent_of_their_neighbours(self) -> None:
         normalizer = fit_normalizer("whiten", self.raw())
         rows = torch.randn(5, 8)
         assert normalizer(rows)[:2].allclose(normalizer(rows[:2]))
 
 
 class TestNeighbours:
-    def test_equals_scikit_learns_weighted_neighbours(self) -> None:
+    def test_neighbour_probabilities_equal_sklearn(self) -> None:
         rng = np.random.default_rng(0)
         gallery, queries = (torch.tensor(rng.normal(size=(n, 5))).float() for n in (80, 30))
         gallery, queries = (x / x.norm(dim=1, keepdim=True) for x in (gallery, queries))
@@ -93,14 +93,14 @@ class TestNeighbours:
             expected = oracle.predict_proba(queries.numpy())[:, 1]
             np.testing.assert_allclose(ours[:, j], expected, atol=1e-5)
 
-    def test_neighbours_that_all_agree_give_exactly_one(self) -> None:
+    def test_neighbour_probabilities_of_agreeing_neighbours_are_one(self) -> None:
         gallery = torch.nn.functional.normalize(torch.randn(200, 16), dim=1)
         ours = neighbour_probabilities(
             gallery, gallery, torch.ones(200, 2), neighbours=30, temperature=0.07
         )
         assert (ours == 1).all()
 
-    def test_a_gallery_smaller_than_the_neighbours_asked_for_votes_whole(self) -> None:
+    def test_neighbour_probabilities_of_a_small_gallery_use_all_rows(self) -> None:
         gallery = torch.eye(3)
         ours = neighbour_probabilities(
             torch.tensor([[1.0, 0, 0]]), gallery, torch.eye(3), neighbours=30, temperature=1e9
@@ -123,7 +123,7 @@ def rows_to_search(draw: st.DrawFn) -> tuple[Tensor, int]:
 
 @given(rows_to_search())
 @example((torch.tensor([[0.0] * 56 + [torch.nan]]), 1))  # beyond the last whole block
-def test_the_largest_are_those_of_a_sort(case: tuple[Tensor, int]) -> None:
+def test_largest_of_random_rows_equals_a_sort(case: tuple[Tensor, int]) -> None:
     values, k = case
     found, columns = largest(values, k)
     expected = values.topk(k, dim=1).values.numpy()
@@ -150,7 +150,7 @@ def predictor_of(head_config: HeadConfig) -> Predictor:
 
 @pytest.mark.parametrize("head_config", HEADS, ids=lambda c: c.kind)
 class TestPredictor:
-    def test_gives_probabilities(self, head_config: HeadConfig) -> None:
+    def test_predictor_called_gives_probabilities(self, head_config: HeadConfig) -> None:
         scores = predictor_of(head_config)(VIEWS)
         assert scores.shape == (20, 3)
         assert ((scores >= 0) & (scores <= 1)).all()
@@ -176,7 +176,7 @@ class TestPredictor:
             expected = torch.from_numpy(logits).double().sigmoid().numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-12)
 
-    def test_is_the_same_after_a_round_trip_through_its_file(
+    def test_load_predictor_of_a_saved_file_gives_the_same_predictor(
         self, head_config: HeadConfig, tmp_path: Path
     ) -> None:
         predictor = predictor_of(head_config)
@@ -185,15 +185,17 @@ class TestPredictor:
         assert loaded.spec == predictor.spec
         assert loaded(VIEWS).equal(predictor(VIEWS))
 
-    def test_refuses_features_of_another_width(self, head_config: HeadConfig) -> None:
+    def test_predictor_of_another_width_refuses_the_features(self, head_config: HeadConfig) -> None:
         with pytest.raises(FeatureError, match=r"text features must be 4 wide.*found 5"):
             predictor_of(head_config)({**VIEWS, "text": torch.randn(20, 5)})
 
-    def test_refuses_a_missing_modality(self, head_config: HeadConfig) -> None:
+    def test_predictor_without_a_modality_refuses_the_features(
+        self, head_config: HeadConfig
+    ) -> None:
         with pytest.raises(FeatureError, match="reads text features, found none"):
             predictor_of(head_config)({"visual": VIEWS["visual"]})
 
-    def test_starts_from_weights_that_its_seed_decides(self, head_config: HeadConfig) -> None:
+    def test_build_head_with_a_seed_repeats_its_weights(self, head_config: HeadConfig) -> None:
         torch.manual_seed(7)
         before = torch.random.get_rng_state()
         one, same, other = (build_head(head_config, SHAPE, seed=s) for s in (1, 1, 2))
@@ -205,7 +207,9 @@ class TestPredictor:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", b"x" * 99])
-def test_a_file_that_is_no_model_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+def test_load_predictor_of_another_file_is_refused_in_one_line(
+    content: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(FeatureError, match="must be a safetensors file written by headsweep") as e:

@@ -25,8 +25,7 @@ from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file
 
 RECORDED = Path(__file__).parents[1] / "search" / "recorded"
-TABLE = RECORDED / "head_study.parquet"
-SURROGATE = RECORDED / "surrogate.json"
+SURROGATES = RECORDED / "surrogates.json"
 
 Floats = NDArray[np.float64]
 
@@ -103,24 +102,46 @@ FUNCTIONS: Mapping[str, Objective] = {
 }
 
 
+def table_path(study: str) -> Path:
+    """Where the trials of a recorded study are."""
+    return RECORDED / f"{study}.parquet"
+
+
 @cache
-def recorded_spec() -> StudySpec:
+def recorded_spec(study: str) -> StudySpec:
     """The study whose random trials were recorded."""
-    return load_study_file(RECORDED / "head_study.yaml", [])
+    return load_study_file(RECORDED / f"{study}.yaml", [])
 
 
 @cache
 def head_study() -> Objective:
-    """The recorded study: minus the AUPRC expected from the trials of the table nearby."""
-    spec, surrogate = recorded_spec(), json.loads(SURROGATE.read_text())
-    scales, bandwidth = np.array(surrogate["length_scales"]), surrogate["bandwidth"]
-    points, values = recorded_trials()
+    """The recorded head study: minus the AUPRC expected from the trials of the table nearby."""
+    spec, values = recorded_spec("head_study"), recorded_trials("head_study")[1]
+    shares = nearness("head_study")
 
     def value(params: Mapping[str, Any]) -> float:
-        distances = cdist(encoded(params)[None] / scales, points / scales)
-        return -float(nearby_means(distances, values, bandwidth)[0])
+        return -float(shares(params) @ values)
 
     return Objective(lambda trial: suggest(trial, spec.space, spec.config), value, conditional=True)
+
+
+def nearness(study: str) -> Callable[[Mapping[str, Any]], Floats]:
+    """From params to the share (n,) of every recorded trial in what is expected there."""
+    surrogate = json.loads(SURROGATES.read_text())[study]
+    scales, bandwidth = np.array(surrogate["length_scales"]), surrogate["bandwidth"]
+    points, _ = recorded_trials(study)
+
+    def shares(params: Mapping[str, Any]) -> Floats:
+        distances = cdist(encoded(params, study)[None] / scales, points / scales)
+        shares: Floats = _shares(distances, bandwidth)[0]
+        return shares
+
+    return shares
+
+
+def recorded_curves(study: str) -> Floats:
+    """The values (n, epochs) of the table's trials after every epoch."""
+    return np.array(pq.read_table(table_path(study))["curve"].to_pylist(), dtype=float)
 
 
 def nearby_means(distances: Floats, values: Floats, bandwidth: float) -> Floats:
@@ -129,34 +150,40 @@ def nearby_means(distances: Floats, values: Floats, bandwidth: float) -> Floats:
     A mean promises no more than the best of what was recorded. Source: E. Nadaraya, *On Estimating
     Regression*, 1964, with an exponential kernel.
     """
-    weights = np.exp((distances.min(axis=1, keepdims=True) - distances) / bandwidth)
-    means: Floats = weights @ values / weights.sum(axis=1)
+    means: Floats = _shares(distances, bandwidth) @ values
     return means
 
 
-def recorded_trials() -> tuple[Floats, Floats]:
+def _shares(distances: Floats, bandwidth: float) -> Floats:
+    weights = np.exp((distances.min(axis=1, keepdims=True) - distances) / bandwidth)
+    shares: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return shares
+
+
+@cache
+def recorded_trials(study: str) -> tuple[Floats, Floats]:
     """Encoded params (n, d) and values (n,) of the table."""
-    rows = pq.read_table(TABLE).to_pylist()
-    points = np.array([encoded(row) for row in rows])
+    rows = pq.read_table(table_path(study)).to_pylist()
+    points = np.array([encoded(row, study) for row in rows])
     return points, np.array([row["value"] for row in rows], dtype=float)
 
 
-def encoded(params: Mapping[str, Any]) -> Floats:
+def encoded(params: Mapping[str, Any], study: str) -> Floats:
     """Params on the unit cube; a choice is one-hot, an inactive number stands in the middle."""
-    place: list[float] = []
-    for key, dimension in recorded_spec().space.items():
+    point: list[float] = []
+    for key, dimension in recorded_spec(study).space.items():
         value = params.get(key)
         match distribution(dimension):
             case CategoricalDistribution(choices=choices):
-                place += [float(value == choice) for choice in choices]
+                point += [float(value == choice) for choice in choices]
             case (
                 FloatDistribution(low=low, high=high, log=log)
                 | IntDistribution(low=low, high=high, log=log)
             ):
                 if value is None:
-                    place.append(0.5)
+                    point.append(0.5)
                 elif log:
-                    place.append(math.log(value / low) / math.log(high / low))
+                    point.append(math.log(value / low) / math.log(high / low))
                 else:
-                    place.append((value - low) / (high - low))
-    return np.array(place)
+                    point.append((value - low) / (high - low))
+    return np.array(point)

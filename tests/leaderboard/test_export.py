@@ -37,7 +37,7 @@ def test_the_first_line_names_study_trial_and_value(study, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused(study, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="must be writable"):
+    with pytest.raises(OutputError, match="cannot write the config"):
         write_config(study.spec.config, tmp_path / "file/x.yaml", study="a", trial=0, value=0.0)
 
 

@@ -11,12 +11,13 @@ import pytest
 from headsweep.errors import OutputError
 from headsweep.leaderboard.finalize import staging
 
+pytestmark = pytest.mark.slow
+
 STAGE = """
 import sys, time
 from pathlib import Path
 from headsweep.leaderboard.finalize import staging
 
-pytestmark = pytest.mark.slow
 with staging(Path(sys.argv[1])) as folder:
     (folder / "half.txt").write_text("half")
     print("staged", flush=True)

@@ -39,7 +39,7 @@ def stock() -> optuna.Study:
     )
 
 
-def test_its_optimiser_is_the_one_that_optuna_stored(stock):
+def test_follow_when_given_stock_trials_equals_the_stored_optimizer(stock):
     """Told the same trials, it has the same mean, width and covariance."""
     stored = CmaEsSampler()._restore_optimizer(stock.trials)
     ours = ReplayedCmaEsSampler(seed=3)
@@ -52,7 +52,7 @@ def test_its_optimiser_is_the_one_that_optuna_stored(stock):
     assert ours._optimizer._sigma == pytest.approx(stored._sigma)
 
 
-def test_one_that_joins_stands_where_one_stands_that_was_there_all_along():
+def test_follow_when_joining_late_equals_the_sampler_that_was_there():
     sampler = ReplayedCmaEsSampler(seed=5)
     study = searched(sampler, n_trials=40)
     late = ReplayedCmaEsSampler(seed=6)
@@ -62,20 +62,20 @@ def test_one_that_joins_stands_where_one_stands_that_was_there_all_along():
     assert late._optimizer.generation == sampler._optimizer.generation == 5
 
 
-def test_it_finds_the_least_value_whichever_way_it_is_asked():
+def test_optimize_in_both_directions_finds_the_optimum():
     assert searched(ReplayedCmaEsSampler(seed=0), n_trials=150).best_value < 0.05
     upwards = optuna.create_study(direction="maximize", sampler=ReplayedCmaEsSampler(seed=0))
     upwards.optimize(lambda trial: -objective(trial), n_trials=150)
     assert upwards.best_value > -0.05
 
 
-def test_nothing_but_generations_is_kept_with_a_trial(stock):
+def test_optimize_stores_only_generations_with_trials(stock):
     ours = searched(ReplayedCmaEsSampler(seed=0), n_trials=20)
     assert {name for trial in ours.trials for name in trial.system_attrs} == {GENERATION}
     assert any("optimizer" in name for trial in stock.trials for name in trial.system_attrs)
 
 
-def test_trials_that_it_cannot_have_drawn_are_passed_over(stock):
+def test_follow_when_trials_are_foreign_ignores_them(stock):
     """Values that are not finite, params outside the space, generations of another type."""
     sampler = ReplayedCmaEsSampler(seed=0)
     space = sampler.infer_relative_search_space(stock, stock.trials[-1])

@@ -59,7 +59,7 @@ def run(spec: StudySpec, url: str) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_runs_a_study(tmp_path: Path, url: str, name: str) -> None:
+def test_sampler_of_every_name_runs_a_study(tmp_path: Path, url: str, name: str) -> None:
     space = FINITE_SPACE if name == "grid" else DOCUMENT["space"]
     spec = make_spec(tmp_path, "study.n_trials=20", sampler={"name": name}, space=space)
     trials = run(spec, url)
@@ -73,7 +73,7 @@ def test_every_sampler_runs_a_study(tmp_path: Path, url: str, name: str) -> None
 
 
 @pytest.mark.parametrize("name", PRUNERS)
-def test_every_pruner_runs_a_study(tmp_path: Path, url: str, name: str) -> None:
+def test_pruner_of_every_name_runs_a_study(tmp_path: Path, url: str, name: str) -> None:
     spec = make_spec(tmp_path, "study.n_trials=24", pruner={"name": name, **KWARGS.get(name, {})})
     trials = run(spec, url)
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
@@ -85,13 +85,13 @@ def test_every_pruner_runs_a_study(tmp_path: Path, url: str, name: str) -> None:
         assert trial.last_step in rungs(spec.pruner, 9)
 
 
-def test_a_list_among_the_choices_is_trained_as_a_list(tmp_path: Path, url: str) -> None:
+def test_suggest_when_a_choice_is_a_list_stores_its_json(tmp_path: Path, url: str) -> None:
     spec = make_spec(tmp_path, "study.n_trials=12", base=["head=mlp"], space=LISTS)
     trials = run(spec, url)
     assert {trial.params["head.hidden_dims"] for trial in trials} == {"[32]", "[64, 32]", None}
 
 
-def test_conditional_keys_are_suggested_only_where_they_hold(tmp_path: Path, url: str) -> None:
+def test_suggest_when_condition_fails_leaves_the_key_out(tmp_path: Path, url: str) -> None:
     trials = run(make_spec(tmp_path, sampler={"name": "tpe", "n_startup_trials": 5}), url)
     for trial in trials:
         sgd = trial.params["training.optimizer"] == "sgd"
@@ -109,12 +109,12 @@ def test_conditional_keys_are_suggested_only_where_they_hold(tmp_path: Path, url
         (Policy(name="none"), set()),
     ],
 )  # fmt: skip
-def test_rungs_are_where_a_pruner_can_decide(policy: Policy, expected: set[int]) -> None:
+def test_rungs_of_each_pruner_are_its_decision_epochs(policy: Policy, expected: set[int]) -> None:
     assert rungs(policy, 30) == expected
 
 
 @pytest.mark.parametrize("name", sorted(set(PRUNERS) - {"none", "patient"}))
-def test_no_pruner_decides_off_its_rungs(tmp_path: Path, name: str) -> None:
+def test_pruner_when_reported_every_epoch_decides_only_at_rungs(tmp_path: Path, name: str) -> None:
     """Reporting at the rungs alone prunes the same trials at the same epochs."""
     interval = {"interval_steps": 3} if name in ("median", "threshold") else {}
     pruner = {"name": name, **KWARGS.get(name, {}), **interval}
@@ -143,7 +143,7 @@ def test_no_pruner_decides_off_its_rungs(tmp_path: Path, name: str) -> None:
     assert outcomes[0] == outcomes[1]
 
 
-def test_workers_draw_from_streams_of_their_own(tmp_path: Path) -> None:
+def test_build_sampler_for_two_workers_draws_different_values(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
     distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
     study = optuna.create_study()
@@ -157,19 +157,19 @@ def test_workers_draw_from_streams_of_their_own(tmp_path: Path) -> None:
     assert drawn[0] == drawn[2] != drawn[1]
 
 
-def test_a_grid_must_have_a_point_for_every_trial(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="found 30 points for"):
+def test_grid_when_smaller_than_the_budget_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="the grid has 30 points, fewer than"):
         make_spec(tmp_path, sampler={"name": "grid"}, space=FINITE_SPACE)
 
 
-def test_no_sampler_unpickles() -> None:
+def test_samplers_never_unpickle() -> None:
     """Whoever adds a sampler, or a version of Optuna, is told when one reads pickles."""
     for name, kind in SAMPLERS.items():
         source = inspect.getsource(inspect.getmodule(kind))  # type: ignore[arg-type]
         assert not re.search(r"\bpickle\.|import pickle|from pickle", source), name
 
 
-def test_private_parts_of_optuna_are_known_to_one_module() -> None:
+def test_private_parts_of_optuna_are_used_by_one_module() -> None:
     """Imports of `optuna.…._….`, and attributes with an underscore of anything but `self`."""
     private = re.compile(
         r"(?:from|import) optuna[\w.]*\._|from optuna\S* import [^\n]*\b_[a-z]"

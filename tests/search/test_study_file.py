@@ -36,7 +36,7 @@ finalists: {top_k: 5, seeds: [0, 1, 2, 3, 4]}
 """
 
 
-def test_the_example_of_the_design_is_a_study(tmp_path: Path) -> None:
+def test_load_design_example_returns_its_spec(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(DESIGN_EXAMPLE)
     spec = load_study_file(path, [])
@@ -49,7 +49,9 @@ def test_the_example_of_the_design_is_a_study(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "+.001", "0.001"])
-def test_every_way_to_write_a_number_is_a_number(tmp_path: Path, text: str) -> None:
+def test_read_document_when_a_number_is_written_in_any_form_returns_a_float(
+    tmp_path: Path, text: str
+) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(f"a: {text}")
     assert read_document(path) == {"a": 0.001}
@@ -57,7 +59,9 @@ def test_every_way_to_write_a_number_is_a_number(tmp_path: Path, text: str) -> N
 
 @settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_floats_survive_yaml(tmp_path_factory: pytest.TempPathFactory, value: float) -> None:
+def test_read_document_returns_floats_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, value: float
+) -> None:
     path = tmp_path_factory.mktemp("float") / "study.yaml"
     path.write_text(f"a: {value!r}")
     assert read_document(path) == {"a": value}
@@ -65,13 +69,15 @@ def test_floats_survive_yaml(tmp_path_factory: pytest.TempPathFactory, value: fl
 
 @settings(deadline=None)
 @given(st.integers())
-def test_integers_survive_yaml(tmp_path_factory: pytest.TempPathFactory, value: int) -> None:
+def test_read_document_returns_integers_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, value: int
+) -> None:
     path = tmp_path_factory.mktemp("int") / "study.yaml"
     path.write_text(f"a: {value}")
     assert read_document(path) == {"a": value}
 
 
-def test_yes_is_text_and_010_is_ten(tmp_path: Path) -> None:
+def test_read_document_reads_scalars_as_yaml_1_2(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("{a: yes, b: 010, c: 2026-01-01, d: 12:30}")
     assert read_document(path) == {"a": "yes", "b": 10, "c": "2026-01-01", "d": "12:30"}
@@ -94,7 +100,7 @@ def test_yes_is_text_and_010_is_ten(tmp_path: Path) -> None:
         (f"a: {'1' * 101}", "must have at most 100 digits, found 101"),
     ],
 )
-def test_what_is_not_plain_data_is_refused(tmp_path: Path, text: str, law: str) -> None:
+def test_read_document_when_not_plain_data_is_refused(tmp_path: Path, text: str, law: str) -> None:
     path = tmp_path / "study.yaml"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError) as refused:
@@ -116,7 +122,7 @@ BAD = [
     ("pruner.min_resource", "auto", "min_resource: must be an integer above 0, found 'auto'"),
     ("pruner.min_resource", 0, "pruner.min_resource: must be an integer above 0, found 0"),
     ("pruner.reduction_factor", 2.5, "pruner.reduction_factor: must be of type int, found 2.5"),
-    ("pruner", {"name": "percentile"}, "percentile must be given this, found none"),
+    ("pruner", {"name": "percentile"}, "pruner.percentile: missing; percentile needs it"),
     ("pruner", {"name": "percentile", "percentile": 101.0}, "pruner: Percentile must be between"),
     (
         "pruner",
@@ -147,11 +153,11 @@ BAD = [
     ("space.training.momentum.high", 1.5, "momentum.high: training.momentum: "),
     ("space.training.momentum.when", {"training.optimiser": ["sgd"]}, "'training.optimizer'"),
     ("space.training.momentum.when", {"training.optimizer": ["sdg"]}, "found 'sdg'"),
-    ("space.training.seed", {"type": "int", "low": 1, "high": 2}, "must keep this key fixed"),
+    ("space.training.seed", {"type": "int", "low": 1, "high": 2}, "this key cannot be searched"),
     (
         "space.head.momentum",
         {"type": "float", "low": 0.1, "high": 0.2},
-        "space.head.momentum: a key must be searched once, found training.momentum twice",
+        "space.head.momentum: training.momentum is searched twice",
     ),
     ("space.head.depth", {"type": "int", "low": 1, "high": 2}, "unknown key"),
     ("space.training.learning_rate.type", "flaot", "must be one of float, int, categorical"),
@@ -160,7 +166,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("key", "value", "law"), BAD, ids=[f"{k}={v}" for k, v, _ in BAD])
-def test_bad_study_files_are_refused_in_one_line(
+def test_load_when_the_file_is_bad_is_refused_in_one_line(
     tmp_path: Path, key: str, value: Any, law: str
 ) -> None:
     document = copy.deepcopy(DOCUMENT)
@@ -188,7 +194,7 @@ def _set(document: dict[str, Any], key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("section", ["study", "space"])
-def test_a_study_needs_a_name_and_a_space(tmp_path: Path, section: str) -> None:
+def test_load_when_a_section_is_missing_is_refused(tmp_path: Path, section: str) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump({k: v for k, v in DOCUMENT.items() if k != section}))
     with pytest.raises(StudyError, match=f":{section}: a study file must have this section"):
@@ -217,11 +223,11 @@ def test_a_study_needs_a_name_and_a_space(tmp_path: Path, section: str) -> None:
         ),
         (
             {"training.max_epochs": {"type": "int", "low": 1, "high": 39}},
-            "a grid must have a point for every trial, found 39 points for study.n_trials 40",
+            "the grid has 39 points, fewer than study.n_trials (40). Lower study.n_trials to 39",
         ),
     ],
 )  # fmt: skip
-def test_a_space_that_is_no_grid_is_refused(
+def test_grid_when_the_space_is_not_finite_is_refused(
     tmp_path: Path, space: dict[str, Any], law: str
 ) -> None:
     with pytest.raises(StudyError) as refused:
@@ -229,15 +235,15 @@ def test_a_space_that_is_no_grid_is_refused(
     assert str(refused.value) == f"{tmp_path}/study.yaml:sampler: {law}"
 
 
-def test_a_sampler_whose_package_is_not_installed_is_refused(
+def test_load_when_the_sampler_is_not_installed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cmaes", None)
-    with pytest.raises(StudyError, match=r"study\.yaml:sampler: its package must be installed"):
+    with pytest.raises(StudyError, match=r"study\.yaml:sampler: its package is not installed"):
         make_spec(tmp_path, sampler={"name": "cmaes"})
 
 
-def test_hyperband_reckons_with_the_longest_training_of_the_space(tmp_path: Path) -> None:
+def test_hyperband_takes_the_longest_training_of_the_space(tmp_path: Path) -> None:
     longest = {
         "categorical": {"type": "categorical", "choices": [27, 3]},
         "int": {"type": "int", "low": 2, "high": 12},
@@ -249,12 +255,12 @@ def test_hyperband_reckons_with_the_longest_training_of_the_space(tmp_path: Path
         assert spec.pruner.kwargs["max_resource"] == epochs
 
 
-def test_patience_alone_wraps_no_pruner(tmp_path: Path) -> None:
+def test_patient_pruner_without_inner_pruner_is_accepted(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, pruner={"name": "patient", "patience": 3})
     assert spec.pruner.kwargs == {"patience": 3, "wrapped_pruner": None}
 
 
-def test_a_condition_may_ask_for_a_list(tmp_path: Path) -> None:
+def test_is_active_when_the_condition_is_a_list_compares_lists(tmp_path: Path) -> None:
     """Optuna stores a list as its JSON text, a config as a tuple."""
     spec = make_spec(
         tmp_path,
@@ -272,12 +278,12 @@ def test_a_condition_may_ask_for_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1}', "[" * 100_000])
-def test_a_stored_definition_of_something_else_is_refused(text: str) -> None:
+def test_spec_from_json_when_not_a_spec_is_refused(text: str) -> None:
     with pytest.raises(StudyError, match=r"^a stored study must be one of headsweep's, found "):
         spec_from_json(text)
 
 
-def test_circular_conditions_are_refused(tmp_path: Path) -> None:
+def test_load_when_conditions_are_circular_is_refused(tmp_path: Path) -> None:
     circle = {
         "training.beta1": {
             "type": "float", "low": 0.1, "high": 0.9, "when": {"training.beta2": [0.5]}
@@ -286,11 +292,11 @@ def test_circular_conditions_are_refused(tmp_path: Path) -> None:
             "type": "float", "low": 0.1, "high": 0.9, "when": {"training.beta1": [0.5]}
         },
     }  # fmt: skip
-    with pytest.raises(StudyError, match="conditions must not form a circle"):
+    with pytest.raises(StudyError, match="conditions depend on each other in a circle"):
         make_spec(tmp_path, space=circle)
 
 
-def test_overrides_change_the_file_or_follow_its_base(tmp_path: Path) -> None:
+def test_load_with_overrides_changes_the_file_or_the_base(tmp_path: Path) -> None:
     spec = make_spec(
         tmp_path, "study.n_trials=3", "finalists.seeds=[5,6]", "training.weight_decay=0.5"
     )
@@ -299,24 +305,24 @@ def test_overrides_change_the_file_or_follow_its_base(tmp_path: Path) -> None:
     assert spec.config.training.weight_decay == 0.5
 
 
-def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
+def test_load_when_an_override_is_below_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"study\.n_trials\.x must lie in a section, found 40"):
         make_spec(tmp_path, "study.n_trials.x=3")
     with pytest.raises(StudyError, match=r"sampler\.more: unknown key"):
         make_spec(tmp_path, "sampler.more.x=3")
 
 
-def test_a_searched_key_cannot_be_overridden(tmp_path: Path) -> None:
+def test_load_when_a_searched_key_is_overridden_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is searched, so it cannot be set"):
         make_spec(tmp_path, "training.learning_rate=0.1")
 
 
-def test_a_definition_survives_as_text(tmp_path: Path) -> None:
+def test_spec_from_json_of_its_json_is_equal(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
     assert spec_from_json(spec_to_json(spec)) == spec
 
 
-def test_the_fingerprint_is_of_what_changes_a_value(tmp_path: Path) -> None:
+def test_fingerprint_changes_only_with_what_changes_a_value(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
     same = make_spec(tmp_path, "study.n_trials=99", "paths.data_root=elsewhere")
     other = make_spec(tmp_path, "training.max_epochs=8")
@@ -333,7 +339,7 @@ def test_the_fingerprint_is_of_what_changes_a_value(tmp_path: Path) -> None:
     log=st.booleans(),
     choice=st.text(max_size=9),
 )
-def test_any_bounds_are_either_read_or_refused(
+def test_load_with_any_bounds_returns_a_spec_or_refuses(
     tmp_path_factory: pytest.TempPathFactory, low: float, high: float, log: bool, choice: str
 ) -> None:
     folder = tmp_path_factory.mktemp("bounds")

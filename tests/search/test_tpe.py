@@ -24,9 +24,9 @@ from optuna.testing.pytest_samplers import (
 )
 
 from headsweep.search.samplers.parzen import Parzen, closing_in
-from headsweep.search.samplers.tpe import (
+from headsweep.search.samplers.tpe import BatchedTPESampler
+from headsweep.search.samplers.tpe_fits import (
     MAX_OBSERVATIONS,
-    BatchedTPESampler,
     fading_weights,
     rank_weights,
     refined,
@@ -44,16 +44,24 @@ SPACE: dict[str, BaseDistribution] = {
 }
 
 
+VARIANTS = [
+    {},
+    {"multivariate": False},
+    {"group": True},
+    {"n_shared": 4, "shared": ["x", "y", "z", "batch"]},
+]
+
+
 class TestOptunasContract(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     """All of it but the part on several objectives, which no study here has."""
 
-    @pytest.fixture(params=[{}, {"multivariate": False}, {"group": True}], ids=str)
+    @pytest.fixture(params=VARIANTS, ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return lambda: BatchedTPESampler(n_startup_trials=0, **request.param)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 30])
-def test_densities_are_those_of_optuna(n: int) -> None:
+def test_log_density_equals_optunas(n: int) -> None:
     rng = np.random.RandomState(n)
     observations = {name: _drawn(d, n, rng) for name, d in SPACE.items()}
     parameters = _ParzenEstimatorParameters(1.0, True, False, default_weights, True)
@@ -65,7 +73,7 @@ def test_densities_are_those_of_optuna(n: int) -> None:
     np.testing.assert_allclose(ours.log_density(points), expected, rtol=1e-6)
 
 
-def test_draws_are_legal_and_follow_the_density() -> None:
+def test_draw_returns_legal_values_near_the_observations() -> None:
     observations = np.array([[_internal(d, 0.3) for d in SPACE.values()]] * 40)
     parzen = Parzen(observations, list(SPACE.values()), np.ones(40))
     drawn = parzen.draw(500, np.random.RandomState(0))
@@ -74,7 +82,7 @@ def test_draws_are_legal_and_follow_the_density() -> None:
     assert statistics.median(drawn[:, 1]) == pytest.approx(0.21, abs=0.03)
 
 
-def test_recombined_values_are_each_as_if_drawn_alone() -> None:
+def test_recombine_draws_each_value_from_its_own_density() -> None:
     space = list(SPACE.values())
     rng = np.random.RandomState(1)
     observations = np.array([_drawn(d, 12, rng) for d in space]).T
@@ -88,7 +96,7 @@ def test_recombined_values_are_each_as_if_drawn_alone() -> None:
     np.testing.assert_allclose(recombined, expected)
 
 
-def test_recombined_points_leave_the_clusters_of_their_parents() -> None:
+def test_recombine_when_observations_cluster_mixes_clusters() -> None:
     space = [FloatDistribution(0.0, 1.0), FloatDistribution(0.0, 1.0)]
     observations = np.repeat([[0.2, 0.2], [0.8, 0.8]], 50, axis=0)
     parzen = Parzen(observations, space, np.ones(100), closing_in(np.ones(100) / 1e4, 2))
@@ -101,7 +109,7 @@ def test_recombined_points_leave_the_clusters_of_their_parents() -> None:
     assert same_side[1] == pytest.approx(0.5, abs=0.06)
 
 
-def test_a_point_let_in_is_as_if_it_had_been_observed() -> None:
+def test_add_changes_the_density_like_an_observation() -> None:
     """Exactly so for its own kernel; the widths of its neighbours are not fitted again."""
     space = [FloatDistribution(0.0, 1.0), CategoricalDistribution(("a", "b"))]
     observations = np.array([[0.1, 0], [0.5, 1], [0.52, 0], [0.9, 1]])
@@ -118,7 +126,7 @@ def test_a_point_let_in_is_as_if_it_had_been_observed() -> None:
     assert kernel[0] > kernel[1] > kernel[2]
 
 
-def test_good_trials_that_agree_are_trusted_only_when_they_are_many() -> None:
+def test_closing_in_when_observations_agree_narrows_with_their_number() -> None:
     space = [FloatDistribution(0.0, 1.0), IntDistribution(0, 8)]
     for n, narrowest in ((1, 1.0), (2, 0.25), (5, 0.04), (20, 0.01)):
         parzen = Parzen(np.full((n, 2), (0.5, 4.0)), space, np.ones(n), closing_in(np.ones(n), 2))
@@ -129,7 +137,7 @@ def test_good_trials_that_agree_are_trusted_only_when_they_are_many() -> None:
         assert (drawn[:, 1] != 4).mean() > 0.02
 
 
-def test_weights_are_those_of_optuna_and_of_ranks() -> None:
+def test_weights_equal_optunas_and_decrease_by_rank() -> None:
     for n in (0, 1, 24, 25, 26, 300):
         np.testing.assert_allclose(fading_weights(n), default_weights(n))
     weights = rank_weights(18)
@@ -138,7 +146,7 @@ def test_weights_are_those_of_optuna_and_of_ranks() -> None:
     assert weights[-1] > 0
 
 
-def test_groups_are_those_of_optuna() -> None:
+def test_refined_groups_equal_optunas() -> None:
     space = {name: FloatDistribution(0.0, 1.0) for name in "abcdef"}
     rng = np.random.RandomState(0)
     for _ in range(20):
@@ -151,7 +159,7 @@ def test_groups_are_those_of_optuna() -> None:
             assert {frozenset(group) for group in ours} == expected
 
 
-def test_suggestions_of_one_batch_differ() -> None:
+def test_batch_suggests_different_values() -> None:
     sampler = BatchedTPESampler(seed=0, n_startup_trials=5)
     study = optuna.create_study(sampler=sampler)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1) ** 2, n_trials=20)
@@ -163,7 +171,7 @@ def test_suggestions_of_one_batch_differ() -> None:
     )
 
 
-def test_a_long_study_is_thinned_and_not_forgotten() -> None:
+def test_thinned_when_trials_are_many_keeps_their_weight() -> None:
     """Thousands of trials leave some hundred observations; the good ones are all kept."""
     weights = fading_weights(5000)
     kept, kept_weights = thinned(list(range(5000)), weights)
@@ -187,7 +195,7 @@ def _internal(distribution: BaseDistribution, place: float) -> float:
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, "head"])
-def test_batches_find_what_stock_finds_one_by_one_and_more_than_random(name: str) -> None:
+def test_batched_tpe_reaches_stock_tpe_and_beats_random(name: str) -> None:
     """Medians of 320 trials in batches of 32, few seeds; stock's quartiles are recorded.
 
     `scripts/benchmarks/samplers.py --seeds 20 --contestants stock random` printed the record,

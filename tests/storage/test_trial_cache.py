@@ -4,6 +4,7 @@ import datetime
 import math
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import sqlite
 
+from headsweep.storage import optuna_tables
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import RUNG_PREFIX, altered, frozen_trial
 from headsweep.storage.trial_cache import LISTED, TrialCache
@@ -245,3 +248,51 @@ def act(draw: random.Random, stock: RDBStorage) -> None:
         case _:
             end = draw.choice((COMPLETE, PRUNED, FAIL))
             stock.set_trial_state_values(key, end, None if end == FAIL else [value])
+
+
+def test_sync_reads_rows_by_id_and_no_other_trials(storage: BatchedStorage) -> None:
+    """With 80,000 trials, a scan of them at every tick took as long as all the rest."""
+    compiled = str(optuna_tables._changed("sqlite").compile(dialect=sqlite.dialect()))
+    with storage.database.engine.connect() as connection:
+        raw = connection.connection.dbapi_connection
+        names = compiled.count("?")
+        plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {compiled}", ["1"] * names)]
+    assert not [step for step in plan if step.startswith("SCAN trials")], plan
+    assert sum("SEARCH trials USING INTEGER PRIMARY KEY" in step for step in plan) == 3
+
+
+def test_first_sync_of_many_trials_is_logged_and_equals_a_slow_one(
+    storage: BatchedStorage,
+    stock: RDBStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    draw = random.Random(0)
+    for _ in range(30):
+        act(draw, stock)
+    followed = TrialCache(2)
+    for trial in stock.get_all_trials(2):  # one by one, in order
+        followed.put(trial)
+    monkeypatch.setattr(optuna_tables, "MANY_TRIALS", 3)
+    fresh = TrialCache(2)
+    storage.database.read(fresh.sync)
+    assert facts(followed) == facts(fresh)
+    assert "reading" in caplog.text
+    assert "trials of the study: 0 %" in caplog.text
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu"])
+def test_to_local_is_pythons_own_conversion(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """Also where clocks are set at half past an hour."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    optuna_tables._utc_offset.cache_clear()
+    try:
+        start = datetime.datetime(2026, 1, 1, 0, 7)
+        for utc in (start + datetime.timedelta(minutes=31 * i) for i in range(17_000)):
+            aware = utc.replace(tzinfo=datetime.UTC).astimezone()
+            assert optuna_tables.to_local(utc) == aware.replace(tzinfo=None)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+        optuna_tables._utc_offset.cache_clear()

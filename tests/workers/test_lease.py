@@ -27,7 +27,7 @@ def fenced_at(clock: SimpleNamespace, lease: Lease, now: float) -> bool:
     return lease.fenced()
 
 
-def test_a_lease_counts_from_the_claim_of_the_first_trials(clock) -> None:
+def test_lease_of_claimed_trials_counts_from_the_claim(clock) -> None:
     lease = Lease(lambda _: None, LEASE_S)
     clock.now = 107.0
     lease.hold(FIRST, since=105.0)
@@ -42,14 +42,14 @@ def test_a_lease_counts_from_the_claim_of_the_first_trials(clock) -> None:
     assert fenced_at(clock, lease, 115.5) is True
 
 
-def test_trials_claimed_later_do_not_hide_that_the_first_were_not_renewed(clock) -> None:
+def test_lease_with_later_claims_still_lapses_for_the_first(clock) -> None:
     lease = Lease(lambda _: None, LEASE_S)
     lease.hold(FIRST, since=100.0)
     lease.hold(BOTH, since=109.0)
     assert fenced_at(clock, lease, 110.5) is True
 
 
-def test_who_holds_nothing_is_not_fenced_and_holding_is_not_renewing(clock) -> None:
+def test_lease_without_trials_is_not_fenced(clock) -> None:
     lease = Lease(lambda _: None, LEASE_S)
     assert fenced_at(clock, lease, 500.0) is False
     lease.hold(FIRST)
@@ -71,7 +71,7 @@ class Waits:
         return False
 
 
-def test_what_is_held_is_renewed_four_times_a_lease(clock) -> None:
+def test_lease_renews_four_times_while_it_holds(clock) -> None:
     renewed: list[frozenset[int]] = []
 
     def renew(keys: Iterable[int]) -> None:
@@ -99,7 +99,7 @@ def test_what_is_held_is_renewed_four_times_a_lease(clock) -> None:
     assert fenced_at(clock, lease, 116.5) is True
 
 
-def test_a_renewal_that_failed_does_not_count_and_one_that_comes_too_late_is_not_made(clock):
+def test_lease_with_a_failed_or_late_renewal_is_fenced(clock):
     renewed: list[float] = []
 
     def renew(_: Iterable[int]) -> None:
@@ -116,7 +116,7 @@ def test_a_renewal_that_failed_does_not_count_and_one_that_comes_too_late_is_not
     assert lease.fenced() is True
 
 
-def test_the_thread_renews_from_entry_to_exit() -> None:
+def test_lease_thread_renews_from_entry_to_exit() -> None:
     renewals = threading.Semaphore(0)
     with Lease(lambda _: renewals.release(), 0.2) as lease:
         lease.hold(FIRST, since=1e12)  # never fenced, however slow the machine

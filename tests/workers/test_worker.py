@@ -25,7 +25,9 @@ from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
 
 
-def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: BatchedStorage) -> None:
+def test_loop_works_through_a_study(
+    tmp_path: Path, store_url: str, storage: BatchedStorage
+) -> None:
     spec = make_spec(tmp_path)
     study_id = StoredStudy.create(spec, storage).study_id
     engine = CurveEngine(slots=8)
@@ -64,7 +66,7 @@ def test_a_study_is_worked_through(tmp_path: Path, store_url: str, storage: Batc
     ]
 
 
-def test_trials_that_fail_do_not_eat_the_budget_and_stop_the_study(
+def test_loop_with_failing_trials_spends_no_budget_and_stops(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -78,7 +80,7 @@ def test_trials_that_fail_do_not_eat_the_budget_and_stop_the_study(
     assert StoredStudy.open("probe", storage).summary().states["FAIL"] == 12
 
 
-def test_a_budget_that_grew_adds_exactly_the_difference(
+def test_loop_with_a_grown_budget_adds_exactly_the_difference(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     for n_trials in (5, 5, 12):
@@ -89,7 +91,7 @@ def test_a_budget_that_grew_adds_exactly_the_difference(
         assert_exact(storage.get_all_trials(study_id), n_trials)
 
 
-def test_the_budget_is_exact_with_racing_processes(
+def test_workers_racing_for_trials_meet_the_budget_exactly(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -102,7 +104,7 @@ def test_the_budget_is_exact_with_racing_processes(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_worker_told_to_stop_hands_its_trials_back(
+def test_worker_on_a_signal_hands_its_trials_back(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start, number: int
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -117,7 +119,7 @@ def test_a_worker_told_to_stop_hands_its_trials_back(
     assert_exact(storage.get_all_trials(study_id), 40)
 
 
-def test_a_second_signal_ends_a_worker_at_once(
+def test_worker_on_a_second_signal_ends_at_once(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -129,7 +131,7 @@ def test_a_second_signal_ends_a_worker_at_once(
     assert exit_code(worker, within_s=3) == 128 + signal.SIGINT
 
 
-def test_a_worker_that_cannot_drain_in_time_ends_nevertheless(
+def test_worker_past_its_grace_time_ends(
     tmp_path: Path, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -139,7 +141,7 @@ def test_a_worker_that_cannot_drain_in_time_ends_nevertheless(
     assert exit_code(worker, within_s=10) == 128 + signal.SIGTERM
 
 
-def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
+def test_claim_after_a_worker_was_killed_retries_its_trials(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -161,7 +163,7 @@ def test_trials_of_a_killed_worker_come_back_with_params_and_lineage(
     assert StoredStudy.open("probe", storage).summary().states["FAIL"] == 0
 
 
-def test_a_trial_that_kills_its_workers_is_given_up(
+def test_claim_of_a_trial_that_kills_workers_gives_it_up(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path, "study.n_trials=1"), storage).study_id
@@ -178,7 +180,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(
     assert trials[2].params != trials[1].params
 
 
-def test_a_worker_stopped_past_its_lease_tells_nothing(
+def test_worker_stopped_past_its_lease_writes_nothing(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -268,7 +270,7 @@ def wait_for_running(
     raise AssertionError(f"expected {n} running trials within a minute, found {len(ready)}")
 
 
-def test_a_worker_started_again_takes_back_what_it_left_running(
+def test_worker_started_again_reclaims_its_trials(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     """Under its old id, long before its lease runs out; the trials of others are left alone."""

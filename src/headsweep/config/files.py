@@ -26,13 +26,16 @@ def write_config(config: Config, path: Path, *, study: str, trial: int, value: f
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, head + body)
     except OSError as error:
-        raise OutputError(f"{path}: a config must be writable, found {error.strerror}") from None
+        raise OutputError(f"{path}: cannot write the config: {error.strerror}") from None
 
 
 def read_config(path: Path) -> Config:
-    """The config that `write_config` wrote.
+    """Read the config that `write_config` wrote.
+
+    Returns:
+        The config.
 
     Raises:
-        ConfigError: the file is missing or no plain YAML, or a key or value breaks its law.
+        ConfigError: the file is missing or not plain YAML, or a key or value is not allowed.
     """
     return parse_config(read_document(path), where=str(path))

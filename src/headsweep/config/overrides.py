@@ -1,4 +1,4 @@
-"""Config groups and Hydra overrides → a typed config: the one place that calls Hydra.
+"""Config groups and Hydra overrides → a typed config; this module and `sweeps` call Hydra.
 
 Hydra's grammar reads an override and Hydra's composer loads the groups that it chooses. Values go
 from the grammar straight to the typed config: no composer sees them, so nothing in them can be
@@ -30,7 +30,7 @@ from headsweep.config.yaml_files import read_document
 from headsweep.errors import ConfigError, HeadsweepWarning
 
 COMMAND_LINE = "command line"
-"""The place named in errors about overrides given on the command line."""
+"""Names the source in errors about overrides given on the command line."""
 CONFIG_MODULE = "headsweep.config.groups"
 GROUPS = ("head", "features", "training", "data", "paths", "logging")
 MAX_CHARACTERS = 4000
@@ -76,15 +76,18 @@ PARSER_ERRORS = (
 
 
 def compose_config(overrides: Sequence[str], *, where: str) -> Config:
-    """The config that a list of group choices and `key=value` overrides describes.
+    """Compose the config that a list of group choices and `key=value` overrides describes.
 
     Args:
         overrides: Hydra's override grammar, such as `head=mlp` and `training.batch_size=64`.
         where: file or command the overrides came from, for the error.
 
+    Returns:
+        The config.
+
     Raises:
         ConfigError: an override that Hydra cannot parse, an unknown key or choice, a value that
-            breaks its law, an interpolation, or anything that reaches for Hydra itself.
+            is not allowed, an interpolation, or anything that addresses Hydra itself.
     """
     overrides = meaningful(overrides, where=where)
     values = dict(override_value(text, where=where) for text in overrides)
@@ -170,15 +173,15 @@ def _unknown(key: str, known: Sequence[str]) -> str:
 
 
 def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
-    """Refuse overrides in a file from others that write, or look for manifests, just anywhere.
+    """Refuse overrides in an untrusted file that write or read manifests outside their folders.
 
     Raises:
         ConfigError: a key of `LOCAL` is an absolute path, or one with `..`; or more than
             `MAX_CHARACTERS`.
     """
     if (found := sum(map(len, overrides))) > MAX_CHARACTERS:
-        law = f"overrides in a file must have at most {MAX_CHARACTERS} characters"
-        raise ConfigError(f"{where}: {law}, found {found}")
+        rule = f"overrides in a file must have at most {MAX_CHARACTERS} characters"
+        raise ConfigError(f"{where}: {rule}, found {found}")
     for text in overrides:
         key, value = override_value(text, where=where)
         for name in value if isinstance(value, list) else [value]:
@@ -217,7 +220,7 @@ def hydra_override(text: str, *, where: str) -> Override:
 
 @functools.lru_cache(maxsize=1000)
 def _parsed(text: str) -> Override:
-    """What Hydra reads in an override; not to be changed."""
+    """Return what Hydra reads in an override; not to be changed."""
     return OverridesParser.create().parse_override(text)
 
 
@@ -230,7 +233,7 @@ def group_options(group: str) -> tuple[str, ...]:
 
 @functools.cache
 def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
-    """The config of known group choices as plain data; not to be changed."""
+    """Return the config of known group choices as plain data; not to be changed."""
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         plain = OmegaConf.to_container(compose("config", list(choices)), resolve=False)
     assert isinstance(plain, dict)
@@ -238,7 +241,7 @@ def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _interpolates(value: Any) -> bool:
-    """Whether a plain value holds text that OmegaConf would resolve."""
+    """Return whether a plain value holds text that OmegaConf would resolve."""
     if isinstance(value, dict):
         return any(map(_interpolates, (*value, *value.values())))
     if isinstance(value, list):
@@ -247,10 +250,13 @@ def _interpolates(value: Any) -> bool:
 
 
 def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
-    """The config that overrides describe, on top of the config file when there is one.
+    """Compose the config that overrides describe, on top of the config file if there is one.
+
+    Returns:
+        The config.
 
     Raises:
-        ConfigError: a key or value that breaks its law, with the file or `command line` as place.
+        ConfigError: a key or value that is not allowed, after the file or `command line`.
     """
     overrides = meaningful(overrides, where=COMMAND_LINE)
     if config_file is None:

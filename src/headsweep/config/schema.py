@@ -295,7 +295,10 @@ BUILT_IN_HEADS: Mapping[str, type[HeadConfig]] = {
 
 
 def head_config_type(kind: str) -> type[HeadConfig]:
-    """The config class of a head kind: a built-in, or `config_type` of a registered plug-in.
+    """Find the config class of a head kind, built in or registered by a plug-in.
+
+    Returns:
+        The class; a plug-in's is the `config_type` of its head.
 
     Raises:
         ConfigError: no head of that kind is known.
@@ -344,10 +347,10 @@ class Config(Section):
             "training.label_smoothing": (training.label_smoothing, 0.0),
             "training.precision": (training.precision, "float32"),
         }
-        for key, (value, due) in found.items():
-            if value != due:
+        for key, (value, expected) in found.items():
+            if value != expected:
                 raise ValueError(
-                    f"{key} must be {due} with training.optimizer=lbfgs, found {value}"
+                    f"{key} must be {expected} with training.optimizer=lbfgs, found {value}"
                 )
         if training.weight_decay == 0:
             raise ValueError(
@@ -386,25 +389,25 @@ def all_values(config: Config) -> dict[str, Any]:
 
 
 def escapes(path: str) -> bool:
-    """Whether a path can lead out of the folder that it is relative to, links aside."""
+    """Return whether a path can lead out of the folder that it is relative to, links aside."""
     return path.startswith("/") or ".." in path.split("/") or "\0" in path
 
 
 def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
-    """One line for the first fault of a pydantic error: place, law, value found."""
+    """Return one line about the first fault of a pydantic error: key, rule, value."""
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
-    place = ".".join(keys)
+    path = ".".join(keys)
     if first["type"] == "extra_forbidden":
         known = _known_keys(error.title, keys[:-1], data)
-        return f"{place}: {unknown_key(keys[-1], known)}"
-    law = first["msg"].removeprefix("Value error, ")
+        return f"{path}: {unknown_key(keys[-1], known)}"
+    rule = first["msg"].removeprefix("Value error, ")
     found = "" if first["type"] in {"missing", "value_error"} else f", found {first['input']!r}"
-    return f"{place}: {law[:1].lower()}{law[1:]}{found}" if place else f"{law}{found}"
+    return f"{path}: {rule[:1].lower()}{rule[1:]}{found}" if path else f"{rule}{found}"
 
 
 def _known_keys(title: str, sections: list[str], data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Keys of the section in which an unknown key was found, walking from the model `title`."""
+    """Return the keys of the section in which an unknown key is, starting from model `title`."""
     model = next((m for m in _all_sections(Section) if m.__name__ == title), Section)
     for name in sections:
         if name not in model.model_fields:

@@ -54,8 +54,8 @@ def expand_sweep(
         options = _sweep_options(override, text, where=where)
         n_runs *= len(options)
         if not 1 <= n_runs <= MAX_RUNS:
-            law = f"a sweep must span 1 to {MAX_RUNS} runs"
-            raise ConfigError(f"{where}: {law}, found more or none with {text!r}")
+            rule = f"a sweep must span 1 to {MAX_RUNS} runs"
+            raise ConfigError(f"{where}: {rule}, found more or none with {text!r}")
         choices.append(options)
     swept = [len(options) > 1 for options in choices]
     return [
@@ -65,7 +65,11 @@ def expand_sweep(
 
 
 def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
-    """Return the plain overrides that one override stands for: at most `MAX_RUNS` + 1."""
+    """Return the plain overrides that one override stands for: at most `MAX_RUNS` + 1.
+
+    Raises:
+        ConfigError: the override has no list of values, or too many.
+    """
     if override.is_interval_sweep():
         raise ConfigError(
             f"{where}: {text!r} is an interval without single values: write choice(…) or "
@@ -82,8 +86,8 @@ def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
         # Neither their number nor, at step 0 or nan, their end is bounded by Hydra.
         span = abs(sweep.stop - sweep.start)
         if sweep.step == 0 or not span <= abs(sweep.step) * MAX_RUNS:
-            law = f"a sweep must span 1 to {MAX_RUNS} runs"
-            raise ConfigError(f"{where}: {law}, found more with {text!r}")
+            rule = f"a sweep must span 1 to {MAX_RUNS} runs"
+            raise ConfigError(f"{where}: {rule}, found more with {text!r}")
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1))
     except PARSER_ERRORS as error:  # a sweep among the values of a sweep
@@ -95,7 +99,11 @@ def _sweep_options(override: Override, text: str, *, where: str) -> list[str]:
 
 
 def _matching(group: str, pattern: Glob, text: str, *, where: str) -> list[str]:
-    """Return a choice of a config group for each of its options that a glob names."""
+    """Return a choice of a config group for each of its options that a glob names.
+
+    Raises:
+        ConfigError: the key is no group, or no option matches.
+    """
     if group not in GROUPS:
         raise ConfigError(
             f"{where}: {text!r} chooses among the options of a group: {', '.join(GROUPS)}"

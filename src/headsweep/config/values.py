@@ -17,14 +17,17 @@ from headsweep.errors import ConfigError
 
 
 def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
-    """The config held by plain data.
+    """Parse the config held by plain data.
 
     Args:
         data: nested sections, as read from YAML.
         where: file or command the data came from, for the error.
 
+    Returns:
+        The config.
+
     Raises:
-        ConfigError: one line naming the first key that breaks its law.
+        ConfigError: one line about the first key or value that is not allowed.
     """
     try:
         return Config.model_validate_json(json.dumps(dict(data)))
@@ -37,12 +40,15 @@ def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
 
 
 def with_values(config: Config, values: Mapping[str, Any], *, where: str) -> Config:
-    """A copy of `config` with the leaves named by dotted paths set.
+    """Set the leaves that dotted paths name.
 
-    A string where a list is due is read as JSON, since Optuna stores only scalars.
+    A string where a list is expected is read as JSON, since Optuna stores only scalars.
+
+    Returns:
+        A copy of `config` with these values.
 
     Raises:
-        ConfigError: an unknown path, or a value that breaks its law.
+        ConfigError: an unknown path, or a value that is not allowed.
     """
     data = all_values(config)
     for path, value in values.items():
@@ -57,7 +63,7 @@ def with_values(config: Config, values: Mapping[str, Any], *, where: str) -> Con
 
 
 def _listed(value: Any) -> Any:
-    """The list that a JSON text holds; any other value, and text that is no JSON, as it is."""
+    """Return the list that a JSON text holds; any other value, and other text, as it is."""
     if isinstance(value, str) and value[:1] == "[":
         with suppress(ValueError, RecursionError):
             return json.loads(value)
@@ -65,7 +71,7 @@ def _listed(value: Any) -> Any:
 
 
 def leaf_paths(config: Config) -> tuple[str, ...]:
-    """Dotted paths of all leaves of `config`."""
+    """Return the dotted paths of all leaves of `config`."""
 
     def walk(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
         for key, value in node.items():
@@ -78,7 +84,7 @@ def leaf_paths(config: Config) -> tuple[str, ...]:
 
 
 def value_at(config: Config, path: str) -> Any:
-    """The plain value of the leaf at a dotted path; `KeyError` when there is none."""
+    """Return the plain value of the leaf at a dotted path; `KeyError` when there is none."""
     node: Any = all_values(config)
     for name in path.split("."):
         node = node[name]

@@ -47,17 +47,17 @@ class _PlainLoader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self.nodes += 1
         self.depth += 1
-        law = None
+        problem = None
         if getattr(event, "anchor", None) is not None:  # an alias names its anchor as well
-            law = "a YAML file must hold plain data, found an anchor or alias"
+            problem = "a YAML file must hold plain data, found an anchor or alias"
         elif getattr(event, "tag", None) is not None:  # what a value is follows from its text
-            law = f"a YAML file must hold plain data, found the tag {event.tag}"
+            problem = f"a YAML file must hold plain data, found the tag {event.tag}"
         elif self.nodes > MAX_NODES:
-            law = f"a YAML file must hold at most {MAX_NODES} keys and values, found more"
+            problem = f"a YAML file must hold at most {MAX_NODES} keys and values, found more"
         elif self.depth > MAX_DEPTH:
-            law = f"a YAML file must nest at most {MAX_DEPTH} levels, found more"
-        if law is not None:
-            raise yaml.MarkedYAMLError(problem=law, problem_mark=event.start_mark)
+            problem = f"a YAML file must nest at most {MAX_DEPTH} levels, found more"
+        if problem is not None:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -84,9 +84,9 @@ def _mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[str, Any]:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str) or key in mapping:
-            law = "keys must differ" if isinstance(key, str) else "keys must be text"
+            problem = "keys must differ" if isinstance(key, str) else "keys must be text"
             raise yaml.MarkedYAMLError(
-                problem=f"{law}, found {key!r}", problem_mark=key_node.start_mark
+                problem=f"{problem}, found {key!r}", problem_mark=key_node.start_mark
             )
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
@@ -108,7 +108,10 @@ _PlainLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Read the mapping that a YAML file holds.
+
+    Returns:
+        The mapping, of plain data.
 
     Raises:
         ConfigError: the file cannot be read, is larger than `MAX_BYTES`, `MAX_NODES` or
@@ -121,7 +124,7 @@ def read_document(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: a YAML file must be at most {MAX_BYTES} bytes, found more")
         document = yaml.load(content.decode(), Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
-        raise ConfigError(f"{path}: a YAML file must be readable, found {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot read the file: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: a YAML file must be UTF-8 text, found other bytes") from None
     except yaml.YAMLError as error:
@@ -149,7 +152,7 @@ def parse_value(text: str, *, where: str) -> Any:
 
 
 def to_yaml(plain: Mapping[str, Any]) -> str:
-    """Plain data as the text of a file that `read_document` reads as the same data."""
+    """Return plain data as a YAML text that `read_document` reads as the same data."""
     text: str = yaml.dump(plain, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
     return text
 

@@ -138,7 +138,14 @@ def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
 
 
 def _open_archive(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive that begins with its first member: readers disagree about others."""
+    """Open a zip archive that begins with its first member: readers disagree about others.
+
+    Returns:
+        The archive.
+
+    Raises:
+        FeatureError: the file begins otherwise.
+    """
     if not is_archive(path):
         raise FeatureError(f"{path}: the feature file is damaged: not a zip archive")
     return zipfile.ZipFile(path)
@@ -157,7 +164,11 @@ def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def _read_array(path: Path, file: IO[bytes]) -> NDArray[Any]:
-    """Read the vector of an npy stream: its header, then exactly the bytes that it declares."""
+    """Read the vector of an npy stream: its header, then exactly the bytes that it declares.
+
+    Returns:
+        The values.
+    """
     shape, _, dtype = _read_header(path, file)
     check_array(path, shape, str(dtype), numeric=dtype.kind in "fiu", itemsize=dtype.itemsize)
     return _read_values(path, file, math.prod(shape), dtype)
@@ -169,7 +180,11 @@ at once, one may fail with "recursion depth mismatch"."""
 
 
 def _read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return the shape, whether columns come first, and the type."""
+    """Return the shape, whether columns come first, and the type.
+
+    Raises:
+        FeatureError: the version of the npy format is unknown.
+    """
     version = npy_format.read_magic(file)
     read_header: Mapping[tuple[int, int], Callable[..., Any]] = {
         (1, 0): npy_format.read_array_header_1_0,

@@ -323,7 +323,14 @@ def _checked_targets(targets: ArrayLike, labels: Sequence[str], n: int) -> NDArr
 def _texts(
     name: str, values: Sequence[Any] | None, n: int, *, may_be_empty: bool = False
 ) -> tuple[str, ...] | None:
-    """Return the values as text, one for each row; None when there are none."""
+    """Read values as text, one for each row.
+
+    Returns:
+        The texts; None when there are no values.
+
+    Raises:
+        ManifestError: their number is wrong, or one is empty.
+    """
     if values is None:
         return None
     listed = list(values)

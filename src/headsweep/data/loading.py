@@ -194,6 +194,9 @@ class ManifestSource:
 
         All content that the manifests name counts, not only what is loaded: the rows of a split
         must not depend on the head.
+
+        Returns:
+            The split; the same one unless the policy is `drop`.
         """
         if config.data.shared_content != "drop":
             return loaded

@@ -116,10 +116,10 @@ def pack(
     """
     paths = _feature_paths(manifest, modality, data_root, follow_links=follow_links)
     rows = _Files(manifest, manifest.feature_paths[modality], paths, key)
-    place = f"{manifest.path.resolve()}\n{data_root.resolve()}\n{modality}"
+    source = f"{manifest.path.resolve()}\n{data_root.resolve()}\n{modality}"
     if key is not None:
-        place += f"\n{key}"
-    digest = hashlib.sha256(place.encode()).hexdigest()[:16]
+        source += f"\n{key}"
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     folder = cache_dir / f"{manifest.name}-{modality}-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

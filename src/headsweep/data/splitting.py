@@ -19,13 +19,16 @@ SWEEPS = 4
 def split_by_group(
     groups: Sequence[Hashable], targets: NDArray[np.uint8], fraction: float, seed: int
 ) -> NDArray[np.bool_]:
-    """Which rows go to the smaller side of a stratified split.
+    """Choose the rows of the smaller side of a stratified split.
 
     Args:
         groups: the group (patient) of every row; a group is never divided.
         targets: shape (n, c), 0 or 1.
         fraction: share of rows that the side should hold.
         seed: of the order in which equal groups are placed.
+
+    Returns:
+        A mask of the rows.
 
     Raises:
         ManifestError: there are fewer than two groups, so one side would be empty.
@@ -39,19 +42,22 @@ def split_by_group(
 def group_folds(
     groups: Sequence[Hashable], targets: NDArray[np.uint8], folds: int, seed: int
 ) -> NDArray[np.int64]:
-    """The fold 0 … folds - 1 of every row; arguments and errors as for `split_by_group`."""
+    """Return the fold 0 … folds - 1 of every row; arguments and errors as for `split_by_group`."""
     return stratified_parts(groups, targets, (1 / folds,) * folds, seed)
 
 
 def stratified_parts(
     groups: Sequence[Hashable], targets: NDArray[np.uint8], shares: Sequence[float], seed: int
 ) -> NDArray[np.int64]:
-    """The part of every row, such that parts hold given shares of the rows and of each label.
+    """Divide rows into parts that hold given shares of the rows and of each label.
 
     Greedy descent on the imbalance, the sum over parts and labels of
     ((wanted - held) / total) ** 2, where rows weigh as much as all labels together. Groups that
     weigh most (rare labels, many rows) go first; the many light ones even out what they leave;
     further sweeps move single groups as long as that helps.
+
+    Returns:
+        The part of every row.
 
     Raises:
         ManifestError: there are fewer groups than parts.
@@ -87,11 +93,14 @@ def stratified_parts(
 
 
 def linked_groups(groups: Sequence[Hashable], *keys: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Groups joined wherever two of them share a key, as numbers 0, 1, … by first appearance.
+    """Join groups wherever two of them share a value.
 
     Args:
         groups: the group (patient) of every row.
         keys: for each kind of key (report, feature row) the key of every row; None links nothing.
+
+    Returns:
+        The number of every row's joined group: 0, 1, … by first appearance.
     """
     parent: dict[Hashable, Hashable] = {}
 
@@ -115,7 +124,7 @@ def _numbered(groups: Iterable[Hashable]) -> NDArray[np.int64]:
 
 
 def _fill_empty_parts(part_of_group: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> None:
-    """Moves the smallest group of the part with most groups into each part that stayed empty."""
+    """Move the smallest group of the part with most groups into each empty part."""
     for part in range(n):
         if not (part_of_group == part).any():
             fullest = np.argmax(np.bincount(part_of_group, minlength=n))

@@ -35,7 +35,7 @@ class Subset:
 def write_budget_subsets(
     manifest: Manifest, out_dir: Path, budgets: Sequence[int], seeds: Sequence[int]
 ) -> list[Subset]:
-    """Stratified training subsets, nested within a seed: each holds all smaller ones.
+    """Write stratified training subsets, nested within a seed: each holds all smaller ones.
 
     Writes `<stem>_budget<rows>_seed<seed>.csv` and the list of sizes, `<stem>_budgets.json`.
 
@@ -44,6 +44,9 @@ def write_budget_subsets(
         out_dir: folder of the new manifests.
         budgets: numbers of rows.
         seeds: each gives one chain of subsets.
+
+    Returns:
+        The subsets, the largest of each seed first.
 
     Raises:
         ManifestError: a budget is not between 1 and the manifest's rows.
@@ -67,11 +70,14 @@ def write_budget_subsets(
 
 
 def write_folds(manifest: Manifest, out_dir: Path, folds: int, seed: int) -> list[Subset]:
-    """K folds by patient: for each, a train and a valid manifest that share nothing.
+    """Write K folds by patient: for each, a train and a valid manifest that share nothing.
 
     Patients who share a report stay in one fold. Writes
     `<stem>_fold<k>of<folds>_seed<seed>_{train,valid}.csv` and the list of sizes,
     `<stem>_folds_seed<seed>.json`.
+
+    Returns:
+        The manifests of every fold, train before valid.
 
     Raises:
         ManifestError: fewer than two folds, or fewer patients than folds.

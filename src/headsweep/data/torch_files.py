@@ -79,7 +79,11 @@ def _load_legacy(path: Path) -> object:
 
 
 def _check_legacy_sizes(path: Path, file: IO[bytes]) -> None:
-    """Refuse a number that no size in a file of this length can be; torch allocates by them."""
+    """Refuse a number that no size in a file of this length can be; torch allocates by them.
+
+    Raises:
+        FeatureError: a number is larger than the file.
+    """
     size = path.stat().st_size
     storages = largest = 0
     for index in range(LEGACY_PICKLES):

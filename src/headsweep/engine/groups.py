@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import nan
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.config.schema import Config, MLPConfig
@@ -25,11 +23,11 @@ from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
+from headsweep.engine.slot_metrics import slot_metrics
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import batch_bounds, permutation
 from headsweep.engine.timings import Usage
 from headsweep.heads.base import Head
-from headsweep.metrics.ranking import average_precision_and_auroc, macro
 
 PROGRAMS: dict[str, type[Program]] = {
     "linear": LinearProgram,
@@ -40,6 +38,9 @@ PROGRAMS: dict[str, type[Program]] = {
     "autograd": AutogradProgram,
 }
 
+
+METRIC_THREADS = 4
+"""Threads that rank scores while the GPU waits; results do not depend on their number."""
 
 GROUPED = ("grouped_linear", "grouped_mlp")
 
@@ -98,6 +99,8 @@ class Group:
         self._held: set[int] = set()
         """Slots in the program; one that is neither held nor parked has its first weights."""
         self._parked: dict[int, Mapping[str, Tensor]] = {}
+        self._next_order: tuple[int, Tensor] | None = None
+        """The permutation of the next position, made while the device trained."""
 
     @property
     def on_device(self) -> bool:
@@ -197,10 +200,12 @@ class Group:
         begun = time.perf_counter()
         *_, program = (self._entered(slot) for slot in self.slots.values())
         left = {slot.number: slot.steps_per_epoch - slot.taken for slot in self.slots.values()}
-        order = permutation(self.key.seed, self.position, self.inputs.n_train)
+        order = self._order()
         with rounded_products(self.key.precision, self.inputs.device):
             program.train_epoch(order, self.position)
         slots, on_device = program.validate()
+        if on_device.device.type == "cuda":  # which is still at work
+            self._prepare_next_order()
         scores = on_device.to("cpu", torch.float32)
         self.position += 1
         trained = time.perf_counter()
@@ -211,6 +216,16 @@ class Group:
         usage.fused_steps += sum(left[alike[0].number] for alike in batches)
         usage.slot_steps += sum(left.values())
         return reports
+
+    def _order(self) -> Tensor:
+        """Return the present position's permutation of the training rows."""
+        if self._next_order is not None and self._next_order[0] == self.position:
+            return self._next_order[1]
+        return permutation(self.key.seed, self.position, self.inputs.n_train)
+
+    def _prepare_next_order(self) -> None:
+        position = self.position + 1
+        self._next_order = position, permutation(self.key.seed, position, self.inputs.n_train)
 
     def _entered(self, slot: Slot) -> Program:
         """Return the program, with a slot in it."""
@@ -242,30 +257,17 @@ class Group:
         Returns:
             A report of every slot.
         """
-        scores = on_cpu.numpy()
-        finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
-        probabilities = program.probabilities(on_cpu).numpy()
-        ranking = scores if self.inputs.ranks_logits else probabilities
-        ranked = np.where(finite[:, None, None], ranking, np.float32(0)).swapaxes(1, 2)
-        auprc, auroc = average_precision_and_auroc(self.inputs.valid_targets, ranked)
-        losses = _cross_entropy(self.inputs.valid_targets, probabilities)
-        auprc_macro = np.where(finite, macro(auprc), np.nan)
-        auroc_macro = np.where(finite, macro(auroc), np.nan)
+        numbers = slot_metrics(
+            self.inputs.valid_targets,
+            on_cpu,
+            program.probabilities,
+            ranks_logits=self.inputs.ranks_logits,
+            threads=METRIC_THREADS if self.inputs.device.type == "cuda" else 1,
+        )
         reports = []
         for k, slot in enumerate(slots):
-            report = slot.finish_epoch(
-                float(auprc_macro[k]), float(auroc_macro[k]), float(losses[k])
-            )
+            report = slot.finish_epoch(*(float(values[k]) for values in numbers))
             if report.best_epoch == report.epoch:
                 program.keep_best(slot)
             reports.append(report)
         return reports
-
-
-def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean cross-entropy `(K,)` of probabilities `(K, c, n)` and labels `(n, c)`."""
-    hit = np.where(targets.T.astype(bool), scores, 1 - scores)
-    losses: NDArray[np.float32] = (
-        -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1).mean(axis=1)
-    )
-    return losses

@@ -39,19 +39,32 @@ PRUNERS: Mapping[str, type[BasePruner]] = {
 }
 # Arguments that a study file cannot give: code, or what the study itself decides.
 _NOT_DATA = {"self", "seed", "search_space", "independent_sampler", "source_trials", "x0"}
-_NOT_DATA |= {"gamma", "weights", "constraints_func", "args", "kwargs"}
+_NOT_DATA |= {"gamma", "weights", "constraints_func", "shared", "args", "kwargs"}
 MAX_ARGUMENT = 1_000_000
 """Largest integer for a sampler or pruner: some are counts of arrays, others are exponents."""
 _EXACT_STEPS = (BatchedTPESampler, ReplayedCmaEsSampler)
-# One sequence or grid is shared by all workers, so all must walk it with the same seed.
+"""Samplers whose stepped values are decimals by themselves."""
+SHARED_KEYS = ("training.batch_size",)
+"""Config keys on which suggestions of batched TPE agree: trials of one batch size share a step.
+
+Normalizations share less, and agreeing on them too cost quality (`docs/benchmarks.md`).
+"""
+TIMES_LEARNT: Mapping[str, int] = {"tpe": 4, "gp": 10, "cmaes": 10}
+"""Samplers that learn: they see results at least so many times in a budget (`docs/benchmarks.md`).
+"""
+FEWEST_AT_ONCE = 4
+# All workers share one sequence or grid, so all must walk it with the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
 
 
 def resolve_sampler(spec: StudySpec, *, where: str) -> Policy:
-    """The sampler with the defaults that a search of many slots needs.
+    """Check the sampler and set the defaults that a search of many slots needs.
 
     TPE decomposes a conditional space into groups, since it otherwise samples each conditional
     key alone.
+
+    Returns:
+        The sampler's name with all of its keyword arguments.
 
     Raises:
         StudyError: an unknown name or keyword argument, or a value that the sampler refuses.
@@ -64,16 +77,30 @@ def resolve_sampler(spec: StudySpec, *, where: str) -> Policy:
         n_points = math.prod(len(values) for values in grid(spec.space, where=where).values())
         if spec.n_trials > n_points:
             raise StudyError(
-                f"{where}: a grid must have a point for every trial, found {n_points} points "
-                f"for study.n_trials {spec.n_trials}"
+                f"{where}: the grid has {n_points} points, fewer than study.n_trials "
+                f"({spec.n_trials}). Lower study.n_trials to {n_points}"
             )
     policy = Policy(name=spec.sampler.name, kwargs=kwargs)
     _try(lambda: build_sampler(spec.model_copy(update={"sampler": policy}), 0), where=where)
     return policy
 
 
+def trials_at_once(spec: StudySpec) -> int:
+    """Return how many trials one worker may run at a time.
+
+    More share a step and cost less each; fewer leave the sampler more to learn from.
+    """
+    share = TIMES_LEARNT.get(spec.sampler.name)
+    if share is None:
+        return spec.n_trials
+    return max(FEWEST_AT_ONCE, math.ceil(spec.n_trials / share))
+
+
 def resolve_pruner(spec: StudySpec, *, where: str) -> Policy:
-    """The pruner with integers for its resources: `auto` would differ between processes.
+    """Check the pruner and set integers for its resources: `auto` would differ between processes.
+
+    Returns:
+        The pruner's name with all of its keyword arguments.
 
     Raises:
         StudyError: an unknown name or keyword argument, or a value that the pruner refuses.
@@ -84,7 +111,16 @@ def resolve_pruner(spec: StudySpec, *, where: str) -> Policy:
 
 
 def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
-    """The study's sampler for one worker; each worker draws from its own stream."""
+    """Return the study's sampler for one worker.
+
+    Args:
+        spec: of the study.
+        worker: index of the worker; each one draws random numbers of its own.
+
+    Returns:
+        A new sampler. `tpe` is the batched variant, unless arguments are given that only Optuna's
+        own TPE takes.
+    """
     name, kwargs = spec.sampler.name, dict(spec.sampler.kwargs)
     seed = spec.seed if name in _SHARED_SEQUENCE else _mixed_seed(spec.seed, worker)
     if name == "grid":
@@ -96,6 +132,8 @@ def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
     kind = SAMPLERS[name]
     if name == "tpe" and kwargs.keys() <= BATCHED_ARGUMENTS:
         kind = BatchedTPESampler
+        kwargs["shared"] = SHARED_KEYS
+        kwargs.setdefault("n_shared", max(1, trials_at_once(spec) // 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = kind(**kwargs, seed=seed)  # type: ignore[call-arg]
@@ -103,7 +141,7 @@ def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
 
 
 def build_pruner(policy: Policy) -> BasePruner:
-    """The pruner that a resolved policy names."""
+    """Return the pruner that a resolved policy describes."""
     kwargs = dict(policy.kwargs)
     if policy.name == "patient":
         inner = kwargs.pop("wrapped_pruner")
@@ -114,7 +152,7 @@ def build_pruner(policy: Policy) -> BasePruner:
 
 
 def rungs(policy: Policy, max_epochs: int) -> frozenset[int]:
-    """The epochs (1-based) at which the pruner can decide, up to `max_epochs`."""
+    """Return the epochs (1-based) at which the pruner can decide, up to `max_epochs`."""
     kwargs = policy.kwargs
     epochs = range(1, max_epochs + 1)
     match policy.name:
@@ -150,7 +188,7 @@ def first_decision(policy: Policy, max_epochs: int) -> int | None:
 
 
 def longest_training(spec: StudySpec) -> int:
-    """The most epochs that any trial of the study can train."""
+    """Return the most epochs that any trial of the study can train."""
     dimension: Dimension | None = spec.space.get("training.max_epochs")
     if dimension is None:
         return spec.config.training.max_epochs
@@ -178,16 +216,20 @@ def _resolve_pruner(policy: Policy, max_epochs: int, *, where: str) -> Policy:
         case "patient":
             inner = kwargs.setdefault("wrapped_pruner", None)
             if inner is not None:
-                place = f"{where}.wrapped_pruner"
+                nested_where = f"{where}.wrapped_pruner"
                 if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-                    raise StudyError(f"{place}.name: must be the name of a pruner, found {inner!r}")
+                    raise StudyError(
+                        f"{nested_where}.name: must be the name of a pruner, found {inner!r}"
+                    )
                 nested = inner.get("kwargs", {})
                 if not isinstance(nested, dict):
-                    raise StudyError(f"{place}.kwargs: must map names to values, found {nested!r}")
+                    raise StudyError(
+                        f"{nested_where}.kwargs: must map names to values, found {nested!r}"
+                    )
                 direct = {k: v for k, v in inner.items() if k not in ("name", "kwargs")}
                 given = Policy(name=inner["name"], kwargs={**nested, **direct})
                 kwargs["wrapped_pruner"] = _resolve_pruner(
-                    given, max_epochs, where=place
+                    given, max_epochs, where=nested_where
                 ).model_dump()
     return Policy(name=policy.name, kwargs=kwargs)
 
@@ -195,25 +237,33 @@ def _resolve_pruner(policy: Policy, max_epochs: int, *, where: str) -> Policy:
 def _checked_kwargs(policy: Policy, known: Mapping[str, type], *, where: str) -> dict[str, Any]:
     if policy.name not in known:
         raise StudyError(f"{where}.name: {unknown_key(policy.name, tuple(known))}")
-    accepted = {
-        name: parameter
-        for name, parameter in inspect.signature(known[policy.name]).parameters.items()
-        if name not in _NOT_DATA
-    }
+    accepted = _arguments(known[policy.name])
     for key, value in policy.kwargs.items():
         if key not in accepted:
             raise StudyError(f"{where}.{key}: {unknown_key(key, tuple(accepted))}")
         if key != "wrapped_pruner" and not _fits(str(accepted[key].annotation), value):
-            law = f"must be of type {accepted[key].annotation}"
-            raise StudyError(f"{where}.{key}: {law}, found {value!r}")
+            raise StudyError(
+                f"{where}.{key}: must be of type {accepted[key].annotation}, found {value!r}"
+            )
         counts = "float" not in str(accepted[key].annotation) and isinstance(value, int)
         if counts and not 0 <= value <= MAX_ARGUMENT:
             raise StudyError(f"{where}.{key}: must be 0 to {MAX_ARGUMENT}, found {value}")
     for key, parameter in accepted.items():
         required = parameter.default is inspect.Parameter.empty and key != "wrapped_pruner"
         if required and key not in policy.kwargs:
-            raise StudyError(f"{where}.{key}: {policy.name} must be given this, found none")
+            raise StudyError(f"{where}.{key}: missing; {policy.name} needs it")
     return dict(policy.kwargs)
+
+
+def _arguments(kind: type) -> dict[str, inspect.Parameter]:
+    """The keyword arguments that a study file can give for a sampler or pruner."""
+    kinds = (kind, BatchedTPESampler) if kind is optuna.samplers.TPESampler else (kind,)
+    return {
+        name: parameter
+        for one in reversed(kinds)  # Optuna's annotations win
+        for name, parameter in inspect.signature(one).parameters.items()
+        if name not in _NOT_DATA
+    }
 
 
 def _fits(annotation: str, value: Any) -> bool:
@@ -235,4 +285,4 @@ def _try(build: Any, *, where: str) -> None:
     except (TypeError, ValueError) as error:
         raise StudyError(f"{where}: {' '.join(str(error).split())}") from None
     except ImportError as error:
-        raise StudyError(f"{where}: its package must be installed, found {error}") from None
+        raise StudyError(f"{where}: its package is not installed: {error}") from None

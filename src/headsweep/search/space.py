@@ -50,7 +50,7 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def suggestion_order(space: Mapping[str, Dimension], *, where: str) -> tuple[str, ...]:
-    """Keys of `space` such that each follows those that its conditions name.
+    """Order the keys of `space` such that each follows those that its conditions name.
 
     Raises:
         StudyError: the conditions go round in a circle.
@@ -60,7 +60,9 @@ def suggestion_order(space: Mapping[str, Dimension], *, where: str) -> tuple[str
     while pending:
         ready = [k for k, d in pending.items() if not any(other in pending for other in d.when)]
         if not ready:
-            raise StudyError(f"{where}: conditions must not form a circle, found {list(pending)}")
+            raise StudyError(
+                f"{where}: conditions depend on each other in a circle: {list(pending)}"
+            )
         order += ready
         for key in ready:
             del pending[key]
@@ -68,7 +70,7 @@ def suggestion_order(space: Mapping[str, Dimension], *, where: str) -> tuple[str
 
 
 def is_active(dimension: Dimension, params: Mapping[str, Any], config: Config) -> bool:
-    """Whether every condition holds, given the params suggested so far and the base config."""
+    """Return whether every condition holds, given params and the base config."""
     return all(
         _plain(params.get(key, value_at(config, key))) in [_plain(v) for v in values]
         for key, values in dimension.when.items()
@@ -92,7 +94,7 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension], config: Config)
 
 
 def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
-    """The values of every dimension, for the grid sampler.
+    """List the values of every dimension, for the grid sampler.
 
     Raises:
         StudyError: a dimension has no finite set of values, or is conditional, or there are more
@@ -120,8 +122,9 @@ def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
                 )
         size *= len(points)
         if size > MAX_GRID_POINTS:
-            law = f"a grid must have at most {MAX_GRID_POINTS} points"
-            raise StudyError(f"{where}: {law}, found more with {key}")
+            raise StudyError(
+                f"{where}: a grid must have at most {MAX_GRID_POINTS} points, found more with {key}"
+            )
         values[key] = list(points)
     return values
 

@@ -51,7 +51,7 @@ class Dimension(Section, ABC):
     @property
     @abstractmethod
     def extremes(self) -> Mapping[str, Choice]:
-        """Values that must be legal for all others to be: keyed by their place in the file."""
+        """Values that must be legal for all others to be: by their key in the file."""
 
 
 class FloatDimension(Dimension):
@@ -187,7 +187,7 @@ def spec_to_json(spec: StudySpec) -> str:
 
 
 def spec_from_json(text: str) -> StudySpec:
-    """The inverse of `spec_to_json`.
+    """Parse the text that `spec_to_json` wrote.
 
     Raises:
         StudyError: the text is not what `spec_to_json` wrote.

@@ -46,9 +46,8 @@ def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
     others follow those of `base`.
 
     Raises:
-        StudyError: the file breaks its schema: `file:key: law, found`.
-        ConfigError: the file is no plain YAML, or a base value or a bound breaks a law of the
-            config.
+        StudyError: the file breaks its schema; the message names file and key.
+        ConfigError: the file is no plain YAML, or the config refuses a base value or a bound.
     """
     document = read_document(path)
     base_overrides = [text for text in overrides if not _override_file(document, text)]
@@ -149,16 +148,16 @@ def _space(space: Any, config: Config, *, where: str) -> dict[str, Dimension]:
     dimensions: dict[str, Dimension] = {}
     for written, plain in space.items():
         key = OTHER_NAMES.get(written, written)
-        place = f"{where}.{written}"
+        here = f"{where}.{written}"
         if key in FIXED_KEYS:
-            raise StudyError(f"{place}: a study must keep this key fixed, found it searched")
+            raise StudyError(f"{here}: this key cannot be searched")
         if key not in known:
-            raise StudyError(f"{place}: {unknown_key(written, known)}")
+            raise StudyError(f"{here}: {unknown_key(written, known)}")
         if key in dimensions:
-            raise StudyError(f"{place}: a key must be searched once, found {key} twice")
-        dimensions[key] = _dimension(plain, where=place)
+            raise StudyError(f"{here}: {key} is searched twice")
+        dimensions[key] = _dimension(plain, where=here)
         for name, value in dimensions[key].extremes.items():
-            with_values(config, {key: _as_list(value)}, where=f"{place}.{name}")
+            with_values(config, {key: _as_list(value)}, where=f"{here}.{name}")
     _check_conditions(dimensions, config, where=where)
     suggestion_order(dimensions, where=where)
     return dimensions
@@ -188,11 +187,11 @@ def _dimension(plain: Any, *, where: str) -> Dimension:
 def _check_conditions(space: Mapping[str, Dimension], config: Config, *, where: str) -> None:
     for key, dimension in space.items():
         for other, values in dimension.when.items():
-            place = f"{where}.{key}.when.{other}"
+            here = f"{where}.{key}.when.{other}"
             if other not in leaf_paths(config):
-                raise StudyError(f"{place}: {unknown_key(other, leaf_paths(config))}")
+                raise StudyError(f"{here}: {unknown_key(other, leaf_paths(config))}")
             for value in values:
-                with_values(config, {other: _as_list(value)}, where=place)
+                with_values(config, {other: _as_list(value)}, where=here)
 
 
 def _policy(plain: Any, *, where: str) -> Policy:

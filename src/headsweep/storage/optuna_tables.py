@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import math
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +47,6 @@ from sqlalchemy import (
     inspect,
     literal,
     null,
-    or_,
     orm,
     select,
     union_all,
@@ -68,6 +69,12 @@ HEARTBEATS: Table = models.TrialHeartbeatModel.__table__
 
 RUNG_PREFIX = "completed_rung_"
 """System attributes in which successive halving keeps a trial's value at each rung."""
+
+MANY_TRIALS = 20_000
+"""Reading so many trials takes seconds, so it is logged."""
+LOG_EVERY_S = 1.0
+
+_logger = logging.getLogger(__name__)
 
 Marks = dict[str, int]
 """For each kind of details, the highest primary key seen."""
@@ -212,14 +219,25 @@ def study_attrs(connection: Connection, table: Table, study_id: int) -> dict[str
 
 
 def fetch_all_trials(connection: Connection, study_id: int) -> tuple[list[FrozenTrial], Marks]:
-    """All trials of a study in the order of their numbers, and the marks to go on from."""
+    """Read all trials of a study; that of a large study is logged as it goes on.
+
+    Returns:
+        The trials in the order of their numbers, and the marks to go on from.
+    """
     rows = connection.execute(select(TRIALS).where(TRIALS.c.study_id == study_id)).all()
     details: defaultdict[int, Details] = defaultdict(Details)
     marks = dict.fromkeys(_MARKS, 0)
-    for query in _DETAILS:
+    logged = time.monotonic()
+    for i, query in enumerate(_DETAILS):
+        if len(rows) >= MANY_TRIALS and (i == 0 or time.monotonic() - logged > LOG_EVERY_S):
+            logged = time.monotonic()
+            share = i / len(_DETAILS)
+            _logger.warning(
+                "Notice: reading %d trials of the study: %.0f %%", len(rows), 100 * share
+            )
         of_study = query.join(TRIALS, TRIALS.c.trial_id == query.selected_columns.trial)
         mine = of_study.where(TRIALS.c.study_id == study_id).order_by("id")
-        _gather(connection.execute(mine).all(), details, marks)
+        _gather(connection.execute(mine), details, marks)
     trials = [_frozen_trial(row, details[row.trial_id]) for row in rows]
     return sorted(trials, key=lambda trial: trial.number), marks
 
@@ -281,8 +299,19 @@ def utc_now() -> datetime.datetime:
 
 
 def to_local(utc: datetime.datetime | None) -> datetime.datetime | None:
-    """Naive UTC as a trial's naive local time."""
-    return utc.replace(tzinfo=datetime.UTC).astimezone().replace(tzinfo=None) if utc else None
+    """Return naive UTC as a trial's naive local time."""
+    return None if utc is None else utc + _utc_offset((utc - _EPOCH) // _QUARTER)
+
+
+_EPOCH = datetime.datetime(1970, 1, 1)
+_QUARTER = datetime.timedelta(minutes=15)
+
+
+@lru_cache(maxsize=4096)
+def _utc_offset(quarter: int) -> datetime.timedelta:
+    """Return the offset of local time in a quarter of an hour: it changes at none else."""
+    utc = (_EPOCH + quarter * _QUARTER).replace(tzinfo=datetime.UTC)
+    return utc.astimezone().utcoffset() or datetime.timedelta(0)
 
 
 def frozen_trial(
@@ -291,7 +320,7 @@ def frozen_trial(
     state: TrialState,
     start: datetime.datetime | None,
 ) -> FrozenTrial:
-    """A trial that has nothing but its state yet."""
+    """Return a trial that has nothing but its state yet."""
     return FrozenTrial(
         number=number,
         state=state,
@@ -308,7 +337,7 @@ def frozen_trial(
 
 
 def altered(trial: FrozenTrial, **fields: Any) -> FrozenTrial:
-    """A copy with some fields replaced."""
+    """Return a copy with some fields replaced."""
     copied = FrozenTrial.__new__(FrozenTrial)  # `copy.copy` takes ten times as long
     copied.__dict__.update(trial.__dict__)
     for name, value in fields.items():
@@ -511,15 +540,15 @@ def _by_ids(dialect: str) -> tuple[Select[Any], CompoundSelect[Any]]:
 
 
 @cache
-def _changed(dialect: str) -> Select[Any]:
-    """See `fetch_changed`."""
+def _changed(dialect: str) -> CompoundSelect[Any]:
+    """See `fetch_changed`; three queries by id, since SQLite reads all trials for one with OR."""
     key, state = TRIALS.c.trial_id, TRIALS.c.state
-    query = select(TRIALS).where(
-        TRIALS.c.study_id + 0 == bindparam("study"),  # not by the index of all the study's trials
-        or_(
-            key > bindparam("after"),
-            and_(among(key, "running", dialect), state != TrialState.RUNNING),
-            and_(among(key, "waiting", dialect), state != TrialState.WAITING),
-        ),
+    conditions = (
+        key > bindparam("after"),
+        and_(among(key, "running", dialect), state != TrialState.RUNNING),
+        and_(among(key, "waiting", dialect), state != TrialState.WAITING),
     )
-    return query.order_by(key)
+    # The study's own index would lead to all of its trials.
+    of_study = TRIALS.c.study_id + 0 == bindparam("study")
+    queries = (select(TRIALS).where(of_study, condition) for condition in conditions)
+    return union_all(*queries).order_by("trial_id")

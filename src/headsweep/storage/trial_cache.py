@@ -1,4 +1,4 @@
-"""A study's trials in memory, brought up to date by increments.
+"""A study's trials in memory, updated by increments.
 
 Trials handed out are never changed: every update replaces the trial by a copy, since samplers and
 pruners keep what they were given while they decide.
@@ -7,6 +7,7 @@ pruners keep what they were given while they decide.
 from __future__ import annotations
 
 import datetime
+import gc
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,9 +40,9 @@ LISTED = (*UNFINISHED, TrialState.FAIL)
 class TrialCache:
     """The trials of one study, by number and by id.
 
-    `own` are the unfinished trials that only this process writes: what is in memory is newer than
-    what lies in the database, so increments pass them over, except that one which another process
-    has finished leaves `own` and is read again.
+    `own` are the unfinished trials that only this process writes: memory is newer than the
+    database, so increments leave them alone. One that another process has ended is read again and
+    is no longer among them.
     """
 
     def __init__(self, study_id: int) -> None:
@@ -50,6 +51,8 @@ class TrialCache:
         self._trials: list[FrozenTrial] = []
         self._place: dict[int, int] = {}
         self._in_order = True
+        self._unsorted = False
+        """Whether values are entered that are sorted later, all at once."""
         self._in: dict[TrialState, set[int]] = {state: set() for state in LISTED}
         self._reported: defaultdict[int, SortedValues] = defaultdict(SortedValues)
         self._at_rung: defaultdict[int, SortedValues] = defaultdict(SortedValues)
@@ -67,19 +70,16 @@ class TrialCache:
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials in the order of their numbers."""
-        if not self._in_order:
-            self._trials.sort(key=lambda trial: trial.number)
-            self._place = {trial_id(trial): place for place, trial in enumerate(self._trials)}
-            self._in_order = True
+        self._sort()
         return list(self._trials)
 
     def get(self, key: int) -> FrozenTrial | None:
-        """The trial of this id, if it is known."""
+        """Return the trial with this id, if it is known."""
         place = self._place.get(key)
         return None if place is None else self._trials[place]
 
     def in_state(self, state: TrialState) -> list[FrozenTrial]:
-        """The trials that are RUNNING, WAITING or FAIL, oldest first."""
+        """Return the trials that are RUNNING, WAITING or FAIL, oldest first."""
         return [self._trials[self._place[key]] for key in sorted(self._in[state])]
 
     @property
@@ -95,22 +95,23 @@ class TrialCache:
     @property
     def next_number(self) -> int:
         """The number of the next trial: one more than the highest, even if some were deleted."""
-        return self.trials[-1].number + 1 if self._trials else 0
+        self._sort()
+        return self._trials[-1].number + 1 if self._trials else 0
 
     def invalidate(self) -> None:
-        """Reads everything again at the next `sync`: what was read may have been rolled back."""
+        """Read everything again at the next `sync`: what was read may have been rolled back."""
         self._marks = None
 
     def reported_at(self, step: int) -> SortedValues:
-        """What trials reported at a step; not those of failed trials."""
+        """Return the values that trials reported at a step, except failed ones."""
         return self._reported[step]
 
     def at_rung(self, rung: int) -> SortedValues:
-        """What trials brought to a rung of successive halving; not those of failed trials."""
+        """Return the values of trials at a rung of successive halving, except failed ones."""
         return self._at_rung[rung]
 
     def put(self, trial: FrozenTrial) -> None:
-        """Adds a trial, or replaces the one of the same id."""
+        """Add a trial, or replace the one with the same id."""
         key = trial_id(trial)
         before = self.get(key)
         if before is not None:
@@ -136,7 +137,7 @@ class TrialCache:
         values: Sequence[float],
         at: datetime.datetime | None,
     ) -> None:
-        """Ends a trial of our own as it was ended in the database; `at` is naive local time."""
+        """End a trial of our own as it was ended in the database; `at` is naive local time."""
         trial = self._trials[self._place[key]]
         ended = altered(trial, state=state, datetime_complete=at)
         self.put(altered(ended, values=[float(v) for v in values]) if values else ended)
@@ -171,7 +172,7 @@ class TrialCache:
             self.put(trial)
 
     def replace(self, trials: Iterable[FrozenTrial]) -> None:
-        """Puts trials as another process left them."""
+        """Replace trials by what another process wrote."""
         for trial in trials:
             self.own.discard(trial_id(trial))
             self.put(trial)
@@ -188,33 +189,57 @@ class TrialCache:
         self._trials = [trial for trial in self._trials if trial_id(trial) not in gone]
         self._place = {trial_id(trial): place for place, trial in enumerate(self._trials)}
 
+    def _sort(self) -> None:
+        if not self._in_order:
+            self._trials.sort(key=lambda trial: trial.number)
+            self._place = {trial_id(trial): place for place, trial in enumerate(self._trials)}
+            self._in_order = True
+
     def _load(self, connection: Connection) -> None:
+        """Read all trials."""
+        # Millions of small objects are made and none is garbage: collecting would double the time.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            self._load_all(connection)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _load_all(self, connection: Connection) -> None:
         kept = [self._trials[self._place[key]] for key in self.own]
         trials, self._marks = fetch_all_trials(connection, self.study_id)
         self._trials, self._place = [], {}
         self._in = {state: set() for state in LISTED}
         self._reported.clear()
         self._at_rung.clear()
-        for trial in [*trials, *kept]:
+        self._unsorted = True
+        for trial in trials:
+            self.put(trial)
+        self._unsorted = False
+        for values in (*self._reported.values(), *self._at_rung.values()):
+            values.sort()
+        for trial in kept:
             self.put(trial)
         self._last_id = max((trial_id(trial) for trial in trials), default=0)
 
     def _index(self, key: int, trial: FrozenTrial, before: FrozenTrial | None) -> None:
-        """Enters what a trial reported; a field that is the same object did not change."""
+        """Enter what a trial reported; a field that is the same object did not change."""
         if trial.state == TrialState.FAIL:
             self._index_failed(key)
             return
+        enter = SortedValues.enter_unsorted if self._unsorted else SortedValues.enter
         if before is None or before.distributions is not trial.distributions:
             (self.misfits.discard if self._fits(trial) else self.misfits.add)(key)
         if before is None or before.intermediate_values is not trial.intermediate_values:
             for step, value in trial.intermediate_values.items():
-                self._reported[step].enter(key, value)
+                enter(self._reported[step], key, value)
         if before is None or before.system_attrs is not trial.system_attrs:
             for name, value in trial.system_attrs.items():
                 rung = name.removeprefix(RUNG_PREFIX)
                 # Whatever else is there by such a name was not written by a pruner.
                 if rung != name and rung.isdecimal() and isinstance(value, float | int):
-                    self._at_rung[int(rung)].enter(key, value)
+                    enter(self._at_rung[int(rung)], key, value)
 
     def _fits(self, trial: FrozenTrial) -> bool:
         """Whether the distributions of a trial are compatible with the declared ones."""

@@ -21,7 +21,12 @@ from sqlalchemy import Connection
 from headsweep.errors import TrialError
 from headsweep.search.given_params import check_given_params
 from headsweep.search.samplers.tpe import BatchedTPESampler
-from headsweep.search.samplers_and_pruners import build_sampler, longest_training, rungs
+from headsweep.search.samplers_and_pruners import (
+    build_sampler,
+    longest_training,
+    rungs,
+    trials_at_once,
+)
 from headsweep.search.space import distribution, suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims, expiry
@@ -34,10 +39,6 @@ from headsweep.studies.stopping import DEADLINE, StopReason, seconds_left, stop_
 from headsweep.studies.study import StoredStudy, read_study_attrs
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
-
-LEARNING_SAMPLERS = frozenset({"tpe", "gp", "cmaes"})
-GENERATIONS = 10
-SMALLEST_GENERATION = 4
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,8 @@ class WorkerSession:
 
     @property
     def at_once(self) -> int:
-        """How many trials one worker may run at a time, so that the sampler can learn from some.
-
-        A sampler that learns sees results at least `GENERATIONS` times in a budget.
-        """
-        if self.spec.sampler.name not in LEARNING_SAMPLERS:
-            return self.spec.n_trials
-        return max(SMALLEST_GENERATION, math.ceil(self.spec.n_trials / GENERATIONS))
+        """How many trials one worker may run at a time, so that the sampler can learn from some."""
+        return trials_at_once(self.spec)
 
     @property
     def held(self) -> frozenset[int]:

@@ -38,10 +38,13 @@ class CTClipLatents:
 
 
 def read_ctclip_latents(folder: Path) -> CTClipLatents:
-    """The latents in a folder, as CT-CLIP's retrieval scripts read them.
+    """Read the latents in a folder, as CT-CLIP's retrieval scripts do.
 
     `image_latents.npz` and `accessions.txt` must be there; `text_latents.npz` and
     `labels_weights.npz` may be.
+
+    Returns:
+        The latents of every volume.
 
     Raises:
         FeatureError: a file is missing or unreadable, the files disagree in their rows, or a value
@@ -69,7 +72,10 @@ def read_ctclip_latents(folder: Path) -> CTClipLatents:
 
 
 def read_ctclip_scores(folder: Path) -> CTClipScores:
-    """The scores in a folder that CT-CLIP's `run_zero_shot` or `ct_lipro_inference` wrote.
+    """Read the scores in a folder that CT-CLIP's `run_zero_shot` or `ct_lipro_inference` wrote.
+
+    Returns:
+        The scores of every volume.
 
     Raises:
         FeatureError: a file is missing or unreadable, the files disagree in their rows, or a value
@@ -87,7 +93,7 @@ def _volumes(folder: Path) -> tuple[str, ...]:
     try:
         text = (folder / ACCESSIONS).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FeatureError(f"{folder / ACCESSIONS}: must be readable text, found {error}") from None
+        raise FeatureError(f"{folder / ACCESSIONS}: cannot read the text: {error}") from None
     return tuple(volume_of(line) for line in text.splitlines() if line.strip())
 
 
@@ -102,10 +108,10 @@ def _labels(folder: Path, volumes: tuple[str, ...]) -> NDArray[np.uint8]:
 def _refuse_shape(
     path: Path, matrix: NDArray[np.float32] | NDArray[np.float64], volumes: tuple[str, ...]
 ) -> None:
-    due = (len(volumes), len(LABELS))
-    if matrix.shape != due:
+    expected = (len(volumes), len(LABELS))
+    if matrix.shape != expected:
         raise FeatureError(
-            f"{path}: must hold {due[0]} rows (as {ACCESSIONS} has) of {due[1]} labels, "
+            f"{path}: must hold {expected[0]} rows (as {ACCESSIONS} has) of {expected[1]} labels, "
             f"found shape {matrix.shape}"
         )
 

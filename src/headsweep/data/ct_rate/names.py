@@ -60,12 +60,15 @@ VOLUME_NAME = re.compile(r"(?P<patient>[^/]*\d)_(?P<scan>[a-z]+)(?:_(?P<reconstr
 
 
 def volume_of(name: str) -> str:
-    """The volume's name without surrounding spaces and the file suffix `.nii.gz`."""
+    """Return the volume's name without surrounding spaces and the file suffix `.nii.gz`."""
     return name.strip().removesuffix(".nii.gz")
 
 
 def patient_of(volume: str) -> str:
-    """The patient's key: `valid_53_a_1` → `valid_53`, `manual_train5_a_1` → `manual_train5`.
+    """Read the patient off a volume's name.
+
+    Returns:
+        `valid_53` of `valid_53_a_1`, `manual_train5` of `manual_train5_a_1`.
 
     Raises:
         ManifestError: the name does not follow CT-RATE's grammar.
@@ -74,7 +77,10 @@ def patient_of(volume: str) -> str:
 
 
 def scan_of(volume: str) -> str:
-    """The scan's key: `valid_53_a_1` → `valid_53_a`; its reconstructions share labels and report.
+    """Read the scan off a volume's name; its reconstructions share labels and report.
+
+    Returns:
+        `valid_53_a` of `valid_53_a_1`.
 
     Raises:
         ManifestError: the name does not follow CT-RATE's grammar.

@@ -94,12 +94,12 @@ class Prepared:
     means: Mapping[str, tuple[str, ...]]
 
     def counts(self) -> dict[str, int]:
-        """Rows dropped at each step, and rows kept."""
+        """Return the rows dropped at each step, and the rows kept."""
         return {**Counter(row.step for row in self.dropped), "kept": len(self.rows)}
 
 
 def ct_rate_tables(root: Path, split: Literal["train", "valid"]) -> Tables:
-    """CT-RATE's own tables below the data set's folder.
+    """Return CT-RATE's own tables below the data set's folder.
 
     The label table of the valid split is named `valid_`, the other two `validation_`.
     """
@@ -118,13 +118,16 @@ def prepare_manifest(
     *,
     target_labels: tuple[str, ...] | None = None,
 ) -> Prepared:
-    """The manifest of one split.
+    """Join the tables of one split into a manifest.
 
     Args:
-        tables: where the tables lie.
+        tables: paths of the tables.
         features: one pattern a modality.
         policy: which rows are kept.
         target_labels: label columns to keep; None keeps those that `read_manifest` would find.
+
+    Returns:
+        The manifest, and every row that did not reach it.
 
     Raises:
         ManifestError: a table is missing or malformed, a label is not 0 or 1, the labels of one
@@ -165,7 +168,10 @@ def prepare_manifest(
 
 
 def write_prepared(prepared: Prepared, output_file: Path) -> Path:
-    """Writes the manifest, and beside it `<stem>.dropped.csv`, which it returns.
+    """Write the manifest, and beside it `<stem>.dropped.csv`.
+
+    Returns:
+        Path of the list of dropped rows.
 
     Raises:
         ManifestError: no row is left to write.
@@ -184,7 +190,7 @@ def write_prepared(prepared: Prepared, output_file: Path) -> Path:
 
 
 def write_scan_means(prepared: Prepared, data_root: Path) -> None:
-    """Writes the mean feature files that the policy `scan_mean` calls for, below `data_root`.
+    """Write the mean feature files that the policy `scan_mean` asks for, below `data_root`.
 
     Raises:
         FeatureError: a reconstruction's feature file cannot be used.
@@ -199,11 +205,15 @@ def write_scan_means(prepared: Prepared, data_root: Path) -> None:
             with replacing(target) as file:
                 np.savez(file, arr=mean.astype(np.float32))
         except OSError as error:
-            raise OutputError(f"{target}: mean features must be writable, found {error}") from None
+            raise OutputError(f"{target}: cannot write mean features: {error}") from None
 
 
 def _volume(row: Mapping[str, str], path: Path) -> str:
-    """The volume a row speaks of: without `.nii.gz`, and `valid_` where it says `validation_`."""
+    """Return the volume of a row: without `.nii.gz`, and `valid_` for `validation_`.
+
+    Raises:
+        ManifestError: the table has no column of volumes.
+    """
     for column in ("VolumeName", "volumename"):
         if column in row:
             return re.sub(r"^validation_", "valid_", volume_of(row[column]))
@@ -230,7 +240,11 @@ def _listed_volumes(tables: Tables, dropped: list[Dropped]) -> list[str]:
 def _labels_by_scan(
     path: Path, target_labels: tuple[str, ...] | None
 ) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
-    """Return the labels of every scan as "0" and "1", and their names."""
+    """Return the labels of every scan as "0" and "1", and their names.
+
+    Raises:
+        ManifestError: a label is not 0 or 1, or labels of one scan differ.
+    """
     labels: dict[str, dict[str, str]] = {}
     rows, table = read_rows(path), read_table(path)
     columns = ColumnsConfig(volume="VolumeName")
@@ -260,7 +274,7 @@ def _labels_by_scan(
 
 
 def _by_scan(path: Path) -> dict[str, dict[str, str]]:
-    """The first row of every scan."""
+    """Return the first row of every scan."""
     table: dict[str, dict[str, str]] = {}
     for row in read_rows(path):
         volume = _volume(row, path)
@@ -286,7 +300,7 @@ def _apply_policy(
     reports: Mapping[str, Mapping[str, str]],
     dropped: list[Dropped],
 ) -> dict[str, list[str]]:
-    """The names of the rows that stay, and the volumes that each stands for."""
+    """Return the names of the rows that stay, and the volumes that each stands for."""
     if policy == "all_recon":
         return {volume: [volume] for volume in volumes}
 

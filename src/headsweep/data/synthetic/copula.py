@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 def latent_correlation(
     prevalences: Sequence[float], phi: Mapping[tuple[int, int], float], base: float
 ) -> NDArray[np.float64]:
-    """Correlation matrix (c, c) of the normal variables behind c labels.
+    """Compute the correlation matrix of the normal variables behind c labels.
 
     Args:
         prevalences: share of positives of each label.
         phi: the phi coefficient of some pairs of labels.
         base: latent correlation of all other pairs.
+
+    Returns:
+        Shape (c, c).
     """
     matrix = np.full((len(prevalences),) * 2, base)
     for (i, j), value in phi.items():
@@ -32,9 +35,12 @@ def latent_correlation(
 
 
 def tetrachoric(p: float, q: float, phi: float) -> float:
-    """Correlation of two normal variables whose upper p and q quantiles co-occur with this phi.
+    """Return the correlation of two normal variables whose upper p and q quantiles have this phi.
 
     Uses Plackett's identity, dP(x > a, y > b)/dr = density of the bivariate normal at (a, b).
+
+    Returns:
+        The correlation.
     """
     a, b = NormalDist().inv_cdf(1 - p), NormalDist().inv_cdf(1 - q)
     r = np.linspace(0, 0.995, 2000)
@@ -45,6 +51,6 @@ def tetrachoric(p: float, q: float, phi: float) -> float:
 
 
 def to_labels(latent: NDArray[np.float64], prevalences: Sequence[float]) -> NDArray[np.uint8]:
-    """Labels (n, c) that are 1 where a standard normal variable is in its upper quantile."""
+    """Return labels (n, c) that are 1 where a standard normal variable is in its upper quantile."""
     thresholds = np.array([NormalDist().inv_cdf(1 - p) for p in prevalences])
     return (latent > thresholds).astype(np.uint8)

@@ -89,7 +89,7 @@ def synthesize(
     seed: int,
     progress: bool,
 ) -> dict[str, int]:
-    """Writes manifests and feature files of a synthetic data set.
+    """Write manifests and feature files of a synthetic data set.
 
     Args:
         out: a new or empty folder; it gets `manifests/*.csv` and `features/{image,text}/*.npz`.
@@ -140,7 +140,7 @@ def sample_cohort(
     patients: int,
     maps: Sequence[NDArray[np.float64]],
 ) -> Cohort:
-    """Patients `<prefix>_<first>` and following, with their scans, labels and features.
+    """Sample patients `<prefix>_<first>` and following, with their scans, labels and features.
 
     Args:
         rng: source of all randomness.
@@ -148,6 +148,9 @@ def sample_cohort(
         first: number of the first patient.
         patients: how many.
         maps: for image and text, shape (width, latent variables) with orthonormal columns.
+
+    Returns:
+        The cohort.
     """
     scans_of = 1 + (rng.random(patients) < SECOND_SCAN)
     patient = np.repeat(np.arange(patients), scans_of)
@@ -196,7 +199,7 @@ def _latent(
     acquisition: NDArray[np.float64],
     visibility: Visibility,
 ) -> NDArray[np.float64]:
-    """Latent variables of every scan: content, acquisition, linear signs, gated signs."""
+    """Return the latent variables of scans: content, acquisition, linear signs, gated signs."""
     content = np.hstack([shared, rng.standard_normal(shared.shape)])
     linear = visibility.linear * targets + rng.standard_normal(targets.shape)
     # Centred, so that the gate leaves nothing for a linear probe to read.
@@ -224,16 +227,23 @@ def _orthonormal(rng: np.random.Generator, rows: int, columns: int) -> NDArray[n
 
 
 def _write(out: Path, cohorts: dict[str, Cohort], *, progress: bool) -> dict[str, int]:
-    """Writes everything beside `out`, then moves it there whole."""
+    """Write everything into a temporary folder, then move it to `out`.
+
+    Returns:
+        Number of rows of each manifest.
+
+    Raises:
+        OutputError: `out` is in use or cannot be written.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out}: the output must be a new or empty folder, found it in use")
+        raise OutputError(f"{out}: the output must be a new or empty folder")
     rows = {name: _rows(cohort) for name, cohort in cohorts.items()}
     rows["test_manual_all"] = rows["test_manual_train"] + rows["test_manual_valid"]
     try:
         with new_folder(out) as partial:
             _fill(partial, cohorts, rows, progress=progress)
     except OSError as error:
-        raise OutputError(f"{out}: the output must be writable, found {error}") from None
+        raise OutputError(f"{out}: cannot write the output: {error}") from None
     return {name: len(lines) for name, lines in rows.items()}
 
 
@@ -262,7 +272,7 @@ HEADER = ["volumename", "visual_feature_path", "text_feature_path", *LABELS, *FI
 
 
 def _rows(cohort: Cohort) -> list[list[str]]:
-    """The manifest's rows; a report names its scan, so no two scans share one."""
+    """Return the manifest's rows; a report names its scan, so no two scans share one."""
     rows = []
     for volume, targets in zip(cohort.volumes, cohort.targets, strict=True):
         present = [label for label, target in zip(LABELS, targets, strict=True) if target]

@@ -51,20 +51,28 @@ class _Lane:
             "PRECISION": TRITON_PRECISION[precision],
             "EMULATED": device.type == "cpu",
         }
-        self._products = precise | {
-            "ROWS": tiles.rows,
-            "OUTPUTS": tiles.outputs,
-            "DEPTH": tiles.depth,
-            "num_warps": tiles.warps,
-            "num_stages": tiles.stages,
-        }
-        self._updates = precise | {
-            "UNITS": tiles.weight_rows,
-            "COLUMNS": tiles.weight_columns,
-            "DEPTH": tiles.update_depth,
-            "num_warps": tiles.update_warps,
-            "num_stages": tiles.update_stages,
-        }
+        self._products = (
+            precise
+            | {
+                "ROWS": tiles.rows,
+                "OUTPUTS": tiles.outputs,
+                "DEPTH": tiles.depth,
+                "num_warps": tiles.warps,
+                "num_stages": tiles.stages,
+            }
+            | _register_limit(tiles.registers)
+        )
+        self._updates = (
+            precise
+            | {
+                "UNITS": tiles.weight_rows,
+                "COLUMNS": tiles.weight_columns,
+                "DEPTH": tiles.update_depth,
+                "num_warps": tiles.update_warps,
+                "num_stages": tiles.update_stages,
+            }
+            | _register_limit(tiles.update_registers)
+        )
 
     def enter(self, members: Sequence[Member]) -> None:
         """Write the tables for these slots."""
@@ -72,9 +80,10 @@ class _Lane:
         new = membership(
             members, self.inputs.offsets, self.rows, self.tile_shapes, train=self.train
         )
-        depth = self.tables.depth
+        kernels = self.tables.depth > 0, self.tables.clips
         if self.tables.load(new):
-            self.graphed.forget(new_kernels=depth == 0)
+            new_kernels = kernels != (self.tables.depth > 0, self.tables.clips)
+            self.graphed.forget(new_kernels=new_kernels)
 
     def set_clock(self, *values: int) -> None:
         """Write the clock; forget what was recorded where the arenas have moved."""
@@ -121,6 +130,10 @@ class _Lane:
     def _tiled(self, kernel: Any, region: Region, *args: Any, **meta: Any) -> None:
         tiles = self.tables.tiles[region]
         self.launch(kernel, len(tiles), tiles, self.tables.maps, *args, **meta)
+
+
+def _register_limit(registers: int | None) -> dict[str, Any]:
+    return {} if registers is None else {"maxnreg": registers}
 
 
 class TrainLane(_Lane):
@@ -198,25 +211,32 @@ class TrainLane(_Lane):
             tables.gradients, tables.partials, tables.hypers, tables.kinds, self.rates,
             self.clock, self.rows, slots, ROWS=t.vector_rows, COLUMNS=t.vector_columns,
         )  # fmt: skip
-        self._tiled(
-            products.gradient_norm_kernel, ("norm", 0), tables.activations, tables.partials,
-            self.rows, **self._updates,
-        )  # fmt: skip
-        self.launch(
-            elementwise.clip_kernel, slots, tables.sums, tables.partials, tables.hypers,
-            tables.scales, BLOCK=CLIP_BLOCK,
-        )  # fmt: skip
+        if self.tables.clips:
+            self._clip()
         self._tiled(
             products.update_kernel, ("update", 0), *moments, tables.activations, tables.hypers,
             tables.kinds, self.rates, tables.scales, self.clock, self.rows, slots,
             **self._updates,
         )  # fmt: skip
-        self._tiled(
-            elementwise.clipped_vector_kernel, ("clipped_vector", 0), *moments, tables.gradients,
-            tables.hypers, tables.kinds, self.rates, tables.scales, self.clock, slots,
-            COLUMNS=t.vector_columns,
-        )  # fmt: skip
+        if self.tables.clips:
+            self._tiled(
+                elementwise.clipped_vector_kernel, ("clipped_vector", 0), *moments,
+                tables.gradients, tables.hypers, tables.kinds, self.rates, tables.scales,
+                self.clock, slots, COLUMNS=t.vector_columns,
+            )  # fmt: skip
         self.launch(elementwise.tick_kernel, 1, self.clock)
+
+    def _clip(self) -> None:
+        """Compute the factors of the gradients of slots that clip."""
+        tables = self.tables
+        self._tiled(
+            products.gradient_norm_kernel, ("norm", 0), tables.activations, tables.partials,
+            self.rows, **self._updates,
+        )  # fmt: skip
+        self.launch(
+            elementwise.clip_kernel, len(tables.hypers), tables.sums, tables.partials,
+            tables.hypers, tables.scales, BLOCK=CLIP_BLOCK,
+        )  # fmt: skip
 
 
 class ScoreLane(_Lane):

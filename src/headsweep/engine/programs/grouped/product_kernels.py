@@ -271,14 +271,15 @@ def update_kernel(
     at = unit[:, None] * width_in + column[None, :]
     there = (unit < units_out)[:, None] & (column < width_in)[None, :]
     sgd = tl.load(kinds + slot * 4 + 1) == 1
-    p = tl.load(weights + start + at, mask=there, other=0.0)
-    m = tl.load(firsts + start + at, mask=there, other=0.0)
-    v = tl.load(seconds + start + at, mask=there, other=0.0)
     g = _weight_gradient(
         record, activations, unit, column, rows, PRECISION, EMULATED, UNITS, COLUMNS, DEPTH
     )
     if tl.load(kinds + slot * 4 + 2) == 1:
         g = g * tl.load(scales + slot)
+    # Loaded late: what is held during the products would halve the tiles that run at once.
+    p = tl.load(weights + start + at, mask=there, other=0.0)
+    m = tl.load(firsts + start + at, mask=there, other=0.0)
+    v = tl.load(seconds + start + at, mask=there, other=0.0)
     rate = rates + (tl.load(clock).to(tl.int32) * slots + slot) * 4
     p, m, v = _updated(p, m, v, g, hypers + slot * 16, rate, sgd)
     tl.store(weights + start + at, p, mask=there)

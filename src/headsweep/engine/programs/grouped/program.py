@@ -27,6 +27,9 @@ from headsweep.heads.registry import build_head
 ROWS_A_PASS = 512
 """Validation rows scored at once, which bounds the memory of their activations."""
 
+TALL = 128
+"""Rows of a minibatch beyond which larger tiles are faster."""
+
 SMALLEST_TILE = 16
 """Least rows and columns of a product's tile."""
 
@@ -36,10 +39,12 @@ class GroupedProgram(Program):
 
     Attributes:
         tiles: shapes of tiles on a GPU.
+        tall_tiles: the same for minibatches of more than `TALL` rows.
         interpreted: shapes of tiles under Triton's interpreter.
     """
 
     tiles = Tiles()
+    tall_tiles = Tiles(weight_columns=64, update_warps=8)
     interpreted = INTERPRETED
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
@@ -63,7 +68,9 @@ class GroupedProgram(Program):
 
     def tiles_for(self, rows: int) -> Tiles:
         """Return the shapes of tiles for minibatches of `rows`."""
-        return fitted(self.tiles if self.inputs.device.type == "cuda" else self.interpreted, rows)
+        if self.inputs.device.type != "cuda":
+            return fitted(self.interpreted, rows)
+        return fitted(self.tall_tiles if rows > TALL else self.tiles, rows)
 
     def admit(self, slot: Slot) -> None:
         """Give the slot memory; it enters the tables before the next step."""
@@ -192,6 +199,7 @@ class GroupedLinearProgram(GroupedProgram):
     """Linear heads: a few rows of weights, so tiles of a gradient are wide and not tall."""
 
     tiles = Tiles(weight_rows=32, weight_columns=64)
+    tall_tiles = Tiles(weight_rows=32, weight_columns=64)
 
     def state_names(self, member: Member) -> Sequence[str]:
         """Return the names that `LinearProgram` uses."""

@@ -90,11 +90,13 @@ class Tiles:
         gather_columns: numbers of a row that are copied at once.
         warps: warps of a product; `update_warps` of an update.
         stages: depth of a product's software pipeline; `update_stages` of an update's.
+        registers: most registers of a thread in a product, None without a limit;
+            `update_registers` in an update.
     """
 
     rows: int = 64
     outputs: int = 32
-    depth: int = 64
+    depth: int = 32
     weight_rows: int = 64
     weight_columns: int = 32
     update_depth: int = 32
@@ -108,8 +110,10 @@ class Tiles:
     gather_columns: int = 256
     warps: int = 4
     stages: int = 4
+    registers: int | None = None
     update_warps: int = 4
-    update_stages: int = 1
+    update_stages: int = 3
+    update_registers: int | None = 128
 
 
 INTERPRETED = Tiles(

@@ -184,6 +184,8 @@ class DeviceTables:
         self.device = device
         self.step = 16 if device.type == "cuda" else 2  # an interpreted empty tile takes time
         self.depth = 0
+        self.clips = False
+        """Whether a slot clips, or one has: the kernels for it are then in the recorded step."""
         self.tiles: dict[Region, Tensor] = {}
         empty = torch.zeros(0, device=device)
         self.maps = self.variants = self.sums = empty.long()
@@ -192,8 +194,10 @@ class DeviceTables:
         self._all_tiles = empty.int()
 
     def load(self, new: Membership) -> bool:
-        """Copy a membership to the device; returns whether tensors have moved."""
-        moved = self._fit_tiles(new) | self._fit(new)
+        """Copy a membership to the device; returns whether what was recorded is outdated."""
+        clips = self.clips or bool(new.sums[:, 1].any())
+        moved = self._fit_tiles(new) | self._fit(new) | (clips != self.clips)
+        self.clips = clips
         self._upload(new)
         return moved
 

@@ -1,0 +1,76 @@
+"""Validation metrics of slots, computed by several threads where a GPU would wait for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headsweep.metrics.ranking import average_precision_and_auroc, macro
+
+Metrics = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]
+
+
+def slot_metrics(
+    targets: NDArray[np.uint8],
+    scores: Tensor,
+    probabilities: Callable[[Tensor], Tensor],
+    *,
+    ranks_logits: bool,
+    threads: int,
+) -> Metrics:
+    """Compute macro AUPRC, macro AUROC and mean cross-entropy of every slot.
+
+    A slot's numbers do not depend on its neighbours, so not on the number of threads either.
+
+    Args:
+        targets: validation labels `(n, c)`.
+        scores: `(K, c, n)` on the CPU.
+        probabilities: the label probabilities of scores.
+        ranks_logits: whether scores are ranked; else their probabilities are.
+        threads: most threads to use.
+
+    Returns:
+        Three arrays `(K,)`; AUPRC and AUROC are NaN where a score is not finite.
+    """
+    threads = min(threads, os.cpu_count() or 1, len(scores))
+
+    def measure(part: Tensor) -> Metrics:
+        return _metrics(targets, part, probabilities, ranks_logits=ranks_logits)
+
+    if threads <= 1:
+        return measure(scores)
+    parts = scores.tensor_split(threads)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(measure, parts))
+    auprc, auroc, losses = zip(*found, strict=True)
+    return np.concatenate(auprc), np.concatenate(auroc), np.concatenate(losses)
+
+
+def _metrics(
+    targets: NDArray[np.uint8],
+    on_cpu: Tensor,
+    probabilities: Callable[[Tensor], Tensor],
+    *,
+    ranks_logits: bool,
+) -> Metrics:
+    scores, likely = on_cpu.numpy(), probabilities(on_cpu).numpy()
+    finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
+    ranking = scores if ranks_logits else likely
+    ranked = np.where(finite[:, None, None], ranking, np.float32(0)).swapaxes(1, 2)
+    auprc, auroc = average_precision_and_auroc(targets, ranked)
+    losses = _cross_entropy(targets, likely)
+    return np.where(finite, macro(auprc), np.nan), np.where(finite, macro(auroc), np.nan), losses
+
+
+def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean cross-entropy `(K,)` of probabilities `(K, c, n)` and labels `(n, c)`."""
+    hit = np.where(targets.T.astype(bool), scores, 1 - scores)
+    losses: NDArray[np.float32] = (
+        -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1).mean(axis=1)
+    )
+    return losses

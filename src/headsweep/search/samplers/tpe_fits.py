@@ -1,0 +1,256 @@
+"""What batched TPE knows of a study: its trials as numbers, and the densities fitted to them."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from headsweep.search.samplers.parzen import Floats, Parzen, closing_in
+
+T = TypeVar("T")
+Space = dict[str, BaseDistribution]
+
+GOOD, MAX_GOOD = 0.7, 25
+"""Of n finished trials, the best 0.7 √n are good; at most so many."""
+RECOMBINED = 0.5
+"""The share of suggestions whose values come from good trials one by one, not all from the same."""
+MAX_OBSERVATIONS = 600
+"""The trials that are not good are thinned to about so many, or fits would grow with the study."""
+N_AT_FULL_WEIGHT = 25
+"""The most recent trials that are not good weigh 1, and those before them less the older they are.
+"""
+LIE_WEIGHT = 0.3
+"""The weight of a running trial, against one that is known not to be good."""
+MAX_REJECTED = 200
+"""Most suggestions that are drawn in vain for one that agrees with shared values."""
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_RUNNING = TrialState.RUNNING
+
+
+class History:
+    """A study's finished trials as numbers, and the spaces they span.
+
+    `groups` partitions all params such that every trial has all or none of a group; `common` are
+    the params that all trials have, with the same distribution.
+
+    Raises:
+        ValueError: the study has several objectives.
+    """
+
+    def __init__(self, study: Study) -> None:
+        if len(study.directions) > 1:
+            raise ValueError("a batched TPE must have one objective, found several")
+        self._sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+        self._rows: dict[int, Mapping[str, float]] = {}
+        self._ranks: list[tuple[tuple[float, ...], int]] = []
+        self.groups: list[Space] = []
+        self.common: Space = {}
+
+    @property
+    def n_finished(self) -> int:
+        """How many finished trials are known."""
+        return len(self._rows)
+
+    def learn(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Take in the trials that have finished since.
+
+        Returns:
+            The trials that a fit sees: finished ones, and running ones with params. Running trials
+            without were claimed just now; counted, they would lower the weight of all others.
+        """
+        seen = [t for t in trials if t.state in _FINISHED or (t.state == _RUNNING and t.params)]
+        for trial in seen:
+            if trial.number in self._rows or trial.state == _RUNNING:
+                continue
+            space = {n: d for n, d in trial.distributions.items() if not d.single()}
+            self.groups = refined(self.groups, space)
+            common = self.common if self._rows else space
+            self.common = {n: d for n, d in common.items() if space.get(n) == d}
+            self._rows[trial.number] = _row(trial)
+            self._ranks.append((_rank(trial, self._sign), trial.number))
+        return seen
+
+    def best(self, n: int) -> list[int]:
+        """Return the numbers of the `n` best trials, best first."""
+        return [number for _, number in heapq.nsmallest(n, self._ranks)]
+
+    def row(self, trial: FrozenTrial) -> Mapping[str, float]:
+        """Return a trial's params in internal representation."""
+        return self._rows[trial.number] if trial.number in self._rows else _row(trial)
+
+
+class Fits:
+    """Densities fitted to a study as it stands: for each set of params, when it is first needed."""
+
+    def __init__(self, history: History, trials: Sequence[FrozenTrial], *, group: bool) -> None:
+        self.n_finished = history.n_finished
+        self.groups = history.groups if group else [history.common]
+        self.made: dict[tuple[str, ...], DensityRatio] = {}
+        self._history = history
+        self._trials = trials
+
+    def densities(self, space: Space, *, lie: bool) -> tuple[Parzen, Parzen]:
+        """Return those of the good trials and of all others, running ones among these if `lie`."""
+        n_good = min(math.ceil(GOOD * math.sqrt(self.n_finished)), MAX_GOOD)
+        best = self._history.best(n_good)
+        good = set(best)
+        trial_of = {trial.number: trial for trial in self._trials if trial.number in good}
+        others = [
+            trial
+            for trial in self._trials
+            if trial.number not in good and (lie or trial.state != _RUNNING)
+        ]
+        distributions = list(space.values())
+        below, ranked = self._observed([trial_of[n] for n in best], rank_weights(n_good), space)
+        weights = fading_weights(len(others))
+        weights[[trial.state == _RUNNING for trial in others]] *= LIE_WEIGHT
+        above, faded = self._observed(*thinned(others, weights), space)
+        return (
+            Parzen(below, distributions, ranked, closing_in(ranked, len(space))),
+            Parzen(above, distributions, faded),
+        )
+
+    def _observed(
+        self, trials: Sequence[FrozenTrial], weights: Floats, space: Space
+    ) -> tuple[Floats, Floats]:
+        """Return observations (n, d) of the trials with all of these params, and their weights."""
+        rows = [self._history.row(trial) for trial in trials]
+        usable = [i for i, row in enumerate(rows) if space.keys() <= row.keys()]
+        observations = np.array([[rows[i][name] for name in space] for i in usable], dtype=float)
+        return observations.reshape(-1, len(space)), weights[usable]
+
+
+class DensityRatio:
+    """The density of good params over that of all others, and the suggestions made from it.
+
+    A suggestion is the most promising of `n_candidates` draws; draws for `n_ahead` suggestions are
+    made at once.
+    """
+
+    def __init__(
+        self,
+        below: Parzen,
+        above: Parzen,
+        n_candidates: int,
+        n_ahead: int,
+        rng: np.random.RandomState,
+    ) -> None:
+        self._below, self._above = below, above
+        self._n_candidates, self._n_ahead = n_candidates, n_ahead
+        self._rng = rng
+        self._drawn: Floats = np.empty((0, n_candidates, 0))
+        self._log_below: Floats = np.empty((0, n_candidates))
+        self._log_above: Floats = np.empty((0, n_candidates))
+
+    def suggest(self, *, lie: bool, fixed: Mapping[int, float]) -> Floats:
+        """Return the next suggestion that has given values in some dimensions.
+
+        Suggestions are drawn until one has them, so that its other params are distributed as they
+        are among all suggestions with these values.
+
+        Args:
+            lie: whether later suggestions stay away from this one.
+            fixed: values by dimension.
+        """
+        best = self._next()
+        for _ in range(MAX_REJECTED):
+            if all(best[i] == value for i, value in fixed.items()):
+                break
+            best = self._next()
+        else:
+            for i, value in fixed.items():
+                best[i] = value
+        if lie:
+            # A sum over kernels, not a mean: what is added leaves the others as they are.
+            kernel = self._above.add(best, LIE_WEIGHT, at=self._drawn.reshape(-1, len(best)))
+            kernel = kernel.reshape(self._log_above.shape)
+            self._log_above = np.logaddexp(self._log_above, kernel + math.log(LIE_WEIGHT))
+        return best
+
+    def _next(self) -> Floats:
+        """Return the most promising of the next draws from the density of good trials."""
+        if len(self._drawn) == 0:
+            self._draw()
+        best: Floats = self._drawn[0, np.argmax(self._log_below[0] - self._log_above[0])].copy()
+        self._drawn = self._drawn[1:]
+        self._log_below, self._log_above = self._log_below[1:], self._log_above[1:]
+        return best
+
+    def _draw(self) -> None:
+        below, above, rng = self._below, self._above, self._rng
+        shape = (self._n_ahead, self._n_candidates)
+        n_recombined = rng.binomial(self._n_ahead, RECOMBINED)
+        joint = below.draw((self._n_ahead - n_recombined) * self._n_candidates, rng)
+        recombined = below.recombine(n_recombined * self._n_candidates, rng)
+        # Some suggestions may be passed over, so both kinds come in any order.
+        order: NDArray[np.intp] = rng.permutation(self._n_ahead)
+        self._drawn = np.concatenate([joint, recombined]).reshape(*shape, -1)[order]
+        self._log_below, self._log_above = (
+            np.concatenate([of.log_density(joint), of.log_recombined(recombined)])
+            .reshape(shape)[order]
+            for of in (below, above)
+        )  # fmt: skip
+        self._log_above = self._log_above + math.log(above.weight)
+
+
+def refined(groups: Sequence[Space], space: Space) -> list[Space]:
+    """Return groups split such that `space` has all or none of each; new params become a group."""
+    parts: list[Space] = []
+    new = dict(space)
+    for group in groups:
+        parts.append({name: space[name] for name in group if name in space})
+        parts.append({name: d for name, d in group.items() if name not in space})
+        new = {name: d for name, d in new.items() if name not in group}
+    return [part for part in (*parts, new) if part]
+
+
+def rank_weights(n: int) -> Floats:
+    """Return weights (n,) of the best to the n-th best, 1 on average.
+
+    Source: N. Hansen, *The CMA Evolution Strategy: A Tutorial*, equation 49.
+    """
+    weights: Floats = np.log(n + 0.5) - np.log(np.arange(1, n + 1))
+    return weights / weights.mean() if n else weights
+
+
+def fading_weights(n: int) -> Floats:
+    """Return weights (n,) of the oldest to the newest trial, as `optuna.samplers.TPESampler`."""
+    n_fading = max(0, n - N_AT_FULL_WEIGHT)
+    ramp = np.linspace(1.0 / max(n, 1), 1.0, num=n_fading)
+    return np.concatenate([ramp, np.ones(n - n_fading)])
+
+
+def thinned(rows: Sequence[T], weights: Floats) -> tuple[Sequence[T], Floats]:
+    """Return the recent half as it is; of the rest, every s-th with s times its weight."""
+    if len(rows) <= MAX_OBSERVATIONS:
+        return rows, weights
+    n_recent = MAX_OBSERVATIONS // 2
+    n_old = len(rows) - n_recent
+    stride = -(-n_old // (MAX_OBSERVATIONS - n_recent))
+    old = slice(n_old % stride, n_old, stride)
+    return [*rows[old], *rows[n_old:]], np.concatenate([weights[old] * stride, weights[n_old:]])
+
+
+def _rank(trial: FrozenTrial, sign: float) -> tuple[float, ...]:
+    """Best first: complete trials by value, then pruned ones by how far and how well they came."""
+    if trial.state == TrialState.COMPLETE:
+        return (0, sign * (trial.value or 0.0))
+    step = trial.last_step
+    if step is None:
+        return (2, 0.0)
+    value = trial.intermediate_values[step]
+    return (1, -step, float("inf") if value != value else sign * value)
+
+
+def _row(trial: FrozenTrial) -> Mapping[str, float]:
+    return {name: d.to_internal_repr(trial.params[name]) for name, d in trial.distributions.items()}
