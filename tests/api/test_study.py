@@ -72,12 +72,19 @@ def test_study_on_arrays_ends_with_a_board_and_writes_only_under_out(
     with hs.Study.create(definition(), data=arrays, out="out") as study:
         study.run(progress=False)
         frame = study.trials_dataframe()
-        study.finalize()
+        board = study.finalize()
+        head = board.predictor(rank=1, seed=0)
     assert len(frame) == N_TRIALS
     assert set(frame["state"]) == {"COMPLETE"}
     assert frame["value"].max() == study.best_value
     assert {"number", "value", "datetime_start", "params_training.learning_rate"} <= {*frame}
-    assert (empty / "out" / "leaderboard.csv").is_file()
+    assert board.to_dataframe()["trial"].tolist()[0] in set(frame["number"])
+    _, valid = arrays.search_splits()
+    scores = head.predict_proba({"visual": valid.features["visual"]})
+    predictions = board.predictions(rank=1, split="valid", seed=0)
+    assert head.labels == ("a", "b", "c")
+    assert np.allclose(scores, predictions[[f"y_score:{label}" for label in "abc"]])
+    assert "equal to the bit" in board.verify(data=arrays)
     assert [path.name for path in empty.iterdir()] == ["out"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from headsweep.errors import SearchError, WorkerError
+from headsweep.errors import SearchError, StorageError, WorkerError
 from headsweep.launching.local import launch_local
 from headsweep.launching.progress import line, saved
 from headsweep.settings import EngineSettings
@@ -136,13 +136,14 @@ def test_launch_local_when_a_worker_is_killed_restarts_it_and_meets_the_budget(
     assert processes_of(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_launch_local_after_an_interrupt_continues_to_the_budget(
-    tmp_path: Path, long_storage: BatchedStorage
+    tmp_path: Path, long_storage: BatchedStorage, number: int
 ) -> None:
     def interrupt(summary: Summary) -> None:
         if summary.states["RUNNING"] and not interrupted.is_set():
             interrupted.set()
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     interrupted = threading.Event()
     with pytest.raises(KeyboardInterrupt):
@@ -150,6 +151,56 @@ def test_launch_local_after_an_interrupt_continues_to_the_budget(
     assert states(long_storage)["RUNNING"] == 0
     assert processes_of(tmp_path) == []
     assert launch(long_storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
+
+
+def test_launch_local_when_the_storage_is_away_for_a_while_continues(
+    tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher only shows progress, so it must not end what the workers outlast."""
+    summary, asked = StoredStudy.summary, []
+
+    def away_at_first(study: StoredStudy, **options: float) -> Summary:
+        asked.append(study)
+        if len(asked) <= 2:
+            raise StorageError("cannot connect")
+        return summary(study, **options)
+
+    monkeypatch.setattr(StoredStudy, "summary", away_at_first)
+    assert launch(storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
+    assert len(asked) > 2
+
+
+def test_launch_local_when_a_log_cannot_be_written_continues(
+    tmp_path: Path, storage: BatchedStorage
+) -> None:
+    (tmp_path / "logs" / "worker_0.log").mkdir(parents=True)
+    assert launch(storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
+
+
+def test_worker_in_another_folder_names_the_folder_of_relative_paths(
+    tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study is created in one folder with relative paths, and a worker starts in another."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    relative = ("paths.data_root=data/features", "paths.manifest_dir=data/manifests")
+    monkeypatch.chdir(here)
+    study = make_spec(tmp_path, *relative).model_copy(update={"name": "moved"})
+    StoredStudy.create(study, storage)
+    monkeypatch.chdir(there)
+    ended = subprocess.run(
+        [sys.executable, "-m", "headsweep", "worker", "moved", "--storage", storage.database.shown],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "data/manifests/train.csv" in ended.stderr
+    assert (
+        f"relative to the current folder, {there}; the study was created in {here})" in ended.stderr
+    )
 
 
 def test_launch_local_when_a_worker_exits_with_an_error_raises_its_message(

@@ -53,7 +53,14 @@ def test_notebook_on_a_finished_study_runs_every_cell_and_draws(
     assert drawn[0] == "macro AUPRC"
     said = capsys.readouterr().out
     assert said.startswith("explored: 1 finalists of 2 trials")
-    assert "from 2 seeds' predictions" in said
+    assert "metrics of 1 finalists follow from their predictions" in said
+    imports = [
+        line.split()[1]
+        for c in cells
+        for line in c["source"]
+        if line.startswith(("import ", "from "))
+    ]
+    assert [name for name in imports if name.startswith("headsweep")] == ["headsweep"]
 
 
 def test_notebook_is_stored_without_outputs():

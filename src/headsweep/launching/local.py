@@ -66,7 +66,7 @@ class _Worker:
 
 @dataclass
 class _Interrupts:
-    """Counts SIGINT and SIGTERM."""
+    """Number of SIGINT, SIGTERM and SIGHUP so far."""
 
     seen: int = 0
 
@@ -84,7 +84,7 @@ def launch_local(
 ) -> Summary:
     """Runs `n_workers` local workers until the study's budget is spent.
 
-    A worker that dies is started again after a growing pause. SIGINT and SIGTERM drain all
+    A worker that dies is started again after a growing pause. SIGINT, SIGTERM and SIGHUP drain all
     workers; a second one ends them at once.
 
     Args:
@@ -228,7 +228,9 @@ def _interrupts_counted() -> Iterator[_Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not under nohup
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, interrupts.count) for number in numbers}
     try:
         yield interrupts
