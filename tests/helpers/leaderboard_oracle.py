@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from scipy import special
 from scipy.stats import binned_statistic, false_discovery_control, norm
 from scipy.stats import t as student_t
 from sklearn.metrics import (
@@ -287,6 +288,16 @@ def rest_on(scored: Scored) -> list[float]:
         of = [{p for p, t in zip(scored.patients, y, strict=True) if t == k} for k in (0, 1)]
         counts.append(float(min(map(len, of))))
     return [*counts, float(np.mean([count for count in counts if count]))]
+
+
+def area_interval(estimate: float, draws: Array, patients: float) -> Array:
+    """Student's interval of an ROC area on the logit scale; none with fewer than ten patients."""
+    if patients < 10:
+        return np.full(2, np.nan)
+    odds = special.logit(np.clip(draws[np.isfinite(draws)], 0.001, 0.999))
+    reach = student_t(patients - 1).ppf(0.975) * math.sqrt(patients / (patients - 1)) * odds.std()
+    middle = special.logit(np.clip(estimate, 0.001, 0.999))
+    return special.expit([middle - reach, middle + reach])
 
 
 def paired(draws: Array, patients: float) -> tuple[float, float, float]:

@@ -15,9 +15,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import sqlite
 
-from headsweep.storage import optuna_tables
+from headsweep.storage import optuna_tables, trial_rows
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.storage.optuna_tables import RUNG_PREFIX, altered, frozen_trial
+from headsweep.storage.optuna_tables import (
+    RUNG_PREFIX,
+    altered,
+    frozen_trial,
+)
 from headsweep.storage.trial_cache import LISTED, TrialCache
 from headsweep.studies.study import open_storage
 
@@ -252,7 +256,7 @@ def act(draw: random.Random, stock: RDBStorage) -> None:
 
 def test_sync_reads_rows_by_id_and_no_other_trials(storage: BatchedStorage) -> None:
     """With 80,000 trials, a scan of them at every tick took as long as all the rest."""
-    compiled = str(optuna_tables._changed("sqlite").compile(dialect=sqlite.dialect()))
+    compiled = str(trial_rows._changed("sqlite").compile(dialect=sqlite.dialect()))
     with storage.database.engine.connect() as connection:
         raw = connection.connection.dbapi_connection
         names = compiled.count("?")
@@ -273,7 +277,7 @@ def test_first_sync_of_many_trials_is_logged_and_equals_a_slow_one(
     followed = TrialCache(2)
     for trial in stock.get_all_trials(2):  # one by one, in order
         followed.put(trial)
-    monkeypatch.setattr(optuna_tables, "MANY_TRIALS", 3)
+    monkeypatch.setattr(trial_rows, "MANY_TRIALS", 3)
     fresh = TrialCache(2)
     storage.database.read(fresh.sync)
     assert facts(followed) == facts(fresh)

@@ -126,6 +126,7 @@ def describe(
             "confidence": CONFIDENCE,
             "unit": "patient",
             "interval": "bias-corrected percentiles, expanded",
+            "interval_of_auroc_per_label": "Student's t on the logit scale",
             "min_patients": MIN_PATIENTS,
         },
         "commit": code_commit(),

@@ -34,7 +34,6 @@ from headsweep.storage.optuna_tables import (
     STUDY_SYSTEM_ATTRS,
     FrozenStudy,
     altered,
-    fetch_trials,
     stock_storage,
     study_attrs,
     to_local,
@@ -48,6 +47,7 @@ from headsweep.storage.study_identity import (
     fetch_identity,
 )
 from headsweep.storage.trial_cache import TrialCache
+from headsweep.storage.trial_rows import fetch_trials
 
 T = TypeVar("T")
 

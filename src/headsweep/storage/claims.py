@@ -36,13 +36,13 @@ from headsweep.storage.optuna_tables import (
     altered,
     among,
     bound_ids,
-    fetch_trials,
     frozen_trial,
     to_local,
     trial_id,
     utc_now,
 )
 from headsweep.storage.trial_cache import TrialCache
+from headsweep.storage.trial_rows import fetch_trials
 
 FOREIGN_GRACE_S = 600.0
 """A RUNNING trial that nobody renews belongs to another program, such as stock Optuna. It counts

@@ -38,11 +38,11 @@ from headsweep.storage.optuna_tables import (
     USER_ATTRS,
     among,
     bound_ids,
-    fetch_trials,
     trial_id,
     utc_now,
 )
 from headsweep.storage.trial_cache import TrialCache
+from headsweep.storage.trial_rows import fetch_trials
 
 
 @dataclass(frozen=True)

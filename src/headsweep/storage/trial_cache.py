@@ -19,19 +19,21 @@ from sqlalchemy import Connection, Row
 
 from headsweep.storage.optuna_tables import (
     RUNG_PREFIX,
+    altered,
+    frozen_trial,
+    to_local,
+    trial_id,
+)
+from headsweep.storage.sorted_values import SortedValues
+from headsweep.storage.trial_rows import (
     Details,
     Marks,
-    altered,
     fetch_all_trials,
     fetch_changed,
     fetch_details_after,
     fetch_trials,
-    frozen_trial,
-    to_local,
-    trial_id,
     values_in_order,
 )
-from headsweep.storage.sorted_values import SortedValues
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 LISTED = (*UNFINISHED, TrialState.FAIL)
