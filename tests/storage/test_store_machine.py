@@ -198,7 +198,7 @@ class Store(RuleBasedStateMachine):
                 assert trial.user_attrs["retries"] <= SETTINGS.max_retries
 
     def teardown(self) -> None:
-        """Kill all workers, set the clock back two hours, and finish the study with a new worker."""
+        """Kill all workers, set the clock back two hours, and finish with a new worker."""
         try:
             if hasattr(self, "reader"):
                 for worker in self.workers.values():

@@ -24,6 +24,7 @@ from headsweep.errors import OutputError, StudyError
 from headsweep.leaderboard import unblinding as firewall
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.single_run import train
+from headsweep.storage import optuna_tables
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import heartbeats
 from headsweep.storage.optuna_tables import trial_id
@@ -163,6 +164,7 @@ def test_study_when_the_time_zone_changes_stores_utc(
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"):
         monkeypatch.setenv("TZ", zone)
         time.tzset()
+        optuna_tables._utc_offset.cache_clear()
         with join(url, zone) as session:
             (trial,) = session.claim(1).trials
             session.complete(trial_id(trial), 0.5, epochs=9)
@@ -178,6 +180,7 @@ def test_study_when_the_time_zone_changes_stores_utc(
         other.storage.database.close()
     monkeypatch.delenv("TZ")
     time.tzset()
+    optuna_tables._utc_offset.cache_clear()
     after = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     with storage.database.engine.connect() as connection:
         rows = connection.exec_driver_sql(
