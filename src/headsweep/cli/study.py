@@ -34,7 +34,7 @@ def run(
     storage_url: str,
     workers: int | None,
     device: str,
-    slots: int,
+    slots: int | None,
     n_trials: int | None,
     out: Path | None,
     timeout_s: float | None,
@@ -82,7 +82,9 @@ def create(
     is_flag=True,
     help="Under Slurm: queue the task again when its time limit or a preemption ends the worker.",
 )
-def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: bool) -> None:
+def worker(
+    study_name: str, storage_url: str, device: str, slots: int | None, requeue: bool
+) -> None:
     """Pull trials of a study until its budget is spent.
 
     Start one a GPU, on as many machines as reach the storage. SIGINT, SIGTERM or SIGUSR1 make it
