@@ -209,7 +209,7 @@ def files_of(folder: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("spoil", CASES, ids=[case.__name__ for case in CASES])
-def test_bad_input_ends_with_one_line_and_leaves_nothing(headsweep, given, spoil):
+def test_run_with_bad_input_prints_one_line_and_writes_nothing(headsweep, given, spoil):
     place = spoil(given)
     command = given.command()
     before = files_of(given.folder)

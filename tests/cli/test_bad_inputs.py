@@ -832,7 +832,7 @@ def fault_of(case: Case, headsweep: Callable[..., Ended]) -> str | None:
     return None
 
 
-def test_bad_input_of_every_command_is_one_line_and_writes_nothing(place: Path, headsweep) -> None:
+def test_commands_with_bad_input_print_one_line_and_write_nothing(place: Path, headsweep) -> None:
     tried: Counter[str] = Counter()
     seen: set[str] = set()
     faults: list[str] = []

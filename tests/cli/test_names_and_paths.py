@@ -44,7 +44,7 @@ BAD_NAMES = [
 ]  # fmt: skip
 
 
-def test_names_of_any_script_and_with_spaces_work_from_file_to_script(tmp_path: Path) -> None:
+def test_study_name_in_any_script_or_with_spaces_is_accepted(tmp_path: Path) -> None:
     """Before, only ASCII without spaces was a name."""
     for name in GOOD_NAMES:
         spec = make_spec(tmp_path, study={"name": name, "n_trials": 2})
@@ -58,9 +58,7 @@ def test_names_of_any_script_and_with_spaces_work_from_file_to_script(tmp_path: 
         assert command[command.index("worker") + 1] == name
 
 
-def test_names_that_leave_a_folder_or_a_line_are_refused_wherever_they_come_from(
-    tmp_path: Path, headsweep
-) -> None:
+def test_study_name_unsafe_in_path_or_shell_is_refused(tmp_path: Path, headsweep) -> None:
     """Before, a name in the store or of a scaling study was any text: `../../x` wrote there."""
     sound = json.loads(spec_to_json(make_spec(tmp_path)))
     scaling = tmp_path / "scaling.yaml"
@@ -78,7 +76,7 @@ def test_names_that_leave_a_folder_or_a_line_are_refused_wherever_they_come_from
         assert "name must" in ended.err
 
 
-def test_a_study_file_writes_and_looks_for_manifests_below_its_folders_only(tmp_path: Path) -> None:
+def test_load_study_file_with_path_outside_its_folders_raises(tmp_path: Path) -> None:
     """Before, any of these was taken."""
     file = tmp_path / "study.yaml"
     for key in (
@@ -104,18 +102,18 @@ def test_a_study_file_writes_and_looks_for_manifests_below_its_folders_only(tmp_
 
 
 @pytest.mark.parametrize("path", ["/etc/x", "..", "../x", "a/../x", "a/..", "x\0"])
-def test_what_escapes(path: str) -> None:
+def test_escapes_with_absolute_or_parent_path_is_true(path: str) -> None:
     assert escapes(path)
 
 
 @pytest.mark.parametrize(
     "path", ["x", "a/b", "..a", "a..", "a/..b/c", "...", "ü ö/肺.npz", "~/x", "$HOME"]
 )
-def test_what_stays(path: str) -> None:
+def test_escapes_with_path_below_folder_is_false(path: str) -> None:
     assert not escapes(path)
 
 
-def test_volume_names_hold_no_path(tmp_path: Path) -> None:
+def test_read_manifest_with_path_as_volume_name_raises(tmp_path: Path) -> None:
     """Before, `data prepare` with means of scans wrote to the path in a volume's name."""
     for volume in ("../../train_1_a_1", "/etc/train_1_a_1", "a/train_1_a_1"):
         path = write_table(tmp_path / "m.csv", HEADER, [[volume, "a.npz", "1", "0"]])
@@ -138,7 +136,7 @@ def packed(root: Path, name: str) -> np.ndarray:
     return pack(manifest, "visual", root / "features", root / "cache", progress=False).matrix
 
 
-def test_links_out_of_the_root_are_refused_and_those_within_followed(linked: Path) -> None:
+def test_pack_follows_links_within_data_root_and_refuses_others(linked: Path) -> None:
     """Before, every link was followed."""
     image, secret = linked / "features" / "image", linked / "elsewhere" / "features"
     (image / "file.npz").symlink_to(secret / "secret.npz")
@@ -165,7 +163,9 @@ def test_links_out_of_the_root_are_refused_and_those_within_followed(linked: Pat
     assert packed(linked, "image/train_1_a_1.npz").shape == (1, 4)
 
 
-def test_paths_of_any_script_and_with_spaces_work(tmp_path: Path, headsweep) -> None:
+def test_train_with_paths_in_any_script_or_with_spaces_writes_results(
+    tmp_path: Path, headsweep
+) -> None:
     """Before, letters beyond ASCII in an override had to be quoted for Hydra."""
     root = tmp_path / "Müller & Söhne" / "肺 結節"
     write_dataset(root)
@@ -187,7 +187,7 @@ def test_paths_of_any_script_and_with_spaces_work(tmp_path: Path, headsweep) -> 
     assert read_document(runs / "config.yaml")["data"]["train_manifest"] == "Übung eins.csv"
 
 
-def test_text_that_yaml_reads_as_something_else_survives_an_export(tmp_path: Path) -> None:
+def test_to_yaml_of_text_that_looks_like_other_values_reads_back_equal(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     for name in (
         "1e-3",

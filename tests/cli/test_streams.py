@@ -43,7 +43,7 @@ CREATE = "headsweep create study.yaml --storage sqlite:///study.db"
 
 
 @pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii", "cp1251", "utf-8"])
-def test_status_in_another_encoding_spells_what_it_cannot_encode(
+def test_status_in_other_encoding_replaces_unencodable_characters(
     folder: Path, encoding: str
 ) -> None:
     ended = shell(STATUS, folder, PYTHONIOENCODING=encoding)
@@ -73,7 +73,7 @@ def test_closed_streams_do_not_mix_output_into_the_storage(folder: Path) -> None
     assert shell(STATUS, folder).returncode == 0
 
 
-def test_command_whose_reader_left_ends_as_usual(folder: Path) -> None:
+def test_command_whose_output_pipe_is_closed_ends_as_usual(folder: Path) -> None:
     ended = shell(f"{STATUS} | true", folder)
     assert (ended.returncode, ended.stderr) == (0, b"")
 

@@ -64,7 +64,7 @@ def due(name: str) -> bool:
 if due("atheris"):
 
     @pytest.mark.parametrize("target", TARGETS)
-    def test_atheris_finds_no_crash(target: str, tmp_path: Path) -> None:
+    def test_fuzz_targets_under_atheris_do_not_crash(target: str, tmp_path: Path) -> None:
         """Fails when `read_feature` lets an error of a parser pass, or a document's reader one of
         PyYAML's.
         """
@@ -82,7 +82,9 @@ if due("atheris"):
 @pytest.mark.parametrize("target", TARGETS)
 @fuzzed
 @given(data=st.data())
-def test_files_of_the_corpus_with_other_bytes(target: str, data: st.DataObject) -> None:
+def test_fuzz_targets_with_changed_corpus_files_do_not_crash(
+    target: str, data: st.DataObject
+) -> None:
     """The same by hypothesis: some bytes replaced, cut out or repeated."""
     files = sorted((CORPUS / target).iterdir())
     content = bytearray(data.draw(st.sampled_from(files)).read_bytes())
@@ -107,7 +109,9 @@ def with_value(node: dict, path: tuple, value: object) -> object:
 
 @fuzzed
 @given(data=st.data())
-def test_study_files_with_other_values(tmp_path: Path, data: st.DataObject) -> None:
+def test_load_study_file_with_random_values_loads_or_raises_one_line(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     document: object = DOCUMENT
     for _ in range(data.draw(st.integers(1, 3))):
         if isinstance(document, dict):
@@ -133,7 +137,9 @@ CELLS = TEXTS | st.sampled_from(
 
 @fuzzed
 @given(data=st.data())
-def test_manifests_with_other_cells(tmp_path: Path, data: st.DataObject) -> None:
+def test_read_manifest_with_random_cells_reads_or_raises_one_line(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     """Fails when a row of another width than the header is taken."""
     table = [list(HEADER), list(SOUND_ROW), ["train_2_a_1", "image/x.npz", "0"]]
     for _ in range(data.draw(st.integers(0, 3))):
@@ -179,7 +185,9 @@ SYNTAX = st.sampled_from(
 
 @fuzzed
 @given(key=KEYS | TEXTS, sign=SYNTAX, value=TEXTS | SCALARS.map(str))
-def test_overrides_of_any_text(key: str, sign: str, value: str) -> None:
+def test_compose_config_with_random_override_composes_or_raises_one_line(
+    key: str, sign: str, value: str
+) -> None:
     """Fails when an error of Hydra's or OmegaConf's passes `compose`."""
     override = f"{key}{sign}{value}"
     told = ""

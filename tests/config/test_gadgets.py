@@ -109,7 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("canary_module", None)
 
 
-def test_the_gadgets_do_make_their_canary_when_called(folder: Path) -> None:
+def test_gadgets_when_called_create_canary(folder: Path) -> None:
     for path in LIVE:
         sys.modules.pop("canary_module", None)
         made = pkgutil.resolve_name(path)(*arguments(path, folder))
@@ -230,7 +230,7 @@ def some(cases: Iterator[Any], turn: int) -> Iterator[Any]:
     return itertools.islice(cases, turn % 8, None, 8)
 
 
-def test_gadgets_in_study_files_stay_text(folder: Path, headsweep) -> None:
+def test_create_with_gadget_in_study_file_does_not_run_it(folder: Path, headsweep) -> None:
     file = folder / "study.yaml"
     for turn, path in enumerate((*LIVE, *KNOWN)):
         for text in some(study_files(path, folder), turn):
@@ -239,7 +239,7 @@ def test_gadgets_in_study_files_stay_text(folder: Path, headsweep) -> None:
     assert not (folder / "new.db").exists()
 
 
-def test_gadgets_in_overrides_stay_text(folder: Path, headsweep) -> None:
+def test_commands_with_gadget_in_override_do_not_run_it(folder: Path, headsweep) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     study = ("create", "study.yaml", "--storage", "sqlite:///new.db")
     commands = itertools.cycle([("train",), study, ("align",), ("train", "-m"), ("data", "check")])
@@ -248,7 +248,7 @@ def test_gadgets_in_overrides_stay_text(folder: Path, headsweep) -> None:
             refused(headsweep(*next(commands), "head.dim=1", text), folder, text)
 
 
-def test_gadgets_in_exported_configs_stay_text(folder: Path, headsweep) -> None:
+def test_train_with_gadget_in_exported_config_does_not_run_it(folder: Path, headsweep) -> None:
     file = folder / "config.yaml"
     for turn, path in enumerate((*LIVE, *KNOWN)):
         for text in some(configs(path, folder), turn):
@@ -256,7 +256,7 @@ def test_gadgets_in_exported_configs_stay_text(folder: Path, headsweep) -> None:
             refused(headsweep("train", "--config", file), folder, text)
 
 
-def test_gadgets_in_attributes_of_the_store_stay_text(folder: Path, headsweep) -> None:
+def test_commands_with_gadget_in_stored_study_do_not_run_it(folder: Path, headsweep) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     url = "sqlite:///study.db"
     assert headsweep("create", "study.yaml", "--storage", url).code == 0
@@ -278,7 +278,7 @@ def test_gadgets_in_attributes_of_the_store_stay_text(folder: Path, headsweep) -
     assert not (folder / "x.yaml").exists()
 
 
-def test_a_group_choice_is_a_name_and_never_a_file_elsewhere(folder: Path, headsweep) -> None:
+def test_train_with_path_as_group_choice_is_refused(folder: Path, headsweep) -> None:
     """Before, `head=../../..` made Hydra read and compose any YAML file of the machine."""
     (folder / "mlp.yaml").write_text("kind: mlp\nwidth: 7\n")
     shipped = Path(__file__).parents[2] / "src" / "headsweep" / "config" / "groups" / "head"
@@ -293,7 +293,7 @@ def test_a_group_choice_is_a_name_and_never_a_file_elsewhere(folder: Path, heads
         assert "head must be one of linear, mlp, retrieval" in ended.err
 
 
-def test_no_module_of_a_gadget_is_loaded_by_reading_it(folder: Path) -> None:
+def test_reading_gadget_does_not_import_its_module(folder: Path) -> None:
     """In a process of its own: these modules are loaded here already."""
     file = folder / "study.yaml"
     file.write_text("a: !!python/name:canary_module.run ''")

@@ -107,7 +107,7 @@ for file in sorted(Path().glob("bomb*")):
 """
 
 
-def test_bombs_are_refused_within_a_second_and_200_mb(tmp_path: Path) -> None:
+def test_load_study_file_of_yaml_bomb_raises_within_a_second_and_200_mib(tmp_path: Path) -> None:
     names = {}
     for i, (name, (text, law)) in enumerate(BOMBS.items()):
         for kind in ("study", "config") if i % 8 == 0 else ("study",):
@@ -135,12 +135,12 @@ SWEEPS = [
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_a_sweep_spans_no_more_runs_than_anyone_trains(headsweep, sweep: str) -> None:
+def test_train_with_too_large_sweep_fails_in_one_line(headsweep, sweep: str) -> None:
     ended = headsweep("train", "-m", f"training.seed={sweep}", f"training.tape_position={sweep}")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
 
 
-def test_what_people_write_is_far_from_every_limit(tmp_path: Path) -> None:
+def test_shipped_study_files_are_far_below_every_limit(tmp_path: Path) -> None:
     from headsweep.config.yaml_files import MAX_BYTES, MAX_DEPTH, MAX_NODES
 
     spaces = Path(__file__).parents[2] / "search_spaces"

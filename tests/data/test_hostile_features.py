@@ -184,9 +184,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("before", ["nothing", "a pack"])
-def test_a_hostile_file_among_sound_ones_is_named_and_leaves_no_trace(
-    tmp_path: Path, before: str
-) -> None:
+def test_pack_with_malicious_file_raises_and_leaves_no_trace(tmp_path: Path, before: str) -> None:
     """Failed before its fix: bzip2 took 30 MB here and 8 GB where there was more of it; the wrong
     byte order passed as features of 1e38; a failed pack left its half and had removed the old one.
     """
@@ -214,7 +212,7 @@ def test_a_hostile_file_among_sound_ones_is_named_and_leaves_no_trace(
         assert contents(root) == old, name
 
 
-def test_a_big_endian_pt_is_converted(root: Path) -> None:
+def test_read_feature_of_big_endian_pt_converts_it(root: Path) -> None:
     path = root / "x.pt"
     torch.save(torch.from_numpy(SOUND), path)
     with zipfile.ZipFile(path) as archive:
@@ -229,7 +227,7 @@ def test_a_big_endian_pt_is_converted(root: Path) -> None:
     np.testing.assert_array_equal(packing.read_feature(path), SOUND)
 
 
-def test_headers_are_parsed_one_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_parses_npy_headers_one_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the lock a sound file was refused, on CPython 3.11, when threads met in `ast`."""
     for volume in VOLUMES:
         write_sound(root / f"features/image/{volume}.npy")
@@ -247,7 +245,7 @@ def test_headers_are_parsed_one_at_a_time(root: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("what", ["written anew", "written in half", "removed"])
-def test_a_file_that_changes_while_it_is_packed_is_named(
+def test_pack_when_file_changes_meanwhile_raises_with_its_name(
     root: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Failed before its fix: the pack was kept, of a row that no file held in the end."""
@@ -290,7 +288,7 @@ CT_CLIP_CASES: dict[str, Write] = {
 }
 
 
-def test_hostile_scores_of_ct_clip_end_in_one_line(root: Path, headsweep) -> None:
+def test_evaluate_with_malicious_ct_clip_scores_fails_in_one_line(root: Path, headsweep) -> None:
     """Failed before its fix: 7 TiB ended in `MemoryError`, and bzip2 was unpacked whole."""
     (root / "accessions.txt").write_text("train_1_a_1\n")
     np.savez(root / "labels_weights.npz", data=np.zeros((1, 18)))

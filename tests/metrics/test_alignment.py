@@ -105,7 +105,7 @@ def by_definition(
 @pytest.mark.parametrize("within", [False, True], ids=["between views", "within a view"])
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
 @pytest.mark.parametrize("relevance", RELEVANCES)
-def test_every_relevance_equals_its_definition(relevance, tied, within):
+def test_retrieve_by_every_relevance_equals_definition(relevance, tied, within):
     for seed in range(3):
         first, second, gallery = make(90, seed, tied=tied)
         candidates = first if within else second
@@ -122,7 +122,7 @@ def first_of(similarity: NDArray[np.float32], k: int) -> list[int]:
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
-def test_ctclip_report_to_volume_equals_its_definition(tied):
+def test_report_to_volume_equals_ct_clip_definition(tied):
     for seed in range(3):
         volumes, reports, _ = make(120, seed, tied=tied)
         found = report_to_volume(reports, volumes)
@@ -133,7 +133,7 @@ def test_ctclip_report_to_volume_equals_its_definition(tied):
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
-def test_ctclip_volume_to_volume_equals_its_definition(tied):
+def test_volume_to_volume_equals_ct_clip_definition(tied):
     for seed in range(3):
         volumes, _, gallery = make(120, seed, tied=tied)
         labels = gallery.targets
@@ -154,7 +154,7 @@ def test_ctclip_volume_to_volume_equals_its_definition(tied):
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
-def test_paired_and_unpaired_similarity_equal_their_definition(tied):
+def test_pair_similarity_equals_definition(tied):
     first, second, gallery = make(70, 5, tied=tied)
     found = pair_similarity(first, second, gallery)
     similarity = first.astype(np.float64) @ second.T.astype(np.float64)
@@ -168,7 +168,7 @@ def test_paired_and_unpaired_similarity_equal_their_definition(tied):
         assert found["unpaired_similarity"][i] == pytest.approx(np.mean(others), abs=1e-6)
 
 
-def test_without_a_row_of_another_scan_nothing_is_unpaired():
+def test_pair_similarity_without_other_scan_or_report_has_nan_unpaired():
     rows = np.eye(3, dtype=np.float32)
     one_scan = Gallery(["a"] * 3, None, np.zeros((3, 1), dtype=np.uint8))
     one_report = Gallery(["a", "b", "c"], ["same"] * 3, np.zeros((3, 1), dtype=np.uint8))
@@ -187,7 +187,7 @@ def one(
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000), relevance=st.sampled_from(RELEVANCES), blocks=st.integers(1, 200))
-def test_blocks_and_the_order_of_rows_change_nothing(seed, relevance, blocks):
+def test_retrieve_with_other_block_size_or_row_order_is_equal(seed, relevance, blocks):
     first, second, gallery = make(60, seed, tied=True)
     whole = one(first, second, gallery, relevance)
     with pytest.MonkeyPatch.context() as patch:
@@ -205,7 +205,7 @@ def test_blocks_and_the_order_of_rows_change_nothing(seed, relevance, blocks):
         np.testing.assert_allclose(again[name], values[order], **EXACT)
 
 
-def test_equal_similarities_count_against_the_query():
+def test_retrieve_with_equal_similarities_ranks_relevant_row_last():
     rows = np.ones((4, 1), dtype=np.float32)
     gallery = Gallery(["a", "b", "c", "d"], None, np.zeros((4, 1), dtype=np.uint8))
     found = one(rows, rows, gallery, "same_scan")
@@ -213,7 +213,7 @@ def test_equal_similarities_count_against_the_query():
     assert found["recall@1"].tolist() == [0] * 4
 
 
-def test_negative_zero_ties_with_zero():
+def test_retrieve_with_negative_zero_treats_it_as_zero():
     rows = np.array([[1, 0], [0, -1], [0, 1]], dtype=np.float32)
     gallery = Gallery(["a", "b", "c"], None, np.array([[1], [1], [0]], dtype=np.uint8))
     queries = np.array([[-0.0, 0.0]] * 3, dtype=np.float32)
@@ -221,14 +221,14 @@ def test_negative_zero_ties_with_zero():
     assert found["reciprocal_rank"][0] == 0.5
 
 
-def test_a_query_without_a_relevant_row_has_no_value():
+def test_retrieve_for_query_without_relevant_row_returns_nan():
     first, _, gallery = make(20, 3, tied=False)
     alone = Gallery([str(i) for i in range(20)], None, gallery.targets)
     found = one(first, first, alone, "same_scan", within=True)
     assert all(np.isnan(values).all() for values in found.values())
 
 
-def test_more_than_32_labels_are_shared_too():
+def test_retrieve_with_more_than_32_labels_compares_all():
     rows = np.eye(3, dtype=np.float32)
     targets = np.zeros((3, 40), dtype=np.uint8)
     targets[[0, 2], 39] = 1
@@ -237,7 +237,7 @@ def test_more_than_32_labels_are_shared_too():
     assert np.isfinite(found["ndcg"]).tolist() == [True, False, True]
 
 
-def test_the_bootstrap_draws_whole_patients_and_leaves_out_undefined_queries():
+def test_resampled_means_draw_whole_patients_and_skip_undefined_queries():
     rng = np.random.default_rng(0)
     patients = [f"p{i}" for i in rng.integers(0, 12, size=50)]
     values = rng.random(50)

@@ -83,19 +83,17 @@ def coverage() -> dict[str, np.ndarray]:
     return {unit: np.mean(hits, axis=0) for unit, hits in covered.items()}
 
 
-def test_resampling_patients_covers_as_often_as_it_says(coverage):
+def test_interval_from_resampled_patients_has_nominal_coverage(coverage):
     assert (coverage["patients"] >= 0.93).all(), coverage
     assert (coverage["patients"] <= 0.97).all(), coverage
 
 
-def test_resampling_rows_falls_short_on_the_same_data(coverage):
+def test_interval_from_resampled_rows_has_too_low_coverage(coverage):
     assert (coverage["rows"] < 0.90).all(), coverage
 
 
 @pytest.mark.parametrize(("patients", "least", "most"), [(2, 0.5, 0.8), (12, 0.93, 0.99)])
-def test_auroc_interval_of_a_rare_label_covers_from_the_number_of_patients_that_boards_ask(
-    patients, least, most
-):
+def test_auroc_interval_of_rare_label_has_coverage_from_min_patients_on(patients, least, most):
     """With 2 patients of the rarer class it covers too rarely, so that a board leaves it out."""
     rng = np.random.default_rng(0)
     hits = []

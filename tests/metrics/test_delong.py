@@ -46,7 +46,7 @@ def degrees_of_freedom(rows: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_one_row_a_patient_gives_delongs_p_value(seed):
+def test_delong_with_one_row_per_patient_equals_definition(seed):
     positive, scores = problem(seed=seed)
     one, other = (components(positive, score[None]) for score in scores)
     for few in (True, False):
@@ -54,13 +54,13 @@ def test_one_row_a_patient_gives_delongs_p_value(seed):
         assert p == pytest.approx(by_definition(positive, scores, student=few), abs=1e-12)
 
 
-def test_areas_are_the_roc_areas_averaged_over_seeds():
+def test_components_area_equals_mean_auroc_over_seeds():
     positive, scores = problem()
     expected = np.mean([roc_auc_score(positive, score) for score in scores])
     assert components(positive, scores).area == pytest.approx(expected)
 
 
-def test_repeating_every_row_of_a_patient_adds_no_evidence():
+def test_delong_with_every_row_repeated_has_same_p_value():
     positive, scores = problem(60)
     patients = [str(i) for i in range(60)]
     once = [components(positive, score[None]) for score in scores]
@@ -69,13 +69,13 @@ def test_repeating_every_row_of_a_patient_adds_no_evidence():
     assert delong_p_value(np.tile(positive, 2), patients * 2, *twice) == pytest.approx(p)
 
 
-def test_a_model_against_itself_has_no_p_value():
+def test_delong_of_model_with_itself_has_no_p_value():
     positive, scores = problem()
     same = components(positive, scores[:1])
     assert math.isnan(delong_p_value(positive, [str(i) for i in range(80)], same, same))
 
 
-def test_equal_models_are_told_apart_in_one_of_twenty_data_sets():
+def test_delong_of_equal_models_rejects_one_in_twenty():
     rng = np.random.default_rng(0)
     found = []
     for _ in range(600):
@@ -88,7 +88,7 @@ def test_equal_models_are_told_apart_in_one_of_twenty_data_sets():
     assert 0.03 <= np.mean(found) <= 0.075
 
 
-def test_patients_with_rows_of_both_classes_count_their_covariance():
+def test_delong_with_both_classes_in_a_patient_includes_covariance():
     """Against the variance of clustered data written out (Obuchowski 1997, Biometrics 53(2))."""
     positive, scores = problem(60, seed=3)
     patient = np.arange(60) // 3

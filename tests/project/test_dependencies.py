@@ -62,7 +62,7 @@ def installed() -> dict[str, Distribution]:
     return {canonicalize_name(part.name): part for part in reversed([*distributions()])}
 
 
-def test_every_dependency_has_a_range_and_a_pin_within_it():
+def test_dependencies_all_have_a_range_and_a_pin_within_it():
     """Fails when a line is taken out of constraints.txt, or a range is left open below."""
     pinned = pins()
     unheld = {"ray", "syne-tune", "scipy-stubs", "types-pyyaml", "types-jsonschema"}
@@ -74,7 +74,7 @@ def test_every_dependency_has_a_range_and_a_pin_within_it():
             assert requirement.specifier.contains(pinned[name], prereleases=True), name
 
 
-def test_every_pin_is_exact_and_what_is_installed():
+def test_pins_are_exact_and_equal_installed_versions():
     for name, pin in pins().items():
         assert re.fullmatch(r"[0-9][0-9a-z.]*", pin), name
     pinned = pins()
@@ -86,7 +86,7 @@ def test_every_pin_is_exact_and_what_is_installed():
     assert strays == {}
 
 
-def test_pins_installed_here_accept_the_lowest_supported_python():
+def test_pins_accept_lowest_supported_python():
     """Fails for soupsieve 3.0, which needs Python 3.11.5, where Debian 12 has 3.11.2."""
     lowest = PROJECT["project"]["requires-python"].removeprefix(">=")
     pinned = pins()
@@ -99,7 +99,7 @@ def test_pins_installed_here_accept_the_lowest_supported_python():
     assert too_new == {}
 
 
-def test_no_pin_and_no_range_holds_a_version_of_a_known_advisory():
+def test_pins_and_ranges_exclude_versions_with_known_advisories():
     """Fails when jinja2 may be 3.1.5, or is pinned to it."""
     rows = list(csv.DictReader(ADVISORIES.read_text().splitlines()))
     assert len(rows) >= 20
@@ -125,7 +125,7 @@ def licence(name: str) -> str:
     return about.get("License-Expression") or "; ".join(kinds) or (about.get("License") or "")[:200]
 
 
-def test_every_licence_is_free_and_known():
+def test_licences_of_installed_packages_are_all_known_and_free():
     """A dependency under terms that were not looked at fails here."""
     unknown = {}
     for found in distributions():
@@ -152,7 +152,7 @@ UNASKED = {"name": "numpy", "skip_reason": "Dependency not found on PyPI"}
         ([[UNASKED], [SOUND], [ILL]], 1, "torch 2.13.0: PYSEC-1"),
     ],
 )
-def test_an_audit_that_nobody_answered_is_no_clean_audit(tmp_path, capsys, answers, code, told):
+def test_audit_without_answer_is_reported_as_unknown(tmp_path, capsys, answers, code, told):
     """What pip-audit would write stands in for it; None is a database that cannot be reached."""
     loader = SourceFileLoader("dependencies", str(ROOT / "scripts/dependencies"))
     dependencies = module_from_spec(spec_from_loader(loader.name, loader))

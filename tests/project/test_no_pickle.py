@@ -54,7 +54,7 @@ def lint(text: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout
 
 
-def test_the_linter_refuses_every_way_to_unpickle() -> None:
+def test_linter_with_any_pickle_call_reports_it() -> None:
     """Failed before `TID251`: numpy, joblib, cloudpickle, torch.load passed."""
     for name, text in FORBIDDEN.items():
         code, told = lint(text)
@@ -64,7 +64,7 @@ def test_the_linter_refuses_every_way_to_unpickle() -> None:
     assert code == 0, told
 
 
-def test_no_source_is_exempt() -> None:
+def test_pickle_rules_are_suppressed_at_known_lines_only() -> None:
     """Fails for one more `noqa` of those rules. These are the error that torch raises, and the
     one call of `torch.load`.
     """
@@ -80,7 +80,7 @@ def test_no_source_is_exempt() -> None:
     assert exempt == [("torch_files.py", error), ("torch_files.py", call)]
 
 
-def test_torch_reads_weights_alone_and_is_new_enough() -> None:
+def test_torch_load_reads_weights_only_with_a_safe_version() -> None:
     """Fails without `weights_only=True` in `data/torch_files.py`, and for a floor below 2.10."""
     calls = [
         node
@@ -125,7 +125,7 @@ space: {training.learning_rate: {type: float, low: 1.0e-3, high: 1.0e-1}}
 """
 
 
-def test_nothing_is_unpickled_and_no_pickle_is_left(
+def test_commands_read_and_write_no_pickle(
     tmp_path: Path, headsweep, watched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when a state is kept with `torch.save`, or a config with `pickle.dump`."""

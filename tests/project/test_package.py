@@ -76,7 +76,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return run
 
 
-def test_the_wheel_holds_configs_and_studies(wheel):
+def test_wheel_contains_configs_and_studies(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = ROOT / "src" / "headsweep"
     for pattern in ("*.py", "configs/**/*.yaml", "leaderboard/templates/*"):
@@ -89,7 +89,7 @@ def test_the_wheel_holds_configs_and_studies(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_the_wheel_of_the_sdist_is_the_wheel(built, wheel, tmp_path):
+def test_wheel_built_from_sdist_equals_wheel(built, wheel, tmp_path):
     """An sdist outside git still knows its commit."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -106,7 +106,7 @@ def test_the_wheel_of_the_sdist_is_the_wheel(built, wheel, tmp_path):
     assert contents(again) == contents(wheel)
 
 
-def test_the_wheel_alone_searches_the_quickstart(installed):
+def test_wheel_installed_alone_runs_quickstart(installed):
     commit = code_commit()
     assert commit is not None
     assert f"({commit})" in installed("--version")

@@ -122,7 +122,9 @@ STRIDE = {"run": 13, "data set": 14, "board": 11, "pack": 2, "tables": 4, "subse
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_killed_or_failed_at_every_touch_of_the_file_system(name: str, tmp_path: Path) -> None:
+def test_writer_killed_or_failed_at_any_file_operation_leaves_old_or_new(
+    name: str, tmp_path: Path
+) -> None:
     """Failed before its fix for predictor, predictions, tables, means, subsets, pack (a failure
     left its half), run and export. With `durable.replacing` writing straight into its target,
     export, predictor, state, predictions, manifests, means and subsets fail.
@@ -145,7 +147,9 @@ def test_killed_or_failed_at_every_touch_of_the_file_system(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("run", "data set")])
-def test_killed_or_failed_within_a_write(name: str, tmp_path: Path) -> None:
+def test_writer_killed_or_failed_within_a_write_leaves_old_or_new(
+    name: str, tmp_path: Path
+) -> None:
     """The kernel stops the process at a byte; fails likewise."""
     attacked = Attacked(name, tmp_path)
     longest = max([len(content) for content in attacked.new.values()], default=0) or 200
@@ -161,7 +165,9 @@ def test_killed_or_failed_within_a_write(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_on_a_real_file_system_that_is_full_or_read_only(tmp_path: Path, fault: str) -> None:
+def test_writers_on_full_or_read_only_file_system_raise_and_change_nothing(
+    tmp_path: Path, fault: str
+) -> None:
     """A file system in memory; where none may be mounted, a folder without permission to write."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -201,7 +207,7 @@ def test_on_a_real_file_system_that_is_full_or_read_only(tmp_path: Path, fault: 
             folder.chmod(0o755)
 
 
-def test_links_pipes_and_permissions_stay_what_they_are(tmp_path: Path) -> None:
+def test_write_text_preserves_links_pipes_and_permissions(tmp_path: Path) -> None:
     """Fails when the file behind a link, or a pipe such as `/dev/stdout`, is not told apart."""
     file, link = tmp_path / "a" / "best.yaml", tmp_path / "link.yaml"
     file.parent.mkdir()
@@ -260,7 +266,7 @@ ALLOWED = {
 }
 
 
-def test_no_other_code_writes_files() -> None:
+def test_writing_calls_outside_atomic_files_are_the_allowed_ones() -> None:
     """A new writer goes through `atomic_files`, or is named and justified above."""
     root = Path(headsweep.__file__).parent
     found = {
