@@ -37,9 +37,10 @@ def test_path_parameters_are_all_of_type_given_path():
     assert all(isinstance(param.values[1].type, GivenPath) for param in PATHS)
 
 
-def test_train_with_empty_folder_is_refused(headsweep, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["checkpoint_dir", "output_dir", "data_root", "manifest_dir"])
+def test_train_with_empty_folder_is_refused(headsweep, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    ended = headsweep("train", "paths.checkpoint_dir=")
-    assert ended.code == 2
-    assert "paths.checkpoint_dir: a folder's name must not be empty" in ended.err
+    ended = headsweep("train", f"paths.{name}=")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"paths.{name}: a folder's name must not be empty" in ended.err
     assert list(tmp_path.iterdir()) == []
