@@ -1,4 +1,4 @@
-"""Bad input: exit code 2, one line with law, value and place, and nothing half-written."""
+"""Bad input to `headsweep run`: exit code 2, one line that says where, and no file written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STUDY: dict[str, Any] = {
 
 @dataclass
 class Input:
-    """What a user gives to `headsweep run`, ready to be spoilt."""
+    """Valid input of `headsweep run`, which each case makes invalid in one way."""
 
     folder: Path
     study: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(STUDY))
@@ -204,7 +204,7 @@ def given(tmp_path: Path, pristine_data: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def files_of(folder: Path) -> set[Path]:
-    """Everything in a folder but the cache of packed features, which is no result."""
+    """Return all paths in a folder, without the cache of packed features."""
     return {p for p in folder.rglob("*") if p.relative_to(folder).parts[0] != "cache"}
 
 

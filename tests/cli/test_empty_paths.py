@@ -1,4 +1,4 @@
-"""An empty file or folder name is refused: it would silently be the current folder."""
+"""An empty file or folder name is refused, since it would mean the current folder."""
 
 import click
 import pytest
@@ -8,7 +8,7 @@ from headsweep.cli.root import root
 
 
 def parameters(command, words=()):
-    """Every parameter of every command that is a path, with the words that call the command."""
+    """Yield every path parameter of every command, with the words of the command."""
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
             yield from parameters(child, (*words, name))

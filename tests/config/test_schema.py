@@ -1,4 +1,4 @@
-"""The config: typed, strict, and refused in one line that names place, law and value."""
+"""The typed config: errors are one line with the key, the constraint and the value."""
 
 import json
 from importlib.metadata import EntryPoint
@@ -151,7 +151,7 @@ class ForestHead:
 def test_parse_config_with_plug_in_head_uses_its_config_type(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As if a package of that entry point were installed; `tests/heads` installs a real one."""
+    """Entry points are faked here; `tests/heads/test_example.py` installs a real package."""
     entry = EntryPoint("forest", f"{__name__}:ForestHead", HEAD_ENTRY_POINTS)
     monkeypatch.setattr("headsweep.config.schema.entry_points", lambda group: [entry])
     config = parse_config({"head": {"kind": "forest", "trees": 7}}, where="file")
@@ -236,7 +236,7 @@ def test_config_sections_are_the_config_groups() -> None:
     assert {path.split(".")[0] for path in leaf_paths(Config())} == set(GROUPS)
 
 
-FINGERPRINTS = {  # taken before any key of `ADDED_KEYS` existed
+FINGERPRINTS = {  # computed before any key of `ADDED_KEYS` existed
     (): "5163a9cb09adbb69fc3dae5ce17ad95235907ae4e6568ac70a6f0946bdfc233c",
     ("head=mlp", "features=both", "training.seed=7"): (
         "3d7718ea57bc5259820e693a05e6714c554ac2f9eb7c51bc5069cea2e85e3756"

@@ -1,4 +1,4 @@
-"""What CT-CLIP's scripts write is read whole, or refused with file and fault."""
+"""Files written by CT-CLIP's scripts are read, or refused with an error that names the file."""
 
 from __future__ import annotations
 

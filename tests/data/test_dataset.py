@@ -141,7 +141,7 @@ def test_test_splits_that_overlap_return_in_configured_order(tmp_path):
 
 @pytest.fixture
 def whole(tmp_path):
-    """60 patients, two of whom (1 and 2) share a feature row, and a config without valid."""
+    """60 patients, of whom 1 and 2 share a feature row, and a config without a valid manifest."""
     rng = np.random.default_rng(0)
     targets = {
         f"train_{i}_{scan}_1": tuple(rng.integers(0, 2, 2)) for i in range(60) for scan in "ab"

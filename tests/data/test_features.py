@@ -134,7 +134,7 @@ def test_read_feature_of_damaged_file_raises_or_returns_finite_vector(
 
 
 class Trap:
-    """Leaves a mark when unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -312,7 +312,7 @@ def test_read_feature_with_key_returns_that_array(tmp_path, suffix):
 
 
 def legacy_with(path, before, after):
-    """A legacy file whose description of the tensor has other bytes."""
+    """Write a legacy torch file in which bytes of the tensor's description are replaced."""
     torch.save(TENSOR, path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
     assert content.count(before) >= 1

@@ -1,4 +1,4 @@
-"""Health of features: the numbers of synthetic sets whose rank, cosine and outliers are known."""
+"""Feature health on synthetic matrices whose rank, cosine and outliers are known."""
 
 import numpy as np
 import pytest

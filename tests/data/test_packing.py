@@ -27,7 +27,7 @@ def pack_train(root, modality="visual"):
 
 
 def inode(root):
-    """Changes exactly when the matrix is written again."""
+    """Return the inode of the matrix, which changes exactly when the matrix is written again."""
     return next((root / "cache").glob("*/matrix.npy")).stat().st_ino
 
 
@@ -56,7 +56,7 @@ def test_pack_when_only_labels_change_reuses_pack(root):
     pack_train(root)
     before = inode(root)
     write_split(root, "train", dict.fromkeys(TARGETS, (0, 0)))
-    for path in (root / "features").rglob("*.npz"):  # the builder wrote the same bytes again
+    for path in (root / "features").rglob("*.npz"):  # write_split wrote the same bytes again
         os.utime(path, ns=(0, 0))
     pack_train(root)
     after = inode(root)
@@ -84,7 +84,7 @@ def test_pack_when_value_changes_updates_matrix_and_fingerprint(root):
     second = pack_train(root)
     np.testing.assert_array_equal(second.matrix[2], [7, 7, 7, 7])
     assert second.fingerprint != first.fingerprint
-    np.testing.assert_array_equal(first.matrix, old)  # who reads the old pack keeps it
+    np.testing.assert_array_equal(first.matrix, old)  # a reader of the old pack still sees it
 
 
 def test_pack_when_volumes_change_packs_again(root):
@@ -100,7 +100,7 @@ def test_pack_when_volumes_change_packs_again(root):
     )
 )
 def test_fingerprint_of_equal_content_in_other_folder_is_equal(tmp_path_factory, values):
-    """Equal volumes and values pack to equal fingerprints, wherever and whenever they lie."""
+    """Equal volumes and values give equal fingerprints in any folder and at any time."""
     fingerprints = set()
     for _ in range(2):
         root = tmp_path_factory.mktemp("f")
@@ -231,7 +231,7 @@ def test_pack_writes_index_of_packed_files(root):
 
 
 def linked(root):
-    """Features that are links to files outside of the data root, as in a Hugging Face snapshot."""
+    """Write features as links to files outside the data root, as in a Hugging Face snapshot."""
     write_split(root, "train", {"train_1_a_1": (1, 0), "train_2_a_1": (0, 1)})
     blobs = root / "blobs"
     blobs.mkdir()

@@ -1,4 +1,4 @@
-"""Tables with CT-RATE's exact columns and traps."""
+"""Manifests from tables with the columns and irregularities of CT-RATE's."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def label_row(volume, *positives):
 
 @pytest.fixture
 def root(tmp_path):
-    """The valid split: `valid_` and `validation_` tables that do not quite agree.
+    """Tables of the valid split, named `valid_` and `validation_`, with rows that do not match.
 
     Scan valid_1_a has two reconstructions of which one has no label row; valid_2_a has no report;
     valid_3_a no metadata; valid_4_a shares the report of valid_1_a; valid_5_a has no labels.
@@ -138,7 +138,7 @@ def test_write_prepared_writes_manifest_that_can_be_read(root):
 def test_prepare_manifest_with_each_row_policy_keeps_its_rows(root, policy, kept):
     prepared = prepare(root, policy)
     assert volumes(prepared) == kept
-    listed = 6  # volumes in labels or metadata
+    listed = 6  # number of volumes in labels or metadata
     merged = sum("mean" in row.reason for row in prepared.dropped)
     assert len(prepared.rows) + len(prepared.dropped) == listed
     assert merged == (1 if policy == "scan_mean" else 0)
@@ -274,7 +274,7 @@ def test_prepare_manifest_with_dedup_text_without_reports_raises(root):
 @pytest.mark.parametrize("cells", ["valid_9_a_1", "valid_9_a_1,M,Chest,M,036Y,more"])
 def test_prepare_manifest_with_wrong_number_of_cells_raises_with_line(root, cells):
     table = ct_rate_tables(root, "valid").metadata
-    table.write_text(table.read_text() + f"\n{cells}\n")  # an empty line is none
+    table.write_text(table.read_text() + f"\n{cells}\n")  # the empty line is not a row
     with pytest.raises(ManifestError, match=r"metadata\.csv:8: a row must have 5 cells, found"):
         prepare(root)
 

@@ -14,7 +14,7 @@ N = 20
 
 
 def write_reports(root, *, copied=8, flipped=0):
-    """Valid repeats `copied` reports of train, of which `flipped` have other labels."""
+    """Write splits; valid and test repeat `copied` train reports, `flipped` with other labels."""
     for split in ("train", "valid", "test"):
         volumes = [f"{split}_{i}_a_1" for i in range(N)]
         targets = {v: (i % 2, 1 - i % 2) for i, v in enumerate(volumes)}
@@ -100,7 +100,7 @@ def test_search_splits_with_copied_visual_feature_and_warn_keeps_row(tmp_path):
 
 
 def test_search_splits_with_drop_keeps_same_rows_for_every_modality(tmp_path):
-    """A search over inputs and the finalists' training must agree on the rows."""
+    """A search over several inputs and the training of its finalists must use the same rows."""
     config = write_reports(tmp_path, copied=0)
     copy_feature(tmp_path)
     data = dataset(config, tmp_path, shared_content="drop")

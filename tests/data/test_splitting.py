@@ -9,7 +9,7 @@ from headsweep.errors import ManifestError
 
 @st.composite
 def grouped_rows(draw):
-    """Rows in groups of 1 to 4, with labels that follow the group as a patient's do."""
+    """Rows in groups of 1 to 4, with labels that mostly agree within a group, as for a patient."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     sizes = rng.integers(1, 5, draw(st.integers(60, 200)))
     groups = np.repeat(np.arange(len(sizes)), sizes)
@@ -29,7 +29,7 @@ def test_group_folds_keeps_groups_together_and_balances_parts(rows, folds, seed)
         assert len(set(parts[groups == group])) == 1
     for part in range(folds):
         mine = parts == part
-        # A few rows: no part can be closer than the groups it is made of allow.
+        # Within a few rows, since groups are not divided.
         assert abs(mine.sum() - len(groups) / folds) <= 6
         excess = targets[mine].sum(axis=0) - targets.sum(axis=0) / folds
         assert np.abs(excess).max() <= 6
@@ -45,7 +45,7 @@ def test_split_by_group_with_same_seed_repeats(rows, seed):
 
 
 def test_group_folds_balances_labels_better_than_random():
-    """Spread of prevalences between folds, against folds drawn at random."""
+    """The spread of prevalences between folds is compared with that of random folds."""
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(500), rng.integers(1, 4, 500))
     targets = (rng.random((500, 18)) < np.linspace(0.02, 0.4, 18))[groups].astype(np.uint8)

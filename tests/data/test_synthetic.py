@@ -22,7 +22,7 @@ SMALL = {"patients_train": 12, "patients_valid": 6, "patients_test": 5, "progres
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """About 2,000 training and 1,400 valid rows."""
+    """A data set of about 2,000 train and 1,400 valid rows."""
     out = tmp_path_factory.mktemp("synthetic") / "data"
     rows = synthesize(
         out, patients_train=900, patients_valid=600, patients_test=20, seed=0, progress=False
@@ -71,7 +71,7 @@ def test_synthesize_gives_probe_the_ct_rate_auroc_and_mlp_more(splits):
 
 
 def test_synthesize_puts_label_signal_in_low_variance_components(splits):
-    """The half of the components with most variance tells less than the other half."""
+    """The half of the components with most variance predicts labels worse than the other half."""
     train, valid = splits
     x, z = train.features["visual"], valid.features["visual"]
     axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2].T

@@ -1,4 +1,4 @@
-"""A head of another package, as docs/how_to/own_head.md shows it: found, searched, verified."""
+"""The head of another package in docs/how_to/own_head.md can be trained, searched and verified."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs" / "how_to" / "own_head.md").read_text(encoding="utf-8")
 def run(
     tmp_path_factory: pytest.TempPathFactory, real_reports: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `headsweep` where the example's wheel is installed, on real reports."""
+    """Run `headsweep` with the example's wheel installed, on real reports."""
     folder = tmp_path_factory.mktemp("example")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
     subprocess.run(build, cwd=EXAMPLE, check=True, capture_output=True)

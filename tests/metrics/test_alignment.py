@@ -1,4 +1,4 @@
-"""Retrieval equals its definition worked out query by query, ties included."""
+"""Retrieval metrics equal their definition computed query by query, with ties."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ EXACT = {"rtol": 0, "atol": 1e-6, "equal_nan": True}
 
 @pytest.fixture(params=["counted", "sorted"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to rank, whatever the number of relevant rows."""
+    """Run each test with both ranking algorithms, for any number of relevant rows."""
     monkeypatch.setattr(alignment, "_COUNTED", 10**9 if request.param == "counted" else 0)
 
 
 def make(n: int, seed: int, *, tied: bool) -> tuple[Rows, Rows, Gallery]:
-    """Two views of scans with one to three reconstructions; tied similarities lie on a grid."""
+    """Return two views of scans with 1 to 3 reconstructions; `tied` makes equal similarities."""
     rng = np.random.default_rng(seed)
     if tied:
         # Four of 16 entries are ±1/2: every product is a multiple of 1/4, exact in any order.
@@ -60,7 +60,7 @@ def same_report(gallery: Gallery, i: int, j: int) -> bool:
 
 
 def standing(gallery: Gallery, relevance: str, i: int, j: int, *, within: bool) -> str:
-    """What row j is to query i: relevant, irrelevant, or left out."""
+    """Return whether row j is relevant to query i, irrelevant, or left out."""
     own = gallery.scans[i] == gallery.scans[j]
     if within and i == j:
         return "left out"
@@ -78,7 +78,7 @@ def standing(gallery: Gallery, relevance: str, i: int, j: int, *, within: bool) 
 def by_definition(
     queries: Rows, candidates: Rows, gallery: Gallery, relevance: str, *, within: bool
 ) -> dict[str, list[float]]:
-    """Every metric of every query from its ranked list, irrelevant rows first among equals."""
+    """Return each metric per query from its ranked list; among ties, irrelevant rows come first."""
     values: dict[str, list[float]] = {name: [] for name in alignment.METRICS}
     similarity = queries @ candidates.T
     for i in range(len(queries)):
@@ -117,7 +117,7 @@ def test_retrieve_by_every_relevance_equals_definition(relevance, tied, within):
 
 
 def first_of(similarity: NDArray[np.float32], k: int) -> list[int]:
-    """CT-CLIP's ranking: Python's stable sort, largest first."""
+    """Return the first k rows in CT-CLIP's ranking: a stable sort, largest first."""
     return [j for j, _ in sorted(enumerate(similarity), key=lambda x: x[1], reverse=True)[:k]]
 
 
@@ -149,7 +149,7 @@ def test_volume_to_volume_equals_ct_clip_definition(tied):
                 ]
                 means.append(np.mean(ratios))
             np.testing.assert_allclose(found[f"jaccard@{k}"], means, **EXACT)
-            printed += means  # the published script goes on with the list of the smaller K
+            printed += means  # the published script does not reset its list for the next K
             assert found[f"as_published@{k}"].mean() == pytest.approx(np.mean(printed), abs=1e-6)
 
 
@@ -181,7 +181,7 @@ def test_pair_similarity_without_other_scan_or_report_has_nan_unpaired():
 def one(
     queries: Rows, candidates: Rows, gallery: Gallery, relevance: Relevance, *, within: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """`retrieve` by one relevance."""
+    """Return the result of `retrieve` for one relevance."""
     return retrieve(queries, candidates, gallery, (relevance,), within=within)[relevance]
 
 

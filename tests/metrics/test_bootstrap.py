@@ -87,7 +87,7 @@ def test_patient_resamples_do_not_depend_on_order_of_patients():
 
 
 def normal_draws(mean: float) -> np.ndarray:
-    """Quantiles of a normal distribution with standard deviation 1."""
+    """Return quantiles of a normal distribution with standard deviation 1."""
     return norm.ppf((np.arange(20_000) + 0.5) / 20_000) + mean
 
 
@@ -97,14 +97,14 @@ def test_interval_of_draws_without_bias_equals_percentiles():
 
 
 def test_interval_of_biased_draws_corrects_the_bias():
-    """Draws around the estimate + 0.3: the truth is looked for around the estimate - 0.3."""
+    """If draws are centred at the estimate + 0.3, the interval is centred at the estimate - 0.3."""
     found = interval(3.0, normal_draws(3.3), 10**9, 0.95)
     assert found == pytest.approx(norm.ppf([0.025, 0.975]) + 2.7, abs=3e-3)
 
 
 @pytest.mark.parametrize("patients", [5, 8, 40])
 def test_interval_with_few_patients_equals_student_t_interval(patients):
-    """Draws of a mean vary by the variance of the sample; Student's interval by that over n - 1."""
+    """Bootstrap draws of a mean use the variance over n; Student's interval uses n - 1."""
     found = interval(0.0, normal_draws(0.0), patients, 0.9)
     reach = student_t.ppf(0.95, patients - 1) * np.sqrt(patients / (patients - 1))
     assert found == pytest.approx([-reach, reach], abs=0.02)

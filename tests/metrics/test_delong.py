@@ -1,4 +1,4 @@
-"""DeLong's test equals a direct computation, and its level holds with clustered patients."""
+"""DeLong's test equals a direct computation, and keeps its level with several rows per patient."""
 
 import math
 
@@ -19,7 +19,7 @@ def problem(n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_definition(positive: np.ndarray, scores: np.ndarray, *, student: bool) -> float:
-    """The p-value from the kernel of all pairs and its covariance (DeLong et al. 1988, eq. 4-7).
+    """Return the p-value from the kernel of all pairs (DeLong et al. 1988, eq. 4-7).
 
     Student's distribution has the degrees of freedom of Welch and Satterthwaite.
     """
@@ -39,7 +39,7 @@ def by_definition(positive: np.ndarray, scores: np.ndarray, *, student: bool) ->
 
 
 def degrees_of_freedom(rows: np.ndarray) -> float:
-    """Of the variance between patients, from its matrix (Bell & McCaffrey 2002)."""
+    """Return those of the variance between patients, from its matrix (Bell & McCaffrey 2002)."""
     residual = np.eye(len(rows)) - np.outer(np.ones(len(rows)), rows / rows.sum())
     form = residual.T @ np.diag(rows**2) @ residual
     return float(np.trace(form) ** 2 / np.trace(form @ form))
@@ -89,7 +89,7 @@ def test_delong_of_equal_models_rejects_one_in_twenty():
 
 
 def test_delong_with_both_classes_in_a_patient_includes_covariance():
-    """Against the variance of clustered data written out (Obuchowski 1997, Biometrics 53(2))."""
+    """The expected value is the variance of clustered data (Obuchowski 1997, Biometrics 53(2))."""
     positive, scores = problem(60, seed=3)
     patient = np.arange(60) // 3
     one, other = (components(positive, score[None]) for score in scores)
@@ -120,7 +120,7 @@ def test_delong_with_both_classes_in_a_patient_includes_covariance():
 
 @pytest.mark.parametrize("patients", [15, 30, 150])
 def test_delong_of_equal_models_on_few_patients_rejects_one_in_twenty(patients):
-    """Up to 30 rows a patient; the normal distribution rejects 7 to 9 % with 15 patients."""
+    """With 15 patients of up to 30 rows, the normal distribution would reject 7 to 9 %."""
     rng = np.random.default_rng(1)
     rejected, by_normal = [], []
     for _ in range(1000):

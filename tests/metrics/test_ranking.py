@@ -1,4 +1,4 @@
-"""AUPRC and AUROC of all slots and labels equal scikit-learn's, and obey their laws."""
+"""AUPRC and AUROC of all slots and labels equal scikit-learn's and have their known properties."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from headsweep.metrics.ranking import (
 )
 
 EXACT = {"rtol": 0, "atol": 1e-9}
-# A small alphabet of scores makes ties, both zeros and neighbouring floats common.
+# Few distinct scores, so that ties, both zeros and adjacent floats are common.
 ALPHABET = np.array(
     [0.0, -0.0, 0.25, 0.5, 1.0, -1.0, -0.25, 1e-45, -1e-45, 3e38, np.nextafter(0.5, 1)],
     dtype=np.float32,

@@ -1,4 +1,4 @@
-"""Nadeau and Bengio's interval: the t-test where folds share nothing, wider where they do."""
+"""Nadeau and Bengio's interval equals the t-test without overlap, and is wider with overlap."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_corrected_mean_of_constant_difference_or_single_fold_is_defined():
 
 
 def test_corrected_mean_with_overlap_keeps_level_unlike_plain_t_test():
-    """Fold values as they are in cross-validation: correlated by n_test / (n_test + n_train)."""
+    """Fold values are correlated by n_test / (n_test + n_train), as in cross-validation."""
     rng = np.random.default_rng(0)
     folds, share = 5, 0.25
     correlation = share / (1 + share)

@@ -1,4 +1,4 @@
-"""Instance recall: whose rows count as found, and which can stand in the way."""
+"""Instance recall: which rows count as correct, and which count as competitors."""
 
 import numpy as np
 import pytest

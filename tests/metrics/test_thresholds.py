@@ -1,4 +1,4 @@
-"""Thresholds are the best there are on the split that chose them; ratios equal scikit-learn's."""
+"""Thresholds are optimal on the split that selected them; ratios equal scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def labels_with_both_classes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exhaustive(targets: np.ndarray, scores: np.ndarray, criterion) -> float:
-    """The best value of a criterion over every threshold there is."""
+    """Return the best value of a criterion over all thresholds."""
     return max(criterion(targets[:, 0], (scores[:, 0] >= t).astype(int)) for t in scores[:, 0])
 
 

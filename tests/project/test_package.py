@@ -1,4 +1,4 @@
-"""The wheel and the sdist: complete, and enough to search outside the checkout."""
+"""The wheel and the sdist are complete: a search runs without the checkout."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def wheel(built: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Runs `headsweep` of the wheel, in an environment of its own and a folder that is empty.
+    """Run `headsweep` from the wheel, in a new environment and an empty folder.
 
-    The libraries are those of this environment, since installing torch takes minutes; headsweep
-    itself is not seen there, because an editable install is a .pth file that only `site` reads.
+    Other packages come from this environment, since installing torch takes minutes. This checkout
+    is not importable there: an editable install is a .pth file, which only `site` reads.
     """
     folder = tmp_path_factory.mktemp("elsewhere")
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Documents and docstrings use plain words: none of those that have a plainer one."""
+"""Documents and docstrings use plain words and none of the discouraged ones."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def run(
     storage_url: str,
     workers: int | None,
     device: str,
-    slots: int,
+    slots: int | None,
     n_trials: int | None,
     out: Path | None,
     timeout_s: float | None,
@@ -87,7 +87,9 @@ def create(
     is_flag=True,
     help="Under Slurm: queue the task again when its time limit or a preemption ends the worker.",
 )
-def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: bool) -> None:
+def worker(
+    study_name: str, storage_url: str, device: str, slots: int | None, requeue: bool
+) -> None:
     """Pull trials of a study until its budget is spent.
 
     A time limit of an earlier search that has passed is removed; a coming one holds here too.

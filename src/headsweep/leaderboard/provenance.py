@@ -169,10 +169,11 @@ def data_fingerprint(splits: Sequence[Split]) -> str:
 def machine(settings: EngineSettings) -> dict[str, Any]:
     """What the bits of a result depend on besides config and data."""
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    kind = "cuda" if on_gpu else "cpu"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else _processor(),
-        "device_kind": "cuda" if on_gpu else "cpu",
-        "slots": settings.slots,
+        "device_kind": kind,
+        "slots": settings.slots_on(kind),
         "threads": settings.threads,
         "platform": platform.platform(),
         "python": sys.version.split()[0],
