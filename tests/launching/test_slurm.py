@@ -309,7 +309,7 @@ def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
     array.wait_for_trials(0, 1)
     assert len(workers_of(array.trials())) == 4
 
-    # What a person cancels stays ended; near its time limit a task asks to run again.
+    # A task cancelled by hand stays ended; a task near its time limit requeues itself.
     slurm.tell("scancel", f"{array.job}_{requeued}")
     slurm.tell("scancel", "--signal=USR1", f"{array.job}_{preempted}")
     array.wait_for_requeue(preempted)
