@@ -166,8 +166,8 @@ class BatchedTPESampler(BaseSampler):
         if fits is None:
             name = study.study_name
             history = self._histories[name] = self._histories.get(name) or History(study)
-            trials = history.learn(study.get_trials(deepcopy=False))
-            fits = self._fits = Fits(history, trials, group=self._group)
+            running = history.learn(study.get_trials(deepcopy=False))
+            fits = self._fits = Fits(history, running, group=self._group)
         return fits
 
     def _suggestion(self, fits: Fits, space: Space) -> dict[str, Any]:
