@@ -110,7 +110,7 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
         # The witness holds the one trial there is, so that all the others come and wait.
         assert len(witness.claim(1).trials) == 1
         with Lease(witness.renew, WorkerSettings.lease_s) as lease:
-            lease.hold(witness.held)
+            lease.set_trials(witness.running)
             for _ in range(WORKERS):
                 process = forks.Process(target=work_as_process, args=("probe", url))
                 process.start()

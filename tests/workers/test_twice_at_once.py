@@ -24,6 +24,7 @@ from headsweep.errors import OutputError, StudyError
 from headsweep.leaderboard import unblinding as firewall
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.single_run import train
+from headsweep.storage import optuna_tables
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import heartbeats
 from headsweep.storage.optuna_tables import trial_id
@@ -97,8 +98,8 @@ def test_a_clock_set_back_two_hours_holds_nothing_up(
     assert max(beats.values()) <= clock.now()
 
     clock.set_by(0.7 * SETTINGS.lease_s)
-    alive.renew(alive.held)
-    witness.renew(witness.held)
+    alive.renew(alive.running)
+    witness.renew(witness.running)
     clock.set_by(0.7 * SETTINGS.lease_s)
     witness.claim(1)
     states = {t.number: t.state for t in storage.get_all_trials(1)}
@@ -106,7 +107,7 @@ def test_a_clock_set_back_two_hours_holds_nothing_up(
         TrialState.RUNNING
     ] * 2
     for session in (alive, witness):
-        for key in session.held:
+        for key in session.running:
             session.complete(key, 0.25, epochs=9)
         assert session.flush() == frozenset()
         session.storage.database.close()
@@ -127,7 +128,7 @@ def test_a_leap_forward_runs_trials_again_and_counts_them_once(
         clock.set_by(jump_s)
         taken = other.claim(6).trials
         for session, value in ((other, 0.5), (slept, 0.75)):
-            for key in session.held:
+            for key in session.running:
                 session.complete(key, value, epochs=9)
         other.flush()
         lost = slept.flush()
@@ -145,11 +146,17 @@ def test_a_monotonic_clock_that_jumped_fences(monkeypatch: pytest.MonkeyPatch) -
     now = 1000.0
     monkeypatch.setattr("headsweep.workers.lease.time", SimpleNamespace(monotonic=lambda: now))
     lease = Lease(lambda _: None, 60.0)
-    lease.hold(frozenset({1}), since=now)
+    lease.set_trials(frozenset({1}), since=now)
     now += 59
     assert not lease.fenced()
     now += TWO_HOURS_S
     assert lease.fenced()
+
+
+def _apply_time_zone() -> None:
+    time.tzset()
+    # An earlier test may have cached the offset of this quarter of an hour in another zone.
+    optuna_tables._utc_offset.cache_clear()
 
 
 def test_another_time_zone_changes_no_time(
@@ -162,7 +169,7 @@ def test_another_time_zone_changes_no_time(
     before = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"):
         monkeypatch.setenv("TZ", zone)
-        time.tzset()
+        _apply_time_zone()
         with join(url, zone) as session:
             (trial,) = session.claim(1).trials
             session.complete(trial_id(trial), 0.5, epochs=9)
@@ -177,7 +184,7 @@ def test_another_time_zone_changes_no_time(
         other.hand_back(crashed=False)
         other.storage.database.close()
     monkeypatch.delenv("TZ")
-    time.tzset()
+    _apply_time_zone()
     after = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     with storage.database.engine.connect() as connection:
         rows = connection.exec_driver_sql(

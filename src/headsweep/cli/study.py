@@ -91,7 +91,7 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
     from headsweep.settings import EngineSettings, WorkerSettings
     from headsweep.workers.signals import stop_on_signals
 
-    # Loading takes seconds, in which a signal must be heard too.
+    # Loading takes seconds, in which a signal must be handled too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         from headsweep.studies.study import StoredStudy
         from headsweep.workers.worker import work
@@ -101,7 +101,7 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
     if requeue:
         from headsweep.launching.slurm import queue_again
 
-        queue_again(stop.told_by)
+        queue_again(stop.signal_number)
 
 
 @click.command(cls=Command)

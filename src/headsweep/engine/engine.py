@@ -134,7 +134,10 @@ class Engine:
                 elif len(group.slots) > 1:
                     due = [group, self._split(group), *due]
                 else:
-                    reports += group.fail(f"memory must hold a trial alone, found: {shortage}")
+                    reports += group.fail(
+                        f"does not fit into memory even alone: {shortage.rstrip('.')}. "
+                        "Lower training.batch_size, or use a smaller head"
+                    )
         return reports
 
     def evict(self, slot: int) -> None:
@@ -203,7 +206,7 @@ class Engine:
 
     def _place(self, config: Config, group: Group) -> Admission:
         if self.free == 0:
-            raise RuntimeError(f"at most {self.slots} slots can be in use, found no free one")
+            raise RuntimeError(f"all {self.slots} slots are in use")
         number = next(self._numbers)
         group.admit(number, config)
         if group not in self._groups:

@@ -59,8 +59,8 @@ class Inputs:
         count = valid.targets.sum(axis=0)
         if not ((count > 0) & (count < len(valid.targets))).any():
             raise ManifestError(
-                f"{valid.name}: at least one label must have positives and negatives, found none "
-                f"in {len(valid.targets)} rows"
+                f"{valid.name}: no label has both positives and negatives in {len(valid.targets)} rows; "
+                "the scores need one"
             )
 
     @property
@@ -79,7 +79,7 @@ class Inputs:
             if modality not in self.train.features:
                 raise ConfigError(
                     f"features.input={config.features.input} of a {config.head.kind} head needs "
-                    f"{modality} features, found {', '.join(self.train.features) or 'none'}"
+                    f"{modality} features, but the data has {', '.join(self.train.features) or 'none'}"
                 )
             widths[modality] = self.train.features[modality].shape[1]
         return HeadShape(widths, config.features.input, len(self.labels))

@@ -162,13 +162,17 @@ def database_now(connection: Connection) -> datetime.datetime:
 
 
 def _lock_study(connection: Connection, study_id: int) -> tuple[datetime.datetime, int]:
-    """Keep other programs from adding trials; the time, and the study's budget."""
+    """Lock the study's row, so that no other program adds trials.
+
+    Returns:
+        The time, naive UTC, and the study's budget.
+    """
     row = connection.execute(_budget(connection.dialect.name), {"study": study_id}).one()
     return row.now or utc_now(), int(json.loads(row.value_json))
 
 
 def _is_abandoned(trial: FrozenTrial, now: datetime.datetime) -> bool:
-    """Whether a trial of another program has run for longer than it may count."""
+    """Return whether a trial of another program has run too long to count in the budget."""
     local_now = to_local(now)
     if trial.datetime_start is None or local_now is None:
         return True
@@ -178,7 +182,11 @@ def _is_abandoned(trial: FrozenTrial, now: datetime.datetime) -> bool:
 def _start_waiting(
     connection: Connection, ids: Sequence[int], now: datetime.datetime
 ) -> list[FrozenTrial]:
-    """Start those of these trials that are WAITING still: stock Optuna takes no study's lock."""
+    """Start those trials that are still WAITING, since stock Optuna does not take the study's lock.
+
+    Returns:
+        The trials that were started.
+    """
     if not ids:
         return []
     dialect = connection.dialect.name
@@ -203,7 +211,7 @@ def _start_new(
 
 
 def _drop_deleted(connection: Connection, cache: TrialCache) -> None:
-    """Forget RUNNING trials whose rows somebody deleted: they would count towards the budget."""
+    """Remove RUNNING trials whose rows were deleted: they would count in the budget."""
     running = [trial_id(trial) for trial in cache.in_state(TrialState.RUNNING)]
     dialect = connection.dialect.name
     query = select(TRIALS.c.trial_id).where(among(TRIALS.c.trial_id, "ids", dialect))
@@ -217,7 +225,7 @@ def _stop_after_failures(cache: TrialCache, max_failures: int) -> None:
     if len(failures) > max_failures:
         last = failures[-1]
         raise SearchError(
-            f"a study must have at most {max_failures} failed trials, found {len(failures)}; "
+            f"{len(failures)} trials of the study failed, more than {max_failures}; "
             f"the last is trial {last.number}: {last.user_attrs[FAILURE]}"
         )
 
@@ -227,7 +235,7 @@ def _stop_after_failures(cache: TrialCache, max_failures: int) -> None:
 
 @cache
 def _budget(dialect: str) -> Select[Any]:
-    """Lock the study's row, as stock Optuna does to number its trials, and read the budget."""
+    """Return the query that locks the study's row, as stock Optuna does, and reads the budget."""
     now = func.timezone("UTC", func.clock_timestamp()) if dialect == "postgresql" else null()
     query = select(now.label("now"), STUDY_ATTRS.c.value_json)
     query = query.join_from(STUDIES, STUDY_ATTRS, STUDY_ATTRS.c.study_id == STUDIES.c.study_id)

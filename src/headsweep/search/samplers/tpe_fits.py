@@ -20,18 +20,18 @@ T = TypeVar("T", bound=np.generic)
 Space = dict[str, BaseDistribution]
 
 GOOD, MAX_GOOD = 0.7, 25
-"""Of n finished trials, the best 0.7 √n are good; at most so many."""
+"""Of n finished trials, the best 0.7 √n are good, but at most 25."""
 RECOMBINED = 0.5
 """The share of suggestions whose values come from good trials one by one, not all from the same."""
 MAX_OBSERVATIONS = 600
-"""The trials that are not good are thinned to about so many, or fits would grow with the study."""
+"""Trials that are not good are thinned to about this number, so that fits do not get slower."""
 N_AT_FULL_WEIGHT = 25
 """The most recent trials that are not good weigh 1, and those before them less the older they are.
 """
 LIE_WEIGHT = 0.3
 """The weight of a running trial, against one that is known not to be good."""
 MAX_REJECTED = 200
-"""Most suggestions that are drawn in vain for one that agrees with shared values."""
+"""Most suggestions that are rejected while one that agrees with shared values is drawn."""
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _RUNNING = TrialState.RUNNING
@@ -192,7 +192,7 @@ class DensityRatio:
             for i, value in fixed.items():
                 best[i] = value
         if lie:
-            # A sum over kernels, not a mean: what is added leaves the others as they are.
+            # A sum over kernels, not a mean: adding a kernel does not change the others.
             kernel = self._above.add(best, LIE_WEIGHT, at=self._drawn.reshape(-1, len(best)))
             kernel = kernel.reshape(self._log_above.shape)
             self._log_above = np.logaddexp(self._log_above, kernel + math.log(LIE_WEIGHT))
@@ -213,7 +213,7 @@ class DensityRatio:
         n_recombined = rng.binomial(self._n_ahead, RECOMBINED)
         joint = below.draw((self._n_ahead - n_recombined) * self._n_candidates, rng)
         recombined = below.recombine(n_recombined * self._n_candidates, rng)
-        # Some suggestions may be passed over, so both kinds come in any order.
+        # Some suggestions may be rejected, so the two kinds are mixed at random.
         order: NDArray[np.intp] = rng.permutation(self._n_ahead)
         self._drawn = np.concatenate([joint, recombined]).reshape(*shape, -1)[order]
         self._log_below, self._log_above = (
