@@ -30,7 +30,7 @@ class Admission:
 
 
 class Engine:
-    """Trains up to `settings.slots` heads at once on one pair of splits.
+    """Trains up to `slots` heads at once on one pair of splits.
 
     A trial's numbers are a function of its config (with `training.seed` and the tape position at
     which it entered), the device kind and the thread count; never of its neighbours.
@@ -39,8 +39,8 @@ class Engine:
     def __init__(
         self, train: Split, valid: Split, settings: EngineSettings, *, ranks_logits: bool = True
     ) -> None:
-        self.slots = settings.slots
         device = prepare_device(settings)
+        self.slots = settings.slots_on(device.type)
         self.inputs = Inputs(train, valid, device, ranks_logits=ranks_logits)
         self.usage = Usage()
         self._groups: list[Group] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,9 +98,9 @@ class Inputs:
         key = (modality, normalization, valid)
         if key not in self._views:
             split = self.valid if valid else self.train
-            raw = torch.from_numpy(np.array(split.features[modality]))
-            normalised = self.normalizer(modality, normalization)(raw)
-            self._views[key] = normalised.to(self.device)
+            raw = torch.from_numpy(np.array(split.features[modality])).to(self.device)
+            normalizer = copy.deepcopy(self.normalizer(modality, normalization)).to(self.device)
+            self._views[key] = normalizer(raw)
         return self._views[key]
 
     def matrix(self, variant: Variant, *, valid: bool) -> Tensor:

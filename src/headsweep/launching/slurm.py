@@ -97,7 +97,8 @@ def render(study_name: str, engine: EngineSettings, resources: Resources, places
     worker = shlex.join(
         [
             *(str(places.python), "-m", "headsweep", "worker", study_name),
-            *("--device", engine.device, "--slots", str(engine.slots), "--requeue"),
+            *engine.options(),
+            "--requeue",
         ]
     )
     return f"""\

@@ -31,7 +31,7 @@ from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
 from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
 from headsweep.studies.enqueue import FROM_FILE, enqueue, new_entries
-from headsweep.studies.stopping import DEADLINE
+from headsweep.studies.stopping import DEADLINE, seconds_left
 from headsweep.studies.summary import Summary, summarize
 from headsweep.studies.trials import trial_config
 
@@ -390,6 +390,16 @@ class StoredStudy:
                 end = database_now(connection) + datetime.timedelta(seconds=timeout_s)
                 deadline = end.isoformat()
             _write_attrs(connection, self.study_id, {DEADLINE: deadline})
+
+        self.storage.write(self.study_id, write)
+
+    def clear_past_deadline(self) -> None:
+        """Remove a deadline that has passed, so that the search goes on; a coming one stays."""
+
+        def write(connection: Connection) -> None:
+            left_s = seconds_left(_attrs(connection, self.study_id), database_now(connection))
+            if left_s is not None and left_s <= 0:
+                _write_attrs(connection, self.study_id, {DEADLINE: None})
 
         self.storage.write(self.study_id, write)
 
