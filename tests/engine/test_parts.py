@@ -1,4 +1,4 @@
-"""Tape, noise, schedule and optimisers, each against its law or PyTorch's own."""
+"""Tape, noise, schedule and optimizers, checked against formulas or PyTorch."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -125,7 +125,7 @@ class TestLabelAffinity:
 
 
 def overlap(a: set[int], b: set[int]) -> float:
-    """Jaccard's, which makes two empty sets the same."""
+    """Return the Jaccard overlap, which is 1 for two empty sets."""
     return len(a & b) / len(a | b) if a | b else 1.0
 
 

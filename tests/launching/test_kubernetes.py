@@ -1,6 +1,6 @@
-"""The manifest for Kubernetes: what the published schema allows, and what workers rely on.
+"""The manifest for Kubernetes conforms to the published schema and to what workers need.
 
-It was checked, not run: no test machine has a Kubernetes.
+The manifest is only checked, not run, because test machines have no Kubernetes.
 """
 
 from __future__ import annotations

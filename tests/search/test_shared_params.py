@@ -1,4 +1,4 @@
-"""Suggestions that agree on a few params: each alone is distributed as without it."""
+"""Suggestions that share a few params; each one alone keeps its distribution."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def study() -> optuna.Study:
-    """Its good trials are of two kinds: small batches at low rates, large ones at high rates."""
+    """A study with two kinds of good trials: small batches at low rates, large at high rates."""
     study = optuna.create_study()
     rng = np.random.RandomState(0)
     for number in range(120):
@@ -50,7 +50,7 @@ def study() -> optuna.Study:
 
 
 def batches(study: optuna.Study, sampler: BatchedTPESampler, n: int) -> np.ndarray:
-    """Internal values (n, BATCH, d) of batches that all see the same study."""
+    """Return internal values (n, BATCH, d) of batches suggested for the same study."""
     template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
     drawn = np.empty((n, BATCH, len(SPACE)))
     for batch in drawn:
@@ -63,7 +63,7 @@ def batches(study: optuna.Study, sampler: BatchedTPESampler, n: int) -> np.ndarr
 
 
 def features(drawn: np.ndarray) -> np.ndarray:
-    """What is compared: shares of choices, and means and spreads of numbers (n, BATCH, …)."""
+    """Return the compared values: shares of choices, means and spreads of numbers (n, BATCH, …)."""
     rate, batch, decay, depth = np.moveaxis(drawn, -1, 0)
     columns = [np.log10(rate), np.log10(rate) ** 2, decay, decay**2]
     columns += [batch == choice for choice in range(3)] + [depth == value for value in (1, 2, 3)]
@@ -76,7 +76,7 @@ def features(drawn: np.ndarray) -> np.ndarray:
 def test_suggestions_that_agree_are_each_distributed_as_plain_ones(
     study: optuna.Study, liar: bool
 ) -> None:
-    """Means over batches, which are independent; within one they are not."""
+    """Compare means over batches, because only different batches are independent."""
     n = 500
     plain, shared = (
         features(batches(study, BatchedTPESampler(seed=seed, constant_liar=liar, **kwargs), n))

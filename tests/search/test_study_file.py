@@ -1,4 +1,4 @@
-"""Study files: what is read, what is refused, and in which words."""
+"""Study files: valid ones, and the error messages for bad ones."""
 
 import copy
 import sys

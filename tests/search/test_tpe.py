@@ -1,4 +1,4 @@
-"""Batched TPE: Optuna's own suite for samplers, its densities, and what it finds."""
+"""Batched TPE: Optuna's test suite for samplers, its densities, and the values it reaches."""
 
 import json
 import statistics
@@ -53,7 +53,7 @@ VARIANTS = [
 
 
 class TestOptunasContract(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
-    """All of it but the part on several objectives, which no study here has."""
+    """Optuna's suite without multiple objectives, which headsweep does not support."""
 
     @pytest.fixture(params=VARIANTS, ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
@@ -172,7 +172,7 @@ def test_batch_suggests_different_values() -> None:
 
 
 def test_thinned_when_trials_are_many_keeps_their_weight() -> None:
-    """Thousands of trials leave some hundred observations; the good ones are all kept."""
+    """Thousands of trials are thinned to some hundred observations, with all good trials."""
     weights = fading_weights(5000)
     kept, kept_weights = thinned(np.arange(5000), weights)
     assert len(kept) <= MAX_OBSERVATIONS
@@ -188,7 +188,7 @@ def _drawn(distribution: BaseDistribution, n: int, rng: np.random.RandomState) -
 
 
 def _internal(distribution: BaseDistribution, place: float) -> float:
-    """A legal value at a share of the range."""
+    """Return a legal value at a fraction of the range."""
     if isinstance(distribution, CategoricalDistribution):
         return float(int(place * len(distribution.choices)))
     low, high, step = distribution.low, distribution.high, distribution.step

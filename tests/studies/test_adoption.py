@@ -1,4 +1,4 @@
-"""Studies that stock Optuna created in advance: adopted, or refused in one line."""
+"""Studies created by stock Optuna are adopted, or refused in one line."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def stock_study(url: str, **kwargs: Any) -> optuna.Study:
 
 
 def one_line(tmp_path: Path, storage: BatchedStorage) -> str:
-    """The refusal; nothing of headsweep's is written."""
+    """Return the error message, and check that nothing of headsweep was written."""
     with pytest.raises(StudyError) as refused:
         StoredStudy.create(make_spec(tmp_path), storage)
     assert "headsweep:definition" not in storage.get_study_user_attrs(1)
@@ -126,7 +126,7 @@ def test_create_when_stock_study_has_enqueued_trials_runs_them(
 def test_session_when_study_of_before_minimizes_refuses(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
-    """Earlier versions adopted such studies; their workers must not go on searching downwards."""
+    """Earlier versions adopted such studies, and their workers searched for the worst value."""
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     with storage.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE study_directions SET direction = 'MINIMIZE'")

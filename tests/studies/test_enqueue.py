@@ -1,4 +1,4 @@
-"""Params given in advance: from the study file, from a user, from another study."""
+"""Enqueued params: from the study file, from the command line, from another study."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def storage(url: str) -> Iterator[BatchedStorage]:
 
 
 def listed(*params: dict[str, Any], n_trials: int = 12) -> dict[str, Any]:
-    """The section `study` with params to enqueue."""
+    """Return the section `study` with params to enqueue."""
     return DOCUMENT["study"] | {"n_trials": n_trials, "enqueue": list(params)}
 
 

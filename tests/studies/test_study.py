@@ -1,4 +1,4 @@
-"""Studies in a store: created once, continued, refused; and no password ever shown."""
+"""Creating, opening and continuing studies; refusals; passwords are never shown."""
 
 import subprocess
 import sys

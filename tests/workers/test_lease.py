@@ -1,4 +1,4 @@
-"""A lease by a clock that the test moves: when it is renewed, and when its holder is fenced."""
+"""When a lease is renewed, and when its worker must stop writing; the test sets the clock."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ FIRST, BOTH = frozenset({1}), frozenset({1, 2})
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """`clock.now` is what `time.monotonic` says to leases; it stands at 100 s."""
+    """Replace `time.monotonic` of leases by `clock.now`, which starts at 100 s."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(lease_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
@@ -57,7 +57,7 @@ def test_lease_without_trials_is_not_fenced(clock) -> None:
 
 
 class Waits:
-    """Stands in for the end of a lease: each wait is the next act, and the last ends it."""
+    """Replaces the lease's stop event: each wait runs an action; after the last, it is set."""
 
     def __init__(self, *acts: Callable[[], object]) -> None:
         self.acts = list(acts)

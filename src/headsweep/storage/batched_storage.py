@@ -1,13 +1,13 @@
-"""An Optuna storage that reads by increments into a cache and writes in batches.
+"""An Optuna storage that reads only new rows into a cache and writes in batches.
 
-The contract is `optuna.storages.BaseStorage`. What happens to trials that this process runs is
-kept in memory first and written when a trial's state changes, in one transaction for all trials.
-Inside `with storage.tick():` nothing is read or written before `flush`, so that one tick of
-hundreds of slots costs a few transactions. As with Optuna's own cached storage, what was not
-flushed is lost if the process dies.
+The interface is `optuna.storages.BaseStorage`. Changes of trials that this process runs are
+buffered in memory and written when a trial's state changes, in one transaction for all trials.
+Inside `with storage.tick():` nothing is read or written before `flush`, so that an epoch of
+hundreds of slots needs only a few transactions. As with Optuna's own cached storage, changes that
+were not flushed are lost if the process crashes.
 """
 
-# ruff: noqa: D102  (the methods of the contract are documented there)
+# ruff: noqa: D102  (Optuna documents the methods of `BaseStorage`)
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ T = TypeVar("T")
 
 @dataclass
 class _OpenStudy:
-    """What this process knows of one study, and what it has not written yet."""
+    """The data of one study in this process, and its changes that are not written yet."""
 
     identity: StudyIdentity
     cache: TrialCache
     changes: dict[int, Changes] = field(default_factory=dict)
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    """By name: those of the study's space, or of the first trial that used the name."""
+    """By param: the distribution of the study's space, or of the first trial with the param."""
 
 
 class BatchedStorage(BaseStorage):
-    """Optuna's schema, read by increments and written in batches.
+    """A storage with Optuna's tables that reads only new rows and writes in batches.
 
     Args:
         database: an open database.
@@ -245,7 +245,7 @@ class BatchedStorage(BaseStorage):
 
     @contextmanager
     def tick(self) -> Iterator[None]:
-        """Read from memory and keep writes until `flush`, for as long as it is entered."""
+        """Read from memory and buffer writes until `flush`, inside of the context."""
         self._ticking = True
         try:
             yield

@@ -1,8 +1,8 @@
-"""Claiming trials under the budget, and keeping them alive.
+"""Claims of trials under the budget, and their heartbeats.
 
-A claim is one transaction under the study's lock: expire lost trials, count, claim, write the first
-heartbeat. The budget is counted in trials that are COMPLETE, PRUNED or RUNNING, and is therefore
-met exactly, however many workers claim at once.
+A claim is one transaction under the study's lock: expire lost trials, count finished ones, claim
+new ones, write their first heartbeat. The budget is counted in trials that are COMPLETE, PRUNED or
+RUNNING, and is therefore met exactly, however many workers claim at once.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from headsweep.storage.trial_cache import TrialCache
 from headsweep.storage.trial_rows import fetch_trials
 
 FOREIGN_GRACE_S = 600.0
-"""A RUNNING trial that nobody renews belongs to another program, such as stock Optuna. It counts
-towards the budget for so long after its start; if it still runs then, another trial is claimed."""
+"""A RUNNING trial without heartbeats belongs to another program, such as stock Optuna. It counts in
+the budget for so many seconds after its start; if it still runs then, another trial is claimed."""
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a worker claimed, and whether the study may still need it."""
+    """The trials that a worker claimed, and whether the study may still need the worker."""
 
     trials: tuple[FrozenTrial, ...]
     others_running: int
-    """RUNNING trials of other workers; each may come back if its worker crashes."""
+    """RUNNING trials of other workers; each is retried if its worker crashes."""
     budget_left: int
     foreign: tuple[FrozenTrial, ...] = ()
-    """RUNNING trials of other programs that count towards the budget for the time being."""
+    """RUNNING trials of other programs that count in the budget at present."""
 
 
 def claim(
@@ -76,19 +76,19 @@ def claim(
 
     Args:
         connection: in a transaction under the study's lock.
-        cache: of the study; up to date when this returns, except for the claimed trials.
+        cache: the study's cache; it is up to date afterwards, except for the claimed trials.
         n_wanted: most trials to claim.
         worker: id of the worker.
-        host: its machine.
-        lease_s: how long a heartbeat holds.
+        host: name of its machine.
+        lease_s: how long a heartbeat is valid, in seconds.
         max_retries: how often a trial that lost its worker is run again.
-        max_failures: most trials of the study that may fail by themselves.
+        max_failures: most trials of the study that may fail because of an error of their own.
 
     Returns:
         The claimed trials and what is left.
 
     Raises:
-        SearchError: more than `max_failures` trials failed by themselves.
+        SearchError: more than `max_failures` trials failed because of an error of their own.
     """
     now, n_trials = _lock_study(connection, cache.study_id)
     cache.sync(connection)
@@ -125,7 +125,7 @@ def claim(
 
 
 def renew(connection: Connection, study_id: int, worker: str, trial_ids: Iterable[int]) -> None:
-    """Write a heartbeat for those of these trials that this worker still runs."""
+    """Write a heartbeat for each of these trials that this worker still runs."""
     owned = owned_trials(connection, study_id, dict.fromkeys(trial_ids, worker))
     now = database_now(connection)
     upsert(connection, {HEARTBEATS: heartbeat_rows(sorted(owned), now)})
