@@ -264,7 +264,7 @@ def witness(array: Array) -> Iterator[WorkerSession]:
     with join(STUDY, array.url, settings, worker="witness") as session:
         (trial,) = session.claim(1).trials
         with Lease(session.renew, settings.lease_s) as lease:
-            lease.hold(session.held)
+            lease.set_trials(session.running)
             assert trial.number == 0
             yield session
 

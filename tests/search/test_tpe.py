@@ -174,10 +174,12 @@ def test_batch_suggests_different_values() -> None:
 def test_thinned_when_trials_are_many_keeps_their_weight() -> None:
     """Thousands of trials are thinned to some hundred observations, with all good trials."""
     weights = fading_weights(5000)
-    kept, kept_weights = thinned(list(range(5000)), weights)
+    kept, kept_weights = thinned(np.arange(5000), weights)
     assert len(kept) <= MAX_OBSERVATIONS
-    assert kept == sorted(kept)
-    assert kept[-MAX_OBSERVATIONS // 2 :] == list(range(5000 - MAX_OBSERVATIONS // 2, 5000))
+    assert kept.tolist() == sorted(kept.tolist())
+    assert kept[-MAX_OBSERVATIONS // 2 :].tolist() == list(
+        range(5000 - MAX_OBSERVATIONS // 2, 5000)
+    )
     assert kept_weights.sum() == pytest.approx(weights.sum(), rel=0.02)
 
 

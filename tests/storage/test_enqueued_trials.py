@@ -102,7 +102,9 @@ def test_claim_when_enqueued_params_are_bad_fails_those_trials_alone(
     assert "head.colour" not in enqueued[3].params
     assert len(done) == 6
     said = capsys.readouterr().err
-    assert "trial 1 failed, it was enqueued with unfit params: training.batch_size" in said
+    assert (
+        "trial 1 failed, it was enqueued with params that do not fit: training.batch_size" in said
+    )
     assert "trial 13 was enqueued with params the space lacks: 'head.colour'" in said
 
 
