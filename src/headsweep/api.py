@@ -350,7 +350,7 @@ class Study:
             StoredStudy.open(self.name, url) as own,
         ):
             work(own, engine, stop, data=self.data)
-        if stop.asked:
+        if stop.requested:
             raise KeyboardInterrupt
         show(self.status())
 

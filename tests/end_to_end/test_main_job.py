@@ -132,7 +132,7 @@ def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(stud
 def finished_trials(study: Job) -> int:
     try:
         return study.summary().finished
-    except InputError:  # the store or the study is yet to be made
+    except InputError:  # the storage or the study does not exist yet
         return 0
 
 

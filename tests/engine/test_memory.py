@@ -195,7 +195,8 @@ def test_run_epoch_when_a_trial_does_not_fit_alone_fails_it_with_the_reason(
     (failed,) = reports.pop(3)
     assert failed.finished
     assert failed.failure == (
-        "memory must hold a trial alone, found: CUDA out of memory. Tried to allocate 9 GiB."
+        "does not fit into memory even alone: CUDA out of memory. Tried to allocate 9 GiB. "
+        "Lower training.batch_size, or use a smaller head"
     )
     assert reports == {i: report for i, report in expected.items() if i != 3}
 

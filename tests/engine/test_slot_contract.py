@@ -271,7 +271,7 @@ class TestRefusals:
             replace(split, features={"visual": split.features["visual"]}) for split in SPLITS
         )
         engine = Engine(train, valid, SETTINGS)
-        with pytest.raises(ConfigError, match="needs text features, found visual"):
+        with pytest.raises(ConfigError, match="needs text features, but the data has visual"):
             engine.admit(config("features=both"))
 
     def test_engine_without_a_rankable_label_is_refused(self) -> None:

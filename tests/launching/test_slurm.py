@@ -264,7 +264,7 @@ def witness(array: Array) -> Iterator[WorkerSession]:
     with join(STUDY, array.url, settings, worker="witness") as session:
         (trial,) = session.claim(1).trials
         with Lease(session.renew, settings.lease_s) as lease:
-            lease.hold(session.held)
+            lease.set_trials(session.running)
             assert trial.number == 0
             yield session
 
@@ -309,7 +309,7 @@ def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
     array.wait_for_trials(0, 1)
     assert len(workers_of(array.trials())) == 4
 
-    # What a person cancels stays ended; near its time limit a task asks to run again.
+    # A task cancelled by hand stays ended; a task near its time limit requeues itself.
     slurm.tell("scancel", f"{array.job}_{requeued}")
     slurm.tell("scancel", "--signal=USR1", f"{array.job}_{preempted}")
     array.wait_for_requeue(preempted)

@@ -119,7 +119,7 @@ def tables(sound: Path) -> Iterator[bytes]:
         b"," * 200_000,
     )
     yield text.splitlines(keepends=True)[0]
-    yield text + text.splitlines(keepends=True)[1]  # a rank twice
+    yield text + text.splitlines(keepends=True)[1]  # the same rank twice
 
     def table(names: list[str], row: list[str]) -> bytes:
         return "\n".join(",".join(cells) for cells in (names, row, *others)).encode()
@@ -128,7 +128,9 @@ def tables(sound: Path) -> Iterator[bytes]:
         if "/" in name:
             for value in ("x", "nan", "-inf", "[]"):
                 yield table(header, [*first[:place], value, *first[place + 1 :]])
-        if name != "n_trials_searched" and not name.startswith("test"):  # which a board may lack
+        if name != "n_trials_searched" and not name.startswith(
+            "test"
+        ):  # a board may lack these columns
             yield table([*header[:place], "other", *header[place + 1 :]], first)
     config = header.index("config")
     for path in (*OUTSIDE[:-1], "finalists/1/../../../x/config.yaml"):

@@ -204,4 +204,4 @@ class TestRefused:
         resume = f"training.resume.state_path={model}"
         ended = headsweep("train", *small_data, f"paths.checkpoint_dir={folder}", resume)
         assert ended.code == 2
-        assert "a state to resume from must be a headsweep-state/1 file" in ended.err
+        assert "cannot resume from this file, which is not a headsweep-state/1 file" in ended.err

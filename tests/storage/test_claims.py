@@ -172,7 +172,9 @@ def test_claim_when_leases_ran_out_retries_trials_up_to_the_limit(storage, store
     assert lineage[2:6] == [(0, 1), (1, 1), (None, None), (4, 1)]
     assert trials[2].params == dead.params != {}
     assert trials[2].distributions == dead.distributions
-    with pytest.raises(SearchError, match="at most 1 failed trials, found 2; the last is trial 3"):
+    with pytest.raises(
+        SearchError, match="2 trials of the study failed, more than 1; the last is trial 3"
+    ):
         claimed(storage, cache, 1, max_failures=1)
     assert claimed(storage, cache, 9, max_failures=2).budget_left == 0
 
@@ -242,7 +244,7 @@ def test_hand_back_records_the_reason_and_removes_the_trial_from_its_rungs(
     ) as session:
         (trial,) = session.claim(1).trials
         session.report(trial_id(trial), 1, 0.9)
-        assert session.verdicts([trial_id(trial)]) == frozenset()
+        assert session.trials_to_prune([trial_id(trial)]) == frozenset()
         session.flush()
         assert storage.current(2).at_rung(0).ascending == [0.9]
         session.hand_back(crashed=crashed)

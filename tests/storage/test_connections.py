@@ -88,14 +88,14 @@ def test_open_database_on_a_network_file_system_is_refused(
 ) -> None:
     assert module._file_system(Path("/proc/self")) == "proc"
     monkeypatch.setattr(module, "_file_system", lambda folder: "nfs4")
-    with pytest.raises(StorageError, match=r"a\.db: SQLite must lie on a local disk, found nfs4$"):
+    with pytest.raises(StorageError, match=r"a\.db: SQLite needs a local disk, but this is nfs4$"):
         open_database(f"sqlite:///{tmp_path}/a.db", create=True)
     assert not (tmp_path / "a.db").exists()
 
 
 def test_open_database_when_its_folder_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"its folder must be writable, found Not a directory$"):
+    with pytest.raises(StorageError, match=r"cannot create its folder: Not a directory$"):
         open_database(f"sqlite:///{tmp_path}/file/in/a.db", create=True)
 
 

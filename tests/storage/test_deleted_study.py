@@ -65,7 +65,7 @@ def session(tmp_path: Path, store_url: str) -> Iterator[WorkerSession]:
 
 def work_on(session: WorkerSession) -> None:
     """Do what a worker does until its trials are complete."""
-    held = sorted(session.held)
+    held = sorted(session.running)
     for key in held:
         session.report(key, 1, 0.5)
     session.flush()
@@ -79,9 +79,9 @@ def work_on(session: WorkerSession) -> None:
     [
         work_on,
         lambda session: session.claim(2),
-        lambda session: session.renew(session.held),
+        lambda session: session.renew(session.running),
         lambda session: session.hand_back(crashed=True),
-        lambda session: session.verdicts(sorted(session.held)),
+        lambda session: session.trials_to_prune(sorted(session.running)),
         lambda session: session.storage.set_study_user_attr(session.study_id, "effort:old", {}),
         lambda session: session.study.pin_data({"train.csv": "1"}),
         lambda session: session.study.summary(),
@@ -116,7 +116,7 @@ def test_worker_when_its_lease_thread_notices_first_spares_the_next_study(
     create(tmp_path, store_url, "B", OTHER_SPACE)
     with join("B", store_url, WorkerSettings(), worker="new") as other:
         other.claim(2)
-        for act in (lambda: session.renew(session.held), lambda: work_on(session)):
+        for act in (lambda: session.renew(session.running), lambda: work_on(session)):
             with pytest.raises(StudyDeletedError):
                 act()
         assert all(t.intermediate_values == {} for t in trials_of(other.study_id, store_url))
@@ -145,7 +145,7 @@ def test_flush_when_trials_were_taken_over_or_deleted_drops_them(
     store_url: str, session: WorkerSession
 ) -> None:
     """A row that is owned by another worker, or was deleted, is not written."""
-    taken, gone = sorted(session.held)
+    taken, gone = sorted(session.running)
 
     def meddle(connection) -> None:
         connection.exec_driver_sql(
@@ -159,7 +159,7 @@ def test_flush_when_trials_were_taken_over_or_deleted_drops_them(
     for key in (taken, gone):
         session.complete(key, 0.9, epochs=1)
     assert session.flush() == {taken, gone}
-    assert session.held == frozenset()
+    assert session.running == frozenset()
     (left,) = trials_of(session.study_id, store_url)
     assert (left.state, left.value, trial_id(left)) == (TrialState.RUNNING, None, taken)
 
@@ -178,7 +178,7 @@ def test_worker_when_the_sqlite_file_is_replaced_stops(tmp_path: Path) -> None:
         for end in ("", "-wal", "-shm"):
             (tmp_path / f"studies.db{end}").unlink(missing_ok=True)
         with pytest.raises(StudyDeletedError, match="deleted while this process used it"):
-            session.renew(session.held)
+            session.renew(session.running)
         shutil.move(backup, tmp_path / "studies.db")
         with pytest.raises(StudyDeletedError, match="'A' was replaced or restored"):
             work_on(session)
@@ -228,7 +228,7 @@ def test_session_of_an_old_study_gives_it_a_token_once(tmp_path: Path, store_url
     assert len(tokens[0]) == 32
 
 
-# Within one storage object, as in a dashboard that stays open.
+# The following tests use one storage object, like a dashboard that stays open.
 
 
 @pytest.fixture

@@ -55,9 +55,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         best, pruned, failed, handed_back = map(trial_id, session.claim(4).trials)
         for key in (best, pruned):
             session.report(key, 1, 0.5)
-        session.verdicts([best, pruned])
+        session.trials_to_prune([best, pruned])
         for key in (best, pruned):
-            session.admitted(session.storage.get_trial(key), 0)
+            session.record_admission(session.storage.get_trial(key), 0)
         session.complete(best, 0.75, epochs=1)
         session.prune(pruned, epochs=1)
         session.fail(failed, "it diverged")

@@ -109,7 +109,7 @@ class Store(RuleBasedStateMachine):
         worker.epoch |= {trial_id(trial): 0 for trial in batch.trials}
         for trial in batch.trials:
             assert "training.learning_rate" in trial.params
-            worker.session.admitted(trial, tape_position=0)
+            worker.session.record_admission(trial, tape_position=0)
 
     @rule(place=draw_worker)
     def train_and_report(self, place: int) -> None:
@@ -117,7 +117,7 @@ class Store(RuleBasedStateMachine):
         for key in worker.epoch:
             worker.epoch[key] = epoch = {0: 1, 1: 3, 3: 9, 9: 9}[worker.epoch[key]]
             worker.session.report(key, epoch, (key * 37 % 11) / 11)
-        for key in worker.session.verdicts(list(worker.epoch)):
+        for key in worker.session.trials_to_prune(list(worker.epoch)):
             worker.session.prune(key, epochs=worker.epoch[key])
             ends[key] = (TrialState.PRUNED, (key * 37 % 11) / 11)
         self.flush(worker, ends)
@@ -142,7 +142,7 @@ class Store(RuleBasedStateMachine):
     @rule(place=draw_worker)
     def renew(self, place: int) -> None:
         worker = self.worker(place)
-        worker.session.renew(worker.session.held)
+        worker.session.renew(worker.session.running)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), crashed=st.booleans())

@@ -63,7 +63,7 @@ def test_verdicts_on_one_trial_at_a_time_equal_optunas(
             mine.report(curve(number, epoch), epoch)
             if epoch in at_rungs:
                 other.report(curve(number, epoch), epoch)
-                verdict = mine._trial_id in batched.verdicts(ours, [mine._trial_id])
+                verdict = mine._trial_id in batched.trials_to_prune(ours, [mine._trial_id])
                 frozen = theirs._storage.get_trial(other._trial_id)
                 assert verdict == pruner.prune(theirs, frozen)
                 if verdict:
@@ -88,7 +88,7 @@ def test_verdicts_on_a_batch_do_not_depend_on_the_order(storage: BatchedStorage)
         random.Random(seed).shuffle(order)
         for key in order:
             storage.set_trial_intermediate_value(key, 1, values[key])
-        pruned = BatchHalving(storage, study._study_id, 1, 3).verdicts(study, order)
+        pruned = BatchHalving(storage, study._study_id, 1, 3).trials_to_prune(study, order)
         assert {values[key] for key in values.keys() - pruned} == {0.6, 0.7, 0.8}
 
 
@@ -98,7 +98,7 @@ def test_verdicts_when_a_value_is_nan_prune_it_and_store_no_rung(storage: Batche
     storage.set_trial_intermediate_value(first, 1, float("nan"))
     storage.set_trial_intermediate_value(second, 1, 0.1)
     pruner = BatchHalving(storage, study._study_id, 1, 2)
-    assert pruner.verdicts(study, [first, second]) == {first}
+    assert pruner.trials_to_prune(study, [first, second]) == {first}
     assert "completed_rung_0" not in storage.get_trial(first).system_attrs
 
 
@@ -110,7 +110,7 @@ def test_verdicts_with_spared_trials_never_prune_the_best(storage: BatchedStorag
     values = {study.ask()._trial_id: rank / 10 for rank in range(9)}
     for key, value in values.items():
         storage.set_trial_intermediate_value(key, 1, value)
-    pruned = pruner.verdicts(study, list(values))
+    pruned = pruner.trials_to_prune(study, list(values))
     assert {values[key] for key in values.keys() - pruned} == {0.5, 0.6, 0.7, 0.8}
 
 

@@ -110,7 +110,7 @@ def test_workers_when_64_share_one_server_meet_the_budget_without_errors(
         # The witness holds the only trial, so that all other workers join and wait.
         assert len(witness.claim(1).trials) == 1
         with Lease(witness.renew, WorkerSettings.lease_s) as lease:
-            lease.hold(witness.held)
+            lease.set_trials(witness.running)
             for _ in range(WORKERS):
                 process = forks.Process(target=work_as_process, args=("probe", url))
                 process.start()

@@ -66,7 +66,8 @@ def test_loop_when_too_many_trials_do_not_fit_raises(
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     with pytest.raises(
-        SearchError, match=r"at most 3 failed trials.*memory must hold a trial alone"
+        SearchError,
+        match=r"trials of the study failed, more than 3.*does not fit into memory even alone",
     ):
         work(store_url, max_failures=3)
     states = {trial.state for trial in storage.get_all_trials(study_id)}

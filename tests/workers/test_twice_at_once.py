@@ -98,8 +98,8 @@ def test_claim_when_the_clock_was_set_back_still_expires_dead_workers(
     assert max(beats.values()) <= clock.now()
 
     clock.set_by(0.7 * SETTINGS.lease_s)
-    alive.renew(alive.held)
-    witness.renew(witness.held)
+    alive.renew(alive.running)
+    witness.renew(witness.running)
     clock.set_by(0.7 * SETTINGS.lease_s)
     witness.claim(1)
     states = {t.number: t.state for t in storage.get_all_trials(1)}
@@ -107,7 +107,7 @@ def test_claim_when_the_clock_was_set_back_still_expires_dead_workers(
         TrialState.RUNNING
     ] * 2
     for session in (alive, witness):
-        for key in session.held:
+        for key in session.running:
             session.complete(key, 0.25, epochs=9)
         assert session.flush() == frozenset()
         session.storage.database.close()
@@ -128,7 +128,7 @@ def test_flush_after_the_clock_jumped_forward_counts_every_trial_once(
         clock.set_by(jump_s)
         taken = other.claim(6).trials
         for session, value in ((other, 0.5), (slept, 0.75)):
-            for key in session.held:
+            for key in session.running:
                 session.complete(key, value, epochs=9)
         other.flush()
         lost = slept.flush()
@@ -146,7 +146,7 @@ def test_lease_when_the_monotonic_clock_jumped_is_fenced(monkeypatch: pytest.Mon
     now = 1000.0
     monkeypatch.setattr("headsweep.workers.lease.time", SimpleNamespace(monotonic=lambda: now))
     lease = Lease(lambda _: None, 60.0)
-    lease.hold(frozenset({1}), since=now)
+    lease.set_trials(frozenset({1}), since=now)
     now += 59
     assert not lease.fenced()
     now += TWO_HOURS_S

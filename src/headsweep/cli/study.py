@@ -99,7 +99,7 @@ def worker(
     from headsweep.settings import LAUNCHER_VARIABLE, EngineSettings, WorkerSettings
     from headsweep.workers.signals import stop_on_signals
 
-    # Loading takes seconds, in which a signal must be heard too.
+    # Loading takes seconds, in which a signal must be handled too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         from headsweep.studies.study import StoredStudy
         from headsweep.workers.worker import work
@@ -111,7 +111,7 @@ def worker(
     if requeue:
         from headsweep.launching.slurm import queue_again
 
-        queue_again(stop.told_by)
+        queue_again(stop.signal_number)
 
 
 @click.command(cls=Command)
