@@ -1,4 +1,4 @@
-"""`Study`, the handle of the Python API: create, search, look, confirm."""
+"""`Study`, the handle of the Python API: create, search, inspect, confirm."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Study:
         overrides: Sequence[str] = (),
         n_trials: int | None = None,
     ) -> Self:
-        """Create a study, or continue the one of this name; everything is checked first.
+        """Create a study, or continue the one of this name, after checking all inputs.
 
         Args:
             study: a study file, the name of one that comes with headsweep, or its sections as a
@@ -339,7 +339,11 @@ class Study:
         return Path(file)
 
     def _run_here(self, engine: EngineSettings, show: Any) -> None:
-        """Work on the study in this process, on a connection of the worker's own."""
+        """Work on the study in this process, on a connection of the worker's own.
+
+        Raises:
+            KeyboardInterrupt: after trials were handed back.
+        """
         from headsweep.workers.worker import work
 
         url = self._stored.storage.database.secret_url()

@@ -60,7 +60,7 @@ class ScalingStudy(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained head: where it stands in the study, the size of its data, what it reached."""
+    """One trained head: source, budget, fold and seed, the size of its data, and its metrics."""
 
     source: str
     budget: int
@@ -75,7 +75,10 @@ class Cell:
 
 
 def read_scaling_study(path: Path, overrides: Sequence[str]) -> tuple[ScalingStudy, Config]:
-    """The study in a file, and the config of its heads with overrides on top.
+    """Read the study in a file, and the config of its heads with overrides on top.
+
+    Returns:
+        The study and the config.
 
     Raises:
         ConfigError: the file, a key, a value or an override breaks its law.
@@ -106,10 +109,13 @@ def run_scaling(
     progress: bool = False,
     on_cell: Callable[[Cell], None] | None = None,
 ) -> dict[str, Any]:
-    """Train every head of the study; write and return its curves and tests.
+    """Train every head of the study; write its curves and tests.
 
     `out` then holds `cells.csv` (a row a head), `scaling.json` (curves and tests) and
     `scaling.svg` and `.png`.
+
+    Returns:
+        Curves and tests, as `scaling.json` holds them.
 
     Raises:
         InputError: the study, the data or the folder cannot be used; nothing was written.
@@ -139,10 +145,13 @@ def run_scaling(
 
 
 def summarise(study: ScalingStudy, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Curves with intervals, and paired tests of sources and of neighbouring budgets.
+    """Compute curves with intervals, and paired tests of sources and of neighbouring budgets.
 
     Seeds are averaged within folds; variances are Nadeau and Bengio's; p-values are corrected by
     Holm and by Benjamini-Hochberg over all tests of a metric.
+
+    Returns:
+        Curves and tests as plain data.
     """
     share = {
         budget: float(np.mean([c.test_rows / c.rows for c in cells if c.budget == budget]))
@@ -198,7 +207,12 @@ def _tests(
 
 
 def _load(study: ScalingStudy, config: Config, *, progress: bool) -> tuple[dict[str, Split], Split]:
-    """The rows of every source, and the valid split."""
+    """Return the rows of every source, and the valid split.
+
+    Raises:
+        ConfigError: no valid manifest is named.
+        ManifestError: the sources differ in their labels.
+    """
     if config.data.val_manifest is None:
         raise ConfigError("data.val_manifest must name a manifest in a scaling study, found null")
     data = Dataset.from_config(config, progress=progress)
@@ -217,7 +231,7 @@ def _load(study: ScalingStudy, config: Config, *, progress: bool) -> tuple[dict[
 
 
 def _folds(reference: Split, study: ScalingStudy) -> dict[str, int]:
-    """The fold of every patient; patients who share a report stay together."""
+    """Return the fold of every patient; patients who share a report stay together."""
     keys: list[Sequence[Hashable]] = []
     if reference.reports is not None:
         keys.append([report or None for report in reference.reports])
@@ -240,7 +254,7 @@ def _check_budgets(
 
 
 def _budgets(pool: Split, budgets: Sequence[int], seed: int) -> list[tuple[int, Split]]:
-    """Stratified parts of the pool, each within the next larger; patients stay whole."""
+    """Return stratified parts of the pool, each within the next larger; patients stay whole."""
     parts = []
     for budget in sorted(set(budgets), reverse=True):
         if budget < len(pool.volumes):
@@ -297,7 +311,7 @@ def _train_cell(
 def _by_fold(
     study: ScalingStudy, cells: Sequence[Cell], source: str, budget: int, metric: str
 ) -> Metric:
-    """Values (folds,) of one point of a curve, seeds averaged."""
+    """Return the values (folds,) of one point of a curve, seeds averaged."""
     found = {
         (cell.fold, cell.seed): getattr(cell, metric)
         for cell in cells

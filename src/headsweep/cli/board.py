@@ -26,7 +26,7 @@ def leaderboard() -> None:
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, figures in full.")
 @click.option("--html", "form", flag_value="html", help="Print a page that needs nothing else.")
 def show(folders: tuple[Path, ...], form: str | None) -> None:
-    """Print the leaderboard of DIR, or the best finalists of several as one board.
+    """Print the leaderboard of DIR, or the best finalists of several studies as one board.
 
     Rows on different data are never ranked together.
     """
@@ -52,9 +52,12 @@ def show(folders: tuple[Path, ...], form: str | None) -> None:
     "--recompute", "only_recompute", is_flag=True, help="Do not train; use the predictions."
 )
 def verify(folder: Path, overrides: tuple[str, ...], only_recompute: bool) -> None:
-    """Train again from the exported configs of DIR and compare with what it holds.
+    """Train again from the exported configs of DIR and compare the results with the stored files.
 
     Where the data have moved, paths.data_root=DIR and paths.manifest_dir=DIR say where to.
+
+    Raises:
+        click.UsageError: the options exclude each other.
     """
     from headsweep.leaderboard.leaderboard import Leaderboard
 

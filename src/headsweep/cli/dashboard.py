@@ -1,4 +1,4 @@
-"""optuna-dashboard on the storage: loopback only and read-only, for it knows no users."""
+"""Serve optuna-dashboard on the storage: on loopback and read-only, because it has no users."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
 
 
 def application(storage: BatchedStorage) -> WSGIApplication:
-    """optuna-dashboard on a storage, with the artifacts of its studies."""
+    """Return optuna-dashboard on a storage, with the artifacts of its studies."""
     app: WSGIApplication = wsgi(storage, ArtifactFolder(storage))
     return app
 
 
 def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIApplication:
-    """The application, answering only requests of this very host, and only on routes it knows.
+    """Wrap the application so that it answers only requests of this host, on known routes.
 
     A foreign Host header means that a web page has made its own name point here (DNS rebinding), a
     foreign Origin that a page from elsewhere asks. Artifacts bear the types that a database names
@@ -89,6 +89,9 @@ def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIA
         app: optuna-dashboard.
         port: at which it is served.
         writable: whether methods and routes that write may pass.
+
+    Returns:
+        The guarded application.
     """
     hosts = {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
     origins = {f"http://{host}" for host in hosts}
@@ -118,7 +121,7 @@ def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIA
 
 
 def _tamed(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers of an answer, of which the browser makes no more than is meant."""
+    """Return the headers of an answer, restricted so that a browser runs nothing from it."""
     given = {name.title(): value for name, value in headers}
     if path.startswith("/artifacts/"):
         kind = given.get("Content-Type")
@@ -139,7 +142,7 @@ def _say(line: str) -> None:
 
 
 class OneLine(logging.Handler):
-    """Says of what optuna-dashboard logs the first line; a stack follows it."""
+    """Log handler that prints the first line of each record, without the traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
@@ -147,10 +150,10 @@ class OneLine(logging.Handler):
 
 
 class LastLine(io.StringIO):
-    """Where tracebacks of a request go: on the terminal, each is its last line."""
+    """Error stream of a request that prints only the last line of each traceback."""
 
     def flush(self) -> None:
-        """Say what was written since the last call."""
+        """Print the last line of what was written since the last call."""
         lines = [line for line in self.getvalue().split("\n") if line.strip()]
         self.seek(0)
         self.truncate()
@@ -159,17 +162,17 @@ class LastLine(io.StringIO):
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """One thread a request, none of which outlives the server."""
+    """Server with one thread for each request; no thread outlives the server."""
 
     daemon_threads = True
 
 
 class QuietHandler(WSGIRequestHandler):
-    """A handler that logs no requests, and faults in one line."""
+    """Request handler that logs no requests, and errors in one line."""
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Keep the terminal for the address."""
 
     def get_stderr(self) -> LastLine:
-        """See `LastLine`."""
+        """Return a stream that prints only the last line of a traceback."""
         return LastLine()

@@ -92,7 +92,11 @@ def pack(overrides: tuple[str, ...]) -> None:
 @data.command()
 @options.overrides
 def check(overrides: tuple[str, ...]) -> None:
-    """Name every fault of manifests and features by file and row."""
+    """Report every fault of manifests and features by file and row.
+
+    Raises:
+        click.exceptions.Exit: there are errors.
+    """
     from headsweep.config.overrides import compose_config
     from headsweep.data.validation import check as faults_of
     from headsweep.progress import is_interactive

@@ -1,4 +1,4 @@
-"""How a failed command ends: one line on stderr, an exit code, and never a password."""
+"""How a failed command ends: one line on stderr, without passwords, and an exit code."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _QUERY_PASSWORD = re.compile(r"((?:password|passwd|pwd|passfile)\s*=\s*)[^\s&'\"
 
 
 def redact(text: str) -> str:
-    """The text with every password of a URL or of a connection string replaced by `***`."""
+    """Return the text with every password of a URL or of a connection string replaced by `***`."""
     return _QUERY_PASSWORD.sub(r"\1***", _WORD.sub(_without_password, text))
 
 
 def _without_password(word: re.Match[str]) -> str:
-    """A word whose URL has no password; in steps that each take as long as the word does."""
+    """Return a word with the password of its URL removed; takes linear time."""
     before, at, after = word[0].rpartition("@")
     login = _LOGIN.search(before)
     return f"{before[: login.end()]}***{at}{after}" if login else word[0]
 
 
 def printable(text: str) -> str:
-    """The text with every control character, by which it could command a terminal, spelt out."""
+    """Return the text with every control character, which a terminal could obey, spelled out."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code of the command that ended with `error`."""
+    """Return the exit code of the command that ended with `error`."""
     return error.exit_code if isinstance(error, HeadsweepError | click.ClickException) else FAILED
 
 
 def line(error: Exception) -> str:
-    """One line that says what went wrong; a value found in a file may be a megabyte long."""
+    """Return one line that describes the error, shortened, since values from files may be long."""
     text = printable(redact(" ".join(_message(error).split()))[: MAX_CHARACTERS + 1])
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
@@ -64,6 +64,6 @@ def _message(error: Exception) -> str:
 
 
 def _is_database_error(error: Exception) -> bool:
-    """Whether SQLAlchemy raised it; a command that never loaded SQLAlchemy is not made to."""
+    """Return whether SQLAlchemy raised the error, without importing SQLAlchemy."""
     exc = sys.modules.get("sqlalchemy.exc")
     return exc is not None and isinstance(error, exc.SQLAlchemyError)

@@ -89,7 +89,11 @@ def _study_file(given: Path) -> Path:
 
 
 def _seconds(text: str) -> float:
-    """Return a duration such as `1h30m` in seconds; a plain number is seconds."""
+    """Return a duration such as `1h30m` in seconds; a plain number is seconds.
+
+    Raises:
+        click.BadParameter: the text is no duration.
+    """
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     if re.fullmatch(r"[0-9]{1,9}", text):
         text += "s"

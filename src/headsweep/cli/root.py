@@ -1,4 +1,4 @@
-"""The root command, and the one place that turns an error into a line and an exit code."""
+"""The root command, and the conversion of exceptions into one line and an exit code."""
 
 from __future__ import annotations
 

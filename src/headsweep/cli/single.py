@@ -109,6 +109,9 @@ def evaluate(
     """Measure the trained head of DIR on data.test_manifests.
 
     With manifest=FILE.csv, score the rows of that file instead; it needs no labels.
+
+    Raises:
+        click.UsageError: the options exclude each other.
     """
     from headsweep.cli.tables import print_evaluation
     from headsweep.evaluation.evaluate import MODEL, checkpoint_of, evaluate_ctclip
@@ -188,7 +191,11 @@ def align(
     protocols: tuple[str, ...],
     ctclip: Path | None,
 ) -> None:
-    """Retrieve scans across and within modalities, raw or through a head."""
+    """Retrieve scans across and within modalities, raw or through a head.
+
+    Raises:
+        click.UsageError: the options exclude each other.
+    """
     from headsweep.cli.tables import print_alignment
     from headsweep.config.overrides import config_of
     from headsweep.evaluation.align import align as align_views

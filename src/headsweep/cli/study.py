@@ -191,6 +191,9 @@ def enqueue(
 
     Params that are left out get the study's default value. With --from-study, trials whose params
     do not fit the space are left out.
+
+    Raises:
+        click.UsageError: neither or both kinds of trials are given.
     """
     from headsweep.api import Study
     from headsweep.config.overrides import override_value
@@ -231,6 +234,9 @@ def studies(name: str | None) -> None:
     """List the study files that come with headsweep, or print one of them.
 
     `run`, `create` and `scaling` take such a name in place of a file.
+
+    Raises:
+        click.BadParameter: there is no study file of this name.
     """
     from headsweep.package_info import shipped_studies
 
@@ -255,7 +261,11 @@ def _finalize(study: Study, *, reopen: str | None, **engine: Any) -> None:
 
 
 def _trial(value: str) -> int | None:
-    """The number of the trial asked for; None is the best one."""
+    """Return the number of the requested trial; None is the best one.
+
+    Raises:
+        click.BadParameter: the text is neither `best` nor a number.
+    """
     if value == "best":
         return None
     if re.fullmatch("[0-9]{1,9}", value):

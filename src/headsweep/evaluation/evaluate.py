@@ -1,4 +1,4 @@
-"""A trained head measured on the test manifests, with every metric of the leaderboard."""
+"""Measure a trained head on the test manifests, with every metric of the leaderboard."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODEL = "model.safetensors"
 
 
 def checkpoint_of(folder: Path | None, overrides: Sequence[str]) -> tuple[Path, Config]:
-    """The folder of a trained head and its config, with overrides on top.
+    """Return the folder of a trained head and its config, with overrides on top.
 
     The config lies beside the model, or one folder up, as under `finalists/<rank>/seed_<s>/`.
 
@@ -97,13 +97,16 @@ def evaluate(
 
 
 def evaluate_ctclip(folder: Path, out: Path) -> dict[str, Any]:
-    """Measure the scores that CT-CLIP's inference scripts left in a folder.
+    """Measure the scores that CT-CLIP's inference scripts wrote into a folder.
 
     Their thresholds would be chosen on the evaluated data, so threshold metrics are null.
 
     Args:
         folder: holds `predicted_weights.npz`, `labels_weights.npz` and `accessions.txt`.
         out: folder of the results, as `evaluate` writes them.
+
+    Returns:
+        The metrics by split.
 
     Raises:
         InputError: a file cannot be used, or the output folder cannot be written.
@@ -118,14 +121,18 @@ def evaluate_ctclip(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def no_thresholds(n_labels: int) -> Thresholds:
-    """Thresholds of labels that have none."""
+    """Return thresholds of labels that have none."""
     return Thresholds(np.full(n_labels, np.nan), np.full(n_labels, np.nan))
 
 
 def write_metrics(
     by_split: Sequence[Predictions], thresholds: Thresholds, out: Path
 ) -> dict[str, Any]:
-    """Write and return the metrics of one head's predictions, by split."""
+    """Write the metrics of one head's predictions.
+
+    Returns:
+        The metrics by split.
+    """
     metrics: dict[str, Any] = {}
     for predictions in by_split:
         write_predictions(predictions, out / "predictions" / f"{predictions.name}.parquet")

@@ -152,7 +152,7 @@ def write_scores(
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what `write_predictions` wrote, now or before logits were stored.
+    """Read what `write_predictions` wrote, including files without logits.
 
     Returns:
         The predictions; float32 scores without logits if that is what the file holds.
@@ -168,17 +168,26 @@ def read_predictions(path: Path) -> Predictions:
         scores = _matrix(table, SCORE, labels)
         has_logits = any(name.startswith(LOGIT) for name in table.column_names)
         logits = _matrix(table, LOGIT, labels) if has_logits else None
-        if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
-            raise ValueError("no rows, or targets other than 0 and 1")
-        if scores.dtype not in (np.float32, np.float64) or not np.isfinite(scores).all():
-            raise ValueError("scores that are no finite numbers")
-        if logits is not None and (logits.dtype != np.float32 or not np.isfinite(logits).all()):
-            raise ValueError("logits that are no finite numbers")
+        _check(targets, scores, logits)
         volumes = tuple(table["volumename"].to_pylist())
         patients = tuple(table["patient"].to_pylist())
         return Predictions(path.stem, volumes, patients, labels, targets, scores, logits)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise VerificationError(f"{path}: cannot read predictions: {error}") from None
+
+
+def _check(targets: NDArray[Any], scores: NDArray[Any], logits: NDArray[Any] | None) -> None:
+    """Check the arrays of a file of predictions.
+
+    Raises:
+        ValueError: an array has no rows, another type, or values that are not allowed.
+    """
+    if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
+        raise ValueError("no rows, or targets other than 0 and 1")
+    if scores.dtype not in (np.float32, np.float64) or not np.isfinite(scores).all():
+        raise ValueError("scores that are not finite numbers")
+    if logits is not None and (logits.dtype != np.float32 or not np.isfinite(logits).all()):
+        raise ValueError("logits that are not finite numbers")
 
 
 def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
@@ -250,7 +259,7 @@ def read_ranks(path: Path) -> dict[str, NDArray[np.int64]]:
 
 
 def _matrix(table: pa.Table, kind: str, labels: Sequence[str]) -> NDArray[Any]:
-    """Columns of one kind, `(n, c)`."""
+    """Return the columns of one kind, `(n, c)`."""
     return np.stack([table[f"{kind}{label}"].to_numpy() for label in labels], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""The GPUs of this host under the names by which CUDA knows them; no tensor library is loaded."""
+"""The GPUs of this host by the names that CUDA uses; no tensor library is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIG_UUID = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """What `$CUDA_VISIBLE_DEVICES` may name: indices, UUIDs of GPUs, UUIDs of MIG slices.
+    """Return names for `$CUDA_VISIBLE_DEVICES`: indices, UUIDs of GPUs, UUIDs of MIG slices.
 
     A scheduler's choice is respected. Without one it is every GPU, and of a GPU in MIG mode every
     slice, since CUDA itself would show a process only the first.
@@ -30,7 +30,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def device_of_worker(device: str, worker: int) -> dict[str, str]:
-    """The environment that gives a worker its GPU; with more workers than GPUs, in turn.
+    """Return the environment that selects a worker's GPU; with more workers than GPUs, in turn.
 
     Args:
         device: `auto` or `cuda`, by which a GPU is taken; any other leaves the environment alone.
@@ -41,14 +41,14 @@ def device_of_worker(device: str, worker: int) -> dict[str, str]:
 
 
 def default_workers(device: str) -> int:
-    """One worker a GPU; on a CPU two, or one where there is a single core."""
+    """Return one worker for each GPU; on a CPU two, or one where there is a single core."""
     if device in ("auto", "cuda") and (gpus := visible_gpus()):
         return len(gpus)
     return min(2, len(os.sched_getaffinity(0))) if device in ("auto", "cpu") else 1
 
 
 def _from_driver() -> tuple[str, ...]:
-    """As `nvidia-smi -L` lists them: a line a GPU, and indented below it a line a MIG slice."""
+    """Return the devices that `nvidia-smi -L` lists: one line per GPU, its MIG slices below it."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30

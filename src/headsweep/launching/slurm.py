@@ -1,4 +1,4 @@
-"""Slurm: a plain array of workers for sbatch; a worker that was ended early is queued again."""
+"""Slurm: submit a plain array of workers; a worker that was ended early is queued again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET_VARIABLES = (STORAGE_URL_VARIABLE, "PGPASSWORD")
 
 @dataclass(frozen=True)
 class Resources:
-    """What Slurm is asked for; every worker is one task of an array.
+    """Resources requested from Slurm; every worker is one task of an array.
 
     `gres`, `time` and `mem` are in Slurm's words, a worker each; None leaves the partition's
     default. `more` are further options of sbatch, such as `--account=NAME`.
@@ -49,7 +49,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the array runs: absolute paths that every node sees.
+    """Paths of the array, absolute and visible to every node.
 
     `folder` holds the script and the file of secrets, `logs` a log a worker; workers run in
     `directory`, to which a study's relative paths refer, with the interpreter `python`.
@@ -62,7 +62,7 @@ class Places:
 
 
 def places_of(out: Path) -> Places:
-    """Of a study's folder, for workers that run as this process does."""
+    """Return the paths for a study's folder, for workers that run as this process does."""
     # The interpreter's own path, not where it links to: a virtual environment is known by it.
     return Places(
         folder=out.absolute() / "slurm",
@@ -86,7 +86,7 @@ def refuse_embedded(storage_url: str) -> None:
 
 
 def render(study_name: str, engine: EngineSettings, resources: Resources, places: Places) -> str:
-    """The script for sbatch.
+    """Return the script for sbatch.
 
     Raises:
         LaunchError: a further option is not one line that begins with `--`.
@@ -117,7 +117,10 @@ exec srun --ntasks=1 --cpus-per-task={resources.cpus} {worker}
 
 
 def submit(script: str, places: Places, storage_url: str) -> str:
-    """Writes the script and the secrets, and hands the script to sbatch; the job's id.
+    """Write the script and the secrets, and submit the script with sbatch.
+
+    Returns:
+        Id of the job.
 
     Raises:
         LaunchError: there is no sbatch, or it refuses the job.
@@ -149,11 +152,14 @@ def submit(script: str, places: Places, storage_url: str) -> str:
 
 
 def queue_again(told_by: int | None) -> bool:
-    """Queues the Slurm task that this process runs in once more; whether that was due.
+    """Queue the Slurm task of this process once more, if it was ended early.
 
     It is due when the time limit was near (SIGUSR1) or when a job of higher priority needed the
     place, since Slurm does not run again what ends by itself within its grace time. It is not due
     after scancel, nor where Slurm itself queues the task again.
+
+    Returns:
+        Whether the task was queued again.
 
     Raises:
         WorkerError: Slurm does not answer, or does not queue the task.
@@ -197,7 +203,7 @@ def _options(study_name: str, resources: Resources, places: Places) -> Iterator[
 
 
 def _write_secrets(path: Path, storage_url: str) -> None:
-    """Writes the file so that it is never readable by others, not even for a moment."""
+    """Write the file so that it is never readable by others, not even for a moment."""
     secrets = {STORAGE_URL_VARIABLE: storage_url}
     secrets |= {name: os.environ[name] for name in SECRET_VARIABLES[1:] if name in os.environ}
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in secrets.items()]
@@ -205,7 +211,7 @@ def _write_secrets(path: Path, storage_url: str) -> None:
 
 
 def _is_preempted(shown: str, job: str) -> bool:
-    """Whether `scontrol show job` says that a running job is about to lose its place."""
+    """Return whether `scontrol show job` reports that a running job is being preempted."""
     # The first task of an array bears the array's number, under which all tasks are shown.
     line = next((line for line in shown.splitlines() if line.startswith(f"JobId={job} ")), "")
     facts = dict(word.split("=", 1) for word in line.split() if "=" in word)

@@ -49,9 +49,12 @@ class Confirmed:
 def choose_finalists(
     trials: Sequence[FrozenTrial], config_of: Callable[[FrozenTrial], Config], top_k: int
 ) -> list[Finalist]:
-    """The `top_k` complete trials of the highest value; of equal values the earlier one.
+    """Choose the `top_k` complete trials with the highest values; of equal values the earlier one.
 
     Trials that differ in nothing but where they entered the tape are one finalist.
+
+    Returns:
+        The finalists, best first.
 
     Raises:
         SearchError: no trial is complete.
@@ -82,7 +85,7 @@ def confirm(
     rules: Rules = CURRENT,
     on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
 ) -> list[Confirmed]:
-    """Train every finalist with every seed in one fused run; in the order given.
+    """Train every finalist with every seed in one fused run.
 
     Args:
         finalists: in any order.
@@ -92,6 +95,9 @@ def confirm(
         settings: of the engine.
         rules: of the board.
         on_epoch: called with the reports of every epoch; `slot` counts seeds within finalists.
+
+    Returns:
+        The trained finalists, in the order given.
 
     Raises:
         TrialError: a head diverged.
@@ -119,12 +125,12 @@ def confirm(
 
 
 def ranked(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
-    """Best mean on valid first; of equal means the earlier trial."""
+    """Return the finalists by mean on valid, best first; of equal means the earlier trial."""
     return sorted(confirmed, key=lambda one: (-one.val_mean, one.finalist.trial))
 
 
 def with_seed(config: Config, seed: int) -> Config:
-    """The config as it is confirmed: with this seed, from the start of the tape."""
+    """Return the config with which a finalist is trained: this seed, from the start of the tape."""
     values = {"training.seed": seed, "training.tape_position": 0}
     return with_values(config, values, where="finalist")
 

@@ -1,4 +1,4 @@
-"""From a finished search to the leaderboard: confirm, open test once, write, install."""
+"""Make a leaderboard from a finished search: confirm, open test once, write the folder."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def finalize(
 
 
 def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
-    """Refuse data that are not those which the study's workers searched on.
+    """Raise unless the data are those that the study's workers searched on.
 
     Raises:
         StudyError: a manifest or the features of a split have changed since.
@@ -138,7 +138,7 @@ def write_board(
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
 ) -> tuple[list[FinalistResult], dict[str, Any]]:
-    """Measure the finalists, in the order of their ranks, and write all but report and provenance.
+    """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
         The results, and the paired comparisons.
@@ -189,7 +189,7 @@ def confirm_with_progress(
 
 
 def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
-    """The modalities that any of the configs reads, in their usual order."""
+    """Return the modalities that any of the configs reads, in their usual order."""
     required = {modality for config in configs for modality in required_modalities(config)}
     return tuple(modality for modality in MODALITIES if modality in required)
 
@@ -197,7 +197,7 @@ def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
 def is_current(
     out: Path, facts: StudyFacts, finalists: Sequence[Finalist], splits: Sequence[Split]
 ) -> bool:
-    """Whether a folder holds, unaltered, the leaderboard of this study, trials and data."""
+    """Return whether a folder holds, unchanged, the leaderboard of this study, trials and data."""
     try:
         recorded = read_provenance(out)
         same = (
@@ -214,7 +214,7 @@ def is_current(
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A folder whose content becomes `out`'s once everything in it is written.
+    """Yield a folder whose content is moved to `out` once everything in it is written.
 
     Other files of `out` are left alone. Provenance goes first and comes back last, so a folder
     that an interruption left between the old and the new holds none. One process at a time

@@ -269,7 +269,7 @@ def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
 
 
 def _macro_auprc(finalist: Path, stem: str) -> tuple[float | None, Metric, float]:
-    """Macro AUPRC of a finalist, the mean over seeds; that on resamples (B,); its patients."""
+    """Return macro AUPRC (mean over seeds), its values on resamples (B,), number of patients."""
     files = sorted(finalist.glob(f"seed_*/predictions/{stem}.parquet"))
     by_seed = read_seeds(files, finalist)
     targets = by_seed[0].targets

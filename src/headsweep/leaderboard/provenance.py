@@ -1,4 +1,4 @@
-"""Where a leaderboard comes from: study, data, code, machine, and the digest of every file."""
+"""The origin of a leaderboard: study, data, code, machine, and the digest of every file."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class _Provenance(_Read):
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What the leaderboard says about its study, and the rules of its figures."""
+    """What the leaderboard states about its study, and the rules of its figures."""
 
     name: str
     fingerprint: str
@@ -145,7 +145,7 @@ def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
 
 
 def fingerprints(split: Split) -> dict[str, Any]:
-    """Fingerprints of a split's manifest and features."""
+    """Return the fingerprints of a split's manifest and features."""
     return {
         "manifest": split.manifest_fingerprint,
         "features": dict(sorted(split.feature_fingerprints.items())),
@@ -153,7 +153,7 @@ def fingerprints(split: Split) -> dict[str, Any]:
 
 
 def data_fingerprint(splits: Sequence[Split]) -> str:
-    """One SHA-256 over the manifests of all splits: rows of one leaderboard share it.
+    """Return one SHA-256 over the manifests of all splits; rows of one leaderboard share it.
 
     Features are left out, so that encoders can be compared on the same data.
     """
@@ -162,7 +162,7 @@ def data_fingerprint(splits: Sequence[Split]) -> str:
 
 
 def machine(settings: EngineSettings) -> dict[str, Any]:
-    """What the bits of a result depend on besides config and data."""
+    """Return what the bits of a result depend on besides config and data."""
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if on_gpu else _processor(),
@@ -183,7 +183,7 @@ def write_data_rows(splits: Sequence[Split], path: Path) -> None:
 
 
 def data_rows(split: Split) -> dict[str, list[str]]:
-    """Columns `split, volumename, targets`, then digests of the features by modality."""
+    """Return columns `split, volumename, targets`, then digests of the features by modality."""
     return {
         "split": [split.name] * len(split.volumes),
         "volumename": list(split.volumes),
@@ -196,7 +196,7 @@ def data_rows(split: Split) -> dict[str, list[str]]:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by relative path; provenance itself is left out."""
+    """Return the SHA-256 of every file under a folder by relative path, without provenance."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != PROVENANCE)
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -205,7 +205,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
-    """Recorded files that are missing or no longer what they were."""
+    """Return the recorded files that are missing or have changed."""
     return [
         name
         for name, digest in recorded.items()
@@ -215,10 +215,13 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
 
 
 def check_contained(folder: Path) -> None:
-    """Raise unless all that lies in a leaderboard's folder, links followed, is a file in it.
+    """Check that a leaderboard's folder holds only files and folders, links followed.
 
     A foreign link would have us read, and tell of, any file that we may read; a pipe would have
     us wait for ever.
+
+    Raises:
+        VerificationError: it holds a link out of it, or something else, such as a pipe.
     """
     root = os.path.realpath(folder)
     for path in folder.rglob("*"):
@@ -234,7 +237,10 @@ def check_contained(folder: Path) -> None:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """The provenance of a finished study's folder; every file that it names lies in there.
+    """Read the provenance of a finished study; every file that it names is inside of the folder.
+
+    Returns:
+        The provenance as plain data.
 
     Raises:
         VerificationError: the file is missing, no JSON, or not what a leaderboard is written with.
@@ -268,7 +274,7 @@ def rules_of(provenance: Mapping[str, Any]) -> Rules:
 
 
 def _processor() -> str:
-    """The processor's model, whose vector width decides the order of sums."""
+    """Return the model of the processor, whose vector width decides the order of sums."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

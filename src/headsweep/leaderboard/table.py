@@ -1,4 +1,4 @@
-"""The leaderboard as a table, one row a finalist: CSV for programs, Markdown for people."""
+"""The leaderboard as a table with one row per finalist: CSV for programs, Markdown for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FINGERPRINT_SHOWN = 12
 def leaderboard_row(
     result: FinalistResult, study: StudyFacts, valid: str, data_fingerprint: str
 ) -> dict[str, Cell]:
-    """The row of a finalist; `valid` names the split on which it was chosen."""
+    """Return the row of a finalist; `valid` names the split on which it was chosen."""
     config = result.finalist.config
     return {
         "rank": result.rank,
@@ -44,7 +44,7 @@ def leaderboard_row(
 
 
 def metric_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
-    """The cells of a row that repeat its `metrics.json`; `valid` names the split of the search."""
+    """Return the cells that repeat a row's `metrics.json`; `valid` names the search's split."""
     on_valid = metrics[valid]["auprc_macro"]
     cells = {"val/auprc_macro": on_valid["mean"], "val/auprc_macro_std": on_valid["std"]}
     for stem in (stem for stem in metrics if stem != valid):

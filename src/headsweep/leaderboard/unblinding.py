@@ -1,4 +1,4 @@
-"""The firewall: test manifests are opened by one act, for named trials, and the act is recorded."""
+"""The firewall: test manifests are opened once, for named trials, and each opening is recorded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPENINGS = "headsweep:test_openings"
 
 @dataclass(frozen=True)
 class Opening:
-    """One act of opening test: when (UTC), for which trials, with which commit of the code.
+    """One opening of test: when (UTC), for which trials, with which commit of the code.
 
     `why` is the reason given for opening test again; the first act has none.
     """
@@ -44,7 +44,7 @@ def open_test(
     *,
     reopen: str | None = None,
 ) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
-    """Record the act in the study, then read the test manifests; all acts and the splits.
+    """Record the opening in the study, then read the test manifests.
 
     Opening again for the same trials is the same act: it can tell nothing new.
 
@@ -55,6 +55,9 @@ def open_test(
         config: decides what is read.
         modalities: which features to load.
         reopen: why test is opened for other trials than before; None refuses that.
+
+    Returns:
+        All openings so far, and the test splits.
 
     Raises:
         StudyError: test was opened before for other trials, and no reason is given.
@@ -100,7 +103,7 @@ def load_test_subgroups(
 
 
 def past_openings(study: optuna.Study) -> tuple[Opening, ...]:
-    """The acts recorded so far, oldest first."""
+    """Return the openings recorded so far, oldest first."""
     return _openings(study.user_attrs.get(OPENINGS, []))
 
 

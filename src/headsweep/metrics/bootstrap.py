@@ -28,7 +28,7 @@ _CELLS_PER_BLOCK = 1 << 23
 
 
 def patient_resamples(patients: Sequence[str], n_resamples: int, seed: int) -> Multiplicities:
-    """Patients drawn with replacement, as many as there are; all rows of a patient go together.
+    """Draw patients with replacement, as many as there are; all rows of a patient go together.
 
     Resamples depend on the set of patients and the seed alone, so that models compared on one
     manifest meet the same ones.
@@ -50,7 +50,7 @@ def patient_resamples(patients: Sequence[str], n_resamples: int, seed: int) -> M
 def resampled_ranking(
     targets: Targets, scores: Scores, resamples: Multiplicities
 ) -> tuple[Metric, Metric]:
-    """Average precision and ROC area of each slot and label on each resample.
+    """Compute average precision and ROC area of each slot and label on each resample.
 
     Args:
         targets: (n, c), 0 or 1.
@@ -77,13 +77,16 @@ def resampled_ranking(
 def resampled_operating_points(
     targets: Targets, scores: Scores, thresholds: Metric, resamples: Multiplicities
 ) -> OperatingPoint:
-    """What frozen thresholds give on each resample; every count is (K, B, c).
+    """Count what frozen thresholds give on each resample; every count is (K, B, c).
 
     Args:
         targets: (n, c), 0 or 1.
         scores: (K, n, c).
         thresholds: (K, c); NaN where there is none.
         resamples: (B, n), how often each row counts.
+
+    Returns:
+        Counts (K, B, c) and the ratios of them.
     """
     weights = resamples.astype(np.float32)  # sums of small integers stay exact
     positive = targets.astype(bool)
@@ -103,7 +106,7 @@ def resampled_operating_points(
 
 
 def rarer_class_patients(targets: Targets, patients: Sequence[str]) -> Metric:
-    """How many patients have a row of each label's rarer class, (n, c) → (c,).
+    """Return how many patients have a row of each label's rarer class, (n, c) → (c,).
 
     So many independent values a ranking metric of that label rests on.
     """
@@ -191,12 +194,12 @@ def logit_intervals(
 
 
 def _logit(areas: Metric | float) -> Metric:
-    """Log odds of areas, those next to 0 and 1 drawn in so that they are finite."""
+    """Return log odds of areas; those next to 0 and 1 are clipped so that they are finite."""
     return np.asarray(logit(np.clip(areas, AREA_MARGIN, 1 - AREA_MARGIN)))
 
 
 def _quantiles(ordered: Metric, n: NDArray[np.integer], levels: Metric) -> Metric:
-    """Linearly interpolated quantiles of the first `n` values of each column, (B, c) → (c,).
+    """Return interpolated quantiles of the first `n` values of each column, (B, c) → (c,).
 
     Equal to `numpy.quantile`, to the bit.
     """
@@ -242,7 +245,7 @@ def _rank(targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores) -> _Ra
 
 
 def _weighted_areas(ranked: _Ranked, counts: NDArray[np.float32]) -> tuple[Metric, Metric]:
-    """Average precision and ROC area of one label on each resample, (n, B) → (B,), (B,).
+    """Return average precision and ROC area of one label by resample, (n, B) → (B,), (B,).
 
     The sums over groups of `ranking`, with the rows of a resample counted as often as drawn.
     """

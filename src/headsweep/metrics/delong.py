@@ -37,7 +37,7 @@ class Components:
 
 
 def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
-    """Components of one label from scores (S, n), averaged over seeds; needs both classes."""
+    """Return the components of one label; scores (S, n) are averaged over seeds."""
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     of_row = np.empty(scores.shape)
@@ -103,14 +103,14 @@ def delong_p_value(
 
 
 def _average_ranks(scores: Scores) -> Metric:
-    """Ranks from 1, equal scores sharing the mean of theirs; as `scipy.stats.rankdata`."""
+    """Return ranks from 1, equal scores sharing the mean of theirs, as `scipy.stats.rankdata`."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks: Metric = np.cumsum(counts) - (counts - 1) / 2
     return ranks[inverse]
 
 
 def _degrees_of_freedom(rows: Metric) -> float:
-    """Degrees of freedom of a variance between patients with so many rows each, (n,).
+    """Return the degrees of freedom of a variance between patients with so many rows each, (n,).
 
     Bell and McCaffrey (2002): trace(A)² / trace(A²) of the quadratic form A that gives the variance
     of a mean over rows, when patients' means vary alike. With equal counts it is n - 1.

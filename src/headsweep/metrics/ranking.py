@@ -31,7 +31,7 @@ def auroc(targets: Targets, scores: Scores) -> Metric:
 
 
 def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metric, Metric]:
-    """Average precision and area under the ROC curve, as scikit-learn defines them.
+    """Compute average precision and area under the ROC curve, as scikit-learn defines them.
 
     Average precision is the step-wise sum of precision over recall, equal scores entering
     together; the ROC area is trapezoidal, so a tied pair counts one half.

@@ -1,4 +1,4 @@
-"""A finished study's board, curves and plots as notes and artifacts, for optuna-dashboard."""
+"""Attach a finished study's leaderboard, curves and plots as notes, for optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headsweep.studies.study import StoredStudy
 
 
 def attach_board(stored: StoredStudy, folder: Path) -> None:
-    """Attach a leaderboard to its study and finalists; what was attached before is replaced.
+    """Attach a leaderboard to its study and finalists, replacing what was attached before.
 
     Args:
         stored: the study that was finalized.
@@ -51,7 +51,11 @@ def attach_board(stored: StoredStudy, folder: Path) -> None:
 
 
 def _attach(study: optuna.Study, path: Path, store: ArtifactFolder) -> str:
-    """Stores one file under the key that a file of its name has already, or a new one."""
+    """Store a file under the id of an earlier file of this name, or a new id.
+
+    Returns:
+        The URL path of the artifact.
+    """
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
     if path.name not in known:
         return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)

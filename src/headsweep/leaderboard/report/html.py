@@ -1,4 +1,4 @@
-"""The report for people: one HTML file that holds everything, and its plots beside it."""
+"""The report: one self-contained HTML file, and its plots as files beside it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _headline(provenance: Mapping[str, Any]) -> str:
 def _board(
     results: Sequence[FinalistResult], ranks: Mapping[str, int], valid: str, test: str
 ) -> TableCard:
-    """The leaderboard on one test split; `ranks` are those with ties."""
+    """Return the table of the leaderboard on one test split; `ranks` are those with ties."""
     retrieves = "retrieval" in results[0].metrics[test]
     header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
     header += ["recall@10"] if retrieves else []

@@ -1,4 +1,4 @@
-"""Differences between a file of a leaderboard and the same file made again."""
+"""Differences between a file of a leaderboard and the same file computed again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Difference:
 
 
 def largest_difference(found: Path, expected: Path) -> Difference | None:
-    """The largest difference of two files of one kind; None when they hold the same.
+    """Return the largest difference of two files of one kind; None if they are equal.
 
     A file that is missing or unreadable differs as a whole.
     """
@@ -59,7 +59,7 @@ def _json(found: Path, expected: Path) -> Iterator[Difference]:
 
 
 def _plain(place: str, found: Any, expected: Any) -> Iterator[Difference]:
-    """Return the leaves of plain data that differ."""
+    """Yield the leaves of plain data that differ."""
     for inner, ours, theirs in differences(found, expected, place):
         yield Difference(inner, ours, theirs, _distance(ours, theirs))
 
@@ -140,7 +140,7 @@ _COMPARE: dict[str, Callable[[Path, Path], Iterator[Difference]]] = {
 
 
 def _farthest(found: NDArray[Any], expected: NDArray[Any]) -> tuple[np.intp, ...] | None:
-    """Index of the largest difference of two arrays of one shape; None when they are equal."""
+    """Return the index of the largest difference of two arrays of one shape; None if equal."""
     differs = found != expected
     if np.issubdtype(found.dtype, np.inexact):
         differs &= ~(np.isnan(found) & np.isnan(expected))

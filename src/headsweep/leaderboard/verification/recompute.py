@@ -1,4 +1,4 @@
-"""Metrics and table of a leaderboard computed again from its predictions alone."""
+"""Compute metrics and table of a leaderboard again from its predictions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,11 @@ def recompute(folder: Path) -> str:
 
 
 def _splits(finalist: Path) -> list[str]:
-    """Names of the splits that a finalist was measured on, valid first."""
+    """Return the names of the splits that a finalist was measured on, valid first.
+
+    Raises:
+        VerificationError: the metrics are not by split.
+    """
     path = finalist / "metrics.json"
     splits = _read_json(path)
     if not isinstance(splits, dict) or not splits or any(set(name) & {*"/\0"} for name in splits):
@@ -81,7 +85,7 @@ def _seed_folders(finalist: Path) -> list[Path]:
 
 
 def _read_seeds(finalist: Path) -> list[dict[str, Predictions]]:
-    """Predictions of each seed by split, in the order of `metrics.json`."""
+    """Return predictions of each seed by split, in the order of `metrics.json`."""
     places = [place / "predictions" for place in _seed_folders(finalist)]
     by_split = {
         name: read_seeds([place / f"{name}.parquet" for place in places], finalist)

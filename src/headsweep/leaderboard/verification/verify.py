@@ -1,4 +1,4 @@
-"""Whether a leaderboard reproduces: train again from its exported configs, compare every file.
+"""Verify a leaderboard: train again from its exported configs, compare every file.
 
 On the machine it was made on (device, threads, PyTorch) every number must be equal to the bit.
 Elsewhere probabilities and metrics must agree within a tolerance, and the files must be unaltered
@@ -58,7 +58,7 @@ MOVABLE = ("paths.data_root", "paths.manifest_dir")
 def verify(
     folder: Path, places: Mapping[str, str] | None = None, *, data: Dataset | None = None
 ) -> str:
-    """Train the finalists of a leaderboard again and compare; a line that says how.
+    """Train the finalists of a leaderboard again and compare all files.
 
     Uses the exported configs and the data that they name; no storage is needed.
 
@@ -66,6 +66,9 @@ def verify(
         folder: the leaderboard's.
         places: where the data lie now, by keys of `MOVABLE`; otherwise as the configs say.
         data: what the study was searched on; None is what the configs name.
+
+    Returns:
+        A line that says how they were compared.
 
     Raises:
         VerificationError: something differs; names the file and the largest difference.
@@ -106,7 +109,11 @@ def verify(
 
 
 def check_digests(folder: Path, recorded: Mapping[str, Any]) -> None:
-    """Raise when a file of the leaderboard is missing or altered, whatever it holds."""
+    """Check that no file of the leaderboard is missing or altered.
+
+    Raises:
+        VerificationError: a file is missing or altered.
+    """
     for name in changed_files(folder, recorded["files"]):
         raise VerificationError(
             f"{folder / name}: a file must be as the leaderboard was written, found it "
@@ -115,7 +122,11 @@ def check_digests(folder: Path, recorded: Mapping[str, Any]) -> None:
 
 
 def _finalists(folder: Path, recorded: Mapping[str, Any]) -> list[Finalist]:
-    """Finalists as their exported configs describe them, held against the record."""
+    """Return the finalists from their exported configs, after a check against the record.
+
+    Raises:
+        VerificationError: a config differs from the record.
+    """
     finalists = []
     for rank, one in enumerate(recorded["finalists"], start=1):
         path = folder / "finalists" / str(rank) / "config.yaml"
@@ -140,7 +151,11 @@ def _settings(recorded: Mapping[str, Any]) -> EngineSettings:
 
 
 def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Split]) -> None:
-    """Raise when a manifest or feature file is not the one the leaderboard was made on."""
+    """Check that manifests and feature files are those the leaderboard was made on.
+
+    Raises:
+        VerificationError: they have changed.
+    """
     for split in splits:
         if recorded["data"].get(split.name) == fingerprints(split):
             continue
@@ -161,7 +176,11 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
 
 
 def _known_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Digests of the rows that the leaderboard was made on, by split and volume."""
+    """Return digests of the rows that the leaderboard was made on, by split and volume.
+
+    Raises:
+        VerificationError: the file cannot be read.
+    """
     try:
         rows = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
@@ -170,7 +189,11 @@ def _known_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def _check_files(folder: Path, again: Path, *, exact: bool) -> None:
-    """Raise when a file of the leaderboard differs from the same file made again."""
+    """Compare each file of the leaderboard with the same file made again.
+
+    Raises:
+        VerificationError: a file differs.
+    """
     differing: dict[str, Difference] = {}
     for path in sorted(again.rglob("*")):
         name = path.relative_to(again).as_posix()
