@@ -92,7 +92,7 @@ def test_verify_of_a_board_of_before_succeeds(before, kind, data_of_before, head
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_recompute_of_a_board_of_before_succeeds(before: Path, kind: str) -> None:
-    assert recompute(before / kind) == "metrics of 2 finalists follow from their predictions"
+    assert recompute(before / kind) == "metrics of 2 finalists agree with their predictions"
 
 
 def test_verify_of_a_changed_board_of_before_names_the_file(before, data_of_before, tmp_path):

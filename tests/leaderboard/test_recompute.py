@@ -10,7 +10,7 @@ from headsweep.leaderboard.verification.recompute import recompute
 
 
 def test_an_untouched_leaderboard_follows_from_its_predictions(finished):
-    assert recompute(finished) == "metrics of 2 finalists follow from their predictions"
+    assert recompute(finished) == "metrics of 2 finalists agree with their predictions"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,6 @@ def test_a_link_or_a_pipe_in_place_of_the_lock_is_refused(tmp_path):
     assert elsewhere.read_text() == "kept"
     lock.unlink()
     os.mkfifo(lock)
-    with pytest.raises(OutputError, match="must be writable, found"):
+    with pytest.raises(OutputError, match="cannot write to the folder"):
         staging(out).__enter__()
     assert list(out.iterdir()) == [lock]

@@ -236,7 +236,7 @@ def test_two_acts_of_opening_test_at_once_are_both_on_record(
     study = optuna.load_study(study_name="probe", storage=storage)
     assert firewall.past_openings(study) == openings
     assert [opening.trials for opening in openings] == [(0, 1)]
-    assert "test must be opened once" in refused[0]
+    assert "the test set was already opened" in refused[0]
 
 
 def test_two_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:

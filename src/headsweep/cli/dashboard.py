@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 REQUEST_OUTAGE_S = 30.0
-"""How long a request waits for a database that is away; the page asks again by itself."""
+"""How long a request waits for an unreachable database; the page repeats it by itself."""
 _READS = re.compile(
     r"/|/favicon\.ico|/dashboard(/.*)?|/static/.+|/csv/\d+"
     r"|/api/meta|/api/studies|/api/studies/\d+(/param_importances|/plot/\w+)?"
@@ -64,11 +64,11 @@ def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
         server = make_server(LOOPBACK, port, app, Server, QuietHandler)
     except OSError as error:
         raise click.BadParameter(
-            f"the port must be free, found {port}: {error.strerror}", param_hint="'--port'"
+            f"port {port} cannot be used: {error.strerror}", param_hint="'--port'"
         ) from None
-    mode = "WRITABLE by whoever reaches this port" if writable else "read-only"
+    mode = "WRITABLE by anyone who can reach this port" if writable else "read-only"
     with server, suppress(KeyboardInterrupt):
-        click.echo(f"http://{LOOPBACK}:{server.server_port}/ ({mode}; Ctrl-C ends it)")
+        click.echo(f"http://{LOOPBACK}:{server.server_port}/ ({mode}; Ctrl-C stops it)")
         server.serve_forever()
 
 
@@ -82,8 +82,8 @@ def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIA
     """Wrap the application so that it answers only requests of this host, on known routes.
 
     A foreign Host header means that a web page has made its own name point here (DNS rebinding), a
-    foreign Origin that a page from elsewhere asks. Artifacts bear the types that a database names
-    which others write to, so they are pictures or downloads, never pages.
+    foreign Origin that the request comes from a page of another site. The content types of
+    artifacts come from an untrusted database, so artifacts are pictures or downloads, never pages.
 
     Args:
         app: optuna-dashboard.
@@ -101,26 +101,26 @@ def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIA
         reads = method in ("GET", "HEAD")
 
         def start(status: str, headers: Sequence[tuple[str, str]], *error: Any) -> Any:
-            return start_response(status, _tamed(path, headers), *error)
+            return start_response(status, _restricted(path, headers), *error)
 
         if environ.get("HTTP_HOST") not in hosts:
-            return _refuse(start, "403 Forbidden", "the host must be this machine")
+            return _refuse(start, "403 Forbidden", "the Host header names another host")
         origin = environ.get("HTTP_ORIGIN")
         if origin not in (*origins, None):
-            return _refuse(start, "403 Forbidden", "the origin must be this dashboard")
+            return _refuse(start, "403 Forbidden", "the Origin header names another page")
         if not reads and not (writable and method in _WRITES):
-            return _refuse(start, "405 Method Not Allowed", "only reading is allowed")
+            return _refuse(start, "405 Method Not Allowed", "the dashboard is read-only")
         if not reads and origin is None:
-            return _refuse(start, "403 Forbidden", "whoever writes must name the origin")
+            return _refuse(start, "403 Forbidden", "the Origin header is missing")
         if not (_READS if reads else _WRITES[method]).fullmatch(path):
-            return _refuse(start, "403 Forbidden", "the route must be known")
+            return _refuse(start, "403 Forbidden", "unknown route")
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # optuna-dashboard needs one
         return app(environ, start)
 
     return answer
 
 
-def _tamed(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _restricted(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the headers of an answer, restricted so that a browser runs nothing from it."""
     given = {name.title(): value for name, value in headers}
     if path.startswith("/artifacts/"):
@@ -132,12 +132,12 @@ def _tamed(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str
     return [*({"Content-Security-Policy": _NO_PAGE} | given | _SAFE_HEADERS).items()]
 
 
-def _refuse(start: Any, status: str, law: str) -> Iterable[bytes]:
+def _refuse(start: Any, status: str, reason: str) -> Iterable[bytes]:
     start(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{law}\n".encode()]
+    return [f"{reason}\n".encode()]
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     click.echo(exits.printable(exits.redact(line)), err=True)
 
 
@@ -146,7 +146,7 @@ class OneLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
-        _say(record.getMessage().partition("\n")[0])
+        _print(record.getMessage().partition("\n")[0])
 
 
 class LastLine(io.StringIO):
@@ -158,7 +158,7 @@ class LastLine(io.StringIO):
         self.seek(0)
         self.truncate()
         if lines:
-            _say(lines[-1])
+            _print(lines[-1])
 
 
 class Server(ThreadingMixIn, WSGIServer):

@@ -12,7 +12,7 @@ from headsweep.errors import HeadsweepError
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 MAX_CHARACTERS = 2000
-"""Most characters of an error's line."""
+"""Maximum length of an error's line."""
 
 _WORD = re.compile(r"[^\s'\"]+")
 _LOGIN = re.compile(r"\b\w+://[^:/@]*:")
@@ -56,8 +56,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError):
-        place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{place}"
+        file = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{file}"
     if _is_database_error(error):
         return f"the storage failed: {getattr(error, 'orig', None) or error}"
     return f"{type(error).__name__}: {error} (--debug shows where)"

@@ -37,7 +37,7 @@ device = click.option(
     show_default=True,
     metavar="auto|cpu|cuda[:i]",
     callback=lambda ctx, param, value: _device(value),
-    help="Where heads are trained.",
+    help="Device that trains heads.",
 )
 slots = click.option(
     "--slots",
@@ -70,7 +70,7 @@ timeout = click.option(
     metavar="TIME",
     callback=lambda ctx, param, value: None if value is None else _seconds(value),
     help="Stop the search after this time, as in 2h, 90m or 1d12h; running trials end at their "
-    "next rung. The same command goes on later.",
+    "next rung. The same command continues later.",
 )
 overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(

@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Train one head, or with -m several; files go to paths.checkpoint_dir.
 
-    After an interruption, training.resume.enabled=true goes on where training stood.
+    After an interruption, training.resume.enabled=true continues where training stopped.
     """
     from headsweep.cli.progress import epochs_shown
     from headsweep.config.overrides import config_of
@@ -90,7 +90,7 @@ def train(
     default="valid",
     show_default=True,
     help="Where the thresholds of F1, sensitivity and specificity are chosen. With none, only "
-    "the test manifests are read: they may be any, even train or valid.",
+    "the test manifests are read; they may be any manifests, even train or valid.",
 )
 @click.option(
     "--ctclip",
@@ -149,8 +149,8 @@ def _refuse_equal_stems(manifests: list[Path]) -> None:
         other = by_stem.setdefault(manifest.stem, manifest)
         if other is not manifest:
             raise click.UsageError(
-                f"manifests must differ in their stems, which name the files of their scores, "
-                f"found {other} and {manifest}"
+                f"{other} and {manifest} have the same stem, which would name the files of their "
+                "scores; rename one"
             )
 
 
@@ -174,7 +174,7 @@ ALIGNMENT_PROTOCOLS = (
     multiple=True,
     default=ALIGNMENT_PROTOCOLS,
     metavar="NAME",
-    help=f"What counts as found; may be given several times.  [default: all of "
+    help=f"Which rows are relevant; may be given several times.  [default: all of "
     f"{', '.join(ALIGNMENT_PROTOCOLS)}]",
 )
 @click.option(

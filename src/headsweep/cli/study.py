@@ -42,7 +42,7 @@ def run(
 ) -> None:
     """Search, confirm, open test once, write the leaderboard.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    An interrupted run continues where it stopped when the same command is given again.
     """
     from headsweep.api import Study
     from headsweep.cli.tables import print_end
@@ -85,13 +85,13 @@ def create(
 def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: bool) -> None:
     """Pull trials of a study until its budget is spent.
 
-    Start one a GPU, on as many machines as reach the storage. SIGINT, SIGTERM or SIGUSR1 make it
-    hand its trials back and end; a second one ends it at once.
+    Start one for each GPU, on any machine that can reach the storage. At SIGINT, SIGTERM or SIGUSR1
+    it hands its trials back and ends; at a second signal it ends at once.
     """
     from headsweep.settings import EngineSettings, WorkerSettings
     from headsweep.workers.signals import stop_on_signals
 
-    # Loading takes seconds, in which a signal must be heard too.
+    # Loading takes seconds, during which signals must be handled too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         from headsweep.studies.study import StoredStudy
         from headsweep.workers.worker import work

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headsweep.studies.summary import Summary
 
 PLAIN_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""
+"""Width of a table that is written to a file or a pipe, in characters."""
 
 
 def console() -> Console:

@@ -43,7 +43,7 @@ DIRECTIONS: tuple[tuple[Modality, Modality], ...] = (
     ("visual", "visual"),
 )
 MEANS = {"reciprocal_rank": "mrr", "average_precision": "map"}
-"""Names of means over queries, where they differ from the query's."""
+"""Names of means over queries, where they differ from the name for one query."""
 
 Views = Mapping[Modality, NDArray[np.float32]]
 
@@ -62,9 +62,9 @@ def align(
     Means are over queries; intervals resample the queries' patients, the gallery stays as it is.
 
     Args:
-        config: names the manifests and where features lie.
-        model: a retrieval head's `model.safetensors`; None compares the features as they are, and
-            manifests without text features are then searched within the visual ones alone.
+        config: names the manifests and the folder of the features.
+        model: a retrieval head's `model.safetensors`; None compares the raw features; manifests
+            without text features are then searched within the visual ones.
         out: folder that gets `alignment.json`.
         data: the data set to search; None is what the config names.
         protocols: some of `PROTOCOLS`.
@@ -96,7 +96,7 @@ def align_ctclip(
     """Measure retrieval among the latents that CT-CLIP's scripts wrote into a folder.
 
     Args:
-        folder: holds `image_latents.npz`, `accessions.txt`, perhaps `text_latents.npz` and
+        folder: holds `image_latents.npz`, `accessions.txt`, and may hold `text_latents.npz` and
             `labels_weights.npz`; without the latter, protocols that need labels are left out.
         out: folder that gets `alignment.json`.
         protocols: some of `PROTOCOLS`.
@@ -152,8 +152,8 @@ def _raw_views(split: Split) -> Views:
     widths = {modality: matrix.shape[1] for modality, matrix in split.features.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(
-            f"{split.name}: features of both modalities must be equally wide to be compared as "
-            f"they are, found {widths} (a retrieval head, --checkpoint, projects them)"
+            f"{split.name}: raw features of different widths cannot be compared: {widths}. "
+            "Pass a retrieval head with --checkpoint, which projects them"
         )
     return {modality: _unit(matrix) for modality, matrix in split.features.items()}
 

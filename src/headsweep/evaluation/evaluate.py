@@ -32,18 +32,18 @@ MODEL = "model.safetensors"
 def checkpoint_of(folder: Path | None, overrides: Sequence[str]) -> tuple[Path, Config]:
     """Return the folder of a trained head and its config, with overrides on top.
 
-    The config lies beside the model, or one folder up, as under `finalists/<rank>/seed_<s>/`.
+    The config is beside the model, or one folder up, as under `finalists/<rank>/seed_<s>/`.
 
     Raises:
         ConfigError: the folder holds no trained head.
     """
     folder = folder or Path(compose_config(overrides, where=COMMAND_LINE).paths.checkpoint_dir)
     if not (folder / MODEL).is_file():
-        raise ConfigError(f"{folder}: a checkpoint must hold {MODEL}, found none")
-    places = [folder / "config.yaml", folder.parent / "config.yaml"]
-    file = next((place for place in places if place.is_file()), None)
+        raise ConfigError(f"model not found: {folder / MODEL}")
+    files = [folder / "config.yaml", folder.parent / "config.yaml"]
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise ConfigError(f"{folder}: a checkpoint must hold config.yaml, found none")
+        raise ConfigError(f"config not found: {folder / 'config.yaml'}")
     return folder, config_of(file, overrides)
 
 
@@ -63,7 +63,7 @@ def evaluate(
 
     Args:
         folder: holds `model.safetensors`.
-        config: names the manifests and where features lie; labels are the head's own.
+        config: names the manifests and the folder of the features; labels are the head's own.
         out: folder of the results.
         data: the data set to measure on; None is what the config names.
         tune: choose thresholds on valid, and refuse test manifests that share rows with train or
@@ -99,7 +99,7 @@ def evaluate(
 def evaluate_ctclip(folder: Path, out: Path) -> dict[str, Any]:
     """Measure the scores that CT-CLIP's inference scripts wrote into a folder.
 
-    Their thresholds would be chosen on the evaluated data, so threshold metrics are null.
+    Thresholds could only be chosen on the evaluated data, so threshold metrics are null.
 
     Args:
         folder: holds `predicted_weights.npz`, `labels_weights.npz` and `accessions.txt`.

@@ -31,8 +31,8 @@ DIRECTIONS = ("visual_to_text", "text_to_visual")
 class Predictions:
     """Scores of one head on one split; `targets`, `scores` and `logits` have shape (n, c).
 
-    `scores` are probabilities: float64, or float32 on boards of before. `logits` are None where
-    the probabilities themselves rank the rows: for retrieval heads, and on boards of before.
+    `scores` are probabilities: float64, or float32 on boards of earlier versions. `logits` are None
+    where the probabilities rank the rows: for retrieval heads and boards of earlier versions.
     """
 
     name: str
@@ -190,12 +190,12 @@ def _check(targets: NDArray[Any], scores: NDArray[Any], logits: NDArray[Any] | N
         raise ValueError("logits that are not finite numbers")
 
 
-def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
+def read_seeds(paths: Sequence[Path], folder: Path) -> list[Predictions]:
     """Read predictions of one split by each seed of a finalist, all of the same rows.
 
     Args:
         paths: a file for each seed.
-        place: the finalist's folder, for messages.
+        folder: the finalist's, for messages.
 
     Returns:
         The predictions, in the order of `paths`.
@@ -205,7 +205,7 @@ def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
     """
     seeds = [read_predictions(path) for path in paths]
     if not seeds:
-        raise VerificationError(f"{place}: the finalist has no predictions")
+        raise VerificationError(f"{folder}: the finalist has no predictions")
     first = seeds[0]
     for path, seed in zip(paths, seeds, strict=True):
         same = (seed.volumes, seed.patients, seed.labels) == (

@@ -37,7 +37,7 @@ RESAMPLING_SEED = 0
 CONFIDENCE = 0.95
 RECALL_AT = (1, 5, 10, 50)
 MIN_PATIENTS = 10
-"""Patients of the rarer class from which on intervals and p-values of the bootstrap are given.
+"""Patients of the rarer class from which intervals and p-values of the bootstrap are given.
 
 In simulations (like `scripts/benchmarks/coverage.py --rare`, 60 and 300 patients, AUROC 0.64 to
 0.92) 95 % intervals of a label's AUROC cover the true value in 95 to 99 of 100 data sets from 10
@@ -46,7 +46,7 @@ patients on, those of its AUPRC in 95 to 99; percentiles of AUROC in 55 to 74 wi
 """
 
 MAX_SHARED = 1 << 23
-"""Cells of resamples that are kept for the next finalist: 32 MiB."""
+"""Largest resamples, in cells, that are cached for the next finalist: 32 MiB."""
 
 Summary = dict[str, float | None]
 
@@ -63,7 +63,7 @@ class Thresholds:
 class Measured:
     """One finalist on one split: values by metric (S, c), and on resamples (S, B, c).
 
-    Metrics without a resampled counterpart have no interval.
+    Metrics that are not resampled have no interval.
     """
 
     predictions: Predictions

@@ -15,8 +15,9 @@ _MIG_UUID = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 def visible_gpus() -> tuple[str, ...]:
     """Return names for `$CUDA_VISIBLE_DEVICES`: indices, UUIDs of GPUs, UUIDs of MIG slices.
 
-    A scheduler's choice is respected. Without one it is every GPU, and of a GPU in MIG mode every
-    slice, since CUDA itself would show a process only the first.
+    If the variable is set, for example by a scheduler, its devices are used. Otherwise all GPUs
+    are, and all slices of a GPU in MIG mode, of which CUDA by itself shows a process only the
+    first.
     """
     given = os.environ.get(VISIBLE_DEVICES)
     if given is None:
@@ -24,7 +25,7 @@ def visible_gpus() -> tuple[str, ...]:
     names: list[str] = []
     for name in given.split(","):
         if not _NAME.fullmatch(name.strip()):
-            break  # CUDA does not see what follows a name that is none, such as -1
+            break  # CUDA ignores everything after an invalid name, such as -1
         names.append(name.strip())
     return tuple(names)
 

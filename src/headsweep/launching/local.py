@@ -84,8 +84,8 @@ def launch_local(
 ) -> Summary:
     """Run `n_workers` local workers until the study's budget is spent.
 
-    A worker that crashes is started again after a growing pause. SIGINT, SIGTERM and SIGHUP drain all
-    workers; a second one ends them at once.
+    A worker that crashes is started again after a growing pause. SIGINT, SIGTERM and SIGHUP drain
+    all workers; a second one ends them at once.
 
     Args:
         study: an open study; its storage's URL is passed in the workers' environment, never on a

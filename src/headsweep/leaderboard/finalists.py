@@ -62,8 +62,7 @@ def choose_finalists(
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise SearchError(
-            "a leaderboard needs at least one complete trial, "
-            f"found none among {len(trials)} trials"
+            f"none of the {len(trials)} trials is complete; a leaderboard needs at least one"
         )
     chosen: dict[str, Finalist] = {}
     for trial in sorted(complete, key=lambda trial: (-_value(trial), trial.number)):
@@ -102,7 +101,7 @@ def confirm(
     Raises:
         TrialError: a head diverged.
     """
-    # Always in one order, so that the same heads stand in the same slots when trained again.
+    # A fixed order, so that the same heads get the same slots when they are trained again.
     by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
     configs = [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
     ranks_logits = rules.ranks_logits

@@ -124,8 +124,8 @@ def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
     for name in sorted(searched.keys() & found.keys()):
         if searched[name] != found[name]:
             raise StudyError(
-                f"{name}: the data must be those the study was searched on (fingerprint "
-                f"{searched[name][:FINGERPRINT_SHOWN]}), found {found[name][:FINGERPRINT_SHOWN]}"
+                f"{name}: the data have changed since the search: their fingerprint is "
+                f"{found[name][:FINGERPRINT_SHOWN]}, was {searched[name][:FINGERPRINT_SHOWN]}"
             )
 
 
@@ -216,9 +216,12 @@ def is_current(
 def staging(out: Path) -> Iterator[Path]:
     """Yield a folder whose content is moved to `out` once everything in it is written.
 
-    Other files of `out` are left alone. Provenance goes first and comes back last, so a folder
-    that an interruption left between the old and the new holds none. One process at a time
-    stages into `out`; what processes left that were killed is removed.
+    Other files of `out` stay. Provenance is removed first and written last, so a folder without
+    provenance was interrupted between the old and the new content. One process at a time stages
+    into `out`; remains of killed processes are removed.
+
+    Yields:
+        The temporary folder.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -231,9 +234,7 @@ def staging(out: Path) -> Iterator[Path]:
                 shutil.rmtree(leftover)
             staged = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
         except OSError as error:
-            raise OutputError(
-                f"{out}: the folder must be writable, found {error.strerror}"
-            ) from None
+            raise OutputError(f"{out}: cannot write to the folder: {error.strerror}") from None
         held.callback(shutil.rmtree, staged)
         yield staged
         entries = sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE)
@@ -241,6 +242,6 @@ def staging(out: Path) -> Iterator[Path]:
             (out / PROVENANCE).unlink(missing_ok=True)
         for entry in entries:
             target = out / entry.name
-            if target.is_dir():  # goes with the staged folder, whole until then
+            if target.is_dir():  # removed with the temporary folder, complete until then
                 target.replace(staged / f"{PARTIAL}{entry.name}")
             entry.replace(target)

@@ -42,12 +42,12 @@ PACKAGES = ("headsweep", "numpy", "torch", "optuna", "pyarrow", "safetensors", "
 
 def _inside(name: str) -> str:
     if escapes(name):
-        raise ValueError(f"a recorded file must lie in the leaderboard's folder, found {name!r}")
+        raise ValueError(f"{name!r} is not a file name inside of the leaderboard's folder")
     return name
 
 
 class _Read(BaseModel):
-    """A part of a provenance that is read again; it holds more than that."""
+    """The part of a provenance that is read again; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -217,8 +217,8 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
 def check_contained(folder: Path) -> None:
     """Check that a leaderboard's folder holds only files and folders, links followed.
 
-    A foreign link would have us read, and tell of, any file that we may read; a pipe would have
-    us wait for ever.
+    A link of a foreign leaderboard could make us read and quote any file that this user can read;
+    reading a pipe could hang.
 
     Raises:
         VerificationError: it holds a link out of it, or something else, such as a pipe.
@@ -227,13 +227,9 @@ def check_contained(folder: Path) -> None:
     for path in folder.rglob("*"):
         real = Path(os.path.realpath(path))
         if not real.is_relative_to(root):
-            raise VerificationError(
-                f"{path}: a leaderboard's file must lie in its folder, found a link to {real}"
-            )
+            raise VerificationError(f"{path}: links out of the leaderboard's folder, to {real}")
         if not real.is_file() and not real.is_dir():
-            raise VerificationError(
-                f"{path}: a leaderboard must hold files and folders alone, found neither"
-            )
+            raise VerificationError(f"{path}: neither a file nor a folder")
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -252,14 +248,12 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise VerificationError(f"{path}: {explain(error, {})}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise VerificationError(
-            f"{path}: a finished study must have its provenance, found {error}"
-        ) from None
+        raise VerificationError(f"{path}: cannot read the provenance: {error}") from None
     return provenance
 
 
 def rules_of(provenance: Mapping[str, Any]) -> Rules:
-    """Return the rules by which a board's figures were computed; the first where none are named.
+    """Return the rules by which a board's figures were computed; version 1 where none is named.
 
     Raises:
         VerificationError: a newer headsweep wrote the board.

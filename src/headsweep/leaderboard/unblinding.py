@@ -19,14 +19,14 @@ from headsweep.package_info import code_commit
 from headsweep.studies.study import StoredStudy
 
 OPENINGS = "headsweep:test_openings"
-"""Study attribute that keeps the acts, oldest first."""
+"""Study attribute that holds the openings, oldest first."""
 
 
 @dataclass(frozen=True)
 class Opening:
     """One opening of test: when (UTC), for which trials, with which commit of the code.
 
-    `why` is the reason given for opening test again; the first act has none.
+    `why` is the reason given for opening test again; the first opening has none.
     """
 
     when: str
@@ -46,7 +46,7 @@ def open_test(
 ) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
     """Record the opening in the study, then read the test manifests.
 
-    Opening again for the same trials is the same act: it can tell nothing new.
+    Opening again for the same trials is not recorded, since it shows nothing new.
 
     Args:
         study: whose finalists are fixed.
@@ -61,26 +61,26 @@ def open_test(
 
     Raises:
         StudyError: test was opened before for other trials, and no reason is given.
-        ManifestError, FeatureError: the data are at fault.
+        ManifestError, FeatureError: the data cannot be used.
     """
     named = tuple(sorted(trials))
 
-    def act(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    def amend(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         openings = _openings(recorded or [])
         if openings and openings[-1].trials == named:
             return recorded or []
         if openings and not reopen:
             raise StudyError(
-                f"{study.name}: test must be opened once, found it opened "
-                f"{openings[-1].when} for trials {_listed(openings[-1].trials)} and asked for "
-                f'{_listed(named)}; --reopen "why" opens it again, and is shown on the leaderboard'
+                f"{study.name}: the test set was already opened for trials "
+                f"{_listed(openings[-1].trials)} on {openings[-1].when}. To evaluate trials "
+                f'{_listed(named)}, pass --reopen "reason"; the reason is shown on the leaderboard'
             )
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         opening = Opening(when, named, code_commit(), reopen if openings else None)
         return [*(recorded or []), asdict(opening)]
 
-    # In one transaction: of two acts at once, the second must know of the first.
-    recorded = study.amend_attr(OPENINGS, act)
+    # In one transaction, so that of two simultaneous openings the second sees the first.
+    recorded = study.amend_attr(OPENINGS, amend)
     return _openings(recorded), load_test(data, config, modalities)
 
 

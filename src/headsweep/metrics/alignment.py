@@ -1,6 +1,6 @@
 """Retrieval within and between views of the same scans, with one named definition per question.
 
-Protocols (the name and version stand in every result):
+Protocols (every result has the name and version):
 
 - `same_scan/1`: rows of the query's scan are relevant; rows of other scans with the same report
   are left out.
@@ -14,8 +14,8 @@ Protocols (the name and version stand in every result):
 Within one view the query itself is left out and, for labels, so are all rows of its scan, except
 in CT-CLIP's protocol. A query without a relevant row has no value and is counted.
 
-Ties: in the first three protocols rows of equal similarity stand in the order that is worst for
-the query, irrelevant rows first. In CT-CLIP's they stand in the order of the gallery, as there.
+Ties: in the first three protocols, rows of equal similarity are ordered as is worst for the query,
+irrelevant rows first. In CT-CLIP's protocols they keep the order of the gallery, as in CT-CLIP.
 
 Recall@K is the share of queries with a relevant row among the first K; average precision divides
 by all relevant rows; NDCG has binary gains, discount log2(1 + rank), and no cut-off.
@@ -41,11 +41,11 @@ VERSION = 1
 RECALL_AT = (1, 5, 10, 50, 100)
 JACCARD_AT = (1, 5, 10, 50)
 METRICS = (*(f"recall@{k}" for k in RECALL_AT), "reciprocal_rank", "average_precision", "ndcg")
-"""What `retrieve` gives for every query."""
+"""Metrics that `retrieve` computes for every query."""
 
 # 64 MiB of similarities: enough queries at once for the matrix product to run at full speed.
 _CELLS_PER_BLOCK = 1 << 24
-# Up to so many relevant rows, counting what stands before each is faster than sorting all.
+# Up to so many relevant rows, counting the rows before each is faster than sorting all.
 _COUNTED = 16
 
 Rows = NDArray[np.float32]
@@ -54,11 +54,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """What is known of the rows that are searched; queries are the same rows.
+    """Scans, reports and labels of the rows that are searched; queries are the same rows.
 
     Attributes:
-        scans: scan key of each row, length n.
-        reports: text of each row, or None; an empty text is unlike any other.
+        scans: scan id of each row, length n.
+        reports: text of each row, or None; an empty text equals no other.
         targets: (n, c), 0 or 1.
     """
 
@@ -80,9 +80,9 @@ def retrieve(
     Args:
         queries: (n, d) unit rows of one view.
         candidates: (n, d) unit rows of the view that is searched.
-        gallery: what row i of both is.
-        relevances: which rows are relevant; all are read off the same similarities.
-        within: both views are one, so that a query is not to find itself.
+        gallery: scans, reports and labels of the rows of both.
+        relevances: which rows are relevant; all use the same similarities.
+        within: both views are one, so that a query must not retrieve itself.
 
     Returns:
         Values (n,) by relevance and metric; NaN for queries without a relevant row.
@@ -123,8 +123,8 @@ def report_to_volume(reports: Rows, volumes: Rows) -> dict[str, Metric]:
 def volume_to_volume(volumes: Rows, targets: NDArray[np.uint8]) -> dict[str, Metric]:
     """Compute CT-CLIP's volume → volume retrieval: mean label Jaccard of the first K.
 
-    `as_published@K` is the mean over all smaller K and this one, which is what the published
-    script prints, since it never empties its list of ratios.
+    `as_published@K` is the mean over all smaller K and this one, as the published script prints it,
+    since it never clears its list of ratios.
 
     Args:
         volumes: (n, d) unit rows.
@@ -155,7 +155,7 @@ def pair_similarity(queries: Rows, candidates: Rows, gallery: Gallery) -> dict[s
     Args:
         queries: (n, d) unit rows of one view.
         candidates: (n, d) unit rows of another view.
-        gallery: what row i of both is.
+        gallery: scans, reports and labels of the rows of both.
 
     Returns:
         Values (n,) by name.
@@ -181,14 +181,14 @@ def resampled_means(
 
     Args:
         values: (n,) by metric; NaN is left out.
-        patients: patient key of each row, length n.
-        counts: (B, P), how often each patient is drawn, in the order of the sorted keys.
+        patients: patient of each row, length n.
+        counts: (B, P), how often each patient is drawn, in sorted order.
 
     Returns:
         (B,) by metric; NaN where a resample holds no value.
     """
     patient = np.unique(np.asarray(patients), return_inverse=True)[1]
-    weights = counts.astype(np.float64)  # once, so that products need no conversion
+    weights = counts.astype(np.float64)  # converted once, not in every product
     means = {}
     for name, value in values.items():
         defined = np.isfinite(value)
@@ -261,7 +261,7 @@ def _ranks_by_sorting(similarity: Rows, relevant: Mask, left_out: Mask) -> NDArr
 
     The bits of a non-negative float order like integers, those of a negative one in reverse; a
     cosine's, below 2 even after rounding, stay below 2^30 in magnitude. So the doubled integer has
-    its lowest bit free for relevance, and one sort brings both.
+    its lowest bit free for relevance, and one sort orders both.
     """
     similarity += 0.0  # -0 and 0 have different bits; -0 + 0 is 0
     keys = similarity.view(np.int32)
@@ -288,8 +288,8 @@ def _first(similarity: Rows, k: int) -> NDArray[np.int64]:
     for i, row in enumerate(similarity):
         # The k-th largest value may be tied: of its equals only the leftmost are taken.
         bound = np.partition(row, width - k)[width - k]
-        places = np.flatnonzero(row >= bound)
-        nearest[i] = places[np.argsort(-row[places], kind="stable")[:k]]
+        columns = np.flatnonzero(row >= bound)
+        nearest[i] = columns[np.argsort(-row[columns], kind="stable")[:k]]
     return nearest
 
 

@@ -12,7 +12,7 @@ from headsweep.metrics.ranking import Metric
 def holm(p_values: Metric) -> Metric:
     """Return p-values adjusted by Holm (1979), which controls the chance of any false rejection.
 
-    NaN stays NaN and counts for nothing.
+    NaN stays NaN and is not counted as a comparison.
     """
     return _adjusted(p_values, lambda p: np.maximum.accumulate(p * np.arange(len(p), 0, -1)))
 
@@ -20,7 +20,7 @@ def holm(p_values: Metric) -> Metric:
 def benjamini_hochberg(p_values: Metric) -> Metric:
     """Return p-values adjusted by Benjamini and Hochberg (1995): the share of false rejections.
 
-    NaN stays NaN and counts for nothing.
+    NaN stays NaN and is not counted as a comparison.
     """
 
     def adjust(p: Metric) -> Metric:

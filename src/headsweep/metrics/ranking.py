@@ -2,7 +2,7 @@
 
 Instead of sorting indices, each score is packed with its label into one unsigned integer whose
 order is the order of the scores. Sorting plain integers is vectorised in NumPy, and the sorted
-array holds all that both metrics need.
+array is sufficient for both metrics.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from headsweep.leaderboard.report.sections import (
 from headsweep.leaderboard.results import FinalistResult
 
 NOTE = (
-    "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below a "
-    "value on test stands its 95 % interval over resampled patients. The tied rank is "
+    "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below "
+    "each value on test is its 95 % interval over resampled patients. The tied rank is "
     "one more than the number of finalists that are significantly better (AUPRC, Holm). F1 uses "
     "thresholds chosen on valid."
 )

@@ -1,7 +1,7 @@
 """Figures of the report, each drawn once, and rendered for the page or for a file.
 
-A figure is as wide as a phone, so that its text stays readable where figures stand side by side
-and where they stand below each other. Ink takes the page's text colour, light or dark.
+A figure is as wide as a phone, so that its text is readable with figures side by side and one
+below the other. Ink takes the page's text colour, light or dark.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ Values = Sequence[float] | NDArray[np.float64]
 class Plot:
     """A figure with the name of its file and the sentence that describes it.
 
-    `render` draws it as a file of a kind, "svg" or "png". One that does not stand `alone` has no
-    title: only beside its caption, among its like, does it say anything; it has no PNG.
+    `render` draws it as a file of a kind, "svg" or "png". A figure that is not `alone` has no title
+    and no PNG: it is shown with its caption, next to figures of the same kind.
     """
 
     name: str

@@ -30,7 +30,7 @@ from headsweep.metrics.thresholds import operating_curve
 
 METRIC_NAMES = {"auprc_macro": "macro AUPRC", "auroc_macro": "macro AUROC", "f1_macro": "macro F1"}
 MAX_CURVES = 200
-"""Learning curves drawn at most: more would hide each other."""
+"""Largest number of learning curves in a plot; more would cover each other."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def search_sections(study: optuna.Study) -> Iterator[Section]:
 def _importance(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[str, float]:
     """Return the importance of the parameters of all complete trials; empty if undefined.
 
-    PED-ANOVA asks which parameters tell the best tenth from the rest, so it needs differing values.
+    PED-ANOVA measures which parameters separate the best tenth of the trials from the others, so it
+    needs values that differ.
     """
     if len(complete) < 10 or len({trial.value for trial in complete}) < 2:
         return {}

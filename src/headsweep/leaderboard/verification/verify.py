@@ -52,11 +52,11 @@ SAME_MACHINE = ("device", "threads", "torch")
 
 
 MOVABLE = ("paths.data_root", "paths.manifest_dir")
-"""Config keys that name where data lie, which may be elsewhere when a leaderboard is verified."""
+"""Config keys that name folders of the data, which may have moved before a verification."""
 
 
 def verify(
-    folder: Path, places: Mapping[str, str] | None = None, *, data: Dataset | None = None
+    folder: Path, moved: Mapping[str, str] | None = None, *, data: Dataset | None = None
 ) -> str:
     """Train the finalists of a leaderboard again and compare all files.
 
@@ -64,7 +64,8 @@ def verify(
 
     Args:
         folder: the leaderboard's.
-        places: where the data lie now, by keys of `MOVABLE`; otherwise as the configs say.
+        moved: where the data are now, by the config keys in `MOVABLE`; None is what the configs
+            name.
         data: what the study was searched on; None is what the configs name.
 
     Returns:
@@ -79,8 +80,8 @@ def verify(
     finalists = _finalists(folder, recorded)
     settings = _settings(recorded)
     exact = all(machine(settings)[key] == recorded["machine"][key] for key in SAME_MACHINE)
-    # The finalists keep their own paths, which stand in the files that are compared.
-    reading = with_values(finalists[0].config, places or {}, where="command line")
+    # The finalists keep their own paths, which are part of the files that are compared.
+    reading = with_values(finalists[0].config, moved or {}, where="command line")
     modalities = union_of_modalities(finalist.config for finalist in finalists)
     data = data or Dataset.from_config(reading, progress=True)
     train, valid = data.search_splits(reading, modalities=modalities)
@@ -116,8 +117,8 @@ def check_digests(folder: Path, recorded: Mapping[str, Any]) -> None:
     """
     for name in changed_files(folder, recorded["files"]):
         raise VerificationError(
-            f"{folder / name}: a file must be as the leaderboard was written, found it "
-            f"{'altered' if (folder / name).is_file() else 'missing'}"
+            f"{folder / name}: the file "
+            f"{'was altered' if (folder / name).is_file() else 'is missing'}"
         )
 
 
@@ -133,12 +134,11 @@ def _finalists(folder: Path, recorded: Mapping[str, Any]) -> list[Finalist]:
         config = read_config(path)
         expected = parse_config(one["config"], where=str(folder))
         if config.fingerprint() != expected.fingerprint():
-            place, found, was = next(
+            name, found, was = next(
                 differences(without_irrelevant(to_dict(config)), without_irrelevant(one["config"]))
             )
             raise VerificationError(
-                f"{path}: an exported config must be the finalist's, "
-                f"found {place} = {found} where {was} is recorded"
+                f"{path}: differs from the recorded config: {name} is {found}, recorded {was}"
             )
         finalists.append(Finalist(one["trial"], one["value"], config))
     return finalists
@@ -168,10 +168,10 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
             if known.get((split.name, volume), {}).get(name) != value
         ]
         lost = {volume for name, volume in known if name == split.name} - {*split.volumes}
-        changed += [f"{volume}, which is gone" for volume in sorted(lost)]
+        changed += [f"{volume}, which is missing" for volume in sorted(lost)]
         raise VerificationError(
-            f"{split.name}: data must be what the leaderboard was made on, "
-            f"found {len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
+            f"{split.name}: the data have changed since the leaderboard was made, "
+            f"{len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
         )
 
 
@@ -184,7 +184,7 @@ def _known_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
     try:
         rows = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise VerificationError(f"{path}: digests must be readable, found {error}") from None
+        raise VerificationError(f"{path}: cannot read the digests: {error}") from None
     return {(row["split"], row["volumename"]): row for row in rows}
 
 
@@ -204,9 +204,7 @@ def _check_files(folder: Path, again: Path, *, exact: bool) -> None:
     if differing:
         name, difference = next(iter(differing.items()))
         more = f" (and {len(differing) - 1} more files)" if len(differing) > 1 else ""
-        raise VerificationError(
-            f"{folder / name}: a file must be what training again gives, {difference}{more}"
-        )
+        raise VerificationError(f"{folder / name}: differs when trained again: {difference}{more}")
 
 
 def _allowed(path: Path) -> float:
