@@ -135,4 +135,4 @@ def test_a_file_that_cannot_be_read_differs_as_a_whole(tmp_path: Path, name: str
     for found in (torn, absent):
         told = largest_difference(found, absent)
         assert told is not None
-        assert (told.place, told.expected, told.size) == ("file", "a readable file", math.inf)
+        assert (told.position, told.expected, told.size) == ("file", "a readable file", math.inf)

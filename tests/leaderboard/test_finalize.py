@@ -134,6 +134,9 @@ def test_data_that_the_study_was_not_searched_on_are_refused(data, tmp_path):
     own = make_study(tmp_path / "own", data, name="own", base="head=linear", n_trials=2)
     with StoredStudy.open(own.name, own.storage_url) as stored:
         stored.pin_data({"train manifest": "0" * 64, "valid text features": "1" * 64})
-    with pytest.raises(StudyError, match=r"^train manifest: .* found [0-9a-f]{12}$"):
+    with pytest.raises(
+        StudyError,
+        match=r"^train manifest: the data have changed.* is [0-9a-f]{12}, was [0-9a-f]{12}$",
+    ):
         own.finalize(tmp_path / "board")
     assert not (tmp_path / "board").exists()

@@ -13,6 +13,7 @@ import pytest
 
 from headsweep.errors import VerificationError
 from headsweep.leaderboard.provenance import changed_files, read_provenance
+from headsweep.leaderboard.table import ADDED
 
 OUTSIDE = ("/etc/passwd", "../secret", "finalists/../../secret", "..", "a\0b")
 WRONG = (None, -1, "x", [], {}, [[]], {"_target_": "os.system"}, float("nan"))
@@ -133,7 +134,8 @@ def tables(sound: Path) -> Iterator[bytes]:
         if "/" in name:
             for value in ("x", "nan", "-inf", "[]"):
                 yield table(header, [*first[:place], value, *first[place + 1 :]])
-        if name != "n_trials_searched" and not name.startswith("test"):  # which a board may lack
+        lacking = name == "n_trials_searched" or name in ADDED or name.startswith("test")
+        if not lacking:  # a board may lack these
             yield table([*header[:place], "other", *header[place + 1 :]], first)
     config = header.index("config")
     for path in (*OUTSIDE[:-1], "finalists/1/../../../x/config.yaml"):

@@ -78,7 +78,7 @@ def test_every_form_holds_the_same_rows(finished, on_text):
 
 
 def test_a_folder_without_a_leaderboard_is_refused(tmp_path):
-    with pytest.raises(OutputError, match="found none"):
+    with pytest.raises(OutputError, match="leaderboard not found: "):
         merge([tmp_path])
 
 

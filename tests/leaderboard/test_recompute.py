@@ -42,5 +42,5 @@ def test_a_table_that_does_not_follow_is_named(board):
     header, first, *rest = path.read_text().splitlines()
     changed = re.sub(r"0\.\d{3}", "0.999", first, count=1)
     path.write_text("\n".join([header, changed, *rest]) + "\n")
-    with pytest.raises(VerificationError, match=r"leaderboard\.csv.*val/auprc_macro = 0\.999"):
+    with pytest.raises(VerificationError, match=r"leaderboard\.csv.*val/auprc_macro is 0\.999"):
         recompute(board)

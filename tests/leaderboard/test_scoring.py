@@ -110,7 +110,7 @@ def test_manifests_of_one_stem_are_refused(exported, data, headsweep, tmp_path):
     other = Path(shutil.copy(one, tmp_path / "valid.csv"))
     ended = headsweep("evaluate", exported, f"manifest={one}", f"manifest={other}")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert f"found {one} and {other}" in ended.err
+    assert f"{one} and {other} have the same stem" in ended.err
     assert not (exported / "evaluation").exists()
 
 

@@ -20,7 +20,7 @@ from headsweep.evaluation.summaries import finite, mean_patients, shared_resampl
 from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
-from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
+from headsweep.leaderboard.table import ADDED, FINGERPRINT_SHOWN, METRICS, SPREADS
 from headsweep.metrics.bootstrap import rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
@@ -140,7 +140,7 @@ def _fault(row: TableRow) -> str | None:
     for name in (*TEXTS, *figures):
         if name not in row:
             return f"column {name!r} is missing"
-    for name in figures:
+    for name in (*figures, *(name for name in ADDED if name in row)):
         if not _is_figure(row[name]):
             return f"{name} must be a finite number or empty, found {row[name]!r}"
     if not row["val/auprc_macro"]:

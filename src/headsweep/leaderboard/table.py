@@ -20,7 +20,10 @@ Row = Mapping[str, Cell]
 METRICS = ("auprc_macro", "auroc_macro", "f1_macro")
 SPREADS = {"": "mean", "_std": "std", "_ci_low": "ci_low", "_ci_high": "ci_high"}
 FINGERPRINT_SHOWN = 12
-"""Characters of a fingerprint that a person is shown."""
+"""Characters of a fingerprint that are shown."""
+
+ADDED = ("val/auroc_macro", "val/auroc_macro_std")
+"""Columns that boards of earlier versions lack."""
 
 
 def leaderboard_row(
@@ -57,7 +60,7 @@ def metric_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
 def added_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
     """Return the cells after those of the first version of the table."""
     on_valid = metrics[valid]["auroc_macro"]
-    return {"val/auroc_macro": on_valid["mean"], "val/auroc_macro_std": on_valid["std"]}
+    return dict(zip(ADDED, (on_valid["mean"], on_valid["std"]), strict=True))
 
 
 def write_tables(rows: Sequence[Row], folder: Path, rules: Rules = CURRENT) -> None:
