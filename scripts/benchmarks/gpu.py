@@ -703,13 +703,14 @@ def profile(run: Run, until: float) -> dict[str, Any]:
 
 SHAPES: dict[str, tuple[dict[str, Any], ...]] = {
     "update": (
-        {}, {"update_stages": 1}, {"update_stages": 1, "update_registers": None},
-        {"weight_columns": 64, "update_warps": 8}, {"weight_columns": 64, "update_warps": 8,
-         "update_stages": 1}, {"update_stages": 2}, {"weight_rows": 32, "weight_columns": 64},
-        {"weight_rows": 32, "weight_columns": 32}, {"weight_rows": 16, "weight_columns": 64},
-        {"update_registers": None}, {"weight_rows": 32, "weight_columns": 64, "update_stages": 1},
-        {"weight_rows": 128, "update_warps": 8}, {"update_depth": 16},
+        {}, {"update_stages": 2}, {"weight_rows": 32, "weight_columns": 64, "update_warps": 4},
         {"weight_rows": 32, "weight_columns": 128, "update_warps": 8},
+        {"weight_rows": 16, "weight_columns": 128, "update_warps": 4},
+        {"weight_rows": 16, "weight_columns": 256, "update_warps": 8},
+        {"weight_rows": 64, "weight_columns": 128, "update_warps": 8},
+        {"weight_rows": 64, "weight_columns": 64, "update_warps": 8},
+        {"weight_rows": 32, "weight_columns": 256, "update_warps": 8},
+        {"weight_rows": 64, "weight_columns": 128, "update_warps": 16, "update_registers": None},
     ),
     "product": (
         {}, {"stages": 3}, {"depth": 32}, {"outputs": 64, "depth": 32},

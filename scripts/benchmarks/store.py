@@ -129,7 +129,7 @@ class Ours:
     def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
         for key, (epoch, reached) in reports.items():
             self.session.report(key, epoch, reached)
-        pruned = self.session.verdicts(list(reports))
+        pruned = self.session.trials_to_prune(list(reports))
         for key in last:
             if key in pruned:
                 self.session.prune(key, epochs=RUNGS[-1])

@@ -203,7 +203,7 @@ class Study:
             WorkError: too many trials failed, or the workers crashed.
             KeyboardInterrupt: after the workers handed their trials back.
         """
-        engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
+        engine = EngineSettings(device=device, slots=slots)
         self._stored.set_deadline(timeout_s)
         with study_progress.shown(visible=progress) as show:
             if self.data.in_memory:
@@ -286,7 +286,7 @@ class Study:
         from headsweep.leaderboard.report.dashboard_notes import attach_board
 
         with _threads_restored(), self._stored.data_errors_explained():
-            engine = EngineSettings(device=device, slots=slots or EngineSettings.slots)
+            engine = EngineSettings(device=device, slots=slots)
             folder = finalize(self._stored, self.out, engine, data=self.data, reopen=reopen)
         attach_board(self._stored, folder)
         return Leaderboard(folder)
@@ -354,7 +354,7 @@ class Study:
             StoredStudy.open(self.name, url) as own,
         ):
             work(own, engine, stop, data=self.data)
-        if stop.asked:
+        if stop.requested:
             raise KeyboardInterrupt
         show(self.status())
 

@@ -16,19 +16,33 @@ WORKER_VARIABLE = "HEADSWEEP_WORKER"
 HOST_VARIABLE = "HEADSWEEP_HOST"
 """The machine a worker runs on, where its own host name does not tell, as in a container."""
 
+CPU_SLOTS = 32
+"""Default number of slots on a CPU, where more gained nothing (`docs/benchmarks.md`)."""
+GPU_SLOTS = 128
+"""Default number of slots on a GPU, where a step of a few slots leaves most of it idle."""
+
 
 @dataclass(frozen=True)
 class EngineSettings:
     """How a training engine uses its machine.
 
-    `device` is `auto`, `cpu`, `cuda` or `cuda:i`; `slots` is the number of trials trained at
-    once; `threads` is the number of CPU threads of one process (results are equal to the bit only
-    at one thread count).
+    `device` is `auto`, `cpu`, `cuda` or `cuda:i`; `slots` is the number of trials trained at once,
+    None for the default of the device; `threads` is the number of CPU threads of one process
+    (results are equal to the bit only at one thread count).
     """
 
     device: str = "auto"
-    slots: int = 32
+    slots: int | None = None
     threads: int = 1
+
+    def slots_on(self, device_type: str) -> int:
+        """Return the number of slots on a device of this type (`cpu` or `cuda`)."""
+        return self.slots or (GPU_SLOTS if device_type == "cuda" else CPU_SLOTS)
+
+    def options(self) -> list[str]:
+        """Return the options of `headsweep worker` that give these settings."""
+        slots = [] if self.slots is None else ["--slots", str(self.slots)]
+        return ["--device", self.device, *slots]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Bad input: exit code 2, one line with law, value and place, and nothing half-written."""
+"""Bad input to `headsweep run`: exit code 2, one line that says where, and no file written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STUDY: dict[str, Any] = {
 
 @dataclass
 class Input:
-    """What a user gives to `headsweep run`, ready to be spoilt."""
+    """Valid input of `headsweep run`, which each case makes invalid in one way."""
 
     folder: Path
     study: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(STUDY))
@@ -204,12 +204,12 @@ def given(tmp_path: Path, pristine_data: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def files_of(folder: Path) -> set[Path]:
-    """Everything in a folder but the cache of packed features, which is no result."""
+    """Return all paths in a folder, without the cache of packed features."""
     return {p for p in folder.rglob("*") if p.relative_to(folder).parts[0] != "cache"}
 
 
 @pytest.mark.parametrize("spoil", CASES, ids=[case.__name__ for case in CASES])
-def test_bad_input_ends_with_one_line_and_leaves_nothing(headsweep, given, spoil):
+def test_run_with_bad_input_prints_one_line_and_writes_nothing(headsweep, given, spoil):
     place = spoil(given)
     command = given.command()
     before = files_of(given.folder)

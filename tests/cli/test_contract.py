@@ -86,7 +86,7 @@ def test_studies_lists_the_shipped_files_or_prints_one(headsweep):
 
 
 def test_help_loads_no_heavy_library():
-    """A completion or a typo must not wait for torch; the list names what takes seconds."""
+    """Shell completion and typing errors must be fast; importing any of these takes long."""
     heavy = ["torch", "optuna", "sqlalchemy", "hydra", "pydantic", "numpy", "matplotlib", "pyarrow"]
     code = (
         "import sys, runpy, json\n"
@@ -139,7 +139,7 @@ def test_debug_anywhere_on_the_line_shows_the_traceback(headsweep):
 
 
 def test_output_to_a_closed_pipe_prints_no_error():
-    """`headsweep --help | head -1`: the pipe closes while we write."""
+    """As in `headsweep --help | head -1`: the pipe is closed during writing."""
     command = f"'{sys.executable}' -m headsweep run --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""The dashboard serves optuna-dashboard to this machine alone, and only to be read."""
+"""The dashboard serves optuna-dashboard on this machine only, and read-only by default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.study_specs import make_spec
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[BatchedStorage]:
-    """A store that holds one study."""
+    """A storage with one study."""
     storage = open_storage(f"sqlite:///{tmp_path}/study.db", create=True)
     optuna.create_study(study_name="seen", storage=storage)
     yield storage
@@ -65,7 +65,7 @@ def test_dashboard_with_an_unknown_route_is_refused(port, path):
 @pytest.mark.parametrize("writable", [False, True])
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1:1", " "])
 def test_dashboard_with_a_foreign_host_is_refused(storage, writable, host):
-    """A page that points its own name at 127.0.0.1 sends that name."""
+    """DNS rebinding: a site whose name resolves to 127.0.0.1 sends that name as Host."""
     with served(storage, writable=writable) as port:
         named = host.format(port=port)
         assert ask(port, "GET", "/api/studies", Host=named)[0] == 403
@@ -102,17 +102,17 @@ def test_dashboard_on_a_taken_port_is_a_usage_error(headsweep, tmp_path):
 
 
 def statements_of_a_refresh(storage: BatchedStorage) -> int:
-    """How many statements the page of a study costs whose trials were read before."""
+    """Return the number of SQL statements for a study page whose trials were already read."""
     statements: list[object] = []
     event.listen(storage.database.engine, "before_cursor_execute", lambda *a: statements.append(a))
-    # A server of its own, since optuna-dashboard keeps what it read for some seconds.
+    # A new server, since optuna-dashboard caches its data for some seconds.
     with served(storage) as port:
         assert ask(port, "GET", "/api/studies/1")[0] == 200
     return len(statements)
 
 
 def test_dashboard_refresh_reads_only_new_trials(storage):
-    """The storage behind the dashboard keeps trials: 70 of them cost as much as 10."""
+    """Trials are cached: a refresh with 70 trials costs as many statements as one with 10."""
     study = optuna.load_study(study_name="seen", storage=storage)
     costs = []
     for n in (10, 60):
@@ -134,7 +134,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, chromium: None) -> Iterator[P
 
 
 def test_dashboard_of_a_running_study_is_shown_in_a_browser(tmp_path, page):
-    """Trials of another connection are seen as they run, and their next report at the next look."""
+    """Running trials of another connection are shown, and their new values after a reload."""
     url = f"sqlite:///{tmp_path}/study.db"
     with contextlib.closing(open_storage(url, create=True).database):
         StoredStudy.create(make_spec(tmp_path), open_storage(url))

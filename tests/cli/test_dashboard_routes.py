@@ -1,6 +1,6 @@
-"""The dashboard under attack: what no page and no route of it may be made to do (bar 8).
+"""Security of the dashboard: routes, methods, hosts, origins and artifacts that are refused.
 
-`tests/cli/test_dashboard.py` holds what it does for those who use it.
+`tests/cli/test_dashboard.py` tests the dashboard in normal use.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from headsweep.studies.study import open_storage
 from tests.helpers.chromium import browse
 from tests.helpers.dashboard import open_page, served
 
-# Where it refuses a header, bottle leaves the open file of an artifact to the collector.
+# When bottle refuses a header, it leaves the open artifact file to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 PORT = 8080
 OWN = f"127.0.0.1:{PORT}"
 KEY = "0f0e0d0c-0b0a-4908-8706-050403020100"
-"""The id of an artifact, as Optuna would draw one."""
+"""An artifact id in Optuna's format."""
 
 READING = (
     *("/", "/dashboard", "/dashboard/studies/1", "/favicon.ico", "/static/bundle.js"),
@@ -65,7 +65,7 @@ METHODS = (
 
 
 class PassedError(Exception):
-    """The guard let a request through."""
+    """Raised by the inner application: the guard accepted the request."""
 
 
 def let_through(environ: Any, start_response: Any) -> Any:
@@ -88,7 +88,7 @@ def passes(method: str, path: str, *, writable: bool, **environ: str) -> bool:
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchedStorage]:
-    """A store with one study of one trial."""
+    """A storage with one study of one trial."""
     folder = tmp_path_factory.mktemp("store")
     storage = open_storage(f"sqlite:///{folder}/study.db", create=True)
     optuna.create_study(study_name="seen", storage=storage).ask()
@@ -100,7 +100,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchedStorage
 
 
 def test_routes_of_optuna_dashboard_are_all_decided_on(storage):
-    """A version of optuna-dashboard that brings another route fails here until it is placed."""
+    """Fails for an optuna-dashboard with a new route until the route is added to a list above."""
     app: Any = application(storage)
     placed = {*(("GET", path) for path in READING), *WRITING, *DENIED}
     matched = {(route.method, route.rule): False for route in app.routes}
@@ -161,7 +161,7 @@ HOSTS = (
 
 @pytest.mark.parametrize("writable", [False, True])
 def test_guard_with_another_host_refuses(writable):
-    """Names that a resolver may point here are another site's, with its scripts."""
+    """A name that resolves to this machine may belong to another site, with its scripts."""
     for host in HOSTS:
         assert not passes("GET", "/api/studies", writable=writable, HTTP_HOST=host), host
     assert passes("GET", "/api/studies", writable=writable, HTTP_HOST=f"localhost:{PORT}")
@@ -177,7 +177,7 @@ def test_guard_with_another_origin_refuses(writable):
 
 
 def test_guard_when_writing_without_an_origin_refuses():
-    """A form of another page may leave the header out; a page of ours never does when it writes."""
+    """A form of another site may omit the header; the dashboard's own pages always send it."""
     guard = guarded(let_through, port=PORT, writable=True)
     environ = asked("POST", "/api/studies")
     del environ["HTTP_ORIGIN"]
@@ -188,7 +188,7 @@ def test_guard_when_writing_without_an_origin_refuses():
 
 
 def test_serve_listens_on_the_loopback_only(storage, monkeypatch, capsys):
-    """Bound to 127.0.0.1 whatever the machine's other addresses; fails for `LOOPBACK` 0.0.0.0."""
+    """The server binds to 127.0.0.1 only; fails when `LOOPBACK` is 0.0.0.0."""
     bound = []
 
     class StoppedError(Exception):
@@ -226,7 +226,7 @@ TRAVERSALS = (
 def whole(
     port: int, method: str, path: str, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body, with the path sent byte for byte as it is."""
+    """Return status, headers and body; the path is sent without normalization."""
     lines = {"Host": f"127.0.0.1:{port}", "Connection": "close", **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     with socket.create_connection((LOOPBACK, port), timeout=60) as connection:
@@ -239,7 +239,7 @@ def whole(
 
 
 def test_dashboard_with_a_path_out_of_a_folder_refuses(storage, capfd):
-    """`/dashboard/…` is one page whatever follows; everything else must be refused."""
+    """`/dashboard/…` always returns the same page; every other such path must be refused."""
     artifacts = ArtifactFolder(storage).path
     artifacts.mkdir(exist_ok=True)
     secret = (artifacts.parent / "study.db").read_bytes()[:16]
@@ -255,7 +255,7 @@ def test_dashboard_with_a_path_out_of_a_folder_refuses(storage, capfd):
 
 
 def attach(storage: BatchedStorage, content: bytes, **meta: Any) -> str:
-    """An artifact that someone else wrote into the store; its path."""
+    """Store an artifact as another program would, and return its URL path."""
     ArtifactFolder(storage).write(KEY, io.BytesIO(content))
     about = json.dumps({"artifact_id": KEY, "filename": "x", "encoding": None} | meta)
     storage.set_study_system_attr(1, f"artifacts:{KEY}", about)
@@ -282,7 +282,7 @@ TYPES = (
 
 
 def answered(storage: BatchedStorage, path: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the guarded application, without a server."""
+    """Return status, headers and body of the guarded application, without a server."""
     begun: list[Any] = []
     environ = asked("GET", path) | {"wsgi.errors": LastLine(), "SERVER_PROTOCOL": "HTTP/1.0"}
     body = guarded(application(storage), port=PORT)(environ, lambda *start: begun.append(start))
@@ -293,7 +293,7 @@ def answered(storage: BatchedStorage, path: str) -> tuple[int, dict[str, str], b
 
 
 def test_artifact_is_never_served_as_a_page(storage, capfd):
-    """Its type is what the database says, and anyone who can write there says `text/html`."""
+    """The database names the content type, and anyone who can write to it may set `text/html`."""
     for encoding in (None, "evil\r\nX: y"):
         for kind in TYPES:
             path = attach(storage, SCRIPT, mimetype=kind, filename="a.html", encoding=encoding)
@@ -329,7 +329,7 @@ def test_answer_forbids_framing_sniffing_and_foreign_scripts(storage):
 
 
 def test_uploaded_page_does_not_run_in_a_browser(storage, tmp_path, chromium):
-    """Nor does one that another program put into the store under the type of a page."""
+    """The same holds for an artifact that another program stored with the type of a page."""
     with served(storage, writable=True) as port, browse(tmp_path) as page:
         file = f"data:text/html;base64,{base64.b64encode(SCRIPT).decode()}"
         upload = json.dumps({"file": file, "filename": "page.html"})

@@ -1,4 +1,4 @@
-"""What a failed command says: one line of plain characters, by the kind of its error."""
+"""Exit code and one-line message of a failed command, for each kind of error."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_redact_hides_passwords_and_nothing_else(text: str, shown: str) -> None:
 
 
 def test_line_of_a_long_error_is_cut() -> None:
-    """Not in a time that grows with its square: minutes, for each of these."""
+    """The time must not grow quadratically, which took minutes for each of these texts."""
     for text in ("x", "a://:", "a://b:c@ ", "password "):
         line = exits.line(ConfigError(text * (200_000 // len(text))))
         assert len(line) == 2001

@@ -1,7 +1,7 @@
-"""Names and paths that others wrote stay names: they leave no folder and reach no shell.
+"""Untrusted names and paths cannot leave their folder or run shell commands.
 
-What failed before is named at the test; the others fail when `config.escapes` or the law of
-`definition.StudyName` is lifted (tried by hand).
+Tests that failed before a fix say so. It was checked by hand that the others fail without
+`config.escapes` or the constraint of `definition.StudyName`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ BAD_NAMES = [
 ]  # fmt: skip
 
 
-def test_names_of_any_script_and_with_spaces_work_from_file_to_script(tmp_path: Path) -> None:
-    """Before, only ASCII without spaces was a name."""
+def test_study_name_in_any_script_or_with_spaces_is_accepted(tmp_path: Path) -> None:
+    """Before the fix, only ASCII names without spaces were accepted."""
     for name in GOOD_NAMES:
         spec = make_spec(tmp_path, study={"name": name, "n_trials": 2})
         assert spec.name == name
@@ -58,17 +58,15 @@ def test_names_of_any_script_and_with_spaces_work_from_file_to_script(tmp_path: 
         assert command[command.index("worker") + 1] == name
 
 
-def test_names_that_leave_a_folder_or_a_line_are_refused_wherever_they_come_from(
-    tmp_path: Path, headsweep
-) -> None:
-    """Before, a name in the store or of a scaling study was any text: `../../x` wrote there."""
+def test_study_name_unsafe_in_path_or_shell_is_refused(tmp_path: Path, headsweep) -> None:
+    """Before the fix, a name in the storage or of a scaling study could be any path."""
     sound = json.loads(spec_to_json(make_spec(tmp_path)))
     scaling = tmp_path / "scaling.yaml"
     for name in BAD_NAMES:
         with pytest.raises(StudyError, match="name must"):
             spec_from_json(json.dumps({**sound, "name": name}))
         if "\udcff" in name:
-            continue  # no YAML file can hold it
+            continue  # not possible in a YAML file
         with pytest.raises(InputError):
             make_spec(tmp_path, study={"name": name, "n_trials": 2})
         file = {"name": name, "sources": {"a": "b.csv"}, "budgets": [1], "seeds": [0], "folds": 2}
@@ -78,8 +76,8 @@ def test_names_that_leave_a_folder_or_a_line_are_refused_wherever_they_come_from
         assert "name must" in ended.err
 
 
-def test_a_study_file_writes_and_looks_for_manifests_below_its_folders_only(tmp_path: Path) -> None:
-    """Before, any of these was taken."""
+def test_load_study_file_with_path_outside_its_folders_raises(tmp_path: Path) -> None:
+    """Before the fix, all of these paths were accepted."""
     file = tmp_path / "study.yaml"
     for key in (
         "paths.output_dir",
@@ -100,23 +98,23 @@ def test_a_study_file_writes_and_looks_for_manifests_below_its_folders_only(tmp_
     elsewhere = load_study_file(
         file, ["paths.output_dir=/scratch/x", "data.train_manifest=../y.csv"]
     )
-    assert elsewhere.config.paths.output_dir == "/scratch/x"  # the user's own command line may
+    assert elsewhere.config.paths.output_dir == "/scratch/x"  # allowed on the command line
 
 
 @pytest.mark.parametrize("path", ["/etc/x", "..", "../x", "a/../x", "a/..", "x\0"])
-def test_what_escapes(path: str) -> None:
+def test_escapes_with_absolute_or_parent_path_is_true(path: str) -> None:
     assert escapes(path)
 
 
 @pytest.mark.parametrize(
     "path", ["x", "a/b", "..a", "a..", "a/..b/c", "...", "ü ö/肺.npz", "~/x", "$HOME"]
 )
-def test_what_stays(path: str) -> None:
+def test_escapes_with_path_below_folder_is_false(path: str) -> None:
     assert not escapes(path)
 
 
-def test_volume_names_hold_no_path(tmp_path: Path) -> None:
-    """Before, `data prepare` with means of scans wrote to the path in a volume's name."""
+def test_read_manifest_with_path_as_volume_name_raises(tmp_path: Path) -> None:
+    """Before the fix, `data prepare` with scan means wrote to a path given as a volume name."""
     for volume in ("../../train_1_a_1", "/etc/train_1_a_1", "a/train_1_a_1"):
         path = write_table(tmp_path / "m.csv", HEADER, [[volume, "a.npz", "1", "0"]])
         with pytest.raises(ManifestError, match="volumename must be a name"):
@@ -125,7 +123,7 @@ def test_volume_names_hold_no_path(tmp_path: Path) -> None:
 
 @pytest.fixture
 def linked(tmp_path: Path) -> Path:
-    """A data set beside a folder that is not its own."""
+    """A data set next to a folder outside its data root."""
     write_dataset(tmp_path)
     write_feature(tmp_path / "elsewhere", "secret.npz", np.ones((1, 4), np.float32))
     return tmp_path
@@ -138,8 +136,8 @@ def packed(root: Path, name: str) -> np.ndarray:
     return pack(manifest, "visual", root / "features", root / "cache", progress=False).matrix
 
 
-def test_links_out_of_the_root_are_refused_and_those_within_followed(linked: Path) -> None:
-    """Before, every link was followed."""
+def test_pack_follows_links_within_data_root_and_refuses_others(linked: Path) -> None:
+    """Before the fix, every link was followed."""
     image, secret = linked / "features" / "image", linked / "elsewhere" / "features"
     (image / "file.npz").symlink_to(secret / "secret.npz")
     (image / "relative.npz").symlink_to("../../elsewhere/features/secret.npz")
@@ -165,8 +163,10 @@ def test_links_out_of_the_root_are_refused_and_those_within_followed(linked: Pat
     assert packed(linked, "image/train_1_a_1.npz").shape == (1, 4)
 
 
-def test_paths_of_any_script_and_with_spaces_work(tmp_path: Path, headsweep) -> None:
-    """Before, letters beyond ASCII in an override had to be quoted for Hydra."""
+def test_train_with_paths_in_any_script_or_with_spaces_writes_results(
+    tmp_path: Path, headsweep
+) -> None:
+    """Before the fix, non-ASCII letters in an override had to be quoted for Hydra."""
     root = tmp_path / "Müller & Söhne" / "肺 結節"
     write_dataset(root)
     image = root / "features" / "image"
@@ -187,7 +187,7 @@ def test_paths_of_any_script_and_with_spaces_work(tmp_path: Path, headsweep) -> 
     assert read_document(runs / "config.yaml")["data"]["train_manifest"] == "Übung eins.csv"
 
 
-def test_text_that_yaml_reads_as_something_else_survives_an_export(tmp_path: Path) -> None:
+def test_to_yaml_of_text_that_looks_like_other_values_reads_back_equal(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     for name in (
         "1e-3",

@@ -1,4 +1,4 @@
-"""Faults of standard output and error: they never change how a command ends."""
+"""A closed, full or differently encoded standard output or error does not break a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FULL = Path("/dev/full")
 
 
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Runs a command line in a shell; `headsweep` is that of these tests."""
+    """Run a command line in a shell; `headsweep` is the one under test."""
     program = command.replace("headsweep", f"'{sys.executable}' -m headsweep", 1)
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {program}"],
@@ -29,7 +29,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a storage with one study, whose name is not ASCII."""
+    """A folder with a storage of one study, whose name is not ASCII."""
     folder = tmp_path_factory.mktemp("streams")
     document = DOCUMENT | {"study": {"name": "größe-Ω", "n_trials": 3}}
     (folder / "study.yaml").write_text(yaml.safe_dump(document, allow_unicode=True), "utf-8")
@@ -43,7 +43,7 @@ CREATE = "headsweep create study.yaml --storage sqlite:///study.db"
 
 
 @pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii", "cp1251", "utf-8"])
-def test_status_in_another_encoding_spells_what_it_cannot_encode(
+def test_status_in_other_encoding_replaces_unencodable_characters(
     folder: Path, encoding: str
 ) -> None:
     ended = shell(STATUS, folder, PYTHONIOENCODING=encoding)
@@ -67,13 +67,13 @@ def test_error_with_closed_streams_keeps_its_exit_code(folder: Path) -> None:
 
 
 def test_closed_streams_do_not_mix_output_into_the_storage(folder: Path) -> None:
-    """A database that was opened as descriptor 1 would get whatever is printed."""
+    """A database file opened as descriptor 1 would receive the printed text."""
     for _ in range(2):
         assert shell(f"{CREATE} >&- 2>&-", folder).returncode == 0
     assert shell(STATUS, folder).returncode == 0
 
 
-def test_command_whose_reader_left_ends_as_usual(folder: Path) -> None:
+def test_command_whose_output_pipe_is_closed_ends_as_usual(folder: Path) -> None:
     ended = shell(f"{STATUS} | true", folder)
     assert (ended.returncode, ended.stderr) == (0, b"")
 

@@ -1,4 +1,4 @@
-"""Warnings of headsweep's own on the command line: one line each, and the command goes on."""
+"""Headsweep's warnings are printed as one line each, and the command continues."""
 
 import warnings
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Fuzzing for a fixed time: whatever bytes a file holds, it is read or refused by name.
+"""Fuzzing for a fixed time: any bytes are read, or refused with an error that names the file.
 
-Seeds are fixed, so a failure repeats. Inputs found by longer runs are added to the corpus by hand
-(`tests/helpers/fuzz_targets.py` says how). A crash becomes a test of its own.
+Seeds are fixed, so a failure repeats. Inputs that longer runs find are added to the corpus by hand
+(see `tests/helpers/fuzz_targets.py`). A crash gets a test of its own.
 """
 
 import csv
@@ -52,21 +52,21 @@ VALUES = st.recursive(
 
 
 def due(name: str) -> bool:
-    """Whether the extra `test` brings a package to this platform and Python."""
+    """Return whether the extra `test` installs a package on this platform and Python."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (found,) = (r for r in map(Requirement, project["optional-dependencies"]["test"])
                 if r.name == name)  # fmt: skip
     return found.marker is None or found.marker.evaluate()
 
 
-# Where its marker leaves atheris out there is nothing to install, so this is no test there;
-# hypothesis below tries the same targets everywhere. Where it is due, its lack is a failure.
+# If the marker of atheris excludes this platform, this test is left out; the hypothesis tests below
+# cover the same targets everywhere. If the marker includes it, a missing atheris is a failure.
 if due("atheris"):
 
     @pytest.mark.parametrize("target", TARGETS)
-    def test_atheris_finds_no_crash(target: str, tmp_path: Path) -> None:
-        """Fails when `read_feature` lets an error of a parser pass, or a document's reader one of
-        PyYAML's.
+    def test_fuzz_targets_under_atheris_do_not_crash(target: str, tmp_path: Path) -> None:
+        """Fails when `read_feature` lets an error of a parser through, or a reader of documents an
+        error of PyYAML.
         """
         if find_spec("atheris") is None:
             pytest.fail("this test needs atheris, which the extra `test` installs", pytrace=False)
@@ -82,8 +82,10 @@ if due("atheris"):
 @pytest.mark.parametrize("target", TARGETS)
 @fuzzed
 @given(data=st.data())
-def test_files_of_the_corpus_with_other_bytes(target: str, data: st.DataObject) -> None:
-    """The same by hypothesis: some bytes replaced, cut out or repeated."""
+def test_fuzz_targets_with_changed_corpus_files_do_not_crash(
+    target: str, data: st.DataObject
+) -> None:
+    """The same targets under hypothesis: some bytes are replaced, removed or repeated."""
     files = sorted((CORPUS / target).iterdir())
     content = bytearray(data.draw(st.sampled_from(files)).read_bytes())
     for _ in range(data.draw(st.integers(0, 4))):
@@ -107,7 +109,9 @@ def with_value(node: dict, path: tuple, value: object) -> object:
 
 @fuzzed
 @given(data=st.data())
-def test_study_files_with_other_values(tmp_path: Path, data: st.DataObject) -> None:
+def test_load_study_file_with_random_values_loads_or_raises_one_line(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     document: object = DOCUMENT
     for _ in range(data.draw(st.integers(1, 3))):
         if isinstance(document, dict):
@@ -133,8 +137,10 @@ CELLS = TEXTS | st.sampled_from(
 
 @fuzzed
 @given(data=st.data())
-def test_manifests_with_other_cells(tmp_path: Path, data: st.DataObject) -> None:
-    """Fails when a row of another width than the header is taken."""
+def test_read_manifest_with_random_cells_reads_or_raises_one_line(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    """Fails when a row with more or fewer cells than the header is accepted."""
     table = [list(HEADER), list(SOUND_ROW), ["train_2_a_1", "image/x.npz", "0"]]
     for _ in range(data.draw(st.integers(0, 3))):
         row = data.draw(st.sampled_from(table))
@@ -179,8 +185,10 @@ SYNTAX = st.sampled_from(
 
 @fuzzed
 @given(key=KEYS | TEXTS, sign=SYNTAX, value=TEXTS | SCALARS.map(str))
-def test_overrides_of_any_text(key: str, sign: str, value: str) -> None:
-    """Fails when an error of Hydra's or OmegaConf's passes `compose`."""
+def test_compose_config_with_random_override_composes_or_raises_one_line(
+    key: str, sign: str, value: str
+) -> None:
+    """Fails when `compose` lets an error of Hydra or OmegaConf through."""
     override = f"{key}{sign}{value}"
     told = ""
     try:

@@ -1,10 +1,10 @@
-"""A study or config file is plain data: no name in it is ever looked up, imported, or called.
+"""Study and config files are plain data: no name in them is looked up, imported, or called.
 
-Each gadget below runs code when something instantiates it; a file that it would make, the canary,
-must stay absent wherever the gadget is put. Tried by hand, the tests fail when the YAML loader is
-`yaml.UnsafeLoader` without the check of tags, when what an override or a config
-file holds is handed to `hydra.utils.instantiate`, and when `compose` lets Hydra look for any group
-choice.
+A gadget is a value that runs code when something instantiates it. Each gadget below would create a
+file, the canary; the tests put gadgets into every input and check that no canary appears. It was
+checked by hand that they fail when the YAML loader is `yaml.UnsafeLoader` without the check of
+tags, when values of an override or a config file are passed to `hydra.utils.instantiate`, and when
+`compose` lets Hydra search for any group choice.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ LIVE: dict[str, tuple[Any, ...]] = {
     "logging.FileHandler": ("{canary}",),
     "zipfile.ZipFile": ("{canary}", "w"),
 }
-"""Gadgets by import path, with arguments that make the canary when they are called."""
+"""Import path of each gadget, with arguments that create the canary when it is called."""
 
 KNOWN = (
     "timeit.timeit",
@@ -83,11 +83,11 @@ KNOWN = (
     "multiprocessing.Process", "hydra.utils.instantiate", "hydra._internal.utils._locate",
     "omegaconf.OmegaConf.register_new_resolver", "optuna.load_study", "builtins.getattr",
 )  # fmt: skip
-"""More of the kind, which cannot be tried in this process or on every machine."""
+"""Further gadgets, which cannot be called in this process or on every machine."""
 
 
 def arguments(path: str, folder: Path) -> list[Any]:
-    """Plain arguments of a gadget, for a canary in a folder."""
+    """Return plain arguments of a gadget, for a canary in `folder`."""
     places = {"canary": str(folder / "canary"), "script": str(folder / "canary_module.py")}
 
     def filled(value: Any) -> Any:
@@ -100,7 +100,7 @@ def arguments(path: str, folder: Path) -> list[Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working folder with a module on the path whose import makes the canary."""
+    """A working folder with an importable module that creates the canary when it is imported."""
     script = f"open({str(tmp_path / 'canary')!r}, 'w').close()\ndef run(): pass\n"
     (tmp_path / "canary_module.py").write_text(script)
     monkeypatch.chdir(tmp_path)
@@ -109,7 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("canary_module", None)
 
 
-def test_the_gadgets_do_make_their_canary_when_called(folder: Path) -> None:
+def test_gadgets_when_called_create_canary(folder: Path) -> None:
     for path in LIVE:
         sys.modules.pop("canary_module", None)
         made = pkgutil.resolve_name(path)(*arguments(path, folder))
@@ -134,7 +134,7 @@ STUDY: dict[str, Any] = {
 
 
 def mappings(path: str, folder: Path) -> Iterator[dict[str, Any]]:
-    """A gadget as Hydra and its kin write it."""
+    """Yield a gadget in the forms that Hydra and similar libraries instantiate."""
     given = arguments(path, folder)
     yield {"_target_": path, "_args_": given}
     yield {"_target_": "functools.partial", "_args_": [{"_target_": path, "_args_": given}]}
@@ -142,7 +142,7 @@ def mappings(path: str, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def tagged(path: str, folder: Path) -> Iterator[str]:
-    """A gadget as PyYAML's loaders write it."""
+    """Yield a gadget as the tags that PyYAML's unsafe loaders execute."""
     given = json.dumps(arguments(path, folder))
     yield f"!!python/object/apply:{path} {given}"
     yield f"!!python/object/new:{path} {given}"
@@ -151,7 +151,7 @@ def tagged(path: str, folder: Path) -> Iterator[str]:
 
 
 def study_files(path: str, folder: Path) -> Iterator[str]:
-    """Study files with a gadget in every place that holds a value or a name."""
+    """Yield study files with a gadget in place of every value and name."""
     for mapping, section in itertools.product(mappings(path, folder), STUDY):
         yield yaml.safe_dump({**STUDY, section: mapping})
     mapping = next(mappings(path, folder))
@@ -170,7 +170,7 @@ def study_files(path: str, folder: Path) -> Iterator[str]:
 
 
 def overrides(path: str, folder: Path) -> Iterator[str]:
-    """Overrides in Hydra's grammar that carry a gadget, or make Hydra look one up."""
+    """Yield overrides in Hydra's grammar that contain a gadget or make Hydra search for one."""
     command = str(arguments(path, folder)[0] if arguments(path, folder) else "x")
     quoted = command.replace("\\", "\\\\").replace("'", "\\'")
     mapping = f"{{_target_: {path}, _args_: ['{quoted}']}}"
@@ -190,7 +190,7 @@ def overrides(path: str, folder: Path) -> Iterator[str]:
 
 
 def configs(path: str, folder: Path) -> Iterator[str]:
-    """Exported configs that carry a gadget."""
+    """Yield exported configs that contain a gadget."""
     for mapping in mappings(path, folder):
         yield yaml.safe_dump({"head": mapping})
         yield yaml.safe_dump({"training": {"loss": mapping}})
@@ -204,7 +204,7 @@ def configs(path: str, folder: Path) -> Iterator[str]:
 
 
 def definitions(path: str, folder: Path, stored: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Stored definitions of a study, as a neighbour in the database could leave them."""
+    """Yield stored definitions of a study, as another user of the database could write them."""
     mapping = next(mappings(path, folder))
     for section in ("config", "space", "sampler", "pruner", "finalists"):
         yield {**stored, section: mapping}
@@ -226,11 +226,11 @@ def refused(ended: Any, folder: Path, what: object) -> None:
 
 
 def some(cases: Iterator[Any], turn: int) -> Iterator[Any]:
-    """Each gadget meets an eighth of the forms, and each form an eighth of the gadgets."""
+    """Return every eighth case, so that each gadget and each form is tried, but not all pairs."""
     return itertools.islice(cases, turn % 8, None, 8)
 
 
-def test_gadgets_in_study_files_stay_text(folder: Path, headsweep) -> None:
+def test_create_with_gadget_in_study_file_does_not_run_it(folder: Path, headsweep) -> None:
     file = folder / "study.yaml"
     for turn, path in enumerate((*LIVE, *KNOWN)):
         for text in some(study_files(path, folder), turn):
@@ -239,7 +239,7 @@ def test_gadgets_in_study_files_stay_text(folder: Path, headsweep) -> None:
     assert not (folder / "new.db").exists()
 
 
-def test_gadgets_in_overrides_stay_text(folder: Path, headsweep) -> None:
+def test_commands_with_gadget_in_override_do_not_run_it(folder: Path, headsweep) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     study = ("create", "study.yaml", "--storage", "sqlite:///new.db")
     commands = itertools.cycle([("train",), study, ("align",), ("train", "-m"), ("data", "check")])
@@ -248,7 +248,7 @@ def test_gadgets_in_overrides_stay_text(folder: Path, headsweep) -> None:
             refused(headsweep(*next(commands), "head.dim=1", text), folder, text)
 
 
-def test_gadgets_in_exported_configs_stay_text(folder: Path, headsweep) -> None:
+def test_train_with_gadget_in_exported_config_does_not_run_it(folder: Path, headsweep) -> None:
     file = folder / "config.yaml"
     for turn, path in enumerate((*LIVE, *KNOWN)):
         for text in some(configs(path, folder), turn):
@@ -256,7 +256,7 @@ def test_gadgets_in_exported_configs_stay_text(folder: Path, headsweep) -> None:
             refused(headsweep("train", "--config", file), folder, text)
 
 
-def test_gadgets_in_attributes_of_the_store_stay_text(folder: Path, headsweep) -> None:
+def test_commands_with_gadget_in_stored_study_do_not_run_it(folder: Path, headsweep) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     url = "sqlite:///study.db"
     assert headsweep("create", "study.yaml", "--storage", url).code == 0
@@ -278,8 +278,8 @@ def test_gadgets_in_attributes_of_the_store_stay_text(folder: Path, headsweep) -
     assert not (folder / "x.yaml").exists()
 
 
-def test_a_group_choice_is_a_name_and_never_a_file_elsewhere(folder: Path, headsweep) -> None:
-    """Before, `head=../../..` made Hydra read and compose any YAML file of the machine."""
+def test_train_with_path_as_group_choice_is_refused(folder: Path, headsweep) -> None:
+    """Before the fix, `head=../../..` made Hydra read and compose any YAML file of the machine."""
     (folder / "mlp.yaml").write_text("kind: mlp\nwidth: 7\n")
     shipped = Path(__file__).parents[2] / "src" / "headsweep" / "config" / "groups" / "head"
     for choice in (
@@ -293,8 +293,8 @@ def test_a_group_choice_is_a_name_and_never_a_file_elsewhere(folder: Path, heads
         assert "head must be one of linear, mlp, retrieval" in ended.err
 
 
-def test_no_module_of_a_gadget_is_loaded_by_reading_it(folder: Path) -> None:
-    """In a process of its own: these modules are loaded here already."""
+def test_reading_gadget_does_not_import_its_module(folder: Path) -> None:
+    """Runs in a new process, since these modules are already imported in this one."""
     file = folder / "study.yaml"
     file.write_text("a: !!python/name:canary_module.run ''")
     with pytest.raises(ConfigError, match="found the tag"):

@@ -1,4 +1,4 @@
-"""The config: typed, strict, and refused in one line that names place, law and value."""
+"""The typed config: errors are one line with the key, the constraint and the value."""
 
 import json
 from importlib.metadata import EntryPoint
@@ -32,18 +32,18 @@ from headsweep.errors import ConfigError
 
 
 @pytest.mark.parametrize("head", BUILT_IN_HEADS)
-def test_the_shipped_yaml_is_the_typed_defaults(head: str) -> None:
+def test_compose_config_of_each_head_equals_typed_defaults(head: str) -> None:
     composed = compose_config([f"head={head}"], where="test")
     assert composed == Config(head=BUILT_IN_HEADS[head]())
 
 
-def test_a_config_survives_yaml() -> None:
+def test_parse_config_of_dumped_config_returns_same_config() -> None:
     config = compose_config(["head=mlp", "head.hidden_dims=[512,256]"], where="test")
     text = yaml.safe_dump(to_dict(config))
     assert parse_config(yaml.safe_load(text), where="file") == config
 
 
-def test_overrides_set_leaves_and_choose_groups() -> None:
+def test_compose_config_with_overrides_sets_values_and_groups() -> None:
     config = compose_config(
         ["features=both", "head=mlp", "training.learning_rate=1e-4", "head.depth=3"], where="test"
     )
@@ -53,11 +53,11 @@ def test_overrides_set_leaves_and_choose_groups() -> None:
     assert config.head.widths == (512, 512, 512)
 
 
-def test_hidden_dims_win_over_depth_and_width() -> None:
+def test_mlp_widths_with_hidden_dims_ignore_depth_and_width() -> None:
     assert MLPConfig(depth=4, width=7, hidden_dims=(64, 32)).widths == (64, 32)
 
 
-def test_values_set_by_path_are_read_back() -> None:
+def test_with_values_sets_values_that_value_at_returns() -> None:
     config = with_values(
         Config(head=MLPConfig()),
         {"head.hidden_dims": "[8, 4]", "training.batch_size": 16},
@@ -68,7 +68,7 @@ def test_values_set_by_path_are_read_back() -> None:
 
 
 @given(st.floats(1e-6, 1), st.integers(1, 4096))
-def test_the_fingerprint_follows_every_relevant_leaf_and_no_path(rate: float, batch: int) -> None:
+def test_fingerprint_depends_on_values_and_not_on_paths(rate: float, batch: int) -> None:
     values = {"training.learning_rate": rate, "training.batch_size": batch}
     one = with_values(Config(), values, where="test")
     moved = with_values(one, {"paths.data_root": "/elsewhere"}, where="test")
@@ -99,7 +99,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("data", "law"), REFUSED, ids=lambda x: json.dumps(x)[:40])
-def test_bad_configs_are_refused_in_one_line(data: dict[str, Any], law: str) -> None:
+def test_parse_config_of_bad_config_raises_in_one_line(data: dict[str, Any], law: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_config(data, where="file.yaml")
     message = str(refused.value)
@@ -118,7 +118,7 @@ def test_bad_configs_are_refused_in_one_line(data: dict[str, Any], law: str) -> 
         ("training.seed", 0, 2**32 - 1),
     ],
 )
-def test_a_number_is_taken_up_to_its_bounds_and_no_further(key: str, least: int, most: int) -> None:
+def test_with_values_accepts_numbers_within_bounds_only(key: str, least: int, most: int) -> None:
     mlp = Config(head=MLPConfig())
     for number in (least, most):
         assert value_at(with_values(mlp, {key: number}, where="test"), key) == number
@@ -128,12 +128,12 @@ def test_a_number_is_taken_up_to_its_bounds_and_no_further(key: str, least: int,
         with_values(mlp, {key: least - 1}, where="test")
 
 
-def test_a_warm_up_may_last_the_whole_training() -> None:
+def test_parse_config_with_warmup_as_long_as_training_is_accepted() -> None:
     config = parse_config({"training": {"warmup_epochs": 7.0, "max_epochs": 7}}, where="file")
     assert config.training.warmup_epochs == config.training.max_epochs
 
 
-def test_a_path_escapes_from_the_root_or_through_the_folder_above() -> None:
+def test_escapes_is_true_for_absolute_and_parent_paths_only() -> None:
     escaping = ("/etc", "..", "a/../b", "../a", "a\0b")
     staying = ("", "a", "a/b", "..a", "a..", "./a", "a/...")
     assert [path for path in (*escaping, *staying) if escapes(path)] == list(escaping)
@@ -148,8 +148,10 @@ class ForestHead:
     config_type = ForestConfig
 
 
-def test_the_head_of_a_plug_in_brings_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a package of that entry point were installed; `tests/heads` installs a real one."""
+def test_parse_config_with_plug_in_head_uses_its_config_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Entry points are faked here; `tests/heads/test_example.py` installs a real package."""
     entry = EntryPoint("forest", f"{__name__}:ForestHead", HEAD_ENTRY_POINTS)
     monkeypatch.setattr("headsweep.config.schema.entry_points", lambda group: [entry])
     config = parse_config({"head": {"kind": "forest", "trees": 7}}, where="file")
@@ -175,13 +177,13 @@ def test_the_head_of_a_plug_in_brings_its_config(monkeypatch: pytest.MonkeyPatch
         "training.seed=-1",
     ],
 )
-def test_bad_overrides_are_refused_in_one_line(override: str) -> None:
+def test_compose_config_with_bad_override_raises_in_one_line(override: str) -> None:
     with pytest.raises(ConfigError, match="command line: ") as refused:
         compose_config([override], where="command line")
     assert "\n" not in str(refused.value)
 
 
-def test_an_override_is_split_into_key_and_plain_value() -> None:
+def test_override_value_returns_key_and_plain_value() -> None:
     assert override_value("finalists.seeds=[1,2]", where="x") == ("finalists.seeds", [1, 2])
     assert override_value("study.name=a b", where="x") == ("study.name", "a b")
 
@@ -196,20 +198,20 @@ def test_an_override_is_split_into_key_and_plain_value() -> None:
         (["training.seed=range(3,3)"], "found "),
     ],
 )
-def test_a_sweep_of_too_many_runs_or_none_is_refused(overrides: list[str], found: str) -> None:
+def test_expand_sweep_of_too_many_runs_or_none_raises(overrides: list[str], found: str) -> None:
     with pytest.raises(ConfigError) as refused:
         expand_sweep(overrides, where="command line")
     assert str(refused.value).startswith("command line: a sweep must span 1 to 10000 runs, ")
     assert found in str(refused.value)
 
 
-def test_a_sweep_as_large_as_it_may_be_is_expanded() -> None:
+def test_expand_sweep_of_largest_allowed_size_is_expanded() -> None:
     runs = expand_sweep(["head=linear", "training.seed=range(0,10000)"], where="command line")
     assert runs[0] == (("training.seed=0",), ["head=linear", "training.seed=0"])
     assert len({swept for swept, _ in runs}) == len(runs) == 10_000
 
 
-def test_overrides_in_a_file_stay_below_its_folder_and_are_short() -> None:
+def test_refuse_escapes_with_outside_path_or_long_override_raises() -> None:
     refuse_escapes(["paths.output_dir=out", "paths.data_root=/data"], where="file")
     with pytest.raises(ConfigError, match=r"file: paths\.output_dir in a file must be a relative"):
         refuse_escapes(["paths.output_dir=../out"], where="file")
@@ -219,22 +221,22 @@ def test_overrides_in_a_file_stay_below_its_folder_and_are_short() -> None:
         refuse_escapes(["a=" + "x" * 2000] * 2, where="file")
 
 
-def test_what_is_no_plain_data_is_no_config() -> None:
+def test_parse_config_of_data_that_is_not_plain_raises() -> None:
     with pytest.raises(ConfigError, match=r"^file: a config must be plain data, found "):
         parse_config({"training": {"seed": {1}}}, where="file")
 
 
-def test_a_path_to_no_leaf_is_refused() -> None:
+def test_with_values_with_unknown_key_raises() -> None:
     for path in ("training.learning_rat", "training.learning_rate.x", "x.y"):
         with pytest.raises(ConfigError, match=f"^trial 3:{path}: unknown key"):
             with_values(Config(), {path: 1}, where="trial 3")
 
 
-def test_every_section_but_replay_is_a_config_group() -> None:
+def test_config_sections_are_the_config_groups() -> None:
     assert {path.split(".")[0] for path in leaf_paths(Config())} == set(GROUPS)
 
 
-FINGERPRINTS = {  # taken before any key of `ADDED_KEYS` existed
+FINGERPRINTS = {  # computed before any key of `ADDED_KEYS` existed
     (): "5163a9cb09adbb69fc3dae5ce17ad95235907ae4e6568ac70a6f0946bdfc233c",
     ("head=mlp", "features=both", "training.seed=7"): (
         "3d7718ea57bc5259820e693a05e6714c554ac2f9eb7c51bc5069cea2e85e3756"
@@ -246,7 +248,7 @@ FINGERPRINTS = {  # taken before any key of `ADDED_KEYS` existed
 
 
 @pytest.mark.parametrize(("overrides", "fingerprint"), FINGERPRINTS.items())
-def test_fingerprint_of_a_config_from_before_new_keys_stays(overrides, fingerprint) -> None:
+def test_fingerprint_of_config_without_added_keys_is_unchanged(overrides, fingerprint) -> None:
     assert compose_config(list(overrides), where="test").fingerprint() == fingerprint
 
 
@@ -255,14 +257,14 @@ OTHER_VALUES |= {"data.follow_links": True, "data.shared_content": "drop"}
 
 
 @pytest.mark.parametrize("key", ADDED_KEYS)
-def test_fingerprint_when_a_new_key_is_set_differs(key: str) -> None:
+def test_fingerprint_when_added_key_is_set_differs(key: str) -> None:
     changed = with_values(Config(), {key: OTHER_VALUES[key]}, where="test")
     assert changed.fingerprint() != Config().fingerprint()
     assert parse_config(to_dict(changed), where="test") == changed
 
 
 @pytest.mark.parametrize("key", ADDED_KEYS)
-def test_added_keys_name_their_defaults_and_stay_out_of_plain_data(key: str) -> None:
+def test_added_keys_at_their_default_are_left_out_of_plain_data(key: str) -> None:
     assert value_at(Config(), key) == ADDED_KEYS[key]
     assert key in leaf_paths(Config())
     node = to_dict(Config())
@@ -282,13 +284,13 @@ def sections(model: type[Section]) -> set[type[Section]]:
     [*sorted(sections(Config), key=lambda s: s.__name__), *BUILT_IN_HEADS.values()],
     ids=lambda model: model.__name__,
 )
-def test_every_config_key_has_a_description(model: type[Section]) -> None:
+def test_config_keys_all_have_a_description(model: type[Section]) -> None:
     missing = [name for name, field in model.model_fields.items() if not field.description]
     assert missing in ([], ["kind"])
 
 
 @pytest.mark.parametrize("key", ["paths.output_dir", "paths.checkpoint_dir"])
 @pytest.mark.parametrize("value", ["", " "])
-def test_an_empty_folder_of_results_is_refused(key: str, value: str) -> None:
+def test_with_values_with_empty_result_folder_raises(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}: a folder's name must not be empty"):
         with_values(Config(), {key: value}, where="test")

@@ -70,7 +70,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("read", [multirun_configs, config_of])
 @pytest.mark.parametrize(("text", "message"), REFUSED.items())
-def test_overrides_that_mean_no_value_are_refused_in_one_line(read, text, message):
+def test_configs_of_overrides_without_value_raise_in_one_line(read, text, message):
     with pytest.raises(ConfigError) as refused:
         read(None, [text])
     assert "\n" not in str(refused.value)
@@ -80,16 +80,16 @@ def test_overrides_that_mean_no_value_are_refused_in_one_line(read, text, messag
 
 
 @pytest.mark.parametrize("text", ["head=glob(*)", "training.seed=1,2", "training.seed=range(2)"])
-def test_config_of_a_sweep_names_multirun(text):
+def test_config_of_with_sweep_raises_and_suggests_multirun(text):
     with pytest.raises(ConfigError, match="stands for several values: `headsweep train -m`"):
         config_of(None, [text])
 
 
-def test_config_of_with_force_add_sets_the_known_key():
+def test_config_of_with_force_add_sets_known_key():
     assert config_of(None, ["++training.seed=3"]).training.seed == 3
 
 
-def test_multirun_configs_whose_names_are_equal_get_folders_of_their_own():
+def test_multirun_configs_with_equal_names_get_separate_folders():
     configs = multirun_configs(None, ["data.train_manifest=a/b.csv,a_b.csv", "training.seed=1,1"])
     folders = [config.paths.checkpoint_dir for config in configs]
     assert len(set(folders)) == len(configs) == 4
@@ -104,7 +104,7 @@ def test_multirun_configs_with_long_values_get_short_folder_names():
 
 
 @pytest.mark.parametrize("key", WITHOUT_MEANING)
-def test_keys_that_mean_nothing_here_are_accepted_with_one_warning(key):
+def test_configs_with_ignored_key_warn_once(key):
     with pytest.warns(HeadsweepWarning, match=f"^command line: {key} is ignored: ") as caught:
         assert config_of(None, [f"{key}=4"]) == Config()
     assert len(caught) == 1
@@ -114,7 +114,7 @@ def test_keys_that_mean_nothing_here_are_accepted_with_one_warning(key):
 
 
 @pytest.mark.parametrize(("key", "here"), RENAMED.items())
-def test_keys_with_another_name_here_are_refused_by_that_name(key, here):
+def test_compose_config_with_renamed_key_raises_with_new_name(key, here):
     with warnings.catch_warnings(), pytest.raises(ConfigError) as refused:
         compose_config([f"{key}=1"], where="test")
     assert str(refused.value) == f"test: unknown key {key!r}: here it is {here}"

@@ -1,8 +1,8 @@
-"""Files that would eat the machine are refused before they are built: within a second and 200 MB.
+"""Files that expand enormously are refused within a second and 200 MiB, before they are built.
 
 All files are read in one child process, which measures its own processor time and peak memory, so
-a busy machine does not fail the test. It fails when any limit of `headsweep.config.yaml_files`, its
-rule on anchors, or `MAX_CHARACTERS` or `MAX_MARKS` of `headsweep.config.overrides` is removed.
+the test does not fail on a busy machine. It fails when a limit of `headsweep.config.yaml_files`,
+its ban on anchors, or `MAX_CHARACTERS` or `MAX_MARKS` of `headsweep.config.overrides` is removed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DIMENSION = "  training.batch_size: {{type: categorical, choices: [{}]}}\n"
 
 
 def laughs(levels: int, width: int) -> str:
-    """Aliases that multiply: `width ** levels` leaves in a few hundred bytes."""
+    """Return a few hundred bytes whose aliases expand to `width ** levels` values."""
     lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * width)}]" for i in range(1, levels)]
     return "\n".join(lines)
@@ -81,7 +81,7 @@ BOMBS: dict[str, tuple[str, str]] = {
     "epochs": (STUDY + "  training.max_epochs: {type: int, low: 1, high: 10000000000}\n",
                "less than or equal"),
 }  # fmt: skip
-"""Texts of study files, and words of the law that each breaks."""
+"""Texts of study files, and words of the error that each must raise."""
 
 CHILD = """
 import json, resource, sys, time
@@ -94,7 +94,7 @@ resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 Path("sound.yaml").write_text(sys.argv[1])
-load_study_file(Path("sound.yaml"), [])  # what is loaded once is no cost of a bomb
+load_study_file(Path("sound.yaml"), [])  # imports are not counted as cost of a bomb
 for file in sorted(Path().glob("bomb*")):
     before, start = peak_mib(), time.process_time()
     try:
@@ -107,7 +107,7 @@ for file in sorted(Path().glob("bomb*")):
 """
 
 
-def test_bombs_are_refused_within_a_second_and_200_mb(tmp_path: Path) -> None:
+def test_load_study_file_of_yaml_bomb_raises_within_a_second_and_200_mib(tmp_path: Path) -> None:
     names = {}
     for i, (name, (text, law)) in enumerate(BOMBS.items()):
         for kind in ("study", "config") if i % 8 == 0 else ("study",):
@@ -135,12 +135,12 @@ SWEEPS = [
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_a_sweep_spans_no_more_runs_than_anyone_trains(headsweep, sweep: str) -> None:
+def test_train_with_too_large_sweep_fails_in_one_line(headsweep, sweep: str) -> None:
     ended = headsweep("train", "-m", f"training.seed={sweep}", f"training.tape_position={sweep}")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
 
 
-def test_what_people_write_is_far_from_every_limit(tmp_path: Path) -> None:
+def test_shipped_study_files_are_far_below_every_limit(tmp_path: Path) -> None:
     from headsweep.config.yaml_files import MAX_BYTES, MAX_DEPTH, MAX_NODES
 
     spaces = Path(__file__).parents[2] / "search_spaces"

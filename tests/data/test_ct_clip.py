@@ -1,4 +1,4 @@
-"""What CT-CLIP's scripts write is read whole, or refused with file and fault."""
+"""Files written by CT-CLIP's scripts are read, or refused with an error that names the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_latents_are_rows_in_the_order_of_the_volumes(folder: Path) -> None:
+def test_read_ctclip_latents_returns_rows_in_volume_order(folder: Path) -> None:
     found = read_ctclip_latents(folder)
     assert found.volumes == ("valid_1_a_1", "valid_2_a_1")
     np.testing.assert_array_equal(found.latents["visual"], IMAGES[:, 0])
@@ -37,7 +37,7 @@ def test_latents_are_rows_in_the_order_of_the_volumes(folder: Path) -> None:
     np.testing.assert_array_equal(found.targets, TARGETS)
 
 
-def test_reports_and_labels_may_be_absent(folder: Path) -> None:
+def test_read_ctclip_latents_without_reports_and_labels_returns_images(folder: Path) -> None:
     for name in ("text_latents.npz", "labels_weights.npz"):
         (folder / name).unlink()
     found = read_ctclip_latents(folder)
@@ -56,7 +56,9 @@ def test_reports_and_labels_may_be_absent(folder: Path) -> None:
         ("labels_weights.npz", TARGETS[:, :3], "must hold 2 rows (as accessions.txt has) of 18"),
     ],
 )
-def test_latents_at_fault_are_refused(folder: Path, name: str, data: np.ndarray, law: str) -> None:
+def test_read_ctclip_latents_with_invalid_arrays_raises(
+    folder: Path, name: str, data: np.ndarray, law: str
+) -> None:
     np.savez(folder / name, data=data)
     refused(lambda: read_ctclip_latents(folder), folder, law)
 
@@ -68,14 +70,18 @@ def test_latents_at_fault_are_refused(folder: Path, name: str, data: np.ndarray,
         (SCORES.T, "must hold 2 rows (as accessions.txt has) of 18 labels, found shape (18, 2)"),
     ],
 )
-def test_scores_at_fault_are_refused(folder: Path, data: np.ndarray, law: str) -> None:
+def test_read_ctclip_scores_with_invalid_arrays_raises(
+    folder: Path, data: np.ndarray, law: str
+) -> None:
     np.testing.assert_allclose(read_ctclip_scores(folder).scores, SCORES, rtol=1e-6)
     np.savez(folder / "predicted_weights.npz", data=data)
     refused(lambda: read_ctclip_scores(folder), folder, law)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_list_of_volumes_that_is_no_text_is_refused(folder: Path, content: bytes | None) -> None:
+def test_read_ctclip_latents_without_readable_volume_list_raises(
+    folder: Path, content: bytes | None
+) -> None:
     (folder / "accessions.txt").unlink()
     if content is not None:
         (folder / "accessions.txt").write_bytes(content)

@@ -28,16 +28,16 @@ def open_tests(config, tmp_path):
         ({"features.input": "both"}, ("visual", "text")),
     ],
 )
-def test_the_input_names_the_modalities(values, modalities):
+def test_required_modalities_of_each_input_match_it(values, modalities):
     assert required_modalities(with_values(Config(), values, where="test")) == modalities
 
 
-def test_a_retrieval_head_pairs_both_modalities():
+def test_required_modalities_of_retrieval_head_are_both():
     config = Config.model_validate_json('{"head": {"kind": "retrieval"}}')
     assert required_modalities(config) == ("visual", "text")
 
 
-def test_every_field_has_one_entry_a_row(tmp_path):
+def test_search_splits_returns_one_entry_per_row_in_every_field(tmp_path):
     train, valid = search(write_dataset(tmp_path), tmp_path)
     assert (train.name, valid.name) == ("train", "valid")
     assert train.volumes == ("train_1_a_1", "train_1_a_2", "train_2_a_1")
@@ -48,7 +48,7 @@ def test_every_field_has_one_entry_a_row(tmp_path):
     np.testing.assert_array_equal(valid.features["visual"][1], stored)
 
 
-def test_valid_labels_follow_the_order_of_train(tmp_path):
+def test_search_splits_when_label_order_differs_uses_train_order(tmp_path):
     config = write_dataset(tmp_path)
     path = tmp_path / "manifests" / "valid.csv"
     lines = [line.split(",") for line in path.read_text().splitlines()]
@@ -58,7 +58,7 @@ def test_valid_labels_follow_the_order_of_train(tmp_path):
     np.testing.assert_array_equal(valid.targets, [[1, 0], [0, 1]])
 
 
-def test_labels_that_differ_are_refused(tmp_path):
+def test_search_splits_when_labels_differ_raises(tmp_path):
     config = write_dataset(tmp_path)
     path = tmp_path / "manifests" / "valid.csv"
     path.write_text(path.read_text().replace("Lung nodule", "Cardiomegaly"))
@@ -66,21 +66,21 @@ def test_labels_that_differ_are_refused(tmp_path):
         search(config, tmp_path)
 
 
-def test_a_patient_on_both_sides_is_refused(tmp_path):
+def test_search_splits_when_patient_is_in_both_raises(tmp_path):
     config = write_dataset(tmp_path)
     write_split(tmp_path, "valid", {"valid_1_a_1": (1, 0), "train_2_b_1": (0, 1)})
     with pytest.raises(ManifestError, match=r"valid\.csv:3: .*'train_2' also in .*train\.csv:4"):
         search(config, tmp_path)
 
 
-def test_a_test_patient_in_train_is_refused(tmp_path):
+def test_test_splits_when_patient_is_in_train_raises(tmp_path):
     config = write_dataset(tmp_path)
     write_split(tmp_path, "test", {"train_2_b_1": (0, 1)})
     with pytest.raises(ManifestError, match=r"test\.csv:2: a patient must be in one split"):
         open_tests(config, tmp_path)
 
 
-def test_a_copied_feature_row_is_refused(tmp_path):
+def test_search_splits_when_feature_row_is_copied_raises(tmp_path):
     config = write_dataset(tmp_path)
     copied = np.load(tmp_path / "features/image/train_1_a_2.npz")["arr"]
     write_feature(tmp_path, "image/valid_2_a_1.npz", copied)
@@ -89,7 +89,7 @@ def test_a_copied_feature_row_is_refused(tmp_path):
         search(config, tmp_path)
 
 
-def test_a_copied_report_is_refused(tmp_path):
+def test_search_splits_when_report_is_copied_with_refuse_raises(tmp_path):
     config = with_values(write_dataset(tmp_path), REFUSE, where="test")
     write_split(tmp_path, "train", {"train_1_a_1": (1, 0)}, reports={"train_1_a_1": "Same."})
     write_split(tmp_path, "valid", {"valid_1_a_1": (0, 1)}, reports={"valid_1_a_1": "Same."})
@@ -101,7 +101,7 @@ REFUSE = {"data.shared_content": "refuse"}
 
 
 @pytest.mark.parametrize("copies", [1, 6])
-def test_a_few_stock_reports_pass_many_do_not(tmp_path, copies):
+def test_search_splits_with_refuse_accepts_few_shared_reports_only(tmp_path, copies):
     """Of 100 rows, 5 may repeat another patient's report as long as the labels agree."""
     shared = {i: "Normal chest." if i < copies else f"Finding {i}." for i in range(100)}
     for name, start in (("train", 0), ("valid", 1000)):
@@ -119,19 +119,19 @@ def test_a_few_stock_reports_pass_many_do_not(tmp_path, copies):
             search(config, tmp_path)
 
 
-def test_widths_that_differ_are_refused(tmp_path):
+def test_search_splits_when_feature_widths_differ_raises(tmp_path):
     config = write_dataset(tmp_path)
     write_split(tmp_path, "valid", {"valid_1_a_1": (1, 0)}, width=5)
     with pytest.raises(FeatureError, match=r"valid\.csv: visual features must be 4 wide.*found 5"):
         search(config, tmp_path)
 
 
-def test_a_missing_modality_is_refused(tmp_path):
+def test_search_splits_when_modality_has_no_column_raises(tmp_path):
     with pytest.raises(ManifestError, match="no column of text feature paths"):
         search(write_dataset(tmp_path), tmp_path, ("text",))
 
 
-def test_test_splits_come_in_the_configured_order_and_may_overlap(tmp_path):
+def test_test_splits_that_overlap_return_in_configured_order(tmp_path):
     config = write_dataset(tmp_path)
     write_split(tmp_path, "part", {"valid_4_b_1": (0, 1)})
     names = ["test.csv", "part.csv"]
@@ -141,7 +141,7 @@ def test_test_splits_come_in_the_configured_order_and_may_overlap(tmp_path):
 
 @pytest.fixture
 def whole(tmp_path):
-    """60 patients, two of whom (1 and 2) share a feature row, and a config without valid."""
+    """60 patients, of whom 1 and 2 share a feature row, and a config without a valid manifest."""
     rng = np.random.default_rng(0)
     targets = {
         f"train_{i}_{scan}_1": tuple(rng.integers(0, 2, 2)) for i in range(60) for scan in "ab"
@@ -153,7 +153,7 @@ def whole(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_without_a_valid_manifest_train_is_split_by_patient(whole, tmp_path, seed):
+def test_search_splits_without_valid_manifest_splits_train_by_patient(whole, tmp_path, seed):
     config = with_values(whole, {"training.seed": seed}, where="t")
     train, valid = search(config, tmp_path)
     assert len(train.volumes) + len(valid.volumes) == 120
@@ -165,7 +165,7 @@ def test_without_a_valid_manifest_train_is_split_by_patient(whole, tmp_path, see
     np.testing.assert_array_equal(valid.features["visual"][-1], stored)
 
 
-def test_fingerprints_are_of_content(whole, tmp_path):
+def test_fingerprints_depend_on_content_only(whole, tmp_path):
     train, valid = search(whole, tmp_path)
     again, _ = search(whole, tmp_path)
     other, _ = search(with_values(whole, {"training.seed": 7}, where="t"), tmp_path)
@@ -175,7 +175,7 @@ def test_fingerprints_are_of_content(whole, tmp_path):
     assert train.feature_fingerprints["visual"] != other.feature_fingerprints["visual"]
 
 
-def test_rows_of_one_report_stay_on_one_side(tmp_path):
+def test_search_splits_without_valid_manifest_keeps_report_in_one_split(tmp_path):
     volumes = [f"train_{i}_a_1" for i in range(12)]
     write_split(
         tmp_path,
@@ -190,14 +190,14 @@ def test_rows_of_one_report_stay_on_one_side(tmp_path):
     assert not set(train.reports) & set(valid.reports)
 
 
-def test_one_patient_cannot_be_divided(tmp_path):
+def test_search_splits_without_valid_manifest_of_one_patient_raises(tmp_path):
     write_split(tmp_path, "train", {"train_1_a_1": (1, 0), "train_1_b_1": (0, 1)})
     config = config_of(tmp_path, {"data.val_manifest": None})
     with pytest.raises(ManifestError, match=r"^\S*/train\.csv: .*, found 1"):
         search(config, tmp_path)
 
 
-def test_real_data_load_in_both_modalities(real_reports, tmp_path):
+def test_dataset_of_real_reports_loads_both_modalities(real_reports, tmp_path):
     config = with_values(
         Config(),
         {

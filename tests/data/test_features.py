@@ -43,7 +43,7 @@ DTYPES = st.sampled_from([np.float16, np.float32, np.float64, np.int8, np.int32,
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_every_format_gives_back_the_vector_as_float32(tmp_path_factory, suffix, data):
+def test_read_feature_of_every_format_returns_float32_vector(tmp_path_factory, suffix, data):
     shape = data.draw(st.integers(1, 40).flatmap(lambda d: st.sampled_from([(d,), (1, d)])))
     dtype = data.draw(DTYPES)
     bounds = {"min_value": -100, "max_value": 100}
@@ -55,12 +55,12 @@ def test_every_format_gives_back_the_vector_as_float32(tmp_path_factory, suffix,
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
-def test_big_endian_values_are_converted(tmp_path, suffix):
+def test_read_feature_of_big_endian_values_converts_them(tmp_path, suffix):
     path = save(tmp_path / f"x{suffix}", VECTOR.astype(">f8"))
     np.testing.assert_array_equal(read_feature(path), VECTOR)
 
 
-def test_bfloat16_is_read_from_torch_formats(tmp_path):
+def test_read_feature_of_bfloat16_in_torch_formats_returns_vector(tmp_path):
     tensor = torch.tensor(VECTOR).bfloat16()
     torch.save(tensor, tmp_path / "x.pt")
     save_torch_file({"arr": tensor}, tmp_path / "x.safetensors")
@@ -70,17 +70,17 @@ def test_bfloat16_is_read_from_torch_formats(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 @pytest.mark.parametrize("key", ["arr", "embeddings", "anything"])
-def test_the_key_is_arr_or_embeddings_or_the_only_one(tmp_path, suffix, key):
+def test_read_feature_of_one_array_accepts_any_key(tmp_path, suffix, key):
     np.testing.assert_array_equal(read_feature(save(tmp_path / f"x{suffix}", VECTOR, key)), VECTOR)
 
 
-def test_arr_wins_over_other_keys_which_are_left_unread(tmp_path):
+def test_read_feature_with_arr_ignores_other_keys(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, other=np.array([object()]), arr=VECTOR)
     np.testing.assert_array_equal(read_feature(path), VECTOR)
 
 
-def test_compressed_npz_is_read(tmp_path):
+def test_read_feature_of_compressed_npz_returns_vector(tmp_path):
     np.savez_compressed(tmp_path / "x.npz", arr=VECTOR)
     np.testing.assert_array_equal(read_feature(tmp_path / "x.npz"), VECTOR)
 
@@ -99,14 +99,14 @@ def test_compressed_npz_is_read(tmp_path):
         (np.array([True, False]), "floats or integers"),
     ],
 )
-def test_what_is_no_finite_vector_is_refused(tmp_path, suffix, array, law):
+def test_read_feature_without_finite_vector_raises(tmp_path, suffix, array, law):
     with pytest.raises(FeatureError, match=rf"x{suffix}: .*{law}"):
         read_feature(save(tmp_path / f"x{suffix}", array))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("kept", [0, 1, 0.5, -1])
-def test_a_truncated_file_is_named(tmp_path, suffix, kept):
+def test_read_feature_of_truncated_file_raises_with_its_name(tmp_path, suffix, kept):
     path = save(tmp_path / f"x{suffix}", VECTOR)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
@@ -117,7 +117,9 @@ def test_a_truncated_file_is_named(tmp_path, suffix, kept):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_raises_a_feature_error_or_changes_values_only(tmp_path_factory, suffix, data):
+def test_read_feature_of_damaged_file_raises_or_returns_finite_vector(
+    tmp_path_factory, suffix, data
+):
     path = save(tmp_path_factory.mktemp("f") / f"x{suffix}", VECTOR)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -132,7 +134,7 @@ def test_damage_raises_a_feature_error_or_changes_values_only(tmp_path_factory, 
 
 
 class Trap:
-    """Leaves a mark when unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -142,7 +144,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
-def test_pickled_objects_are_refused_unread(tmp_path, suffix):
+def test_read_feature_of_pickled_objects_raises_without_unpickling(tmp_path, suffix):
     path, mark = tmp_path / f"x{suffix}", tmp_path / "mark"
     trapped = np.array([Trap(mark)], dtype=object)
     match suffix:
@@ -157,7 +159,7 @@ def test_pickled_objects_are_refused_unread(tmp_path, suffix):
     assert not mark.exists()
 
 
-def test_a_declared_size_over_the_limit_is_refused_before_the_data(tmp_path):
+def test_read_feature_with_declared_size_over_limit_raises_before_data(tmp_path):
     header = npy_header((1, 2**40))
     (tmp_path / "x.npy").write_bytes(header + b"\0" * 16)
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
@@ -167,7 +169,7 @@ def test_a_declared_size_over_the_limit_is_refused_before_the_data(tmp_path):
             read_feature(tmp_path / name)
 
 
-def test_a_file_over_the_limit_is_refused_whatever_it_holds(tmp_path):
+def test_read_feature_of_file_over_limit_raises(tmp_path):
     for suffix in SUFFIXES:
         path = tmp_path / f"x{suffix}"
         with path.open("wb") as file:
@@ -176,7 +178,7 @@ def test_a_file_over_the_limit_is_refused_whatever_it_holds(tmp_path):
             read_feature(path)
 
 
-def test_a_zip_member_longer_than_its_array_is_not_unpacked(tmp_path):
+def test_read_feature_of_zip_member_longer_than_array_raises(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("arr.npy", npy_header((1, 3)) + b"\0" * (200 * 2**20))
     assert (tmp_path / "x.npz").stat().st_size < 2**20
@@ -184,20 +186,20 @@ def test_a_zip_member_longer_than_its_array_is_not_unpacked(tmp_path):
         read_feature(tmp_path / "x.npz")
 
 
-def test_a_small_storage_spread_over_a_huge_tensor_is_refused(tmp_path):
+def test_read_feature_of_huge_tensor_over_small_storage_raises(tmp_path):
     torch.save(torch.zeros(1).expand(2**40), tmp_path / "x.pt")
     with pytest.raises(FeatureError, match="at most"):
         read_feature(tmp_path / "x.pt")
 
 
-def test_a_deflated_pt_that_unpacks_beyond_the_limit_is_refused_unread(tmp_path):
+def test_read_feature_of_deflated_pt_over_limit_raises(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", b"\0" * (MAX_BYTES + 1))
     with pytest.raises(FeatureError, match="at most"):
         read_feature(tmp_path / "x.pt")
 
 
-def test_values_that_do_not_match_the_checksum_are_refused(tmp_path):
+def test_read_feature_with_wrong_checksum_raises(tmp_path):
     path = save(tmp_path / "x.npz", VECTOR)
     path.write_bytes(path.read_bytes().replace(VECTOR.tobytes(), VECTOR[::-1].tobytes()))
     with pytest.raises(FeatureError, match="CRC"):
@@ -218,14 +220,14 @@ def test_values_that_do_not_match_the_checksum_are_refused(tmp_path):
         (lambda p: None, "feature file not found"),
     ],
 )
-def test_other_content_is_refused(tmp_path, write, law):
+def test_read_feature_of_unusable_file_raises(tmp_path, write, law):
     write(tmp_path)
     path = next(iter(tmp_path.iterdir()), tmp_path / "absent.npz")
     with pytest.raises(FeatureError, match=law):
         read_feature(path)
 
 
-def test_the_header_of_an_npy_is_data_not_code(tmp_path):
+def test_read_feature_of_npy_with_code_in_header_raises(tmp_path):
     stream = io.BytesIO(npy_header("__import__('os').abort()"))
     (tmp_path / "x.npy").write_bytes(stream.getvalue())
     with pytest.raises(FeatureError, match="is damaged: malformed"):
@@ -234,7 +236,7 @@ def test_the_header_of_an_npy_is_data_not_code(tmp_path):
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".pth"])
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 1), (1, 3, 1, 1), (1, 1)])
-def test_read_feature_with_singleton_axes_gives_the_vector(tmp_path, suffix, shape):
+def test_read_feature_with_singleton_axes_returns_vector(tmp_path, suffix, shape):
     array = VECTOR[: int(np.prod(shape))].reshape(shape)
     path = tmp_path / f"x{suffix}"
     if suffix == ".pth":
@@ -267,7 +269,7 @@ HOLDERS = {
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("held", HOLDERS.values(), ids=HOLDERS)
-def test_read_feature_of_a_torch_file_finds_its_only_vector(tmp_path, held, legacy):
+def test_read_feature_of_torch_file_returns_its_only_vector(tmp_path, held, legacy):
     path = tmp_path / "x.pt"
     torch.save(held, path, _use_new_zipfile_serialization=not legacy)
     np.testing.assert_array_equal(read_feature(path), VECTOR)
@@ -285,9 +287,7 @@ def test_read_feature_of_a_torch_file_finds_its_only_vector(tmp_path, held, lega
         ("text", "must hold one dense tensor, found str"),
     ],
 )
-def test_read_feature_of_a_torch_file_without_a_clear_vector_says_what_it_holds(
-    tmp_path, held, message, legacy
-):
+def test_read_feature_of_torch_file_without_unique_vector_raises(tmp_path, held, message, legacy):
     path = tmp_path / "x.pt"
     torch.save(held, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(FeatureError, match=message):
@@ -295,7 +295,7 @@ def test_read_feature_of_a_torch_file_without_a_clear_vector_says_what_it_holds(
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
-def test_read_feature_with_a_key_reads_that_array(tmp_path, suffix):
+def test_read_feature_with_key_returns_that_array(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     arrays_held = {"a": VECTOR, "arr": VECTOR + 1}
     match suffix:
@@ -312,7 +312,7 @@ def test_read_feature_with_a_key_reads_that_array(tmp_path, suffix):
 
 
 def legacy_with(path, before, after):
-    """A legacy file whose description of the tensor has other bytes."""
+    """Write a legacy torch file in which bytes of the tensor's description are replaced."""
     torch.save(TENSOR, path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
     assert content.count(before) >= 1
@@ -320,9 +320,7 @@ def legacy_with(path, before, after):
 
 
 @pytest.mark.parametrize("declared", [b"J\x00\x00\x00\x7f", b"\x8a\x06" + b"\x7f" * 6])
-def test_a_legacy_file_that_declares_a_huge_storage_is_refused_before_it_is_allocated(
-    tmp_path, declared
-):
+def test_read_feature_of_legacy_file_with_huge_storage_raises_before_allocating(tmp_path, declared):
     path = tmp_path / "x.pt"
     legacy_with(path, b"K\x03", declared)
     tracemalloc.start()
@@ -332,7 +330,7 @@ def test_a_legacy_file_that_declares_a_huge_storage_is_refused_before_it_is_allo
     tracemalloc.stop()
 
 
-def test_a_legacy_file_with_bytes_after_its_tensors_is_refused(tmp_path):
+def test_read_feature_of_legacy_file_with_trailing_bytes_raises(tmp_path):
     path = tmp_path / "x.pt"
     torch.save(TENSOR, path, _use_new_zipfile_serialization=False)
     with path.open("ab") as file:
@@ -343,7 +341,7 @@ def test_a_legacy_file_with_bytes_after_its_tensors_is_refused(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_of_a_legacy_file_raises_a_feature_error_or_changes_values_only(
+def test_read_feature_of_damaged_legacy_file_raises_or_returns_finite_vector(
     tmp_path_factory, data
 ):
     path = tmp_path_factory.mktemp("f") / "x.pt"
@@ -360,7 +358,7 @@ def test_damage_of_a_legacy_file_raises_a_feature_error_or_changes_values_only(
     assert np.isfinite(vector).all()
 
 
-def test_a_legacy_file_that_needs_pickle_is_refused_unread(tmp_path):
+def test_read_feature_of_pickled_legacy_file_raises_without_unpickling(tmp_path):
     path, mark = tmp_path / "x.pt", tmp_path / "mark"
     torch.save(Trap(mark), path, _use_new_zipfile_serialization=False)
     with pytest.raises(FeatureError, match="only pickle can load"):

@@ -1,4 +1,4 @@
-"""Health of features: the numbers of synthetic sets whose rank, cosine and outliers are known."""
+"""Feature health on synthetic matrices whose rank, cosine and outliers are known."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_effective_rank_of_k_equal_components_is_k(k):
     assert found.possible_rank == WIDTH
 
 
-def test_effective_rank_equals_the_entropy_of_scikit_learns_variance_ratios():
+def test_effective_rank_equals_entropy_of_sklearn_variance_ratios():
     from sklearn.decomposition import PCA
 
     matrix = normal() * np.linspace(0.1, 3, WIDTH)
@@ -43,7 +43,7 @@ def test_effective_rank_equals_the_entropy_of_scikit_learns_variance_ratios():
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5, 3.0])
-def test_mean_cosine_equals_scikit_learns(offset):
+def test_mean_cosine_equals_sklearn(offset):
     from sklearn.metrics.pairwise import cosine_similarity
 
     matrix = normal() + np.float32(offset)
@@ -52,13 +52,13 @@ def test_mean_cosine_equals_scikit_learns(offset):
 
 
 @pytest.mark.parametrize("copies", [0, 60])
-def test_near_duplicates_are_the_planted_ones(copies):
+def test_near_duplicates_when_rows_are_copied_counts_them(copies):
     matrix = normal()
     matrix[:copies] = matrix[N - copies :] + 1e-3 * normal(copies, seed=1)
     assert health(matrix).near_duplicates == pytest.approx(2 * copies / N)
 
 
-def test_near_duplicates_of_one_patient_do_not_count():
+def test_near_duplicates_of_one_patient_are_not_counted():
     matrix = normal()
     matrix[0::2] = matrix[1::2]
     assert health(matrix, np.arange(N) // 2).near_duplicates == 0
@@ -72,7 +72,7 @@ def test_near_duplicates_of_a_large_matrix_are_estimated():
     assert health(matrix).near_duplicates == pytest.approx(0.4, abs=0.03)
 
 
-def test_outliers_are_the_planted_rows():
+def test_outliers_when_two_rows_are_changed_are_those_rows():
     matrix = normal() + 5
     matrix[7] *= 4
     matrix[11] = 0
@@ -81,7 +81,7 @@ def test_outliers_are_the_planted_rows():
     assert found.distance_outliers == (7, 11)
 
 
-def test_an_outlier_of_unit_length_is_found_by_its_distance():
+def test_outliers_when_all_norms_are_one_are_detected_by_distance():
     matrix = normal() + 5
     matrix[3] = -matrix[3]
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
@@ -90,13 +90,13 @@ def test_an_outlier_of_unit_length_is_found_by_its_distance():
     assert found.distance_outliers == (3,)
 
 
-def test_constant_columns_are_the_planted_ones():
+def test_constant_columns_when_two_are_set_are_those_columns():
     matrix = normal()
     matrix[:, [2, 9]] = (0.0, 3.5)
     assert health(matrix).constant_columns == (2, 9)
 
 
-def test_healthy_features_have_no_outlier_constant_or_duplicate():
+def test_feature_health_of_normal_features_reports_no_problem():
     found = health(normal(5000, 32))
     assert found.norm_outliers == found.distance_outliers == found.constant_columns == ()
     assert found.near_duplicates == 0
@@ -111,7 +111,7 @@ def write_features(root, matrix):
     return check(config_of(root, {"data.val_manifest": None, "data.test_manifests": []}))
 
 
-def test_check_of_healthy_features_warns_of_nothing(tmp_path):
+def test_check_of_healthy_features_returns_no_faults(tmp_path):
     assert write_features(tmp_path, normal(100)) == []
 
 
@@ -133,5 +133,5 @@ def test_check_of_unhealthy_features_warns_with_numbers_and_rows(tmp_path):
     assert "are constant in 1 of 128 columns: 5" in text
 
 
-def test_check_of_few_rows_does_not_judge_them(tmp_path):
+def test_check_of_few_rows_returns_no_warnings(tmp_path):
     assert write_features(tmp_path, of_rank(1)[: LEAST_ROWS - 1] * 0 + normal(49)[:, :1]) == []

@@ -1,7 +1,6 @@
-"""Feature files from a stranger: each is named, none eats memory, nothing half-packed is left.
+"""Malicious feature files: the error names the file, memory stays small, no partial pack remains.
 
-What a single file may hold is in `tests/data/test_features.py`; here hostile files lie among sound
-ones and are packed.
+`tests/data/test_features.py` tests single files; here a malicious file is packed with valid ones.
 """
 
 import json
@@ -38,7 +37,7 @@ Write = Callable[[Path], object]
 
 
 def npy(array: np.ndarray, shape: object = None) -> bytes:
-    """An npy stream whose header may lie about the shape."""
+    """Return an npy stream; `shape` is written to the header in place of the real one."""
     told = array.shape if shape is None else shape
     header = repr({"descr": array.dtype.str, "fortran_order": False, "shape": told}).encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + array.tobytes()
@@ -65,7 +64,7 @@ def pt(value: object) -> Write:
 
 
 def lying_pt(path: Path) -> None:
-    """A tensor of two million values over a storage of eight, beside another that is as large."""
+    """Write a tensor of two million values over a storage of eight, next to one of full size."""
     torch.save(torch.from_numpy(SOUND), path)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -78,7 +77,7 @@ def lying_pt(path: Path) -> None:
 
 
 def two_faced_pt(path: Path) -> None:
-    """A legacy file, which is one pickle, for torch; a zip archive for who looks at its end."""
+    """Write a file that torch reads as a legacy pickle and that ends like a zip archive."""
     torch.save(torch.from_numpy(SOUND), path, _use_new_zipfile_serialization=False)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/data/0", b"\0" * 64)
@@ -95,7 +94,7 @@ def declared(shape: list[int], end: int, dtype: str = "F32") -> dict[str, object
 
 
 def swapped() -> np.ndarray:
-    """Sound features, read in the wrong byte order."""
+    """Return valid features in the wrong byte order."""
     return SOUND.byteswap()
 
 
@@ -184,11 +183,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("before", ["nothing", "a pack"])
-def test_a_hostile_file_among_sound_ones_is_named_and_leaves_no_trace(
-    tmp_path: Path, before: str
-) -> None:
-    """Failed before its fix: bzip2 took 30 MB here and 8 GB where there was more of it; the wrong
-    byte order passed as features of 1e38; a failed pack left its half and had removed the old one.
+def test_pack_with_malicious_file_raises_and_leaves_no_trace(tmp_path: Path, before: str) -> None:
+    """Before the fix, bzip2 took 30 MB here and 8 GB for a larger file; features in the wrong byte
+    order were accepted as 1e38; a failed pack left a partial file and had removed the old pack.
     """
     for name, (suffix, write) in CASES.items():
         root = tmp_path / name
@@ -214,7 +211,7 @@ def test_a_hostile_file_among_sound_ones_is_named_and_leaves_no_trace(
         assert contents(root) == old, name
 
 
-def test_a_big_endian_pt_is_converted(root: Path) -> None:
+def test_read_feature_of_big_endian_pt_converts_it(root: Path) -> None:
     path = root / "x.pt"
     torch.save(torch.from_numpy(SOUND), path)
     with zipfile.ZipFile(path) as archive:
@@ -229,15 +226,15 @@ def test_a_big_endian_pt_is_converted(root: Path) -> None:
     np.testing.assert_array_equal(packing.read_feature(path), SOUND)
 
 
-def test_headers_are_parsed_one_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the lock a sound file was refused, on CPython 3.11, when threads met in `ast`."""
+def test_pack_parses_npy_headers_one_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the lock, CPython 3.11 rejected valid files when two threads used `ast` at once."""
     for volume in VOLUMES:
         write_sound(root / f"features/image/{volume}.npy")
     parsed, at_once = np.lib.format.read_array_header_1_0, []
 
     def parse(file: object) -> object:
         at_once.append(file)
-        time.sleep(0.05)  # without a lock another thread of the pool comes in
+        time.sleep(0.05)  # without a lock, another thread of the pool enters here
         assert len(at_once) == 1
         at_once.pop()
         return parsed(file)
@@ -247,10 +244,10 @@ def test_headers_are_parsed_one_at_a_time(root: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("what", ["written anew", "written in half", "removed"])
-def test_a_file_that_changes_while_it_is_packed_is_named(
+def test_pack_when_file_changes_meanwhile_raises_with_its_name(
     root: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Failed before its fix: the pack was kept, of a row that no file held in the end."""
+    """Before the fix, the pack was stored with a row that no file had any more."""
     for volume in VOLUMES:
         write_sound(root / f"features/image/{volume}.npy")
     changing = root / f"features/image/{VOLUMES[0]}.npy"
@@ -261,7 +258,7 @@ def test_a_file_that_changes_while_it_is_packed_is_named(
         if path.stem == VOLUMES[2]:  # the first row has been read
             if what == "written anew":
                 np.save(changing, 2 * SOUND)
-                os.utime(changing, ns=(5, 5))  # by a machine whose clock is behind
+                os.utime(changing, ns=(5, 5))  # as if written by a machine whose clock is slow
             elif what == "written in half":
                 os.truncate(changing, 40)
             else:
@@ -290,8 +287,8 @@ CT_CLIP_CASES: dict[str, Write] = {
 }
 
 
-def test_hostile_scores_of_ct_clip_end_in_one_line(root: Path, headsweep) -> None:
-    """Failed before its fix: 7 TiB ended in `MemoryError`, and bzip2 was unpacked whole."""
+def test_evaluate_with_malicious_ct_clip_scores_fails_in_one_line(root: Path, headsweep) -> None:
+    """Before the fix, 7 TiB raised `MemoryError`, and bzip2 was unpacked completely."""
     (root / "accessions.txt").write_text("train_1_a_1\n")
     np.savez(root / "labels_weights.npz", data=np.zeros((1, 18)))
     file = root / "predicted_weights.npz"

@@ -34,7 +34,7 @@ def named(n_train, n_valid, n_test, n=N):
     return names + ["train"] * (n - len(names))
 
 
-def test_from_arrays_on_scikit_learn_data_divides_all_rows_by_patient():
+def test_from_arrays_of_sklearn_data_splits_all_rows_by_patient():
     features, targets = make_multilabel_classification(200, n_features=8, random_state=0)
     patients = np.arange(200) // 2
     data = Dataset.from_arrays(
@@ -51,7 +51,7 @@ def test_from_arrays_on_scikit_learn_data_divides_all_rows_by_patient():
     np.testing.assert_array_equal(valid.targets[0], targets[row])
 
 
-def test_from_arrays_with_the_same_seed_divides_equally():
+def test_from_arrays_with_same_seed_gives_equal_splits():
     one, again, other = (of_arrays(seed=seed).search_splits() for seed in (1, 1, 2))
     assert one[0].volumes == again[0].volumes != other[0].volumes
     assert search_fingerprints(*one) == search_fingerprints(*again)
@@ -66,7 +66,7 @@ def test_from_arrays_with_split_names_keeps_the_given_rows():
     assert data.config.data.test_manifests == ("hospital_b",)
 
 
-def test_from_arrays_without_valid_divides_train():
+def test_from_arrays_without_valid_splits_train():
     train, valid = of_arrays(split=["train"] * N).search_splits()
     assert (len(train.volumes), len(valid.volumes)) == (48, 12)
     assert of_arrays(split=["train"] * N).test_splits() == []
@@ -94,7 +94,7 @@ def test_fingerprints_when_a_value_changes_differ():
     assert of_arrays(features={"visual": features.astype(np.float32)}).fingerprints() == before
 
 
-def test_search_splits_with_target_labels_chooses_columns():
+def test_search_splits_with_target_labels_selects_columns():
     data = of_arrays()
     config = with_values(data.config, {"training.target_labels": ["two"]}, where="test")
     whole, chosen = data.search_splits()[0], data.search_splits(config)[0]
@@ -159,13 +159,13 @@ def test_from_arrays_with_unusable_input_names_the_fault_in_one_line(changes, me
     assert "\n" not in str(caught.value)
 
 
-def test_search_splits_of_an_absent_modality_is_refused():
+def test_search_splits_of_absent_modality_raises():
     config = with_values(Config(), {"features.input": "text"}, where="test")
     with pytest.raises(ManifestError, match="reads text features, but the data have only visual"):
         of_arrays().search_splits(config)
 
 
-def test_search_splits_of_an_unknown_label_is_refused():
+def test_search_splits_of_unknown_label_raises():
     config = with_values(Config(), {"training.target_labels": ["onee"]}, where="test")
     with pytest.raises(ManifestError, match=r"unknown label 'onee'\. Did you mean 'one'"):
         of_arrays().search_splits(config)
@@ -198,13 +198,13 @@ def test_from_dataframe_equals_from_arrays(features):
         ({"features": {"visual": "one"}}, r"must have shape \(rows, width\), found \(60,\)"),
     ],
 )
-def test_from_dataframe_with_a_wrong_column_names_it(changes, message):
+def test_from_dataframe_with_wrong_column_raises_with_its_name(changes, message):
     given = {"features": {"visual": "vector"}, "labels": LABELS} | changes
     with pytest.raises(InputError, match=message):
         Dataset.from_dataframe(frame(), **given)
 
 
-def test_from_dataframe_with_ragged_vectors_is_refused():
+def test_from_dataframe_with_ragged_vectors_raises():
     table = frame()
     table.at[3, "vector"] = np.zeros(2)
     with pytest.raises(FeatureError, match="column 'vector' must hold one vector a row"):
@@ -239,7 +239,7 @@ def test_from_manifests_reads_each_manifest_once(tmp_path, monkeypatch, override
 
 
 @pytest.mark.parametrize("overrides", [{"data.trian_manifest": "a"}, ["data.trian_manifest=a"]])
-def test_from_manifests_with_an_unknown_key_names_the_nearest(overrides):
+def test_from_manifests_with_unknown_key_suggests_nearest_key(overrides):
     with pytest.raises(ConfigError, match=r"Did you mean 'data\.train_manifest'"):
         Dataset.from_manifests("a", "b", overrides=overrides)
 

@@ -32,23 +32,23 @@ def read(path, target_labels=None):
         ("valid_53_a", "valid_53", "valid_53_a"),
     ],
 )
-def test_patient_and_scan_are_read_off_the_volume_name(volume, patient, scan):
+def test_patient_and_scan_of_volume_name_are_its_parts(volume, patient, scan):
     assert patient_of(volume) == patient
     assert scan_of(volume) == scan
 
 
-def test_two_scans_of_one_patient_have_one_patient_key():
+def test_patient_of_two_scans_of_one_patient_is_equal():
     assert patient_of("train_7_a_1") == patient_of("train_7_b_2")
     assert patient_of("train_7_a_1") != patient_of("train_77_a_1") != patient_of("valid_7_a_1")
 
 
 @pytest.mark.parametrize("name", ["", "scan", "train_1", "train_1_a_x", "_a_1"])
-def test_a_name_outside_the_grammar_has_no_patient(name):
+def test_patient_of_name_without_ct_rate_pattern_raises(name):
     with pytest.raises(ManifestError, match="must read <split>_<patient>_<scan>"):
         patient_of(name)
 
 
-def test_rows_keep_their_order_and_labels_the_header_order(tmp_path):
+def test_read_manifest_keeps_order_of_rows_and_labels(tmp_path):
     path = write_table(
         tmp_path / "train.csv",
         ["Lung nodule", "volumename", "PatientAge", "text_feature_path", "Emphysema"],
@@ -69,14 +69,14 @@ def test_rows_keep_their_order_and_labels_the_header_order(tmp_path):
     assert manifest.reports is None
 
 
-def test_target_labels_choose_and_order_the_columns(tmp_path):
+def test_read_manifest_with_target_labels_selects_and_orders_columns(tmp_path):
     path = write_table(tmp_path / "m.csv", HEADER, SOUND)
     manifest = read(path, ("Lung nodule", "Emphysema"))
     assert manifest.labels == ("Lung nodule", "Emphysema")
     np.testing.assert_array_equal(manifest.targets, [[0, 1]])
 
 
-def test_labels_of_other_vocabularies_are_what_is_no_path_report_or_metadata(tmp_path):
+def test_read_manifest_without_ct_rate_labels_takes_remaining_columns(tmp_path):
     other = ["volumename", "visual_feature_path", "mask_path", "Findings_EN", "Technique_EN"]
     metadata = sorted(METADATA_COLUMNS)
     path = write_table(
@@ -87,7 +87,7 @@ def test_labels_of_other_vocabularies_are_what_is_no_path_report_or_metadata(tmp
     assert read(path).labels == ("Pneumothorax",)
 
 
-def test_reports_are_findings_and_impressions_without_what_was_not_given(tmp_path):
+def test_read_manifest_with_report_columns_joins_findings_and_impressions(tmp_path):
     path = write_table(
         tmp_path / "m.csv",
         [*HEADER, "ClinicalInformation_EN", "Findings_EN", "Impressions_EN"],
@@ -99,7 +99,7 @@ def test_reports_are_findings_and_impressions_without_what_was_not_given(tmp_pat
     assert read(path).reports == ("Two\nnodules. Nodules.", "Normal.")
 
 
-def test_the_fingerprint_follows_content_alone(tmp_path):
+def test_fingerprint_of_manifest_depends_on_content_only(tmp_path):
     one = write_table(tmp_path / "a" / "train.csv", HEADER, SOUND)
     moved = write_table(tmp_path / "b" / "other.csv", HEADER, SOUND)
     changed = write_table(tmp_path / "c.csv", HEADER, [[*SOUND[0][:2], "1", "1"]])
@@ -120,7 +120,7 @@ def test_the_fingerprint_follows_content_alone(tmp_path):
         (["train_2_a_1", "b.npz", "1", "0", "0"], "a row must have 4 cells, found 5"),
     ],
 )
-def test_a_bad_row_is_refused_by_file_and_row(tmp_path, row, law):
+def test_read_manifest_with_bad_row_raises_with_file_and_row(tmp_path, row, law):
     path = write_table(tmp_path / "train.csv", HEADER, [*SOUND, row])
     with pytest.raises(ManifestError, match=rf"train\.csv:3: .*{law}"):
         read(path)
@@ -138,7 +138,7 @@ def test_a_bad_row_is_refused_by_file_and_row(tmp_path, row, law):
         (["volumename", "visual_feature_path", "split", "fold"], "must have a label column"),
     ],
 )
-def test_a_bad_header_is_refused(tmp_path, header, law):
+def test_read_manifest_with_bad_header_raises(tmp_path, header, law):
     path = write_table(tmp_path / "train.csv", header, SOUND)
     with pytest.raises(ManifestError, match=rf"train\.csv:1: .*{law}"):
         read(path)
@@ -154,7 +154,7 @@ def test_a_bad_header_is_refused(tmp_path, header, law):
         (b'volumename\n"open', "must be CSV text"),
     ],
 )
-def test_a_file_that_is_no_manifest_is_refused(tmp_path, content, law):
+def test_read_manifest_of_unreadable_file_raises_with_path(tmp_path, content, law):
     path = tmp_path / "train.csv"
     if content is not None:
         path.write_bytes(content)
@@ -163,13 +163,13 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path, content, law):
     assert str(path) in str(refused.value)
 
 
-def test_an_absent_target_label_is_refused_by_name(tmp_path):
+def test_read_manifest_with_absent_target_label_raises_with_its_name(tmp_path):
     path = write_table(tmp_path / "train.csv", HEADER, SOUND)
     with pytest.raises(ManifestError, match="column not found: 'Cardiomegaly'"):
         read(path, ("Cardiomegaly",))
 
 
-def test_inspection_names_every_fault_and_keeps_the_sound_rows(tmp_path):
+def test_inspect_manifest_with_bad_rows_returns_faults_and_valid_rows(tmp_path):
     rows = [["train_1_a_1", "a.npz", "x", "y"], [], ["train_2_a_1", "b.npz", "1", "0"], ["short"]]
     path = write_table(tmp_path / "train.csv", HEADER, rows)
     manifest, faults = inspect_manifest(path, ColumnsConfig(), None)
@@ -178,7 +178,7 @@ def test_inspection_names_every_fault_and_keeps_the_sound_rows(tmp_path):
     assert (manifest.volumes, manifest.rows) == (("train_2_a_1",), (4,))
 
 
-def test_real_manifests_have_the_18_labels_in_order(real_reports: Path):
+def test_read_manifest_of_real_reports_has_18_labels_in_order(real_reports: Path):
     manifest = read(real_reports / "manifests" / "train.csv")
     assert manifest.targets.shape == (638, 18)
     assert (manifest.labels[0], manifest.labels[9]) == ("Medical material", "Lung nodule")
@@ -189,7 +189,7 @@ def read_as(path, target_labels=None, **columns):
     return read_manifest(path, ColumnsConfig(**columns), target_labels)
 
 
-def test_headers_with_spaces_name_the_same_columns(tmp_path):
+def test_read_manifest_with_spaces_in_header_strips_them(tmp_path):
     header = [" volumename", "visual_feature_path ", "Emphysema ", "Lung  nodule", "Atelectasis\t"]
     manifest = read(write_table(tmp_path / "m.csv", header, [[*SOUND[0], "1"]]))
     assert manifest.labels == ("Emphysema", "Lung nodule", "Atelectasis")
@@ -200,7 +200,7 @@ def test_headers_with_spaces_name_the_same_columns(tmp_path):
 OWN = [["train_1_a_1", "a.npz", "1", "0", "1"], ["train_2_a_1", "b.npz", "0", "1", "0"]]
 
 
-def test_own_labels_beside_ct_rates_ask_for_target_labels(tmp_path):
+def test_refuse_mixed_labels_without_target_labels_raises(tmp_path):
     manifest = read(write_table(tmp_path / "m.csv", [*HEADER, "COVID-19"], OWN))
     assert (manifest.labels, manifest.unused) == (tuple(HEADER[2:]), ("COVID-19",))
     with pytest.raises(ManifestError, match=r"m\.csv:1: the columns 'COVID-19' hold .*target_lab"):
@@ -210,7 +210,7 @@ def test_own_labels_beside_ct_rates_ask_for_target_labels(tmp_path):
     refuse_mixed_labels(read(tmp_path / "m.csv", chosen), chosen)
 
 
-def test_chosen_labels_warn_of_every_other_column_of_0_and_1(tmp_path):
+def test_read_manifest_with_target_labels_warns_of_unused_binary_columns(tmp_path):
     path = write_table(tmp_path / "m.csv", [*HEADER, "COVID-19"], OWN)
     manifest = read(path, ("Emphysema",))
     (warning,) = manifest.warnings
@@ -223,20 +223,20 @@ def test_chosen_labels_warn_of_every_other_column_of_0_and_1(tmp_path):
     "cells",
     [("1", "1"), ("0", "2"), ("x", "y"), ("0.5", "1"), ("", "1")],
 )
-def test_columns_that_are_no_labels_are_not_reported(tmp_path, cells):
+def test_read_manifest_with_column_that_is_not_binary_does_not_report_it(tmp_path, cells):
     rows = [[*row[:4], cell] for row, cell in zip(OWN, cells, strict=True)]
     assert read(write_table(tmp_path / "m.csv", [*HEADER, "n"], rows)).unused == ()
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_other_separators_are_read(tmp_path, separator):
+def test_read_manifest_with_other_separator_reads_rows(tmp_path, separator):
     path = tmp_path / "m.csv"
     path.write_text("\n".join(separator.join(row) for row in [HEADER, *SOUND]))
     assert read(path).volumes == ("train_1_a_1",)
     assert read_header(path) == tuple(HEADER)
 
 
-def test_a_comma_separated_file_may_hold_semicolons(tmp_path):
+def test_read_manifest_with_semicolons_in_comma_file_keeps_them(tmp_path):
     path = write_table(
         tmp_path / "m.csv", [*HEADER, "Findings_EN"], [[*SOUND[0], "Clear; normal."]]
     )
@@ -244,14 +244,14 @@ def test_a_comma_separated_file_may_hold_semicolons(tmp_path):
 
 
 @pytest.mark.parametrize("spelling", [("True", "False"), ("TRUE", "FALSE"), ("true", "false")])
-def test_true_and_false_are_labels(tmp_path, spelling):
+def test_read_manifest_with_true_and_false_reads_them_as_labels(tmp_path, spelling):
     path = write_table(tmp_path / "m.csv", HEADER, [[*SOUND[0][:2], *spelling]])
     assert read(path).targets.tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
 @pytest.mark.parametrize("label", ["Emphysema", "Pneumothorax"])
-def test_an_unnamed_index_column_is_no_label(tmp_path, name, label):
+def test_read_manifest_with_unnamed_index_column_ignores_it(tmp_path, name, label):
     header = [name, "volumename", "visual_feature_path", label]
     rows = [["0", "train_1_a_1", "a.npz", "1"], ["1", "train_2_a_1", "b.npz", "0"]]
     path = write_table(tmp_path / "m.csv", header, rows)
@@ -261,7 +261,7 @@ def test_an_unnamed_index_column_is_no_label(tmp_path, name, label):
 
 
 @pytest.mark.parametrize("name", ["VolumeName", "VOLUMENAME"])
-def test_an_absent_volume_column_names_the_key_that_renames_it(tmp_path, name):
+def test_read_manifest_with_differently_named_volume_column_raises_with_fix(tmp_path, name):
     path = write_table(tmp_path / "m.csv", [name, *HEADER[1:]], SOUND)
     with pytest.raises(ManifestError, match=f"To use '{name}', set data.columns.volume={name}"):
         read(path)
@@ -271,7 +271,7 @@ def test_an_absent_volume_column_names_the_key_that_renames_it(tmp_path, name):
 OTHER_NAMES = [["LIDC-IDRI-0001", "a.npz", "1", "0"], ["trn00001", "b.npz", "0", "1"]]
 
 
-def test_names_without_ct_rates_pattern_are_their_own_patients_said_once(tmp_path):
+def test_read_manifest_without_ct_rate_names_warns_and_uses_volume_as_patient(tmp_path):
     manifest = read(write_table(tmp_path / "m.csv", HEADER, OTHER_NAMES))
     assert manifest.volumes == manifest.patients == manifest.scans
     (warning,) = manifest.warnings
@@ -279,7 +279,7 @@ def test_names_without_ct_rates_pattern_are_their_own_patients_said_once(tmp_pat
     assert "data.columns.patient" in warning.message
 
 
-def test_columns_name_patient_and_scan(tmp_path):
+def test_read_manifest_with_patient_and_scan_columns_uses_them(tmp_path):
     header = [*HEADER, "who", "which"]
     rows = [[*row, "p1", scan] for row, scan in zip(OTHER_NAMES, ("s1", "s2"), strict=True)]
     path = write_table(tmp_path / "m.csv", header, rows)
@@ -291,25 +291,25 @@ def test_columns_name_patient_and_scan(tmp_path):
     assert read_as(path, patient="who").fingerprint() != read_as(path).fingerprint()
 
 
-def test_a_patient_column_replaces_the_patient_in_ct_rates_names(tmp_path):
+def test_read_manifest_with_patient_column_overrides_ct_rate_names(tmp_path):
     path = write_table(tmp_path / "m.csv", [*HEADER, "who"], [[*SOUND[0], "p7"]])
     manifest = read_as(path, patient="who")
     assert (manifest.patients, manifest.scans) == (("p7",), ("train_1_a",))
 
 
-def test_an_empty_patient_is_refused_by_row(tmp_path):
+def test_read_manifest_with_empty_patient_raises_with_row(tmp_path):
     path = write_table(tmp_path / "m.csv", [*HEADER, "who"], [[*SOUND[0], " "]])
     with pytest.raises(ManifestError, match=r"m\.csv:2: who must not be empty"):
         read_as(path, patient="who")
 
 
-def test_an_absent_patient_column_names_its_key(tmp_path):
+def test_read_manifest_with_absent_patient_column_raises_with_config_key(tmp_path):
     path = write_table(tmp_path / "m.csv", HEADER, SOUND)
     with pytest.raises(ManifestError, match=r"not found: 'who' .*data\.columns\.patient"):
         read_as(path, patient="who")
 
 
-def test_a_misspelled_name_among_ct_rates_names_is_refused(tmp_path):
+def test_read_manifest_with_one_name_unlike_ct_rate_raises(tmp_path):
     path = write_table(tmp_path / "m.csv", HEADER, [*SOUND, OTHER_NAMES[0]])
     with pytest.raises(ManifestError, match=r"m\.csv:3: .*'LIDC-IDRI-0001'.*data\.columns\.pat"):
         read(path)
@@ -319,21 +319,21 @@ def test_a_misspelled_name_among_ct_rates_names_is_refused(tmp_path):
     ("cells", "labels"),
     [(("", ""), ()), (("1", ""), ("Emphysema",)), (("1", "0"), ("Emphysema", "Lung nodule"))],
 )
-def test_read_partly_labelled_leaves_out_labels_with_empty_cells(tmp_path, cells, labels):
+def test_read_partly_labelled_with_empty_cells_leaves_out_those_labels(tmp_path, cells, labels):
     path = write_table(tmp_path / "new.csv", HEADER, [[*SOUND[0][:2], *cells]])
     manifest = read_partly_labelled(path, ColumnsConfig(), ("Emphysema", "Lung nodule", "Absent"))
     assert manifest.labels == labels
     assert manifest.volumes == ("train_1_a_1",)
 
 
-def test_read_partly_labelled_refuses_cells_that_are_no_label(tmp_path):
+def test_read_partly_labelled_with_invalid_label_raises(tmp_path):
     path = write_table(tmp_path / "new.csv", HEADER, [[*SOUND[0][:2], "2", ""]])
     with pytest.raises(ManifestError, match="a label must be 0 or 1, found '2'"):
         read_partly_labelled(path, ColumnsConfig(), ("Emphysema", "Lung nodule"))
 
 
 @pytest.mark.parametrize("name", ["a/b", "../x", "a\nb", "x\x00y"])
-def test_a_volume_name_that_is_a_path_or_unprintable_is_refused(tmp_path, name):
+def test_read_manifest_with_volume_name_that_is_path_or_unprintable_raises(tmp_path, name):
     path = write_table(tmp_path / "m.csv", [*HEADER, "who"], [[name, "a.npz", "1", "0", "p"]])
     for columns in ({}, {"patient": "who"}):
         with pytest.raises(ManifestError, match="volumename must be a name without '/'"):

@@ -27,7 +27,7 @@ def pack_train(root, modality="visual"):
 
 
 def inode(root):
-    """Changes exactly when the matrix is written again."""
+    """Return the inode of the matrix, which changes exactly when the matrix is written again."""
     return next((root / "cache").glob("*/matrix.npy")).stat().st_ino
 
 
@@ -37,7 +37,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_rows_are_the_files_in_the_manifest_order(root):
+def test_pack_returns_rows_in_manifest_order(root):
     packed = pack_train(root)
     expected = [np.load(root / f"features/image/{v}.npz")["arr"][0] for v in TARGETS]
     np.testing.assert_array_equal(packed.matrix, expected)
@@ -46,17 +46,17 @@ def test_rows_are_the_files_in_the_manifest_order(root):
     assert not packed.matrix.flags.writeable
 
 
-def test_an_unchanged_input_is_not_packed_again(root):
+def test_pack_of_unchanged_input_reuses_pack(root):
     first, before = pack_train(root), inode(root)
     assert pack_train(root).fingerprint == first.fingerprint
     assert inode(root) == before
 
 
-def test_a_changed_label_does_not_pack_again(root):
+def test_pack_when_only_labels_change_reuses_pack(root):
     pack_train(root)
     before = inode(root)
     write_split(root, "train", dict.fromkeys(TARGETS, (0, 0)))
-    for path in (root / "features").rglob("*.npz"):  # the builder wrote the same bytes again
+    for path in (root / "features").rglob("*.npz"):  # write_split wrote the same bytes again
         os.utime(path, ns=(0, 0))
     pack_train(root)
     after = inode(root)
@@ -70,24 +70,24 @@ def test_a_changed_label_does_not_pack_again(root):
     assert inode(root) == after
 
 
-def test_a_touched_file_is_packed_again_to_the_same_fingerprint(root):
+def test_pack_when_file_is_touched_packs_again_to_same_fingerprint(root):
     first, before = pack_train(root), inode(root)
     os.utime(root / "features/image/train_1_a_1.npz", ns=(1, 1))
     assert pack_train(root).fingerprint == first.fingerprint
     assert inode(root) != before
 
 
-def test_a_changed_value_shows_in_matrix_and_fingerprint(root):
+def test_pack_when_value_changes_updates_matrix_and_fingerprint(root):
     first = pack_train(root)
     old = np.array(first.matrix)
     write_feature(root, "image/train_2_a_1.npz", np.full((1, 4), 7, np.float32))
     second = pack_train(root)
     np.testing.assert_array_equal(second.matrix[2], [7, 7, 7, 7])
     assert second.fingerprint != first.fingerprint
-    np.testing.assert_array_equal(first.matrix, old)  # who reads the old pack keeps it
+    np.testing.assert_array_equal(first.matrix, old)  # a reader of the old pack still sees it
 
 
-def test_a_changed_list_of_volumes_is_packed_again(root):
+def test_pack_when_volumes_change_packs_again(root):
     pack_train(root)
     write_split(root, "train", {**TARGETS, "train_3_a_1": (0, 0)})
     assert pack_train(root).matrix.shape == (4, 4)
@@ -99,8 +99,8 @@ def test_a_changed_list_of_volumes_is_packed_again(root):
         st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), min_size=1, max_size=5
     )
 )
-def test_the_fingerprint_is_one_of_content(tmp_path_factory, values):
-    """Equal volumes and values pack to equal fingerprints, wherever and whenever they lie."""
+def test_fingerprint_of_equal_content_in_other_folder_is_equal(tmp_path_factory, values):
+    """Equal volumes and values give equal fingerprints in any folder and at any time."""
     fingerprints = set()
     for _ in range(2):
         root = tmp_path_factory.mktemp("f")
@@ -113,7 +113,7 @@ def test_the_fingerprint_is_one_of_content(tmp_path_factory, values):
     assert len(fingerprints) == 1
 
 
-def test_the_fingerprint_tells_volumes_widths_and_values_apart():
+def test_fingerprint_when_volumes_width_or_values_change_differs():
     matrix = np.arange(6, dtype=np.float32)
     prints = {
         content_fingerprint(["a", "b"], matrix.reshape(2, 3)),
@@ -124,7 +124,7 @@ def test_the_fingerprint_tells_volumes_widths_and_values_apart():
     assert len(prints) == 4
 
 
-def test_blocks_join_without_a_seam(root, monkeypatch):
+def test_pack_in_several_blocks_equals_pack_in_one(root, monkeypatch):
     whole = pack_train(root)
     monkeypatch.setattr(packing, "BLOCK_ROWS", 2)
     os.utime(root / "features/image/train_1_a_1.npz", ns=(1, 1))
@@ -134,7 +134,7 @@ def test_blocks_join_without_a_seam(root, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncate matrix", "remove matrix", "damage index"])
-def test_a_damaged_pack_is_made_again(root, damage):
+def test_pack_when_cache_is_damaged_packs_again(root, damage):
     fingerprint = pack_train(root).fingerprint
     matrix = next((root / "cache").glob("*/matrix.npy"))
     match damage:
@@ -149,7 +149,7 @@ def test_a_damaged_pack_is_made_again(root, damage):
     assert packed.matrix.shape == (3, 4)
 
 
-def test_what_a_killed_run_left_is_removed_and_never_read(root):
+def test_pack_after_killed_run_removes_its_partial_files(root):
     pack_train(root)
     folder = next((root / "cache").iterdir())
     (folder / "index.json").unlink()
@@ -158,7 +158,7 @@ def test_what_a_killed_run_left_is_removed_and_never_read(root):
     assert {path.name for path in folder.iterdir()} == {"matrix.npy", "index.json", "lock"}
 
 
-def test_a_failed_pack_leaves_no_index(root):
+def test_pack_when_feature_file_is_damaged_leaves_no_index(root):
     (root / "features/image/train_2_a_1.npz").write_bytes(b"")
     with pytest.raises(FeatureError):
         pack_train(root)
@@ -171,7 +171,7 @@ def _pack_when(root, start, results):
     results.put((pack_train(root).fingerprint, pack_train(root).matrix.sum()))
 
 
-def test_processes_that_pack_at_once_all_end_with_the_whole_pack(tmp_path):
+def test_pack_in_concurrent_processes_gives_all_the_complete_pack(tmp_path):
     targets = {f"train_{i}_a_1": (i % 2, 1) for i in range(300)}
     write_split(tmp_path, "train", targets)
     context = multiprocessing.get_context("spawn")
@@ -189,7 +189,7 @@ def test_processes_that_pack_at_once_all_end_with_the_whole_pack(tmp_path):
     assert packed.matrix.shape == (300, 4)
 
 
-def test_errors_name_the_feature_file_and_the_manifest_row(root):
+def test_pack_with_bad_feature_file_raises_with_file_and_row(root):
     write_feature(root, "image/train_1_a_2.npz", np.zeros((1, 5), np.float32))
     with pytest.raises(
         FeatureError, match=r"image/train_1_a_2\.npz: .*4 wide.*5 \(.*train\.csv:3\)"
@@ -203,7 +203,7 @@ def test_errors_name_the_feature_file_and_the_manifest_row(root):
         pack_train(root)
 
 
-def test_a_modality_without_column_or_path_is_refused(root):
+def test_pack_of_modality_without_column_or_path_raises(root):
     with pytest.raises(ManifestError, match=r"train\.csv: no column of text feature paths"):
         pack_train(root, "text")
     write_table(
@@ -215,13 +215,13 @@ def test_a_modality_without_column_or_path_is_refused(root):
         pack_train(root, "text")
 
 
-def test_a_cache_that_cannot_be_written_is_an_output_error(root):
+def test_pack_when_cache_is_not_writable_raises_output_error(root):
     (root / "cache").write_text("a file, not a folder")
     with pytest.raises(OutputError, match="cache"):
         pack_train(root)
 
 
-def test_the_index_lists_what_was_packed(root):
+def test_pack_writes_index_of_packed_files(root):
     packed = pack_train(root)
     index = json.loads(next((root / "cache").glob("*/index.json")).read_text())
     assert index["volumes"] == list(TARGETS)
@@ -231,7 +231,7 @@ def test_the_index_lists_what_was_packed(root):
 
 
 def linked(root):
-    """Features that are links to files outside of the data root, as in a Hugging Face snapshot."""
+    """Write features as links to files outside the data root, as in a Hugging Face snapshot."""
     write_split(root, "train", {"train_1_a_1": (1, 0), "train_2_a_1": (0, 1)})
     blobs = root / "blobs"
     blobs.mkdir()
@@ -241,7 +241,7 @@ def linked(root):
     return config_of(root)
 
 
-def test_pack_for_with_links_that_lead_outside_names_the_key(tmp_path):
+def test_pack_for_with_links_out_of_data_root_raises_with_config_key(tmp_path):
     config = linked(tmp_path)
     manifest = read_manifest(tmp_path / "manifests/train.csv", config.data.columns, None)
     with pytest.raises(FeatureError, match=r"leads out of paths\.data_root; data\.follow_links"):
@@ -253,7 +253,7 @@ def test_pack_for_with_links_that_lead_outside_names_the_key(tmp_path):
                              where="test")) == []  # fmt: skip
 
 
-def test_pack_for_with_a_feature_key_reads_that_array_and_packs_apart(tmp_path):
+def test_pack_for_with_feature_key_packs_each_array_separately(tmp_path):
     write_split(tmp_path, "train", {"train_1_a_1": (1, 0), "train_2_a_1": (0, 1)})
     for i, path in enumerate(sorted((tmp_path / "features/image").iterdir())):
         np.savez(path, first=np.full(3, i), second=np.full(5, i))

@@ -1,4 +1,4 @@
-"""Tables with CT-RATE's exact columns and traps."""
+"""Manifests from tables with the columns and irregularities of CT-RATE's."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def label_row(volume, *positives):
 
 @pytest.fixture
 def root(tmp_path):
-    """The valid split: `valid_` and `validation_` tables that do not quite agree.
+    """Tables of the valid split, named `valid_` and `validation_`, with rows that do not match.
 
     Scan valid_1_a has two reconstructions of which one has no label row; valid_2_a has no report;
     valid_3_a no metadata; valid_4_a shares the report of valid_1_a; valid_5_a has no labels.
@@ -90,7 +90,7 @@ def volumes(prepared):
     return [row[0] for row in prepared.rows]
 
 
-def test_labels_and_reports_reach_every_reconstruction_of_a_scan(root):
+def test_prepare_manifest_copies_labels_and_report_to_every_reconstruction(root):
     prepared = prepare(root)
     assert volumes(prepared) == ["valid_1_a_1", "valid_4_a_1", "valid_1_a_2"]
     rows = {row[0]: dict(zip(prepared.header, row, strict=True)) for row in prepared.rows}
@@ -102,7 +102,7 @@ def test_labels_and_reports_reach_every_reconstruction_of_a_scan(root):
         assert rows[name]["visual_feature_path"] == f"image/{name}.npz"
 
 
-def test_every_dropped_row_is_listed_with_the_join_that_lost_it(root):
+def test_prepare_manifest_lists_dropped_rows_with_the_join(root):
     prepared = prepare(root)
     assert {(row.volume, row.step) for row in prepared.dropped} == {
         ("valid_5_a_1", "labels"),
@@ -112,7 +112,7 @@ def test_every_dropped_row_is_listed_with_the_join_that_lost_it(root):
     assert prepared.counts() == {"labels": 1, "reports": 1, "metadata": 1, "kept": 3}
 
 
-def test_the_manifest_written_is_one_that_is_read(root):
+def test_write_prepared_writes_manifest_that_can_be_read(root):
     prepared = prepare(root)
     dropped = write_prepared(prepared, root / "out" / "valid.csv")
     manifest = read_manifest(root / "out" / "valid.csv", ColumnsConfig(), None)
@@ -135,16 +135,16 @@ def test_the_manifest_written_is_one_that_is_read(root):
         ("dedup_text", ["valid_1_a_1"]),
     ],
 )
-def test_the_row_policy_decides_what_a_row_is(root, policy, kept):
+def test_prepare_manifest_with_each_row_policy_keeps_its_rows(root, policy, kept):
     prepared = prepare(root, policy)
     assert volumes(prepared) == kept
-    listed = 6  # volumes in labels or metadata
+    listed = 6  # number of volumes in labels or metadata
     merged = sum("mean" in row.reason for row in prepared.dropped)
     assert len(prepared.rows) + len(prepared.dropped) == listed
     assert merged == (1 if policy == "scan_mean" else 0)
 
 
-def test_scan_means_are_written_where_the_manifest_points(root):
+def test_write_scan_means_writes_means_at_manifest_paths(root):
     write_feature(root, "image/valid_1_a_1.npz", np.array([[1.0, 3.0]]))
     write_feature(root, "image/valid_1_a_2.npz", np.array([[3.0, 5.0]]))
     write_feature(root, "image/valid_4_a_1.npz", np.array([[7.0, 7.0]]))
@@ -155,13 +155,13 @@ def test_scan_means_are_written_where_the_manifest_points(root):
     np.testing.assert_array_equal(stored, [[[2, 4]], [[7, 7]]])
 
 
-def test_reports_that_were_not_given_are_no_duplicates(root):
+def test_prepare_manifest_with_absent_reports_does_not_merge_them(root):
     table = root / "radiology_text_reports" / "validation_reports.csv"
     table.write_text(table.read_text().replace('"One\nnodule.",Nodule.', "Not given.,Not given."))
     assert volumes(prepare(root, "dedup_text")) == ["valid_1_a_1", "valid_4_a_1"]
 
 
-def test_names_that_say_validation_or_are_foreign_or_doubled(root):
+def test_prepare_manifest_with_split_list_drops_unknown_and_repeated_names(root):
     split = write_table(
         root / "split.csv",
         ["VolumeName"],
@@ -185,20 +185,20 @@ def test_names_that_say_validation_or_are_foreign_or_doubled(root):
         ("VolumeName", "AccessionNo", "must have the column 'VolumeName'"),
     ],
 )
-def test_label_tables_at_fault_are_refused(root, old, new, law):
+def test_prepare_manifest_with_bad_label_table_raises(root, old, new, law):
     table = ct_rate_tables(root, "valid").labels
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(ManifestError, match=f"valid_predicted_labels.csv: .*{law}"):
         prepare(root)
 
 
-def test_a_missing_table_is_refused(root):
+def test_prepare_manifest_with_missing_table_raises(root):
     ct_rate_tables(root, "valid").metadata.unlink()
     with pytest.raises(ManifestError, match=r"table not found: .*validation_metadata\.csv"):
         prepare(root)
 
 
-def test_nothing_is_written_when_all_rows_are_lost(root):
+def test_write_prepared_when_all_rows_are_dropped_writes_nothing(root):
     table = ct_rate_tables(root, "valid").reports
     table.write_text(",".join(REPORTS) + "\n")
     with pytest.raises(ManifestError, match="all were dropped"):
@@ -206,7 +206,7 @@ def test_nothing_is_written_when_all_rows_are_lost(root):
     assert not (root / "out").exists()
 
 
-def test_the_script_takes_the_seed_projects_flags(root):
+def test_prepare_script_with_seed_project_flags_writes_manifest(root):
     tables = ct_rate_tables(root, "valid")
     output = root / "out" / "valid.csv"
     flags = {
@@ -240,7 +240,7 @@ def test_the_script_takes_the_seed_projects_flags(root):
     assert failed.stderr.startswith("error: table not found: none.csv")
 
 
-def test_the_command_writes_a_manifest_of_scan_means_and_their_features(root, headsweep):
+def test_prepare_command_with_scan_mean_writes_manifest_and_features(root, headsweep):
     for name, values in (("1_a_1", [1.0, 3.0]), ("1_a_2", [3.0, 5.0]), ("4_a_1", [7.0, 7.0])):
         write_feature(root, f"image/valid_{name}.npz", np.array([values]))
     tables = ct_rate_tables(root, "valid")
@@ -265,21 +265,21 @@ def test_the_command_writes_a_manifest_of_scan_means_and_their_features(root, he
     np.testing.assert_array_equal(np.load(root / "features" / path)["arr"], [[2, 4]])
 
 
-def test_reports_of_the_text_are_needed_to_tell_what_is_double(root):
+def test_prepare_manifest_with_dedup_text_without_reports_raises(root):
     tables = ct_rate_tables(root, "valid")
     with pytest.raises(ManifestError, match="dedup_text needs a table of reports, found none"):
         prepare_manifest(type(tables)(tables.labels), [VISUAL], "dedup_text")
 
 
 @pytest.mark.parametrize("cells", ["valid_9_a_1", "valid_9_a_1,M,Chest,M,036Y,more"])
-def test_a_row_of_another_width_is_refused_with_its_line(root, cells):
+def test_prepare_manifest_with_wrong_number_of_cells_raises_with_line(root, cells):
     table = ct_rate_tables(root, "valid").metadata
-    table.write_text(table.read_text() + f"\n{cells}\n")  # an empty line is none
+    table.write_text(table.read_text() + f"\n{cells}\n")  # the empty line is not a row
     with pytest.raises(ManifestError, match=r"metadata\.csv:8: a row must have 5 cells, found"):
         prepare(root)
 
 
-def test_a_foreign_name_in_any_table_is_passed_over(root):
+def test_prepare_manifest_with_unknown_name_in_tables_drops_it(root):
     tables = ct_rate_tables(root, "valid")
     for table in (tables.labels, tables.reports, tables.metadata):
         with table.open(newline="") as file:
@@ -290,7 +290,7 @@ def test_a_foreign_name_in_any_table_is_passed_over(root):
     assert {row.step for row in prepared.dropped if row.volume == "phantom"} == {"split"}
 
 
-def test_what_cannot_be_written_is_named(root):
+def test_write_prepared_when_path_is_not_writable_raises_with_path(root):
     write_feature(root, "image/valid_1_a_1.npz", np.ones((1, 2)))
     prepared = prepare(root)
     (root / "out").write_text("a file, no folder")
@@ -312,7 +312,7 @@ def read_cut(path):
     return read_manifest(path, ColumnsConfig(), None)
 
 
-def test_budget_subsets_are_nested_stratified_and_near_their_size(train, tmp_path):
+def test_write_budget_subsets_writes_nested_stratified_subsets_of_requested_size(train, tmp_path):
     budgets = (50, 100, 400)
     subsets = write_budget_subsets(train, tmp_path, budgets, seeds=(0, 1))
     assert [(s.seed, s.requested_rows) for s in subsets] == [
@@ -335,7 +335,7 @@ def test_budget_subsets_are_nested_stratified_and_near_their_size(train, tmp_pat
     assert [entry["rows"] for entry in index] == [subset.rows for subset in subsets]
 
 
-def test_folds_share_no_patient_and_cover_every_row_once(train, tmp_path):
+def test_write_folds_shares_no_patient_and_covers_every_row_once(train, tmp_path):
     subsets = write_folds(train, tmp_path, folds=4, seed=3)
     valid_rows = []
     for one, other in zip(subsets[::2], subsets[1::2], strict=True):
@@ -347,7 +347,7 @@ def test_folds_share_no_patient_and_cover_every_row_once(train, tmp_path):
     assert sorted(valid_rows) == sorted(train.volumes)
 
 
-def test_folds_pass_the_check_of_a_data_set(train, tmp_path):
+def test_write_folds_writes_manifests_that_pass_check(train, tmp_path):
     one, other = write_folds(train, tmp_path, folds=3, seed=0)[:2]
     values = {
         "paths.manifest_dir": str(tmp_path),
@@ -360,12 +360,12 @@ def test_folds_pass_the_check_of_a_data_set(train, tmp_path):
 
 
 @pytest.mark.parametrize("budget", [0, 10_000])
-def test_a_budget_beyond_the_rows_is_refused(train, tmp_path, budget):
+def test_write_budget_subsets_with_budget_out_of_range_raises(train, tmp_path, budget):
     with pytest.raises(ManifestError, match=f"between 1 and .* rows, found {budget}"):
         write_budget_subsets(train, tmp_path, [budget], [0])
 
 
-def test_a_part_of_one_patient_cannot_be_cut(train, tmp_path):
+def test_write_budget_subsets_of_one_patient_keeps_all_its_rows(train, tmp_path):
     first = [row for row, patient in enumerate(train.patients) if patient == train.patients[0]]
     one = replace(
         train,
@@ -378,18 +378,18 @@ def test_a_part_of_one_patient_cannot_be_cut(train, tmp_path):
     assert (subset.rows, subset.patients, subset.requested_rows) == (len(first), 1, 1)
 
 
-def test_an_index_that_cannot_be_written_is_named(train, tmp_path):
+def test_write_folds_when_index_is_not_writable_raises_with_path(train, tmp_path):
     (tmp_path / "train_folds_seed0.json").mkdir()
     with pytest.raises(OutputError, match=r"folds_seed0\.json: cannot write the file"):
         write_folds(train, tmp_path, folds=2, seed=0)
 
 
-def test_one_fold_is_refused(train, tmp_path):
+def test_write_folds_with_one_fold_raises(train, tmp_path):
     with pytest.raises(ManifestError, match="at least 2 folds, found 1"):
         write_folds(train, tmp_path, folds=1, seed=0)
 
 
-def test_the_patient_of_a_scan_mean_is_still_known():
+def test_patient_of_scan_mean_is_the_scan_patient():
     assert patient_of("valid_1_a") == "valid_1"
 
 
@@ -404,7 +404,7 @@ def test_the_patient_of_a_scan_mean_is_still_known():
         ("image", "", "image/v"),
     ],
 )
-def test_a_path_pattern_adds_the_slash_and_the_dot(prefix, suffix, path):
+def test_path_pattern_without_slash_or_dot_adds_them(prefix, suffix, path):
     assert PathPattern("column", prefix, suffix).of("v") == path
     folder = path.rpartition("/")[0]
     assert PathPattern("column", prefix, suffix).of_mean("s") == "/".join(
@@ -412,7 +412,7 @@ def test_a_path_pattern_adds_the_slash_and_the_dot(prefix, suffix, path):
     )
 
 
-def test_prepare_with_the_seeds_prefixes_writes_its_paths(root, headsweep):
+def test_prepare_command_with_seed_project_prefixes_writes_its_paths(root, headsweep):
     tables = ct_rate_tables(root, "valid")
     output = root / "out.csv"
     flags = ("--visual_prefix", "image", "--text_prefix", "text", "--text_suffix", "pt")
@@ -422,7 +422,7 @@ def test_prepare_with_the_seeds_prefixes_writes_its_paths(root, headsweep):
     assert manifest.feature_paths["text"][0] == "text/valid_1_a_1.pt"
 
 
-def test_prepare_keeps_own_labels_beside_ct_rates(root):
+def test_prepare_manifest_with_own_labels_keeps_them(root):
     table = ct_rate_tables(root, "valid").labels
     header, *rows = table.read_text().splitlines()
     lines = [f"{row},{'01'[i % 2]}" for i, row in enumerate(rows)]

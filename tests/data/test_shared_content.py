@@ -14,7 +14,7 @@ N = 20
 
 
 def write_reports(root, *, copied=8, flipped=0):
-    """Valid repeats `copied` reports of train, of which `flipped` have other labels."""
+    """Write splits; valid and test repeat `copied` train reports, `flipped` with other labels."""
     for split in ("train", "valid", "test"):
         volumes = [f"{split}_{i}_a_1" for i in range(N)]
         targets = {v: (i % 2, 1 - i % 2) for i, v in enumerate(volumes)}
@@ -33,7 +33,7 @@ def dataset(config, tmp_path, **values):
     return Dataset.from_config(changed, cache_dir=tmp_path / "cache")
 
 
-def test_shared_reports_by_default_warn_with_numbers_and_keep_all_rows(tmp_path):
+def test_search_splits_with_shared_reports_warns_and_keeps_all_rows(tmp_path):
     data = dataset(write_reports(tmp_path, flipped=3), tmp_path)
     message = r"valid\.csv: 8 of 20 rows share a report with .*train\.csv, 3 of them with other"
     with pytest.warns(HeadsweepWarning, match=message) as caught:
@@ -43,19 +43,19 @@ def test_shared_reports_by_default_warn_with_numbers_and_keep_all_rows(tmp_path)
     assert len(valid.volumes) == N
 
 
-def test_few_shared_reports_with_equal_labels_say_nothing(tmp_path):
+def test_search_splits_with_few_shared_reports_does_not_warn(tmp_path):
     _, valid = dataset(write_reports(tmp_path, copied=1), tmp_path).search_splits()
     assert len(valid.volumes) == N
 
 
-def test_shared_reports_with_refuse_name_the_row_and_how_to_go_on(tmp_path):
+def test_search_splits_with_shared_reports_and_refuse_raises_with_row_and_fix(tmp_path):
     data = dataset(write_reports(tmp_path), tmp_path, shared_content="refuse")
     message = r"valid\.csv:2: a report must .* \(and 7 more rows\)\. data\.shared_content=warn acc"
     with pytest.raises(ManifestError, match=message):
         data.search_splits()
 
 
-def test_shared_reports_with_drop_leave_valid_and_test(tmp_path):
+def test_splits_with_shared_reports_and_drop_lose_those_rows(tmp_path):
     config = write_reports(tmp_path)
     data = dataset(config, tmp_path, shared_content="drop")
     with pytest.warns(HeadsweepWarning, match="8 of 20 rows share content .* are left out"):
@@ -72,7 +72,7 @@ def test_shared_reports_with_drop_leave_valid_and_test(tmp_path):
     assert kept.manifest_fingerprint != valid.manifest_fingerprint
 
 
-def test_drop_that_leaves_no_row_is_refused(tmp_path):
+def test_search_splits_when_drop_leaves_no_row_raises(tmp_path):
     data = dataset(write_reports(tmp_path, copied=N), tmp_path, shared_content="drop")
     with pytest.raises(ManifestError, match=r"shared_content=drop leaves none"):
         data.search_splits()
@@ -84,14 +84,14 @@ def copy_feature(root):
 
 
 @pytest.mark.parametrize("policy", [None, "refuse"])
-def test_a_copied_visual_feature_by_default_is_refused(tmp_path, policy):
+def test_search_splits_with_copied_visual_feature_raises_by_default(tmp_path, policy):
     config = write_reports(tmp_path, copied=0)
     copy_feature(tmp_path)
     with pytest.raises(FeatureError, match=r"valid\.csv:4: visual features .*shared_content=warn"):
         dataset(config, tmp_path, shared_content=policy).search_splits()
 
 
-def test_a_copied_visual_feature_with_warn_keeps_its_row(tmp_path):
+def test_search_splits_with_copied_visual_feature_and_warn_keeps_row(tmp_path):
     config = write_reports(tmp_path, copied=0)
     copy_feature(tmp_path)
     with pytest.warns(HeadsweepWarning, match="1 of 20 rows share visual features"):
@@ -99,8 +99,8 @@ def test_a_copied_visual_feature_with_warn_keeps_its_row(tmp_path):
     assert len(valid.volumes) == N
 
 
-def test_drop_when_the_head_reads_other_features_leaves_the_same_rows(tmp_path):
-    """A search over inputs and the finalists' training must agree on the rows."""
+def test_search_splits_with_drop_keeps_same_rows_for_every_modality(tmp_path):
+    """A search over several inputs and the training of its finalists must use the same rows."""
     config = write_reports(tmp_path, copied=0)
     copy_feature(tmp_path)
     data = dataset(config, tmp_path, shared_content="drop")
@@ -113,21 +113,21 @@ def test_drop_when_the_head_reads_other_features_leaves_the_same_rows(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["warn", "drop", "refuse", None])
-def test_a_patient_in_two_splits_is_refused_under_every_policy(tmp_path, policy):
+def test_search_splits_with_patient_in_two_splits_raises_under_every_policy(tmp_path, policy):
     config = write_reports(tmp_path, copied=0)
     write_split(tmp_path, "valid", {"train_1_b_1": (1, 0), "valid_2_a_1": (0, 1)})
     with pytest.raises(ManifestError, match="a patient must be in one split"):
         dataset(config, tmp_path, shared_content=policy).search_splits()
 
 
-def test_check_names_rows_with_refuse_and_sums_up_with_warn(tmp_path):
+def test_check_with_shared_reports_lists_rows_for_refuse_and_summary_for_warn(tmp_path):
     config = write_reports(tmp_path)
     faults = check(with_values(config, {"data.shared_content": "refuse"}, where="test"))
     assert sum(fault.severity == "error" for fault in faults) == 24  # valid, test; test in valid
     assert [fault.severity for fault in check(config)] == ["warning"] * 3
 
 
-def test_fingerprint_of_the_policy_covers_what_changes_rows():
+def test_fingerprint_when_policy_changes_rows_differs():
     def fingerprint(policy):
         config = with_values(Config(), {"data.shared_content": policy}, where="test")
         return config.fingerprint()
@@ -146,7 +146,7 @@ def in_memory(policy):
     )
 
 
-def test_from_arrays_with_shared_content_follows_the_policy():
+def test_from_arrays_with_shared_content_applies_policy():
     with pytest.raises(FeatureError, match=r"arrays:25: visual features .*arrays:3"):
         in_memory(None)
     with pytest.warns(HeadsweepWarning, match="1 of 10 rows share visual features"):

@@ -9,7 +9,7 @@ from headsweep.errors import ManifestError
 
 @st.composite
 def grouped_rows(draw):
-    """Rows in groups of 1 to 4, with labels that follow the group as a patient's do."""
+    """Rows in groups of 1 to 4, with labels that mostly agree within a group, as for a patient."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     sizes = rng.integers(1, 5, draw(st.integers(60, 200)))
     groups = np.repeat(np.arange(len(sizes)), sizes)
@@ -21,7 +21,7 @@ def grouped_rows(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(rows=grouped_rows(), folds=st.integers(2, 5), seed=st.integers(0, 100))
-def test_groups_stay_whole_and_parts_keep_sizes_and_prevalences(rows, folds, seed):
+def test_group_folds_keeps_groups_together_and_balances_parts(rows, folds, seed):
     groups, targets = rows
     parts = group_folds(groups.tolist(), targets, folds, seed)
     assert set(parts) == set(range(folds))
@@ -29,7 +29,7 @@ def test_groups_stay_whole_and_parts_keep_sizes_and_prevalences(rows, folds, see
         assert len(set(parts[groups == group])) == 1
     for part in range(folds):
         mine = parts == part
-        # A few rows: no part can be closer than the groups it is made of allow.
+        # Within a few rows, since groups are not divided.
         assert abs(mine.sum() - len(groups) / folds) <= 6
         excess = targets[mine].sum(axis=0) - targets.sum(axis=0) / folds
         assert np.abs(excess).max() <= 6
@@ -37,15 +37,15 @@ def test_groups_stay_whole_and_parts_keep_sizes_and_prevalences(rows, folds, see
 
 @settings(max_examples=30, deadline=None)
 @given(rows=grouped_rows(), seed=st.integers(0, 100))
-def test_a_split_is_a_function_of_its_seed(rows, seed):
+def test_split_by_group_with_same_seed_repeats(rows, seed):
     groups, targets = rows
     one, again, other = (split_by_group(groups, targets, 0.3, s) for s in (seed, seed, seed + 1))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 
 
-def test_stratification_beats_chance():
-    """Spread of prevalences between folds, against folds drawn at random."""
+def test_group_folds_balances_labels_better_than_random():
+    """The spread of prevalences between folds is compared with that of random folds."""
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(500), rng.integers(1, 4, 500))
     targets = (rng.random((500, 18)) < np.linspace(0.02, 0.4, 18))[groups].astype(np.uint8)
@@ -57,26 +57,26 @@ def test_stratification_beats_chance():
     assert spread(group_folds(groups, targets, 5, seed=0)) < drawn / 4
 
 
-def test_a_label_with_as_many_groups_as_parts_reaches_every_part():
+def test_group_folds_with_rare_label_puts_one_group_in_every_part():
     targets = np.zeros((40, 1), np.uint8)
     targets[[3, 11, 17, 39]] = 1
     parts = group_folds(np.arange(40), targets, 4, seed=5)
     assert sorted(parts[targets[:, 0] == 1]) == [0, 1, 2, 3]
 
 
-def test_shares_need_not_be_equal():
+def test_stratified_parts_with_unequal_shares_has_those_sizes():
     parts = stratified_parts(np.arange(1000), np.zeros((1000, 2), np.uint8), (0.7, 0.2, 0.1), 0)
     np.testing.assert_array_equal(np.bincount(parts), [700, 200, 100])
 
 
-def test_no_side_is_empty_and_one_patient_cannot_be_split():
+def test_split_by_group_leaves_no_empty_part_or_raises():
     targets = np.zeros((3, 1), np.uint8)
     assert split_by_group(["a", "a", "b"], targets, 0.01, 0).sum() in (1, 2)
     with pytest.raises(ManifestError, match="as many patients, found 1"):
         split_by_group(["a", "a", "a"], targets, 0.5, 0)
 
 
-def test_groups_that_share_a_key_are_linked_along_chains():
+def test_linked_groups_with_shared_values_joins_chains_of_groups():
     groups = ["p", "q", "r", "s", "p"]
     reports = ["x", "y", None, None, "z"]
     features = [1, 2, 2, 3, 4]

@@ -22,7 +22,7 @@ SMALL = {"patients_train": 12, "patients_valid": 6, "patients_test": 5, "progres
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """About 2,000 training and 1,400 valid rows."""
+    """A data set of about 2,000 train and 1,400 valid rows."""
     out = tmp_path_factory.mktemp("synthetic") / "data"
     rows = synthesize(
         out, patients_train=900, patients_valid=600, patients_test=20, seed=0, progress=False
@@ -63,15 +63,15 @@ def mlp(train, valid, modality):
     return macro_auroc(model.predict_proba(valid.features[modality]), valid.targets)
 
 
-def test_a_probe_reaches_what_it_does_on_ct_rate_and_an_mlp_more(splits):
+def test_synthesize_gives_probe_the_ct_rate_auroc_and_mlp_more(splits):
     on_images = probe(*splits, "visual")
     assert 0.75 <= on_images <= 0.83
     assert probe(*splits, "text") > on_images + 0.03
     assert mlp(*splits, "visual") > on_images + 0.02
 
 
-def test_label_signal_has_little_variance(splits):
-    """The half of the components with most variance tells less than the other half."""
+def test_synthesize_puts_label_signal_in_low_variance_components(splits):
+    """The half of the components with most variance predicts labels worse than the other half."""
     train, valid = splits
     x, z = train.features["visual"], valid.features["visual"]
     axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2].T
@@ -87,12 +87,12 @@ def test_label_signal_has_little_variance(splits):
     assert auroc_on(slice(45, 90)) > auroc_on(slice(0, 45)) + 0.1
 
 
-def test_the_data_set_passes_its_own_check(tmp_path):
+def test_synthesize_writes_data_set_that_passes_check(tmp_path):
     synthesize(tmp_path / "d", **SMALL, seed=3)
     assert [fault for fault in check(config_of(tmp_path / "d")) if fault.severity == "error"] == []
 
 
-def test_manifests_and_files_have_ct_rates_shape(data, splits):
+def test_synthesize_writes_manifests_and_files_shaped_like_ct_rate(data, splits):
     out, rows = data
     train, _ = splits
     assert rows["train"] == len(train.volumes)
@@ -110,7 +110,7 @@ def test_manifests_and_files_have_ct_rates_shape(data, splits):
             np.testing.assert_allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-5)
 
 
-def test_reconstructions_share_labels_report_and_text_but_no_image(splits):
+def test_synthesize_gives_reconstructions_same_text_and_other_images(splits):
     train, _ = splits
     scans = np.array(train.scans)
     same = np.flatnonzero(scans[1:] == scans[:-1])
@@ -121,7 +121,7 @@ def test_reconstructions_share_labels_report_and_text_but_no_image(splits):
         assert (train.features["visual"][i] != train.features["visual"][i + 1]).any()
 
 
-def test_test_manifests_hold_new_patients_and_all_is_the_union(data, splits, tmp_path):
+def test_synthesize_writes_test_manifests_of_new_patients_and_their_union(data, splits, tmp_path):
     loaded = Dataset.from_config(config_of(data[0]), cache_dir=tmp_path)
     tests = loaded.test_splits(modalities=("visual",))
     whole, one, other = tests
@@ -130,7 +130,7 @@ def test_test_manifests_hold_new_patients_and_all_is_the_union(data, splits, tmp
     assert not known & set(whole.patients)
 
 
-def test_equal_seeds_write_equal_bytes_and_others_do_not(tmp_path):
+def test_synthesize_with_equal_seeds_writes_equal_bytes(tmp_path):
     def digest(name, seed):
         synthesize(tmp_path / name, **SMALL, seed=seed)
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
@@ -147,20 +147,20 @@ def test_equal_seeds_write_equal_bytes_and_others_do_not(tmp_path):
         ({"width": 16}, "width must be at least 85, found 16"),
     ],
 )
-def test_sizes_too_small_are_refused_before_anything_is_written(tmp_path, values, law):
+def test_synthesize_with_too_small_sizes_raises_and_writes_nothing(tmp_path, values, law):
     with pytest.raises(ConfigError, match=law):
         synthesize(tmp_path / "d", **{**SMALL, **values}, seed=0)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_use_is_left_alone(tmp_path):
+def test_synthesize_into_used_folder_raises_and_keeps_it(tmp_path):
     (tmp_path / "train.csv").write_text("mine")
     with pytest.raises(OutputError, match="must be a new or empty folder"):
         synthesize(tmp_path, **SMALL, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
 
 
-def test_what_a_killed_run_left_does_no_harm(tmp_path):
+def test_synthesize_after_killed_run_removes_its_partial_files(tmp_path):
     (tmp_path / ".d.partial" / "features").mkdir(parents=True)
     (tmp_path / ".d.partial" / "features" / "stale.npz").write_text("stale")
     synthesize(tmp_path / "d", **SMALL, seed=0)
@@ -169,14 +169,14 @@ def test_what_a_killed_run_left_does_no_harm(tmp_path):
 
 
 @pytest.mark.parametrize(("p", "q", "r"), [(0.3, 0.3, 0.5), (0.1, 0.4, 0.2), (0.25, 0.28, 0.9)])
-def test_tetrachoric_inverts_the_bivariate_normal(p, q, r):
+def test_tetrachoric_of_bivariate_normal_returns_its_correlation(p, q, r):
     bounds = [stats.norm.ppf(p), stats.norm.ppf(q)]
     both = stats.multivariate_normal(cov=[[1, r], [r, 1]]).cdf(bounds)
     phi = (both - p * q) / np.sqrt(p * (1 - p) * q * (1 - q))
     assert tetrachoric(p, q, phi) == pytest.approx(r, abs=1e-3)
 
 
-def test_labels_have_ct_rates_prevalences_and_co_occurrence():
+def test_to_labels_gives_ct_rate_prevalences_and_co_occurrence():
     prevalences = list(PREVALENCES.values())
     phi = {(LABELS.index(a), LABELS.index(b)): value for (a, b), value in PHI.items()}
     correlation = latent_correlation(prevalences, phi, 0.2)

@@ -20,11 +20,11 @@ def places(faults):
     return [(fault.path.name, fault.row, fault.severity) for fault in faults]
 
 
-def test_sound_data_have_no_faults(tmp_path):
+def test_check_of_valid_data_returns_no_faults(tmp_path):
     assert check(write_dataset(tmp_path)) == []
 
 
-def test_real_data_have_no_errors(real_reports):
+def test_check_of_real_reports_returns_warnings_only(real_reports):
     faults = check(config_of(real_reports))
     assert {fault.severity for fault in faults} == {"warning"}
     of_rows = [fault for fault in faults if fault.row is not None]
@@ -85,7 +85,7 @@ def spoil_rows(tmp_path):
         ),
     ],
 )
-def test_each_fault_is_named_by_file_and_row(tmp_path, spoil, place, law):
+def test_check_with_one_fault_reports_its_file_and_row(tmp_path, spoil, place, law):
     config = write_dataset(tmp_path)
     spoil(tmp_path)
     faults = [fault for fault in check(config) if (fault.path.name, fault.row) == place]
@@ -94,7 +94,7 @@ def test_each_fault_is_named_by_file_and_row(tmp_path, spoil, place, law):
     assert re.search(law, faults[0].message)
 
 
-def test_all_faults_are_named_at_once(tmp_path):
+def test_check_with_several_faults_reports_all(tmp_path):
     config = write_dataset(tmp_path)
     spoil_rows(tmp_path)
     (tmp_path / "features/image/train_1_a_1.npz").write_bytes(b"")
@@ -108,7 +108,7 @@ def test_all_faults_are_named_at_once(tmp_path):
     } <= set(found)
 
 
-def test_a_label_without_positives_is_a_warning(tmp_path):
+def test_check_with_label_without_positives_warns(tmp_path):
     config = write_dataset(tmp_path)
     write_split(tmp_path, "valid", {"valid_1_a_1": (0, 1), "valid_2_a_1": (0, 0)})
     (fault,) = check(config)
@@ -116,7 +116,7 @@ def test_a_label_without_positives_is_a_warning(tmp_path):
     assert "found 0 positives of 2 rows for 'Emphysema'" in str(fault)
 
 
-def test_the_modality_that_the_config_reads_must_be_there(tmp_path):
+def test_check_when_modality_of_config_is_missing_reports_error(tmp_path):
     write_dataset(tmp_path)
     config = config_of(tmp_path, {"features.input": "text", "data.test_manifests": []})
     faults = check(config)
@@ -124,7 +124,7 @@ def test_the_modality_that_the_config_reads_must_be_there(tmp_path):
     assert "no column of text feature paths" in faults[0].message
 
 
-def test_labels_that_differ_are_a_fault_of_the_later_manifest(tmp_path):
+def test_check_when_labels_differ_reports_later_manifest(tmp_path):
     config = write_dataset(tmp_path)
     path = tmp_path / "manifests" / "valid.csv"
     path.write_text(path.read_text().replace("Lung nodule", "Cardiomegaly"))
@@ -133,7 +133,7 @@ def test_labels_that_differ_are_a_fault_of_the_later_manifest(tmp_path):
     assert "same labels" in fault.message
 
 
-def test_own_labels_beside_ct_rates_are_an_error_of_train_until_they_are_chosen(tmp_path):
+def test_check_with_own_labels_reports_error_until_target_labels_are_set(tmp_path):
     config = write_dataset(tmp_path)
     for name, cells in (("train", "101"), ("valid", "10"), ("test", "01")):
         path = tmp_path / "manifests" / f"{name}.csv"

@@ -1,4 +1,4 @@
-"""A head of another package, as docs/how_to/own_head.md shows it: found, searched, verified."""
+"""The head of another package in docs/how_to/own_head.md can be trained, searched and verified."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs" / "how_to" / "own_head.md").read_text(encoding="utf-8")
 def run(
     tmp_path_factory: pytest.TempPathFactory, real_reports: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `headsweep` where the example's wheel is installed, on real reports."""
+    """Run `headsweep` with the example's wheel installed, on real reports."""
     folder = tmp_path_factory.mktemp("example")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
     subprocess.run(build, cwd=EXAMPLE, check=True, capture_output=True)
@@ -46,11 +46,11 @@ PLACES = {"data_root": "features", "manifest_dir": "manifests"}
 
 
 @pytest.mark.parametrize("file", ["pyproject.toml", "study.yaml", "src/lung_heads/bottleneck.py"])
-def test_the_page_shows_the_files_as_they_are(file):
+def test_own_head_page_shows_example_files_unchanged(file):
     assert f"\n{(EXAMPLE / file).read_text(encoding='utf-8')}```" in PAGE
 
 
-def test_its_study_is_searched_and_its_board_verifies(run):
+def test_example_head_study_runs_and_leaderboard_verifies(run):
     few = ("--n-trials", "4", "--workers", "1", "--device", "cpu")
     ended = run("run", str(EXAMPLE / "study.yaml"), *few)
     assert ended.returncode == 0, ended.stderr
@@ -59,7 +59,7 @@ def test_its_study_is_searched_and_its_board_verifies(run):
     assert verified.returncode == 0, verified.stderr
 
 
-def test_its_keys_are_set_and_checked_as_any_others(run, tmp_path):
+def test_example_head_keys_are_set_and_validated(run, tmp_path):
     short = ("training.max_epochs=1", f"paths.checkpoint_dir={tmp_path}")
     ended = run("train", "head.kind=bottleneck", "head.rank=16", *short)
     assert ended.returncode == 0, ended.stderr

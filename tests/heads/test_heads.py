@@ -1,4 +1,4 @@
-"""Normalisation, neighbours and the predictor's file, each against an independent computation."""
+"""Normalization, nearest neighbours and predictor files, against independent computations."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,7 +110,7 @@ class TestNeighbours:
 
 @st.composite
 def rows_to_search(draw: st.DrawFn) -> tuple[Tensor, int]:
-    """Similarities with many ties, now and then a value that is none, and how many are wanted."""
+    """Similarities with many ties and some non-finite values, and how many to select."""
     n, m = draw(st.integers(1, 6)), draw(st.integers(1, 300))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     levels = draw(st.sampled_from([1, 2, 5, 10_000]))
@@ -122,7 +122,7 @@ def rows_to_search(draw: st.DrawFn) -> tuple[Tensor, int]:
 
 
 @given(rows_to_search())
-@example((torch.tensor([[0.0] * 56 + [torch.nan]]), 1))  # beyond the last whole block
+@example((torch.tensor([[0.0] * 56 + [torch.nan]]), 1))  # the NaN is after the last full block
 def test_largest_of_random_rows_equals_a_sort(case: tuple[Tensor, int]) -> None:
     values, k = case
     found, columns = largest(values, k)
@@ -172,7 +172,7 @@ class TestPredictor:
             np.testing.assert_array_equal(found, predictor(tensors).double().numpy())
         else:
             assert logits is not None
-            assert np.abs(logits).max() > 17  # where float32 probabilities are 1
+            assert np.abs(logits).max() > 17  # where float32 probabilities round to 1
             expected = torch.from_numpy(logits).double().sigmoid().numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-12)
 

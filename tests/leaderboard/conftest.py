@@ -1,4 +1,4 @@
-"""Small studies that were really trained, and a leaderboard made of one."""
+"""Fixtures: small trained studies, and the leaderboard of one of them."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from headsweep.studies.trials import TAPE_POSITION, trial_config
 SETTINGS = EngineSettings(device="cpu", slots=16)
 
 LABELS = ("Medical material", "Emphysema", "Lung nodule", "Interlobular septal thickening")
-"""Four labels: most of a leaderboard's time goes to the figures of each label."""
+"""Only four labels, because computing the metrics of each label takes most of the time."""
 
 STUDY_FILE = """
 study: {{name: {name}, n_trials: {n_trials}, seed: 1}}
@@ -37,7 +37,7 @@ finalists: {{top_k: 2, seeds: [0, 1, 2]}}
 
 @dataclass(frozen=True)
 class Study:
-    """A study in a SQLite store of its own."""
+    """A study with its own SQLite storage."""
 
     spec: StudySpec
     storage_url: str
@@ -66,14 +66,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Packed features go to a folder of the test session."""
+    """Store packed features in a temporary folder of the test session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSWEEP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 def make_study(folder: Path, data: Path, *, name: str, base: str, n_trials: int = 4) -> Study:
-    """A study with `n_trials` trials that were trained, the last of them pruned."""
+    """Create a study with `n_trials` trained trials, of which the last is pruned."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = json.dumps(LABELS)
     text = STUDY_FILE.format(name=name, base=base, n_trials=n_trials, labels=labels)
@@ -91,7 +91,7 @@ def make_study(folder: Path, data: Path, *, name: str, base: str, n_trials: int 
 
 
 def add_trials(study: Study, n: int, *, seed: int) -> None:
-    """Train `n` more trials with random parameters, and tell their values."""
+    """Train `n` more trials with random parameters, and store their values."""
     spec, stored = study.spec, study.optuna
     stored.sampler = optuna.samplers.RandomSampler(seed=seed)
     modalities = required_modalities(spec.config)
@@ -116,18 +116,18 @@ def study(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Study:
 
 @pytest.fixture(scope="session")
 def finished(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The leaderboard of the linear study; not to be changed."""
+    """The leaderboard of the linear study. Tests must not change it."""
     return study.finalize(tmp_path_factory.mktemp("boards") / "linear")
 
 
 @pytest.fixture
 def board(finished: Path, tmp_path: Path) -> Path:
-    """A copy of that leaderboard, to be tampered with."""
+    """A copy of that leaderboard, which a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "board"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The studies here train a few of the manifests' labels, on purpose."""
+    """Ignore the warning about unused labels: these studies train only a few of them."""
     unused = "ignore:.*hold 0 and 1 but are not used:headsweep.errors.HeadsweepWarning"
     for item in items:
         if Path(__file__).parent in item.path.parents:

@@ -1,4 +1,4 @@
-"""Boards that earlier versions wrote are shown, verified and merged as they are.
+"""Boards written by earlier versions can still be shown, verified and merged.
 
 `boards_of_before/` holds a linear and a retrieval board by commit 4d5f665, made with
 `headsweep data synth ct_rate --patients-train 60 --patients-valid 40 --patients-test 40 --width 85
@@ -34,7 +34,7 @@ KINDS = ("linear", "retrieval")
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the unpacked boards."""
+    """The folder with the unpacked boards of the earlier version."""
     folder = tmp_path_factory.mktemp("before")
     for kind in KINDS:
         with tarfile.open(BOARDS / f"{kind}.tar.xz") as archive:
@@ -44,7 +44,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data_of_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data on which they were made."""
+    """The data set on which the boards of the earlier version were made."""
     folder = tmp_path_factory.mktemp("data_of_before") / "ct_rate"
     sizes = {"patients_train": 60, "patients_valid": 40, "patients_test": 40}
     synthesize(folder, **sizes, width=85, seed=0, progress=False)
@@ -53,7 +53,7 @@ def data_of_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def board_of_now(tmp_path_factory: pytest.TempPathFactory, data_of_before: Path) -> Path:
-    """A board that this version makes on the same data."""
+    """A board made by the present version on the same data."""
     folder = tmp_path_factory.mktemp("now")
     (folder / "study.yaml").write_text(
         "study: {name: now, n_trials: 2, seed: 1}\n"
@@ -74,7 +74,9 @@ def places(data: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_show_of_a_board_of_before_prints_its_rows(before: Path, kind: str, headsweep) -> None:
+def test_show_with_a_board_of_an_earlier_version_prints_its_rows(
+    before: Path, kind: str, headsweep
+) -> None:
     ended = headsweep("leaderboard", "show", before / kind, "--csv")
     assert ended.code == 0, ended.err
     assert ended.out == (before / kind / "leaderboard.csv").read_text()
@@ -83,7 +85,9 @@ def test_show_of_a_board_of_before_prints_its_rows(before: Path, kind: str, head
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_verify_of_a_board_of_before_succeeds(before, kind, data_of_before, headsweep) -> None:
+def test_verify_with_a_board_of_an_earlier_version_succeeds(
+    before, kind, data_of_before, headsweep
+) -> None:
     ended = headsweep("leaderboard", "verify", before / kind, *places(data_of_before))
     assert ended.code == 0, ended.err
     recorded = json.loads((before / kind / "provenance.json").read_text())
@@ -91,11 +95,13 @@ def test_verify_of_a_board_of_before_succeeds(before, kind, data_of_before, head
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recompute_of_a_board_of_before_succeeds(before: Path, kind: str) -> None:
+def test_recompute_with_a_board_of_an_earlier_version_succeeds(before: Path, kind: str) -> None:
     assert recompute(before / kind) == "metrics of 2 finalists agree with their predictions"
 
 
-def test_verify_of_a_changed_board_of_before_names_the_file(before, data_of_before, tmp_path):
+def test_verify_when_a_board_of_an_earlier_version_was_changed_names_the_file(
+    before, data_of_before, tmp_path
+):
     folder = Path(shutil.copytree(before / "linear", tmp_path / "board"))
     path = folder / "comparisons.json"
     compared = json.loads(path.read_text())
@@ -108,7 +114,7 @@ def test_verify_of_a_changed_board_of_before_names_the_file(before, data_of_befo
         verify(folder, named)
 
 
-def test_merge_of_boards_of_before_and_now_ranks_them_together(before, board_of_now) -> None:
+def test_merge_with_boards_of_two_versions_ranks_them_together(before, board_of_now) -> None:
     (board,) = merge([before / "linear", before / "retrieval", board_of_now]).boards
     assert {row["study"] for row in board.rows} == {"linear", "retrieval", "now"}
     values = [float(row["val/auprc_macro"]) for row in board.rows]
@@ -117,7 +123,7 @@ def test_merge_of_boards_of_before_and_now_ranks_them_together(before, board_of_
     assert {row["test_manual_all/tied_rank"] for row in rows} <= {"1", "2", "3"}
 
 
-def test_predictions_of_now_hold_logits_that_rank_them(board_of_now: Path) -> None:
+def test_finalize_writes_float32_logits_and_float64_probabilities(board_of_now: Path) -> None:
     table = pq.read_table(board_of_now / "finalists/1/seed_0/predictions/test_manual_all.parquet")
     assert table.column_names == [
         *("volumename", "patient", "y_true:Lung nodule", "y_score:Lung nodule"),
@@ -129,7 +135,7 @@ def test_predictions_of_now_hold_logits_that_rank_them(board_of_now: Path) -> No
     assert verify(board_of_now).startswith("1 finalists with 1 seeds trained again")
 
 
-def test_verify_of_a_board_by_a_newer_version_says_so(board_of_now: Path, tmp_path) -> None:
+def test_recompute_with_a_board_of_a_newer_version_is_refused(board_of_now: Path, tmp_path) -> None:
     folder = Path(shutil.copytree(board_of_now, tmp_path / "board"))
     path = folder / "provenance.json"
     provenance = json.loads(path.read_text())

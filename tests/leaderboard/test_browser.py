@@ -1,4 +1,4 @@
-"""The report in a real browser: no complaint, nothing wider than a phone, light and dark."""
+"""The report in Chromium: no console errors, no horizontal scrolling, light and dark theme."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, chromium: None) -> Iterator[Page]:
-    """A tab of a browser that this module shares."""
+    """A browser tab shared by the tests of this module."""
     with browse(tmp_path_factory.mktemp("chromium")) as page:
         yield page
 
 
 @pytest.fixture(params=["report", "merged board"])
 def html(request: pytest.FixtureRequest, finished: Path, tmp_path: Path) -> Path:
-    """A page of each kind that is written for people."""
+    """The path of a report and of a merged board as HTML."""
     if request.param == "report":
         return finished / "report.html"
     path = tmp_path / "board.html"
@@ -35,14 +35,14 @@ def html(request: pytest.FixtureRequest, finished: Path, tmp_path: Path) -> Path
 
 
 def brightness(page: Page) -> float:
-    """Of the page's background: 0 is black, 1 white."""
+    """Return the brightness of the page's background: 0 is black, 1 is white."""
     numbers = page.value(BACKGROUND).strip("rgba()").split(",")[:3]
     return sum(map(float, numbers)) / 3 / 255
 
 
 @pytest.mark.parametrize("screen", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_the_screen_and_the_console_is_silent(page, html, theme, screen):
+def test_page_on_any_screen_and_theme_fits_without_console_errors(page, html, theme, screen):
     page.complaints.clear()
     page.show(html, **screen, theme=theme)
     content, window = page.value(WIDTHS)
@@ -51,15 +51,15 @@ def test_it_fits_the_screen_and_the_console_is_silent(page, html, theme, screen)
     assert (brightness(page) > 0.5) == (theme == "light")
 
 
-def test_every_fold_opened_still_fits_a_phone(page, finished):
+def test_report_on_a_phone_with_all_sections_open_fits_the_width(page, finished):
     page.show(finished / "report.html", **PHONE, theme="light")
     assert page.value("document.querySelectorAll('details').length") > 0
     page.value("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
     assert page.value(WIDTHS) == [390, 390]
 
 
-def test_the_browser_does_see_faults(page, tmp_path):
-    """The tests above can fail: a page at fault is told from a sound one."""
+def test_browser_with_a_faulty_page_reports_its_width_and_errors(page, tmp_path):
+    """Check that the tests above can fail: the faults of a bad page are detected."""
     path = tmp_path / "faulty.html"
     path.write_text(
         "<!doctype html><meta name=viewport content='width=device-width'>"

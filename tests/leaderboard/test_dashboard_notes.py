@@ -1,4 +1,4 @@
-"""What a finished study attaches to itself is seen in the dashboard."""
+"""Notes and files that `finalize` attaches to a study are shown in the dashboard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.leaderboard.conftest import Study
 
 @pytest.fixture(scope="module")
 def storage(finished: Path, study: Study) -> Iterator[BatchedStorage]:
-    """The study's storage, with its board attached twice, as by a repeated `finalize`."""
+    """The study's storage after its board was attached twice, as by a repeated `finalize`."""
     for _ in range(2):
         with StoredStudy.open(study.name, study.storage_url) as stored:
             attach_board(stored, finished)
@@ -31,7 +31,7 @@ def storage(finished: Path, study: Study) -> Iterator[BatchedStorage]:
     storage.database.close()
 
 
-def test_the_note_of_the_study_is_its_board_with_pictures(storage, finished):
+def test_attach_board_writes_the_table_and_plots_into_the_study_note(storage, finished):
     note = get_note(optuna.load_study(study_name="linear", storage=storage))
     assert (finished / "leaderboard.md").read_text() in note
     pictures = re.findall(r"!\[(.+)\]\((/artifacts/1/[0-9a-f-]+)\)", note)
@@ -43,13 +43,13 @@ def test_the_note_of_the_study_is_its_board_with_pictures(storage, finished):
             assert ask(port, "GET", url) == (200, (finished / "plots" / name).read_bytes())
 
 
-def test_attaching_again_leaves_no_second_copies(storage, finished):
+def test_attach_board_when_repeated_stores_every_file_once(storage, finished):
     kept = [path.read_bytes() for path in ArtifactFolder(storage).path.glob("[!.]*")]
     files = {*(finished / "plots").glob("*.png"), finished / "leaderboard.csv"}
     assert sorted(kept) == sorted(path.read_bytes() for path in files)
 
 
-def test_every_finalist_is_noted_at_its_trial(storage, finished):
+def test_attach_board_writes_rank_and_config_into_each_finalists_note(storage, finished):
     study = optuna.load_study(
         study_name="linear", storage=storage, sampler=optuna.samplers.RandomSampler()
     )
@@ -61,7 +61,9 @@ def test_every_finalist_is_noted_at_its_trial(storage, finished):
     assert len(study.trials) > len(finalists)
 
 
-def test_a_finished_study_in_a_browser(storage, finished, tmp_path, chromium):
+def test_dashboard_of_a_finished_study_shows_notes_and_plots_without_errors(
+    storage, finished, tmp_path, chromium
+):
     best = read_provenance(finished)["finalists"][0]["trial"]
     with served(storage) as port, browse(tmp_path) as page:
         for path, texts in {

@@ -1,4 +1,4 @@
-"""An exported config trains to the recorded value, and says where it comes from."""
+"""An exported config trains to the recorded value and names its study and trial."""
 
 import pytest
 import yaml
@@ -12,7 +12,7 @@ from headsweep.studies.trials import trial_config
 from tests.leaderboard.conftest import SETTINGS
 
 
-def test_the_exported_best_trial_trained_alone_gives_its_value(study, tmp_path):
+def test_write_config_of_the_best_trial_trains_to_its_recorded_value(study, tmp_path):
     best = study.optuna.best_trial
     path = tmp_path / "best.yaml"
     config = trial_config(study.spec, best)
@@ -24,7 +24,7 @@ def test_the_exported_best_trial_trained_alone_gives_its_value(study, tmp_path):
     assert run.best_auprc_macro == pytest.approx(best.value, abs=1e-6)
 
 
-def test_the_first_line_names_study_trial_and_value(study, tmp_path):
+def test_write_config_names_study_trial_and_value_in_the_first_line(study, tmp_path):
     path = tmp_path / "folder" / "best.yaml"
     write_config(study.spec.config, path, study="linear", trial=7, value=0.625)
     expected = "# study linear, trial 7, recorded val/auprc_macro 0.625"
@@ -32,14 +32,14 @@ def test_the_first_line_names_study_trial_and_value(study, tmp_path):
     assert read_config(path) == study.spec.config
 
 
-def test_a_place_that_cannot_be_written_is_refused(study, tmp_path):
+def test_write_config_when_the_path_is_not_writable_is_refused(study, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write the config"):
         write_config(study.spec.config, tmp_path / "file/x.yaml", study="a", trial=0, value=0.0)
 
 
 @pytest.mark.parametrize("text", ["- a list", "{", None])
-def test_a_file_that_is_no_config_is_refused(tmp_path, text):
+def test_read_config_when_the_file_is_no_config_is_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_text(text)

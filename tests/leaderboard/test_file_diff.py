@@ -1,4 +1,4 @@
-"""The largest difference of two files, which a verification tells."""
+"""`largest_difference` finds where two files differ most."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ PAIRS: list[tuple[str, Write, Any, Any, tuple[str, Any, Any, float] | None]] = [
 
 
 @pytest.mark.parametrize(("name", "write", "found", "expected", "due"), PAIRS)
-def test_the_largest_difference_is_named_with_its_place(
+def test_largest_difference_of_two_files_returns_location_values_and_size(
     tmp_path: Path,
     name: str,
     write: Write,
@@ -129,7 +129,9 @@ def test_the_largest_difference_is_named_with_its_place(
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.md", "a.parquet", "a.safetensors"])
-def test_a_file_that_cannot_be_read_differs_as_a_whole(tmp_path: Path, name: str) -> None:
+def test_largest_difference_when_a_file_is_unreadable_names_the_whole_file(
+    tmp_path: Path, name: str
+) -> None:
     torn, absent = tmp_path / name, tmp_path / "absent" / name
     torn.write_bytes(b"\xff{")
     for found in (torn, absent):

@@ -1,4 +1,4 @@
-"""The files of a finished study: the contract, and figures that independent code computes again."""
+"""The files written by `finalize`: their format, and metrics checked against scikit-learn."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_table_has_the_columns_of_the_contract(finished):
+def test_finalize_writes_the_columns_of_the_contract(finished):
     spread = [
         f"{stem}/{metric}_macro{suffix}"
         for stem in TESTS
@@ -40,7 +40,7 @@ def test_the_table_has_the_columns_of_the_contract(finished):
     assert (finished / first["config"]).is_file()
 
 
-def test_finalists_are_the_best_trials_ranked_by_their_mean_on_valid(study, finished):
+def test_finalize_ranks_the_best_trials_by_their_mean_on_valid(study, finished):
     rows = rows_of(finished)
     complete = [t for t in study.optuna.get_trials() if t.state.name == "COMPLETE"]
     best = sorted(complete, key=lambda trial: -trial.value)[:2]
@@ -50,7 +50,7 @@ def test_finalists_are_the_best_trials_ranked_by_their_mean_on_valid(study, fini
 
 
 @pytest.mark.parametrize("stem", ["valid", *TESTS])
-def test_metrics_follow_from_the_stored_predictions(finished, stem):
+def test_metrics_of_every_split_equal_those_of_sklearn(finished, stem):
     recorded = json.loads((finished / "finalists/1/metrics.json").read_text())[stem]
     by_seed = {"auprc": [], "auroc": [], "f1": []}
     for seed in (0, 1, 2):
@@ -76,7 +76,7 @@ def test_metrics_follow_from_the_stored_predictions(finished, stem):
         assert found["ci_low"] < found["mean"] < found["ci_high"]
 
 
-def test_the_table_repeats_the_metrics(finished):
+def test_table_values_equal_those_of_the_metrics_files(finished):
     for row in rows_of(finished):
         metrics = json.loads((finished / f"finalists/{row['rank']}/metrics.json").read_text())
         assert float(row["val/auprc_macro"]) == metrics["valid"]["auprc_macro"]["mean"]
@@ -86,7 +86,7 @@ def test_the_table_repeats_the_metrics(finished):
             assert float(row[f"{stem}/auroc_macro_ci_low"]) == found
 
 
-def test_predictions_are_probabilities_beside_volume_and_patient(finished):
+def test_predictions_file_has_volume_patient_probabilities_and_logits(finished):
     table = pq.read_table(finished / "finalists/2/seed_1/predictions/test_manual_all.parquet")
     assert table.column_names[:4] == [
         *("volumename", "patient"),
@@ -100,7 +100,7 @@ def test_predictions_are_probabilities_beside_volume_and_patient(finished):
     assert table["volumename"][0].as_py().startswith(table["patient"][0].as_py() + "_")
 
 
-def test_provenance_names_study_data_code_and_the_opening_of_test(study, finished):
+def test_provenance_names_study_data_packages_and_test_opening(study, finished):
     provenance = json.loads((finished / "provenance.json").read_text())
     assert provenance["study_fingerprint"] == study.spec.fingerprint()
     assert set(provenance["data"]) == {"train", "valid", *TESTS}
@@ -111,7 +111,9 @@ def test_provenance_names_study_data_code_and_the_opening_of_test(study, finishe
     assert set(provenance["files"]) > {"leaderboard.csv", "comparisons.json", "report.html"}
 
 
-def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, monkeypatch):
+def test_finalize_when_repeated_changes_no_file_and_reads_no_test_data(
+    study, finished, monkeypatch
+):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("test must not be opened again")
 
@@ -121,7 +123,9 @@ def test_finalizing_again_changes_nothing_and_opens_nothing(study, finished, mon
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_another_folder_gets_the_same_bytes_and_keeps_its_other_files(study, finished, tmp_path):
+def test_finalize_into_another_folder_writes_the_same_bytes_and_keeps_other_files(
+    study, finished, tmp_path
+):
     (tmp_path / "notes.txt").write_text("mine")
     again = study.finalize(tmp_path)
     for name in ("leaderboard.csv", "leaderboard.md", "finalists/1/metrics.json"):
@@ -130,7 +134,7 @@ def test_another_folder_gets_the_same_bytes_and_keeps_its_other_files(study, fin
     assert not list(tmp_path.glob(".partial-*"))
 
 
-def test_data_that_the_study_was_not_searched_on_are_refused(data, tmp_path):
+def test_finalize_when_the_data_changed_since_the_search_is_refused(data, tmp_path):
     own = make_study(tmp_path / "own", data, name="own", base="head=linear", n_trials=2)
     with StoredStudy.open(own.name, own.storage_url) as stored:
         stored.pin_data({"train manifest": "0" * 64, "valid text features": "1" * 64})

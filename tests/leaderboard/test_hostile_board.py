@@ -1,4 +1,4 @@
-"""A finished leaderboard from a stranger: refused in one line, and nothing beside it is read."""
+"""An untrusted leaderboard is refused in one line, and no file outside of its folder is read."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ READ = ("study", "study_fingerprint", "n_trials_searched", "seeds", "finalists",
 
 
 def provenances(sound: dict[str, Any]) -> Iterator[str]:
-    """Texts of provenances that no leaderboard is written with."""
+    """Yield malformed contents of `provenance.json`."""
     for name in OUTSIDE:
         yield json.dumps(sound | {"files": {**sound["files"], name: "0" * 64}})
     for key in READ:
@@ -48,10 +48,8 @@ def assert_refused(ended: Any, what: object) -> None:
     assert ended.out == "", what
 
 
-def test_malformed_provenance_is_refused_before_anything_is_trained(board, headsweep):
-    """Failed before its fix: keys that lacked ended in a traceback's last line, and whatever path
-    it listed was read.
-    """
+def test_verify_with_malformed_provenance_is_refused_in_one_line(board, headsweep):
+    """Missing keys once ended in a traceback, and any path listed in the file was read."""
     path = board / "provenance.json"
     sound = json.loads(path.read_text())
     for text in provenances(sound):
@@ -61,8 +59,8 @@ def test_malformed_provenance_is_refused_before_anything_is_trained(board, heads
             read_provenance(board)
 
 
-def test_no_file_outside_of_the_folder_is_looked_at(board, monkeypatch):
-    """The digest of a file elsewhere would tell a stranger's board what it holds."""
+def test_read_provenance_with_a_path_outside_the_folder_reads_no_file(board, monkeypatch):
+    """The digest of a file outside of the folder would reveal its content to the board's author."""
     (board.parent / "secret").write_text("secret")
     sound = json.loads((board / "provenance.json").read_text())
     assert changed_files(board, sound["files"]) == []
@@ -79,11 +77,12 @@ def test_no_file_outside_of_the_folder_is_looked_at(board, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "chain", "nothing", "itself", "pipe"])
-def test_links_out_of_the_folder_and_pipes_are_refused_before_they_are_read(
+def test_show_and_verify_with_a_link_or_pipe_leaving_the_folder_are_refused(
     board, finished, headsweep, what
 ):
-    """Failed before its fix: `show` took such boards, and whatever a link named was read. Links
-    within the folder are a board's own business.
+    """`show` once accepted such boards and read the target of any link.
+
+    Links within the folder are allowed.
     """
     outside = board.parent / "outside"
     (outside / "seed_0").mkdir(parents=True)
@@ -111,7 +110,7 @@ def test_links_out_of_the_folder_and_pipes_are_refused_before_they_are_read(
 
 
 def tables(sound: Path) -> Iterator[bytes]:
-    """Contents of `leaderboard.csv` that no leaderboard has."""
+    """Yield malformed contents of `leaderboard.csv`."""
     with sound.open(newline="") as file:
         header, first, *others = csv.reader(file)
     text = sound.read_bytes()
@@ -125,7 +124,7 @@ def tables(sound: Path) -> Iterator[bytes]:
         b"," * 200_000,
     )
     yield text.splitlines(keepends=True)[0]
-    yield text + text.splitlines(keepends=True)[1]  # a rank twice
+    yield text + text.splitlines(keepends=True)[1]  # the same rank twice
 
     def table(names: list[str], row: list[str]) -> bytes:
         return "\n".join(",".join(cells) for cells in (names, row, *others)).encode()
@@ -144,9 +143,10 @@ def tables(sound: Path) -> Iterator[bytes]:
         yield table([name.replace("test_manual_all", stem) for name in header], first)
 
 
-def test_malformed_tables_are_refused_by_every_command(board, finished, headsweep):
-    """Failed before its fix: a column that lacked, or a cell that is no number, ended in the last
-    line of a traceback, and `config` could name any folder.
+def test_show_and_verify_with_a_malformed_table_are_refused_in_one_line(board, finished, headsweep):
+    """A missing column or a cell that is no number once ended in a traceback.
+
+    The column `config` could name any folder.
     """
     path = board / "leaderboard.csv"
     ways = [("show", board), ("show", board, "--html"), ("show", finished, board),
@@ -157,8 +157,10 @@ def test_malformed_tables_are_refused_by_every_command(board, finished, headswee
         assert_refused(headsweep("leaderboard", *way), (way, content[:300]))
 
 
-def test_malformed_predictions_and_metrics_are_refused(board, finished, headsweep):
-    """Failed before its fix: seeds of other rows, or no numbers at all, passed the reader."""
+def test_show_and_verify_with_malformed_predictions_or_metrics_are_refused(
+    board, finished, headsweep
+):
+    """Seeds with different rows, and scores that are no numbers, were once accepted."""
     finalist = board / "finalists" / "1"
     predictions = finalist / "seed_0" / "predictions" / "test_manual_all.parquet"
     table = pq.read_table(predictions)

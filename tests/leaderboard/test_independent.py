@@ -1,4 +1,4 @@
-"""Every figure of a board is what scikit-learn, SciPy and plain loops make of its predictions."""
+"""Every number of a board is recomputed from its predictions by scikit-learn, SciPy and loops."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
 SPLITS = ("valid", *TESTS)
 EXACT = {"rel": 0, "abs": 1e-9}
 FRESH = 300
-# A quantile at 0.025 of 2,000 draws less that of 300 others has a standard error of 0.17 standard
-# deviations of the draws.
+# The difference between the 0.025 quantiles of 2,000 draws and of 300 other draws has a standard
+# error of 0.17 standard deviations of the draws.
 MONTE_CARLO = 4 * 0.17
 
 
@@ -61,7 +61,7 @@ class Board:
         return self.reports[rank, split]
 
     def groups(self, split: str) -> dict[str, list[str]]:
-        """Sex of every row of a test split, from its manifest; none where that has no metadata."""
+        """Return the sex of every row of a test split, if its manifest has metadata."""
         with (self.data / f"manifests/{split}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         if "PatientSex" not in rows[0]:
@@ -74,9 +74,9 @@ pytestmark = [pytest.mark.xdist_group("independent"), pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, data) -> Study:
-    """A retrieval study: it has all that other studies have, and ranks besides.
+    """A retrieval study, whose board has everything that other boards have, and also ranks.
 
-    Sex stands in the largest test manifest.
+    The largest test manifest has a column with the sex of the patients.
     """
     folder = tmp_path_factory.mktemp("independent")
     copy = Path(shutil.copytree(data, folder / "data"))
@@ -98,7 +98,7 @@ def board(study, tmp_path_factory) -> Board:
 
 @pytest.fixture(scope="module")
 def resamples(board) -> list[NDArray[np.int64]]:
-    """Of the largest test split, as provenance says that they were drawn."""
+    """Bootstrap resamples of the largest test split, drawn as recorded in the provenance."""
     made = board.json("provenance.json")["bootstrap"]
     assert (made["unit"], made["confidence"]) == ("patient", 0.95)
     patients = board.seeds(1, TESTS[0])[0].patients
@@ -107,7 +107,10 @@ def resamples(board) -> list[NDArray[np.int64]]:
 
 @pytest.fixture(scope="module")
 def draws(board, resamples) -> list[dict[str, Array]]:
-    """Of each finalist on the largest test split: (B, c + 1) by metric, macro last."""
+    """Bootstrap values of each finalist on the largest test split.
+
+    By metric, arrays of shape (B, c + 1), macro last.
+    """
     return [
         oracle.bootstrap(resamples, board.seeds(rank, TESTS[0]), board.cuts(rank))
         for rank in (1, 2)
@@ -133,7 +136,7 @@ def same(found: Any, due: float | str) -> bool:
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_thresholds_are_the_best_of_valid(board, rank):
+def test_thresholds_file_equals_the_best_thresholds_on_valid(board, rank):
     for seed, cuts in zip(SEEDS, board.cuts(rank), strict=True):
         kept = json.loads((board.finalist(rank) / f"seed_{seed}/thresholds.json").read_text())
         for kind, values in cuts.items():
@@ -142,8 +145,8 @@ def test_thresholds_are_the_best_of_valid(board, rank):
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("rank", [1, 2])
-def test_every_number_of_the_metrics_is_recomputed(board, rank, split):
-    """Both ways: each recomputed number is there, and nothing is there that was not recomputed."""
+def test_metrics_file_of_every_split_equals_the_recomputed_numbers(board, rank, split):
+    """The file has exactly the recomputed numbers, no fewer and no more."""
     recorded = board.json(f"finalists/{rank}/metrics.json")
     assert list(recorded) == list(SPLITS)
     seeds = board.seeds(rank, split)
@@ -170,7 +173,7 @@ def test_every_number_of_the_metrics_is_recomputed(board, rank, split):
     assert not wrong
 
 
-def test_the_table_is_recomputed(board, study):
+def test_table_of_the_board_equals_the_recomputed_numbers(board, study):
     values = {trial.number: trial.value for trial in study.optuna.get_trials()}
     provenance = board.json("provenance.json")
     reached = []
@@ -194,14 +197,14 @@ def test_the_table_is_recomputed(board, study):
             split, rest = name.split("/")
             metric, _, end = rest.partition("_ci_")
             assert (float(row[name]) if row[name] else None) == kept[split][metric][f"ci_{end}"]
-        # The first of the three stages that the report shows as optimism.
+        # The value from the search, the first of the three stages in the report's optimism plot.
         assert int(row["trial"]) == one["trial"]
         assert one["value"] == values[one["trial"]]
         reached.append(due["val/auprc_macro"])
     assert reached == sorted(reached, reverse=True)
 
 
-def test_the_loop_measures_as_scikit_learn_does(board):
+def test_oracle_ranking_by_loops_equals_sklearn(board):
     for scored in board.seeds(1, TESTS[0]):
         by_hand = oracle.ranking_by_hand(scored)
         for name, values in oracle.ranking(scored).items():
@@ -209,7 +212,7 @@ def test_the_loop_measures_as_scikit_learn_does(board):
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_intervals_are_those_of_a_plain_loop(board, draws, rank):
+def test_intervals_of_every_metric_equal_those_of_a_plain_loop(board, draws, rank):
     recorded = board.json(f"finalists/{rank}/metrics.json")[TESTS[0]]
     labels = list(recorded["per_label"])
     patients = oracle.rest_on(board.seeds(rank, TESTS[0])[0])
@@ -231,7 +234,7 @@ def test_intervals_are_those_of_a_plain_loop(board, draws, rank):
     assert undefined < checked / 2
 
 
-def test_subgroup_intervals_are_those_of_a_plain_loop(board):
+def test_intervals_of_a_subgroup_equal_those_of_a_plain_loop(board):
     kept = board.json("finalists/1/metrics.json")[TESTS[0]]["subgroups"]["sex"]["male"]
     rows = np.asarray(board.groups(TESTS[0])["sex"]) == "male"
     seeds = [scored.take(rows) for scored in board.seeds(1, TESTS[0])]
@@ -244,7 +247,7 @@ def test_subgroup_intervals_are_those_of_a_plain_loop(board):
         assert found == pytest.approx(ends, nan_ok=True, **EXACT)
 
 
-def test_paired_comparisons_are_those_of_a_plain_loop(board, draws):
+def test_comparisons_of_finalists_equal_those_of_a_plain_loop(board, draws):
     compared = board.json("comparisons.json")[TESTS[0]]
     reports = [board.report(rank, TESTS[0]) for rank in (1, 2)]
     for name in ("auprc", "auroc"):
@@ -258,8 +261,8 @@ def test_paired_comparisons_are_those_of_a_plain_loop(board, draws):
         assert found == pytest.approx(due, nan_ok=True, **EXACT)
 
 
-def test_other_resamples_give_the_same_within_monte_carlo_error(board, draws):
-    """Patients drawn one after another: how the draws were made does not matter."""
+def test_intervals_from_other_resamples_agree_within_monte_carlo_error(board, draws):
+    """Patients are drawn here in another way, which must not matter."""
     patients = board.seeds(1, TESTS[0])[0].patients
     fresh = list(oracle.fresh_resamples(patients, FRESH, 7))
     other = [oracle.bootstrap(fresh, board.seeds(r, TESTS[0]), board.cuts(r)) for r in (1, 2)]
@@ -272,7 +275,7 @@ def test_other_resamples_give_the_same_within_monte_carlo_error(board, draws):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_delong_and_corrections_are_recomputed(board, split):
+def test_delong_tests_and_corrections_equal_the_recomputed_ones(board, split):
     compared = board.json("comparisons.json")[split]
     finalists = [board.seeds(rank, split) for rank in (1, 2)]
     first = finalists[0][0]

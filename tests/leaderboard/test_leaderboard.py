@@ -1,4 +1,4 @@
-"""`Leaderboard` reads a finished study: tables, metrics, predictions, heads."""
+"""`Leaderboard` reads tables, metrics, predictions and heads of a finished study."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def test_to_dataframe_has_the_columns_and_values_of_the_csv(read, finished) -> N
     pd.testing.assert_frame_equal(Leaderboard.merge([finished]).to_dataframe(), frame)
 
 
-def test_metrics_are_those_of_the_file(read, finished) -> None:
+def test_metrics_of_a_rank_equal_the_file(read, finished) -> None:
     assert read.metrics(2) == json.loads((finished / "finalists/2/metrics.json").read_text())
 
 
-def test_predictions_of_one_seed_are_those_of_the_file(read, finished) -> None:
+def test_predictions_of_one_seed_equal_the_file(read, finished) -> None:
     path = finished / "finalists/1/seed_2/predictions/test_manual_all.parquet"
     pd.testing.assert_frame_equal(
         read.predictions(1, "test_manual_all", seed=2), pq.read_table(path).to_pandas()
@@ -72,7 +72,7 @@ def test_verify_names_what_was_compared(read) -> None:
     assert read.verify(recompute=True).startswith("metrics of 2 finalists")
 
 
-def test_unknown_rank_seed_or_split_is_refused_with_those_that_exist(read) -> None:
+def test_leaderboard_with_an_unknown_rank_seed_or_split_names_the_valid_ones(read) -> None:
     with pytest.raises(OutputError, match="rank must be one of 1, 2, found 9"):
         read.metrics(9)
     with pytest.raises(OutputError, match="seed must be one of 0, 1, 2, found 7"):
@@ -81,12 +81,12 @@ def test_unknown_rank_seed_or_split_is_refused_with_those_that_exist(read) -> No
         read.predictions(1, "train")
 
 
-def test_a_folder_without_a_leaderboard_is_refused(tmp_path: Path) -> None:
+def test_leaderboard_of_a_folder_without_a_board_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"leaderboard\.csv"):
         Leaderboard(tmp_path)
 
 
-def test_damaged_metrics_are_refused(board: Path) -> None:
+def test_metrics_when_the_file_is_damaged_is_refused(board: Path) -> None:
     (board / "finalists/1/metrics.json").write_text("{")
     with pytest.raises(VerificationError, match="cannot read metrics"):
         Leaderboard(board).metrics(1)

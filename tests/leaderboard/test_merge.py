@@ -1,4 +1,4 @@
-"""Several studies on one board: chosen on valid, tied where test cannot tell them apart."""
+"""`merge` ranks several studies on valid and reports ties on test."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("merged")
 
 @pytest.fixture(scope="module")
 def on_text(tmp_path_factory, data):
-    """The leaderboard of a study on the other features of the same scans."""
+    """The leaderboard of a study on the text features of the same scans."""
     folder = tmp_path_factory.mktemp("text")
     study = make_study(folder, data, name="text", base="features=text")
     return study.finalize(folder / "board")
@@ -32,7 +32,7 @@ def on_other_labels(tmp_path_factory, data):
     return study.finalize(folder / "board")
 
 
-def test_the_best_finalist_of_each_study_is_ranked_on_valid(finished, on_text):
+def test_merge_of_two_studies_ranks_their_best_finalists_on_valid(finished, on_text):
     (board,) = merge([finished, on_text]).boards
     assert [row["rank"] for row in board.rows] == ["1", "2"]
     assert {row["study"] for row in board.rows} == {"linear", "text"}
@@ -40,12 +40,12 @@ def test_the_best_finalist_of_each_study_is_ranked_on_valid(finished, on_text):
     assert values == sorted(values, reverse=True)
 
 
-def test_a_study_against_itself_is_a_tie(finished):
+def test_merge_of_a_study_with_itself_is_a_tie(finished):
     (board,) = merge([finished, finished]).boards
     assert [row["test_manual_all/tied_rank"] for row in board.rows] == ["1", "1"]
 
 
-def test_a_row_that_is_clearly_worse_on_test_has_a_lower_tied_rank(finished, board):
+def test_merge_when_one_study_is_clearly_worse_on_test_gives_it_a_lower_tied_rank(finished, board):
     for path in board.glob("finalists/1/seed_*/predictions/test_manual_all.parquet"):
         predictions = read_predictions(path)
         perfect = predictions.targets.astype(np.float32)
@@ -55,18 +55,18 @@ def test_a_row_that_is_clearly_worse_on_test_has_a_lower_tied_rank(finished, boa
     assert [row["test_manual_valid/tied_rank"] for row in merged.rows] == ["1", "1"]
 
 
-def test_other_data_are_never_ranked_together(finished, on_other_labels):
+def test_merge_of_studies_on_different_labels_makes_separate_boards(finished, on_other_labels):
     boards = merge([finished, on_other_labels]).boards
     assert [len(board.rows) for board in boards] == [1, 1]
     assert {row["rank"] for board in boards for row in board.rows} == {"1"}
 
 
-def test_one_study_is_shown_with_all_its_finalists(finished):
+def test_merge_of_one_study_shows_all_its_finalists(finished):
     (board,) = merge([finished]).boards
     assert board.rows == read_board(finished)
 
 
-def test_every_form_holds_the_same_rows(finished, on_text):
+def test_merge_written_as_csv_markdown_and_html_has_the_same_rows(finished, on_text):
     boards = merge([finished, on_text]).boards
     rows = list(csv.DictReader(io.StringIO(to_csv(boards))))
     assert [row["study"] for row in rows] == [row["study"] for row in boards[0].rows]
@@ -77,12 +77,12 @@ def test_every_form_holds_the_same_rows(finished, on_text):
         assert f"{value:.3f}" in page
 
 
-def test_a_folder_without_a_leaderboard_is_refused(tmp_path):
+def test_merge_of_a_folder_without_a_board_is_refused(tmp_path):
     with pytest.raises(OutputError, match="leaderboard not found: "):
         merge([tmp_path])
 
 
-def test_names_on_a_board_are_text_and_not_html(board):
+def test_to_html_when_a_name_contains_html_escapes_it(board):
     """Fails with `autoescape=False` in `leaderboard.page`."""
     table = board / "leaderboard.csv"
     table.write_text(table.read_text().replace("linear", "<script>ran=1</script>"))

@@ -1,4 +1,4 @@
-"""Three heads on three inputs of the real reports: one board, and a report, in a real browser."""
+"""Nine studies (three heads, three inputs) on the real reports: merged board and report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.xdist_group("nine studies"), pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def boards(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The leaderboard's folder of every study, of one trial each."""
+    """The leaderboard folder of each study. Every study has one trial."""
     folder = tmp_path_factory.mktemp("nine")
     found = {}
     for name in STUDIES:
@@ -39,7 +39,7 @@ def merged_page(boards: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     return path
 
 
-def test_nine_studies_are_ranked_on_one_board(boards):
+def test_merge_of_nine_studies_ranks_them_on_one_board(boards):
     (board,) = merge(list(boards.values())).boards
     assert sorted(row["study"] for row in board.rows) == sorted(STUDIES)
     assert [row["rank"] for row in board.rows] == [str(rank) for rank in range(1, 10)]
@@ -51,7 +51,7 @@ def test_nine_studies_are_ranked_on_one_board(boards):
 @pytest.mark.parametrize("screen", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["board", "report"])
-def test_they_fit_the_screen_and_the_console_is_silent(
+def test_page_of_nine_studies_fits_the_screen_without_console_errors(
     page, boards, merged_page, kind, theme, screen
 ):
     html = merged_page if kind == "board" else boards["retrieval-both"] / "report.html"

@@ -1,4 +1,4 @@
-"""Predictions, ranks and subgroups are read back as they were written, or refused."""
+"""Files of predictions, ranks and subgroups are read back unchanged, or refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPLIT = Predictions(
 )
 
 
-def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_read_predictions_after_write_returns_equal_values(tmp_path: Path) -> None:
     write_predictions(SPLIT, tmp_path / "seed_0" / "test.parquet")
     found = read_predictions(tmp_path / "seed_0" / "test.parquet")
     assert (found.name, found.volumes, found.patients) == ("test", SPLIT.volumes, SPLIT.patients)
@@ -44,7 +44,7 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(found, kind), getattr(SPLIT, kind))
 
 
-def test_predictions_of_before_without_logits_are_ranked_by_their_scores(tmp_path: Path) -> None:
+def test_read_predictions_without_logits_ranks_by_scores(tmp_path: Path) -> None:
     old = replace(SPLIT, scores=SPLIT.scores.astype(np.float32), logits=None)
     write_predictions(old, tmp_path / "test.parquet")
     found = read_predictions(tmp_path / "test.parquet")
@@ -64,13 +64,15 @@ def test_predictions_of_before_without_logits_are_ranked_by_their_scores(tmp_pat
         replace(SPLIT, targets=SPLIT.targets.astype(np.int64)),
     ],
 )
-def test_predictions_of_another_kind_are_refused(tmp_path: Path, fault: Predictions) -> None:
+def test_read_predictions_with_bad_values_or_dtypes_is_refused(
+    tmp_path: Path, fault: Predictions
+) -> None:
     write_predictions(fault, tmp_path / "test.parquet")
     with pytest.raises(VerificationError, match=r"test\.parquet: cannot read predictions"):
         read_predictions(tmp_path / "test.parquet")
 
 
-def test_seeds_share_rows_and_labels(tmp_path: Path) -> None:
+def test_read_seeds_when_rows_or_labels_differ_is_refused(tmp_path: Path) -> None:
     others = {
         "volumes": replace(SPLIT, volumes=SPLIT.volumes[::-1]),
         "patients": replace(SPLIT, patients=("valid_1", "valid_2", "valid_3")),
@@ -89,7 +91,7 @@ def test_seeds_share_rows_and_labels(tmp_path: Path) -> None:
         read_seeds([], tmp_path)
 
 
-def test_ranks_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_read_ranks_after_write_returns_equal_values(tmp_path: Path) -> None:
     ranks = {name: np.array([1, 3, i]) for i, name in enumerate(DIRECTIONS, start=1)}
     write_ranks(ranks, SPLIT, tmp_path / "ranks.parquet")
     found = read_ranks(tmp_path / "ranks.parquet")
@@ -98,7 +100,7 @@ def test_ranks_are_read_as_they_were_written(tmp_path: Path) -> None:
     }
 
 
-def test_ranks_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_read_ranks_with_bad_columns_or_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ranks.parquet"
     contents = (
         {"volumename": ["a"]},
@@ -114,7 +116,7 @@ def test_ranks_of_another_kind_are_refused(tmp_path: Path) -> None:
         read_ranks(path)
 
 
-def test_subgroups_are_of_the_split_that_is_asked_for(tmp_path: Path) -> None:
+def test_read_subgroups_of_a_split_returns_only_its_groups(tmp_path: Path) -> None:
     path = tmp_path / "subgroups.parquet"
     assert read_subgroups_of(path, "test") == {}
     by_split = {

@@ -1,4 +1,4 @@
-"""Every figure follows from the predictions alone, and one that does not is named."""
+"""`recompute` derives every number from the predictions and names one that differs."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from headsweep.errors import VerificationError
 from headsweep.leaderboard.verification.recompute import recompute
 
 
-def test_an_untouched_leaderboard_follows_from_its_predictions(finished):
+def test_recompute_of_an_unchanged_board_succeeds(finished):
     assert recompute(finished) == "metrics of 2 finalists agree with their predictions"
 
 
@@ -22,7 +22,7 @@ def test_an_untouched_leaderboard_follows_from_its_predictions(finished):
         ("comparisons.json", ("test_manual_valid", "auroc_macro", 0, "p_holm")),
     ],
 )
-def test_a_figure_that_does_not_follow_is_named(board, name, keys):
+def test_recompute_when_a_number_was_changed_names_it(board, name, keys):
     path = board / name
     data = json.loads(path.read_text())
     node = data
@@ -37,7 +37,7 @@ def test_a_figure_that_does_not_follow_is_named(board, name, keys):
     assert "largest difference 0.25" in str(caught.value)
 
 
-def test_a_table_that_does_not_follow_is_named(board):
+def test_recompute_when_the_table_was_changed_names_the_cell(board):
     path = board / "leaderboard.csv"
     header, first, *rest = path.read_text().splitlines()
     changed = re.sub(r"0\.\d{3}", "0.999", first, count=1)

@@ -1,4 +1,4 @@
-"""The report is one file that needs nothing else, and its plots lie beside it."""
+"""The report is one self-contained HTML file; its plots are also stored as files."""
 
 import re
 from html.parser import HTMLParser
@@ -7,7 +7,7 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Page(HTMLParser):
-    """Collects ids and addresses, and checks that elements close."""
+    """Collect ids and link addresses, and check that every element is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_well_formed_and_loads_nothing(finished):
+def test_report_is_well_formed_and_loads_no_other_file(finished):
     text = (finished / "report.html").read_text()
     page = Page()
     page.feed(text)
@@ -39,14 +39,14 @@ def test_the_page_is_well_formed_and_loads_nothing(finished):
     assert not re.search(r"url\((?!#)", text)
 
 
-def test_ink_follows_the_theme(finished):
+def test_report_plots_use_the_color_of_the_theme(finished):
     text = (finished / "report.html").read_text()
     assert "prefers-color-scheme: dark" in text
     assert "currentColor" in text
     assert "#0a0b0c" not in text
 
 
-def test_it_shows_the_board_the_best_config_and_where_it_comes_from(finished):
+def test_report_shows_board_best_config_and_provenance(finished):
     text = (finished / "report.html").read_text()
     assert "Leaderboard on test_manual_all" in text
     assert "test opened" in text
@@ -54,7 +54,7 @@ def test_it_shows_the_board_the_best_config_and_where_it_comes_from(finished):
     assert "data fingerprint" in text
 
 
-def test_plots_lie_beside_it_as_svg_and_those_that_stand_alone_as_png(finished):
+def test_plots_folder_has_every_plot_as_svg_and_some_as_png(finished):
     names = {path.stem for path in (finished / "plots").glob("*.svg")}
     alone = {path.stem for path in (finished / "plots").glob("*.png")}
     assert {"history", "learning-curves", "optimism-test_manual_all"} <= alone <= names

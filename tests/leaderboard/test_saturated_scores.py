@@ -1,4 +1,4 @@
-"""Heads whose probabilities round to 1 are ranked by their logits, in training and on the board."""
+"""Heads whose probabilities round to 1 are ranked by logits, in training and on the board."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.leaderboard.conftest import SETTINGS
 
 @pytest.fixture(scope="module")
 def data_set() -> Dataset:
-    """Labels that a linear head separates well, so that its logits grow large."""
+    """Labels that a linear head separates well, so that its logits become large."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((900, 12))
     targets = (x[:, :3] * 4 + rng.standard_normal((900, 3)) > 0).astype(int)

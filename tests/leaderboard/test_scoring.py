@@ -1,4 +1,4 @@
-"""The folder of one seed is all that it takes to use its head, with headsweep or without."""
+"""The folder of one seed is enough to use its head, with headsweep or without it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEED = "finalists/1/seed_1"
 
 @pytest.fixture
 def exported(board: Path, tmp_path: Path) -> Path:
-    """The folder of one seed, away from the leaderboard that it is part of."""
+    """The folder of one seed, moved out of its leaderboard."""
     return (board / SEED).rename(tmp_path / "exported")
 
 
@@ -47,14 +47,14 @@ def write_manifest(source: Path, target: Path, drop: Callable[[str], bool]) -> N
         writer.writerows(rows)
 
 
-def test_the_folder_holds_config_weights_thresholds_and_predictions(exported):
+def test_seed_folder_has_config_weights_thresholds_and_predictions(exported):
     names = {path.name for path in exported.iterdir()}
     assert names == {"config.yaml", "model.safetensors", "thresholds.json", "predictions"}
     thresholds = json.loads((exported / "thresholds.json").read_text())
     assert tuple(thresholds["f1"]) == LABELS
 
 
-def test_its_config_trains_the_same_head(exported):
+def test_config_of_a_seed_folder_trains_to_its_recorded_value(exported):
     config = read_config(exported / "config.yaml")
     assert (config.training.seed, config.training.tape_position) == (1, 0)
     splits = Dataset.from_config(config).search_splits(modalities=("visual",))
@@ -64,7 +64,7 @@ def test_its_config_trains_the_same_head(exported):
     assert run.best_auprc_macro == pytest.approx(recorded, abs=1e-6)
 
 
-def test_scoring_a_manifest_again_gives_the_stored_predictions(exported, data, headsweep):
+def test_evaluate_on_a_test_manifest_repeats_the_stored_predictions(exported, data, headsweep):
     ended = headsweep("evaluate", exported, f"manifest={data}/manifests/test_manual_all.csv")
     assert ended.code == 0, ended.err
     path = exported / "evaluation/predictions/test_manual_all.parquet"
@@ -75,7 +75,9 @@ def test_scoring_a_manifest_again_gives_the_stored_predictions(exported, data, h
 
 
 @pytest.mark.parametrize("some_labels", [True, False])
-def test_a_manifest_needs_no_labels(exported, data, headsweep, tmp_path, some_labels):
+def test_evaluate_on_a_manifest_without_some_labels_gives_all_scores(
+    exported, data, headsweep, tmp_path, some_labels
+):
     with (data / "manifests/test_manual_all.csv").open(newline="") as file:
         header = next(csv.reader(file))
     labels = [name for name in header if name != "volumename" and not name.endswith("_path")]
@@ -95,7 +97,7 @@ def test_a_manifest_needs_no_labels(exported, data, headsweep, tmp_path, some_la
     assert found.equals(stored.select(found.column_names))
 
 
-def test_features_of_another_width_are_refused(exported, data, headsweep, tmp_path):
+def test_evaluate_when_features_have_another_width_is_refused(exported, data, headsweep, tmp_path):
     new = tmp_path / "new.csv"
     new.write_text("volumename,visual_feature_path\nnew_1_a_1,one.npz\n")
     np.savez(tmp_path / "one.npz", arr=np.ones((1, 5), np.float32))
@@ -104,8 +106,10 @@ def test_features_of_another_width_are_refused(exported, data, headsweep, tmp_pa
     assert f"{new}: visual features must be 96 wide as in training, found 5" in ended.err
 
 
-def test_manifests_of_one_stem_are_refused(exported, data, headsweep, tmp_path):
-    """Their scores would overwrite each other."""
+def test_evaluate_with_two_manifests_of_the_same_name_is_refused(
+    exported, data, headsweep, tmp_path
+):
+    """The scores of the two manifests would be written to the same file."""
     one = data / "manifests/valid.csv"
     other = Path(shutil.copy(one, tmp_path / "valid.csv"))
     ended = headsweep("evaluate", exported, f"manifest={one}", f"manifest={other}")
@@ -115,7 +119,7 @@ def test_manifests_of_one_stem_are_refused(exported, data, headsweep, tmp_path):
 
 
 def run_example(folder: Path) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
-    """Run the page's example on a folder; return its function `probabilities`."""
+    """Run the example of the documentation on a folder and return its function `probabilities`."""
     assert "headsweep " not in PLAIN_PYTORCH.replace('"headsweep"', "")
     written = re.findall(r'"(outputs/[^"]*)"', PLAIN_PYTORCH)
     names: dict[str, Any] = {}
@@ -124,7 +128,7 @@ def run_example(folder: Path) -> Callable[[dict[str, torch.Tensor]], torch.Tenso
     return probabilities
 
 
-def test_the_example_of_the_page_gives_the_stored_predictions(finished, data):
+def test_documented_example_on_a_seed_folder_gives_the_stored_predictions(finished, data):
     probabilities = run_example(finished / SEED)
     for split in ("valid", "test_manual_all"):
         stored = pq.read_table(finished / SEED / f"predictions/{split}.parquet")
@@ -139,7 +143,9 @@ def test_the_example_of_the_page_gives_the_stored_predictions(finished, data):
 
 @pytest.mark.parametrize("normalization", ["none", "l2", "zscore", "whiten"])
 @pytest.mark.parametrize("feature_input", ["visual", "both"])
-def test_the_example_holds_for_every_linear_head(normalization, feature_input, tmp_path):
+def test_documented_example_with_any_linear_head_equals_the_predictor(
+    normalization, feature_input, tmp_path
+):
     generator = torch.Generator().manual_seed(0)
     features = {m: torch.randn(50, 7, generator=generator) + 2 for m in ("visual", "text")}
     if feature_input == "visual":

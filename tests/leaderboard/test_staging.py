@@ -1,4 +1,4 @@
-"""A leaderboard's folder is written by one process at a time, and a killed one leaves no trace."""
+"""`staging`: one process at a time writes a leaderboard; leftovers of a killed one are removed."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ with staging(Path(sys.argv[1])) as folder:
 
 @pytest.fixture
 def stager(tmp_path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has begun to write the leaderboard in `tmp_path`."""
+    """A process that has started to write the leaderboard in `tmp_path`."""
     with subprocess.Popen(
         [sys.executable, "-c", STAGE, tmp_path],
         stdin=subprocess.PIPE,
@@ -44,7 +44,7 @@ def partial(folder: Path) -> list[Path]:
     return list(folder.glob(".partial-*"))
 
 
-def test_what_a_killed_process_left_goes_at_the_next_start(stager, tmp_path):
+def test_staging_after_a_process_was_killed_removes_its_partial_folder(stager, tmp_path):
     stager.kill()
     stager.wait()
     (left,) = partial(tmp_path)
@@ -55,8 +55,8 @@ def test_what_a_killed_process_left_goes_at_the_next_start(stager, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "whole.txt"}
 
 
-def test_the_folder_of_a_living_process_is_left_alone(stager, tmp_path):
-    """A second start waits, then replaces what the first wrote."""
+def test_staging_while_another_process_writes_waits_for_it(stager, tmp_path):
+    """A second process waits for the first, then replaces its files."""
     (first,) = partial(tmp_path)
     command = [sys.executable, "-c", STAGE, tmp_path]
     with subprocess.Popen(
@@ -70,7 +70,7 @@ def test_the_folder_of_a_living_process_is_left_alone(stager, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "half.txt"}
 
 
-def test_a_failure_within_leaves_the_folder_as_it_was(tmp_path):
+def test_staging_when_the_body_raises_leaves_the_folder_unchanged(tmp_path):
     (tmp_path / "old.txt").write_text("old")
     with pytest.raises(FileNotFoundError), staging(tmp_path) as folder:
         (folder / "old.txt").with_name("new.txt").rename(folder / "old.txt")
@@ -78,16 +78,16 @@ def test_a_failure_within_leaves_the_folder_as_it_was(tmp_path):
     assert not partial(tmp_path)
 
 
-def test_a_link_or_a_pipe_in_place_of_the_lock_is_refused(tmp_path):
-    """Before, the link was followed: a file appeared where it points. A pipe was waited for."""
+def test_staging_when_the_lock_is_a_link_or_a_pipe_is_refused(tmp_path):
+    """Earlier versions created a file at the target of the link, and waited on a pipe."""
     out, lock, elsewhere = tmp_path / "out", tmp_path / "out" / ".lock", tmp_path / "elsewhere"
     out.mkdir()
     lock.symlink_to(elsewhere)
-    with pytest.raises(OutputError, match="found a symbolic link in place of the lock file"):
+    with pytest.raises(OutputError, match="a symbolic link in place of the lock file"):
         staging(out).__enter__()
     assert not elsewhere.exists()
     elsewhere.write_text("kept")
-    with pytest.raises(OutputError, match="found a symbolic link in place of the lock file"):
+    with pytest.raises(OutputError, match="a symbolic link in place of the lock file"):
         staging(out).__enter__()
     assert elsewhere.read_text() == "kept"
     lock.unlink()

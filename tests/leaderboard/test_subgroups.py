@@ -1,4 +1,4 @@
-"""Subgroups named by a manifest's metadata are measured apart, each on its own patients."""
+"""Subgroups by sex and age are measured separately, each on its own patients."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("subgroups")
 
 @pytest.fixture(scope="module")
 def with_metadata(tmp_path_factory, data):
-    """A leaderboard on a data set whose largest test manifest carries sex and age."""
+    """A leaderboard on data whose largest test manifest has columns for sex and age."""
     folder = tmp_path_factory.mktemp("subgroups")
     copy = shutil.copytree(data, folder / "data")
     path = copy / "manifests/test_manual_all.csv"
@@ -37,7 +37,7 @@ def with_metadata(tmp_path_factory, data):
     return study.finalize(folder / "board")
 
 
-def test_subgroups_are_named_and_add_up(with_metadata):
+def test_subgroups_of_a_split_sum_to_its_rows(with_metadata):
     metrics = json.loads((with_metadata / "finalists/1/metrics.json").read_text())
     found = metrics["test_manual_all"]["subgroups"]
     assert set(found) == {"sex", "age"}
@@ -49,7 +49,7 @@ def test_subgroups_are_named_and_add_up(with_metadata):
     assert "subgroups" not in metrics["test_manual_train"]
 
 
-def test_a_subgroup_is_measured_on_its_rows_alone(with_metadata):
+def test_metrics_of_a_subgroup_use_only_its_rows(with_metadata):
     metrics = json.loads((with_metadata / "finalists/1/metrics.json").read_text())
     found = metrics["test_manual_all"]["subgroups"]["sex"]["male"]["auprc_macro"]
     values = []
@@ -70,6 +70,6 @@ def test_a_subgroup_is_measured_on_its_rows_alone(with_metadata):
     assert found["ci_low"] < found["mean"] < found["ci_high"]
 
 
-def test_they_are_shown_and_follow_from_the_files(with_metadata):
+def test_report_and_recompute_with_subgroups_cover_them(with_metadata):
     assert "Subgroups on test_manual_all" in (with_metadata / "report.html").read_text()
     assert recompute(with_metadata)

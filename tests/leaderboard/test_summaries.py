@@ -1,4 +1,4 @@
-"""Means, spreads and intervals; what is undefined stays out and is counted."""
+"""Means, standard deviations and intervals; undefined values are left out and counted."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def predictions(seed: int, *, n: int = 120, empty_label: bool = False) -> Predic
     )
 
 
-def test_mean_and_sample_deviation_over_seeds_and_percentiles_over_draws():
+def test_summarize_returns_mean_sample_deviation_and_percentiles():
     found = summarize(np.array([0.4, 0.5, 0.6]), np.arange(1001) / 1000, patients=10**9)
     assert found == {
         "mean": pytest.approx(0.5),
@@ -38,12 +38,12 @@ def test_mean_and_sample_deviation_over_seeds_and_percentiles_over_draws():
     }
 
 
-def test_one_seed_has_no_deviation_and_undefined_values_are_null():
+def test_summarize_of_one_seed_or_undefined_values_returns_none():
     assert summarize(np.array([0.5]), None, 9)["std"] is None
     assert set(summarize(np.array([np.nan, np.nan]), np.array([0.1]), 9).values()) == {None}
 
 
-def test_a_label_without_positives_is_left_out_of_macro_and_counted():
+def test_report_when_a_label_has_no_positives_leaves_it_out_of_macro():
     by_seed = [predictions(seed, empty_label=True) for seed in (1, 2)]
     report = report_of(measure(by_seed, [choose_thresholds(p) for p in by_seed], n_resamples=50))
     assert report["n_labels_used"] == 2
@@ -55,7 +55,7 @@ def test_a_label_without_positives_is_left_out_of_macro_and_counted():
     assert report["worst_label"] in ("a", "c")
 
 
-def test_seeds_are_averaged_within_each_resample():
+def test_measure_of_two_seeds_averages_them_within_each_resample():
     pair = [predictions(1), predictions(2)]
     thresholds = [choose_thresholds(p) for p in pair]
     together = measure(pair, thresholds, n_resamples=40).macro_draws["auroc"]
@@ -66,7 +66,7 @@ def test_seeds_are_averaged_within_each_resample():
     np.testing.assert_allclose(together, np.mean(alone, axis=0))
 
 
-def test_skill_is_zero_at_chance_and_one_at_perfection():
+def test_report_of_constant_and_perfect_scores_has_skill_zero_and_one():
     one = predictions(1)
     perfect = Predictions(**{**vars(one), "scores": one.targets.astype(np.float32)})
     constant = Predictions(**{**vars(one), "scores": np.full((120, 3), 0.5, np.float32)})
@@ -75,7 +75,7 @@ def test_skill_is_zero_at_chance_and_one_at_perfection():
         assert report["auprc_skill_macro"]["mean"] == pytest.approx(skill)
 
 
-def test_recall_is_averaged_over_seeds_in_both_directions():
+def test_retrieval_report_of_two_seeds_averages_recall_in_both_directions():
     near = {"visual_to_text": np.array([1, 1]), "text_to_visual": np.array([1, 60])}
     far = {"visual_to_text": np.array([7, 60]), "text_to_visual": np.array([60, 60])}
     report = retrieval_report([near, far])

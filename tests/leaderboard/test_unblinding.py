@@ -1,4 +1,4 @@
-"""Test is opened once, for named trials, on record; a second opening needs a reason and shows."""
+"""Opening the test data is recorded with its trials; opening it again needs a reason."""
 
 import ast
 import json
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def young(tmp_path, data):
-    """A study of its own, which may grow."""
+    """A study that the test may extend."""
     return make_study(tmp_path / "young", data, name="young", base="head=linear", n_trials=3)
 
 
-def test_the_act_is_recorded_in_the_study_before_the_data_are_read(young, tmp_path, monkeypatch):
+def test_finalize_records_the_opening_before_it_reads_test_data(young, tmp_path, monkeypatch):
     seen = []
 
     def spy(*_: object, **__: object) -> None:
@@ -38,7 +38,7 @@ def test_the_act_is_recorded_in_the_study_before_the_data_are_read(young, tmp_pa
     assert not (tmp_path / "board/leaderboard.csv").exists()
 
 
-def test_other_finalists_need_a_reason_which_is_then_shown(young, tmp_path):
+def test_finalize_with_other_finalists_needs_a_reason_and_shows_it(young, tmp_path):
     board = tmp_path / "board"
     young.finalize(board)
     best = max(t.value for t in young.optuna.get_trials() if t.value is not None)
@@ -57,7 +57,7 @@ def test_other_finalists_need_a_reason_which_is_then_shown(young, tmp_path):
     assert "the search was extended" in (board / "report.html").read_text()
 
 
-def test_more_trials_with_the_same_finalists_are_the_same_act(young, tmp_path):
+def test_finalize_after_more_trials_with_the_same_finalists_records_no_new_opening(young, tmp_path):
     young.finalize(tmp_path / "board")
     trial = young.optuna.ask()
     young.optuna.tell(trial, 0.0)
@@ -65,22 +65,22 @@ def test_more_trials_with_the_same_finalists_are_the_same_act(young, tmp_path):
     assert len(past_openings(young.optuna)) == 1
 
 
-def test_a_study_without_a_complete_trial_has_no_leaderboard(tmp_path, data):
+def test_finalize_without_a_complete_trial_is_refused(tmp_path, data):
     study = make_study(tmp_path / "empty", data, name="empty", base="head=linear", n_trials=1)
     with pytest.raises(SearchError, match="a leaderboard needs at least one"):
         study.finalize(tmp_path / "board")
     assert not past_openings(study.optuna)
 
 
-def test_no_other_code_reads_a_test_manifest():
-    """Two kinds of code may know test: single runs asked for, and inspection without any head."""
+def test_manifests_are_read_only_by_the_listed_modules():
+    """Only single runs on request, and inspection that uses no head, may read test manifests."""
     named = {"leaderboard/unblinding.py"}
     single_runs = {"evaluation/evaluate.py", "evaluation/align.py"}
     dataset = {"data/dataset.py", "data/loading.py", "data/in_memory.py"}
     inspection = {"data/validation.py", "data/manifest_headers.py", "cli/data.py", "preflight.py"}
     loaders = users_of("test_splits") | users_of("splits_alone")
     assert loaders - dataset == named | single_runs
-    # `overrides` knows the key alone, to hold a file's paths inside of the folder of manifests.
+    # `overrides` only checks that the paths under this key stay inside the manifest folder.
     spelt = {"config/schema.py", "config/overrides.py", *dataset}
     assert users_of("test_manifests") - spelt == named | inspection
     assert users_of("load_test") == {*named, "leaderboard/verification/verify.py"}
@@ -88,7 +88,7 @@ def test_no_other_code_reads_a_test_manifest():
 
 
 def users_of(name: str) -> set[str]:
-    """Modules that speak a name: imported, as an attribute, or as the last part of a text."""
+    """Return modules that use a name: as an import, an attribute, or the last part of a string."""
     return {
         module
         for module, nodes in nodes_of_modules().items()
@@ -101,7 +101,7 @@ def users_of(name: str) -> set[str]:
 
 @cache
 def nodes_of_modules() -> dict[str, list[ast.AST]]:
-    """Syntax of every module of the package."""
+    """Return the syntax tree nodes of every module of the package."""
     root = Path(headsweep.__file__).parent
     return {
         path.relative_to(root).as_posix(): list(ast.walk(ast.parse(path.read_text())))
@@ -109,11 +109,11 @@ def nodes_of_modules() -> dict[str, list[ast.AST]]:
     }
 
 
-def test_a_search_and_single_runs_need_no_test_data(data, headsweep, tmp_path):
-    """Test manifests hold nothing but their first line, and no feature of theirs exists.
+def test_commands_before_finalize_without_test_data_succeed(data, headsweep, tmp_path):
+    """Test manifests have only their header here, and none of their feature files exists.
 
-    Whatever is trained, searched, counted or exported does without; only finalizing, which
-    records first that it opens test, comes to grief.
+    Every command that trains, searches, counts or exports succeeds. Only `finalize` fails, after
+    it has recorded that it opens the test data.
     """
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     for path in copy.glob("manifests/test_*.csv"):

@@ -1,4 +1,4 @@
-"""Boards on which figures are undefined are written, shown, attached and verified."""
+"""Boards with undefined metrics can be written, shown and verified."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ finalists: {top_k: 2, seeds: [0]}
 
 
 def write_manifests(folder: Path) -> None:
-    """A cohort without findings, one row, and one patient with all rows of both classes."""
+    """Write three manifests: no positives, a single row, and a single patient with both classes."""
     with (folder / "test_manual_all.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     column = header.index(LABEL)
@@ -53,7 +53,7 @@ def write_manifests(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory, data, headsweep) -> tuple[Path, str]:
-    """A board of one label and one seed by the command line, and what that printed."""
+    """A board of one label and one seed made by the command line, and the printed output."""
     folder = tmp_path_factory.mktemp("odd")
     copy = Path(shutil.copytree(data, folder / "data"))
     write_manifests(copy / "manifests")
@@ -102,7 +102,7 @@ def test_finalize_on_one_patient_gives_values_without_intervals_and_p_values(odd
     assert compared["rank_with_ties"] == {"1": 1, "2": 1}
 
 
-def test_every_command_on_a_board_with_undefined_figures_succeeds(odd, headsweep) -> None:
+def test_commands_on_a_board_with_undefined_metrics_succeed(odd, headsweep) -> None:
     board, _ = odd
     for args in (["show"], ["show", "--markdown"], ["show", "--html"], ["show", "--csv"]):
         ended = headsweep("leaderboard", *args, board)

@@ -1,4 +1,4 @@
-"""A leaderboard verifies as it was written, and whatever is altered is named."""
+"""`verify` accepts an unchanged leaderboard and names any file that was changed."""
 
 import csv
 import json
@@ -35,11 +35,11 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_an_untouched_leaderboard_verifies_to_the_bit(finished):
+def test_verify_of_an_unchanged_board_is_equal_to_the_bit(finished):
     assert verify(finished).endswith("equal to the bit")
 
 
-def test_a_changed_metric_is_named_with_its_size(board):
+def test_verify_when_a_metric_was_changed_names_it_and_the_difference(board):
     keys = ("test_manual_all", "auprc_macro", "mean")
     alter_json(board / "finalists/2/metrics.json", *keys, by=0.01)
     message = refused(board)
@@ -48,7 +48,7 @@ def test_a_changed_metric_is_named_with_its_size(board):
     assert "largest difference 0.01" in message
 
 
-def test_a_changed_prediction_is_named_with_its_volume(board):
+def test_verify_when_a_prediction_was_changed_names_its_volume(board):
     path = board / "finalists/1/seed_2/predictions/valid.parquet"
     table = pq.read_table(path)
     index = table.column_names.index("y_score:Emphysema")
@@ -59,7 +59,7 @@ def test_a_changed_prediction_is_named_with_its_volume(board):
     assert f"y_score:Emphysema of {table['volumename'][-1]}" in message
 
 
-def test_a_changed_weight_is_named(board):
+def test_verify_when_a_weight_was_changed_names_it(board):
     path = board / "finalists/1/seed_0/model.safetensors"
     with safetensors.safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -70,7 +70,7 @@ def test_a_changed_weight_is_named(board):
     assert re.search(rf"seed_0/model.safetensors.*{re.escape(name)}.*0\.001", refused(board))
 
 
-def test_a_changed_exported_parameter_is_named(board):
+def test_verify_when_an_exported_parameter_was_changed_names_it(board):
     path = board / "finalists/1/config.yaml"
     config = yaml.safe_load(path.read_text())
     config["training"]["weight_decay"] *= 2
@@ -81,7 +81,7 @@ def test_a_changed_exported_parameter_is_named(board):
 
 
 @pytest.mark.parametrize("name", ["leaderboard.csv", "leaderboard.md"])
-def test_a_changed_table_is_named(board, name):
+def test_verify_when_a_table_was_changed_names_it(board, name):
     text = (board / name).read_text()
     digit = re.search(r"0\.(\d)", text)
     other = "7" if digit[1] != "7" else "3"
@@ -92,14 +92,14 @@ def test_a_changed_table_is_named(board, name):
 @pytest.mark.parametrize(
     "name", ["report.html", "data_rows.parquet", "finalists/1/seed_1/model.safetensors"]
 )
-def test_a_missing_file_is_named(board, name):
+def test_verify_when_a_file_is_missing_names_it(board, name):
     (board / name).unlink()
     assert name in refused(board)
 
 
 @pytest.fixture
 def moved(data, tmp_path) -> Path:
-    """The data of the leaderboard in another folder, where they may be altered."""
+    """A copy of the leaderboard's data in another folder, which a test may change."""
     return Path(shutil.copytree(data, tmp_path / "moved"))
 
 
@@ -107,8 +107,8 @@ def places(folder: Path) -> list[str]:
     return [f"paths.data_root={folder}/features", f"paths.manifest_dir={folder}/manifests"]
 
 
-def test_a_fresh_process_needs_the_folder_and_the_data_alone(board, data, moved, tmp_path):
-    """No storage, no packed features, and neither folder nor data where they once were."""
+def test_verify_in_a_new_process_needs_only_the_board_and_the_data(board, data, moved, tmp_path):
+    """Verify without storage and packed features, with board and data in other folders."""
     for path in board.glob("finalists/*/config.yaml"):
         assert str(data) in path.read_text()
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HEADSWEEP")}
@@ -124,7 +124,7 @@ def test_a_fresh_process_needs_the_folder_and_the_data_alone(board, data, moved,
     assert {path.name for path in (empty / "storage").iterdir()} == {"packed"}
 
 
-def test_a_changed_manifest_row_is_named(board, moved, headsweep):
+def test_verify_when_a_manifest_row_was_changed_names_it(board, moved, headsweep):
     path = moved / "manifests/test_manual_all.csv"
     with path.open(newline="") as file:
         header, first, *rest = csv.reader(file)
@@ -138,7 +138,7 @@ def test_a_changed_manifest_row_is_named(board, moved, headsweep):
     assert f"targets of {first[0].removesuffix('.nii.gz')}" in ended.err
 
 
-def test_a_changed_feature_file_is_named(board, moved, headsweep):
+def test_verify_when_a_feature_file_was_changed_names_it(board, moved, headsweep):
     path = sorted((moved / "features/image").glob("train_*.npz"))[0]
     array = np.load(path)["arr"].copy()
     array.flat[0] += 1e-4
@@ -149,7 +149,7 @@ def test_a_changed_feature_file_is_named(board, moved, headsweep):
 
 
 @pytest.mark.parametrize("override", ["training.seed=1", "paths.output_dir=x", "data.x=1"])
-def test_it_is_told_nothing_but_where_the_data_lie(board, headsweep, override):
+def test_verify_with_an_override_other_than_data_paths_is_refused(board, headsweep, override):
     ended = headsweep("leaderboard", "verify", board, override)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "paths.data_root, paths.manifest_dir" in ended.err
@@ -157,7 +157,7 @@ def test_it_is_told_nothing_but_where_the_data_lie(board, headsweep, override):
     assert (ended.code, ended.err.count("\n")) == (2, 1)
 
 
-def test_elsewhere_training_may_differ_a_little_but_files_may_not(board, monkeypatch):
+def test_verify_on_another_processor_tolerates_rounding_but_no_changed_file(board, monkeypatch):
     monkeypatch.setattr("headsweep.leaderboard.provenance._processor", lambda: "another one")
     assert "within tolerance" in verify(board)
     alter_json(board / "finalists/1/metrics.json", "valid", "auroc_macro", "mean")

@@ -1,4 +1,4 @@
-"""Retrieval equals its definition worked out query by query, ties included."""
+"""Retrieval metrics equal their definition computed query by query, with ties."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ EXACT = {"rtol": 0, "atol": 1e-6, "equal_nan": True}
 
 @pytest.fixture(params=["counted", "sorted"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to rank, whatever the number of relevant rows."""
+    """Run each test with both ranking algorithms, for any number of relevant rows."""
     monkeypatch.setattr(alignment, "_COUNTED", 10**9 if request.param == "counted" else 0)
 
 
 def make(n: int, seed: int, *, tied: bool) -> tuple[Rows, Rows, Gallery]:
-    """Two views of scans with one to three reconstructions; tied similarities lie on a grid."""
+    """Return two views of scans with 1 to 3 reconstructions; `tied` makes equal similarities."""
     rng = np.random.default_rng(seed)
     if tied:
         # Four of 16 entries are ±1/2: every product is a multiple of 1/4, exact in any order.
@@ -60,7 +60,7 @@ def same_report(gallery: Gallery, i: int, j: int) -> bool:
 
 
 def standing(gallery: Gallery, relevance: str, i: int, j: int, *, within: bool) -> str:
-    """What row j is to query i: relevant, irrelevant, or left out."""
+    """Return whether row j is relevant to query i, irrelevant, or left out."""
     own = gallery.scans[i] == gallery.scans[j]
     if within and i == j:
         return "left out"
@@ -78,7 +78,7 @@ def standing(gallery: Gallery, relevance: str, i: int, j: int, *, within: bool) 
 def by_definition(
     queries: Rows, candidates: Rows, gallery: Gallery, relevance: str, *, within: bool
 ) -> dict[str, list[float]]:
-    """Every metric of every query from its ranked list, irrelevant rows first among equals."""
+    """Return each metric per query from its ranked list; among ties, irrelevant rows come first."""
     values: dict[str, list[float]] = {name: [] for name in alignment.METRICS}
     similarity = queries @ candidates.T
     for i in range(len(queries)):
@@ -105,7 +105,7 @@ def by_definition(
 @pytest.mark.parametrize("within", [False, True], ids=["between views", "within a view"])
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
 @pytest.mark.parametrize("relevance", RELEVANCES)
-def test_every_relevance_equals_its_definition(relevance, tied, within):
+def test_retrieve_by_every_relevance_equals_definition(relevance, tied, within):
     for seed in range(3):
         first, second, gallery = make(90, seed, tied=tied)
         candidates = first if within else second
@@ -117,12 +117,12 @@ def test_every_relevance_equals_its_definition(relevance, tied, within):
 
 
 def first_of(similarity: NDArray[np.float32], k: int) -> list[int]:
-    """CT-CLIP's ranking: Python's stable sort, largest first."""
+    """Return the first k rows in CT-CLIP's ranking: a stable sort, largest first."""
     return [j for j, _ in sorted(enumerate(similarity), key=lambda x: x[1], reverse=True)[:k]]
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
-def test_ctclip_report_to_volume_equals_its_definition(tied):
+def test_report_to_volume_equals_ct_clip_definition(tied):
     for seed in range(3):
         volumes, reports, _ = make(120, seed, tied=tied)
         found = report_to_volume(reports, volumes)
@@ -133,7 +133,7 @@ def test_ctclip_report_to_volume_equals_its_definition(tied):
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
-def test_ctclip_volume_to_volume_equals_its_definition(tied):
+def test_volume_to_volume_equals_ct_clip_definition(tied):
     for seed in range(3):
         volumes, _, gallery = make(120, seed, tied=tied)
         labels = gallery.targets
@@ -149,12 +149,12 @@ def test_ctclip_volume_to_volume_equals_its_definition(tied):
                 ]
                 means.append(np.mean(ratios))
             np.testing.assert_allclose(found[f"jaccard@{k}"], means, **EXACT)
-            printed += means  # the published script goes on with the list of the smaller K
+            printed += means  # the published script does not reset its list for the next K
             assert found[f"as_published@{k}"].mean() == pytest.approx(np.mean(printed), abs=1e-6)
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])
-def test_paired_and_unpaired_similarity_equal_their_definition(tied):
+def test_pair_similarity_equals_definition(tied):
     first, second, gallery = make(70, 5, tied=tied)
     found = pair_similarity(first, second, gallery)
     similarity = first.astype(np.float64) @ second.T.astype(np.float64)
@@ -168,7 +168,7 @@ def test_paired_and_unpaired_similarity_equal_their_definition(tied):
         assert found["unpaired_similarity"][i] == pytest.approx(np.mean(others), abs=1e-6)
 
 
-def test_without_a_row_of_another_scan_nothing_is_unpaired():
+def test_pair_similarity_without_other_scan_or_report_has_nan_unpaired():
     rows = np.eye(3, dtype=np.float32)
     one_scan = Gallery(["a"] * 3, None, np.zeros((3, 1), dtype=np.uint8))
     one_report = Gallery(["a", "b", "c"], ["same"] * 3, np.zeros((3, 1), dtype=np.uint8))
@@ -181,13 +181,13 @@ def test_without_a_row_of_another_scan_nothing_is_unpaired():
 def one(
     queries: Rows, candidates: Rows, gallery: Gallery, relevance: Relevance, *, within: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """`retrieve` by one relevance."""
+    """Return the result of `retrieve` for one relevance."""
     return retrieve(queries, candidates, gallery, (relevance,), within=within)[relevance]
 
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000), relevance=st.sampled_from(RELEVANCES), blocks=st.integers(1, 200))
-def test_blocks_and_the_order_of_rows_change_nothing(seed, relevance, blocks):
+def test_retrieve_with_other_block_size_or_row_order_is_equal(seed, relevance, blocks):
     first, second, gallery = make(60, seed, tied=True)
     whole = one(first, second, gallery, relevance)
     with pytest.MonkeyPatch.context() as patch:
@@ -205,7 +205,7 @@ def test_blocks_and_the_order_of_rows_change_nothing(seed, relevance, blocks):
         np.testing.assert_allclose(again[name], values[order], **EXACT)
 
 
-def test_equal_similarities_count_against_the_query():
+def test_retrieve_with_equal_similarities_ranks_relevant_row_last():
     rows = np.ones((4, 1), dtype=np.float32)
     gallery = Gallery(["a", "b", "c", "d"], None, np.zeros((4, 1), dtype=np.uint8))
     found = one(rows, rows, gallery, "same_scan")
@@ -213,7 +213,7 @@ def test_equal_similarities_count_against_the_query():
     assert found["recall@1"].tolist() == [0] * 4
 
 
-def test_negative_zero_ties_with_zero():
+def test_retrieve_with_negative_zero_treats_it_as_zero():
     rows = np.array([[1, 0], [0, -1], [0, 1]], dtype=np.float32)
     gallery = Gallery(["a", "b", "c"], None, np.array([[1], [1], [0]], dtype=np.uint8))
     queries = np.array([[-0.0, 0.0]] * 3, dtype=np.float32)
@@ -221,14 +221,14 @@ def test_negative_zero_ties_with_zero():
     assert found["reciprocal_rank"][0] == 0.5
 
 
-def test_a_query_without_a_relevant_row_has_no_value():
+def test_retrieve_for_query_without_relevant_row_returns_nan():
     first, _, gallery = make(20, 3, tied=False)
     alone = Gallery([str(i) for i in range(20)], None, gallery.targets)
     found = one(first, first, alone, "same_scan", within=True)
     assert all(np.isnan(values).all() for values in found.values())
 
 
-def test_more_than_32_labels_are_shared_too():
+def test_retrieve_with_more_than_32_labels_compares_all():
     rows = np.eye(3, dtype=np.float32)
     targets = np.zeros((3, 40), dtype=np.uint8)
     targets[[0, 2], 39] = 1
@@ -237,7 +237,7 @@ def test_more_than_32_labels_are_shared_too():
     assert np.isfinite(found["ndcg"]).tolist() == [True, False, True]
 
 
-def test_the_bootstrap_draws_whole_patients_and_leaves_out_undefined_queries():
+def test_resampled_means_draw_whole_patients_and_skip_undefined_queries():
     rng = np.random.default_rng(0)
     patients = [f"p{i}" for i in rng.integers(0, 12, size=50)]
     values = rng.random(50)

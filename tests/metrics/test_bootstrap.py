@@ -30,7 +30,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @given(problems())
-def test_equal_to_sklearn_with_weights_ties_and_undefined_labels(problem):
+def test_resampled_ranking_equals_sklearn_with_sample_weights(problem):
     targets, scores, resamples = problem
     precision, area = resampled_ranking(targets, scores, resamples)
     for k, b, j in np.ndindex(precision.shape):
@@ -43,7 +43,7 @@ def test_equal_to_sklearn_with_weights_ties_and_undefined_labels(problem):
             assert np.isnan([precision[k, b, j], area[k, b, j]]).all()
 
 
-def test_every_row_once_gives_the_metrics_themselves():
+def test_resampled_ranking_with_every_row_once_equals_plain_metrics():
     rng = np.random.default_rng(0)
     targets = (rng.random((400, 6)) < 0.3).astype(np.uint8)
     scores = np.round(rng.random((2, 400, 6)), 2).astype(np.float32)
@@ -57,7 +57,7 @@ def test_every_row_once_gives_the_metrics_themselves():
 
 
 @given(problems())
-def test_resampled_f1_equals_sklearn_with_weights(problem):
+def test_resampled_f1_equals_sklearn_with_sample_weights(problem):
     targets, scores, resamples = problem
     thresholds = np.full((len(scores), targets.shape[1]), 0.5)
     f1 = resampled_operating_points(targets, scores, thresholds, resamples).f1
@@ -70,7 +70,7 @@ def test_resampled_f1_equals_sklearn_with_weights(problem):
             assert np.isnan(f1[k, b, j])
 
 
-def test_whole_patients_are_drawn_as_many_as_there_are():
+def test_patient_resamples_draw_as_many_whole_patients_as_given():
     patients = ["b", "a", "b", "c", "a", "d"]
     resamples = patient_resamples(patients, 500, seed=0)
     np.testing.assert_array_equal(resamples[:, 0], resamples[:, 2])
@@ -79,7 +79,7 @@ def test_whole_patients_are_drawn_as_many_as_there_are():
     np.testing.assert_allclose(resamples.mean(axis=0), 1, atol=0.15)
 
 
-def test_the_same_patients_meet_the_same_resamples_in_any_order():
+def test_patient_resamples_do_not_depend_on_order_of_patients():
     patients = ["b", "a", "c", "d"]
     resamples = patient_resamples(patients, 20, seed=3)
     turned = patient_resamples(patients[::-1], 20, seed=3)
@@ -87,46 +87,46 @@ def test_the_same_patients_meet_the_same_resamples_in_any_order():
 
 
 def normal_draws(mean: float) -> np.ndarray:
-    """Quantiles of a normal distribution with standard deviation 1."""
+    """Return quantiles of a normal distribution with standard deviation 1."""
     return norm.ppf((np.arange(20_000) + 0.5) / 20_000) + mean
 
 
-def test_draws_without_bias_give_percentiles():
+def test_interval_of_draws_without_bias_equals_percentiles():
     found = interval(3.0, normal_draws(3.0), 10**9, 0.95)
     assert found == pytest.approx(norm.ppf([0.025, 0.975]) + 3, abs=1e-3)
 
 
-def test_a_bias_is_taken_off_the_estimate_too():
-    """Draws around the estimate + 0.3: the truth is looked for around the estimate - 0.3."""
+def test_interval_of_biased_draws_corrects_the_bias():
+    """If draws are centred at the estimate + 0.3, the interval is centred at the estimate - 0.3."""
     found = interval(3.0, normal_draws(3.3), 10**9, 0.95)
     assert found == pytest.approx(norm.ppf([0.025, 0.975]) + 2.7, abs=3e-3)
 
 
 @pytest.mark.parametrize("patients", [5, 8, 40])
-def test_few_patients_widen_it_to_students_interval_of_a_mean(patients):
-    """Draws of a mean vary by the variance of the sample; Student's interval by that over n - 1."""
+def test_interval_with_few_patients_equals_student_t_interval(patients):
+    """Bootstrap draws of a mean use the variance over n; Student's interval uses n - 1."""
     found = interval(0.0, normal_draws(0.0), patients, 0.9)
     reach = student_t.ppf(0.95, patients - 1) * np.sqrt(patients / (patients - 1))
     assert found == pytest.approx([-reach, reach], abs=0.02)
 
 
-def test_draws_that_never_vary_are_their_own_interval():
+def test_interval_of_constant_draws_has_no_width():
     assert interval(1.0, np.ones(50), 12, 0.95) == (1.0, 1.0)
 
 
-def test_what_is_undefined_has_no_interval():
+def test_interval_of_undefined_value_is_nan():
     assert np.isnan(interval(np.nan, np.ones(3), 9, 0.95)).all()
     assert np.isnan(interval(1.0, np.full(3, np.nan), 9, 0.95)).all()
 
 
-def test_the_rarer_class_is_counted_in_patients():
+def test_rarer_class_patients_counts_patients():
     targets = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]], dtype=np.uint8)
     patients = ["a", "a", "b", "b"]
     assert rarer_class_patients(targets, patients).tolist() == [1, 1, 2]
     assert rarer_class_patients(targets[:2], patients[:2]).tolist() == [0, 0, 1]
 
 
-def test_quantiles_of_columns_with_gaps_are_those_of_numpy_to_the_bit():
+def test_quantiles_of_columns_with_nan_equal_numpy_exactly():
     rng = np.random.default_rng(0)
     for size in (1, 2, 3, 50, 2000):
         values = np.round(rng.normal(size=(size, 40)), 2)

@@ -1,6 +1,6 @@
-"""Intervals hold the truth as often as they say, when patients are resampled.
+"""Bootstrap intervals over patients contain the true value at their nominal rate.
 
-`scripts/benchmarks/coverage.py` does this with all labels and at more sizes (docs/benchmarks.md).
+`scripts/benchmarks/coverage.py` measures this with all labels and more sizes (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 TRUE_AUROC = float(ndtr(2.0 / np.sqrt(2)))
 DATA_SETS, PATIENTS, RESAMPLES = 400, 150, 600
 CHOSEN = np.arange(0, len(LABELS), 3)
-"""Every third label, from 8 to 45 % of the rows."""
+"""Every third label; prevalences from 8 to 45 %."""
 
 
 class Population:
@@ -45,7 +45,7 @@ class Population:
         self.head = np.linalg.lstsq(train.image, train.targets[:, CHOSEN] - 0.3, rcond=None)[0]
 
     def draw(self, patients: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Targets (n, c), scores (1, n, c) and the patient of each row."""
+        """Return targets (n, c), scores (1, n, c) and the patient of each row."""
         cohort = self._cohort(patients)
         scores = (cohort.image @ self.head).astype(np.float32)[None]
         keys = [patient_of(volume) for volume in cohort.volumes]
@@ -56,13 +56,13 @@ class Population:
 
 
 def both_macro(values: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Macro AUPRC and AUROC of one slot, (2,) or (2, B)."""
+    """Return macro AUPRC and AUROC of one slot, (2,) or (2, B)."""
     return np.stack([macro(metric[0]) for metric in values])
 
 
 @pytest.fixture(scope="module")
 def coverage() -> dict[str, np.ndarray]:
-    """Share of data sets whose interval holds the truth, macro AUPRC and AUROC."""
+    """Share of data sets whose interval contains the true macro AUPRC and AUROC."""
     population = Population(0)
     targets, scores, _ = population.draw(60_000)
     truth = both_macro(average_precision_and_auroc(targets, scores))
@@ -83,20 +83,18 @@ def coverage() -> dict[str, np.ndarray]:
     return {unit: np.mean(hits, axis=0) for unit, hits in covered.items()}
 
 
-def test_resampling_patients_covers_as_often_as_it_says(coverage):
+def test_interval_from_resampled_patients_has_nominal_coverage(coverage):
     assert (coverage["patients"] >= 0.93).all(), coverage
     assert (coverage["patients"] <= 0.97).all(), coverage
 
 
-def test_resampling_rows_falls_short_on_the_same_data(coverage):
+def test_interval_from_resampled_rows_has_too_low_coverage(coverage):
     assert (coverage["rows"] < 0.90).all(), coverage
 
 
 @pytest.mark.parametrize(("patients", "least", "most"), [(2, 0.5, 0.8), (12, 0.93, 0.99)])
-def test_auroc_interval_of_a_rare_label_covers_from_the_number_of_patients_that_boards_ask(
-    patients, least, most
-):
-    """With 2 patients of the rarer class it covers too rarely, so that a board leaves it out."""
+def test_auroc_interval_of_rare_label_has_coverage_from_min_patients_on(patients, least, most):
+    """With 2 patients of the rarer class coverage is too low, so leaderboards omit the interval."""
     rng = np.random.default_rng(0)
     hits = []
     for seed in range(300):
@@ -119,7 +117,7 @@ def test_auroc_interval_of_a_rare_label_covers_from_the_number_of_patients_that_
 
 
 def label_summary(estimate: float, draws: np.ndarray, patients: int) -> Summary:
-    """As a board gives it."""
+    """Return the summary of one label as on a leaderboard."""
     (summary,) = summarize_labels(
         np.array([[estimate]]), draws[:, None], np.array([float(patients)]), area=True
     )

@@ -1,4 +1,4 @@
-"""DeLong's test equals a direct computation, and its level holds with clustered patients."""
+"""DeLong's test equals a direct computation, and keeps its level with several rows per patient."""
 
 import math
 
@@ -19,7 +19,7 @@ def problem(n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_definition(positive: np.ndarray, scores: np.ndarray, *, student: bool) -> float:
-    """The p-value from the kernel of all pairs and its covariance (DeLong et al. 1988, eq. 4-7).
+    """Return the p-value from the kernel of all pairs (DeLong et al. 1988, eq. 4-7).
 
     Student's distribution has the degrees of freedom of Welch and Satterthwaite.
     """
@@ -39,14 +39,14 @@ def by_definition(positive: np.ndarray, scores: np.ndarray, *, student: bool) ->
 
 
 def degrees_of_freedom(rows: np.ndarray) -> float:
-    """Of the variance between patients, from its matrix (Bell & McCaffrey 2002)."""
+    """Return those of the variance between patients, from its matrix (Bell & McCaffrey 2002)."""
     residual = np.eye(len(rows)) - np.outer(np.ones(len(rows)), rows / rows.sum())
     form = residual.T @ np.diag(rows**2) @ residual
     return float(np.trace(form) ** 2 / np.trace(form @ form))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_one_row_a_patient_gives_delongs_p_value(seed):
+def test_delong_with_one_row_per_patient_equals_definition(seed):
     positive, scores = problem(seed=seed)
     one, other = (components(positive, score[None]) for score in scores)
     for few in (True, False):
@@ -54,13 +54,13 @@ def test_one_row_a_patient_gives_delongs_p_value(seed):
         assert p == pytest.approx(by_definition(positive, scores, student=few), abs=1e-12)
 
 
-def test_areas_are_the_roc_areas_averaged_over_seeds():
+def test_components_area_equals_mean_auroc_over_seeds():
     positive, scores = problem()
     expected = np.mean([roc_auc_score(positive, score) for score in scores])
     assert components(positive, scores).area == pytest.approx(expected)
 
 
-def test_repeating_every_row_of_a_patient_adds_no_evidence():
+def test_delong_with_every_row_repeated_has_same_p_value():
     positive, scores = problem(60)
     patients = [str(i) for i in range(60)]
     once = [components(positive, score[None]) for score in scores]
@@ -69,13 +69,13 @@ def test_repeating_every_row_of_a_patient_adds_no_evidence():
     assert delong_p_value(np.tile(positive, 2), patients * 2, *twice) == pytest.approx(p)
 
 
-def test_a_model_against_itself_has_no_p_value():
+def test_delong_of_model_with_itself_has_no_p_value():
     positive, scores = problem()
     same = components(positive, scores[:1])
     assert math.isnan(delong_p_value(positive, [str(i) for i in range(80)], same, same))
 
 
-def test_equal_models_are_told_apart_in_one_of_twenty_data_sets():
+def test_delong_of_equal_models_rejects_one_in_twenty():
     rng = np.random.default_rng(0)
     found = []
     for _ in range(600):
@@ -88,8 +88,8 @@ def test_equal_models_are_told_apart_in_one_of_twenty_data_sets():
     assert 0.03 <= np.mean(found) <= 0.075
 
 
-def test_patients_with_rows_of_both_classes_count_their_covariance():
-    """Against the variance of clustered data written out (Obuchowski 1997, Biometrics 53(2))."""
+def test_delong_with_both_classes_in_a_patient_includes_covariance():
+    """The expected value is the variance of clustered data (Obuchowski 1997, Biometrics 53(2))."""
     positive, scores = problem(60, seed=3)
     patient = np.arange(60) // 3
     one, other = (components(positive, score[None]) for score in scores)
@@ -120,7 +120,7 @@ def test_patients_with_rows_of_both_classes_count_their_covariance():
 
 @pytest.mark.parametrize("patients", [15, 30, 150])
 def test_delong_of_equal_models_on_few_patients_rejects_one_in_twenty(patients):
-    """Up to 30 rows a patient; the normal distribution rejects 7 to 9 % with 15 patients."""
+    """With 15 patients of up to 30 rows, the normal distribution would reject 7 to 9 %."""
     rng = np.random.default_rng(1)
     rejected, by_normal = [], []
     for _ in range(1000):

@@ -15,12 +15,12 @@ def test_benjamini_hochberg_equals_scipy(p):
     np.testing.assert_allclose(benjamini_hochberg(p), false_discovery_control(p, method="bh"))
 
 
-def test_holm_by_hand():
+def test_holm_of_published_example_equals_it():
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
 
 
 @given(p_values)
-def test_holm_rejects_what_its_definition_rejects(p):
+def test_holm_rejects_same_hypotheses_as_definition(p):
     order = np.argsort(p, kind="stable")
     rejected = set()
     for step, index in enumerate(order):
@@ -33,7 +33,7 @@ def test_holm_rejects_what_its_definition_rejects(p):
     assert rejected <= set(np.flatnonzero(~clear | (adjusted <= 0.05)))
 
 
-def test_what_is_undefined_stays_so_and_is_not_counted():
+def test_corrections_keep_nan_and_do_not_count_it():
     p = np.array([0.01, np.nan, 0.03])
     np.testing.assert_allclose(holm(p), [0.02, np.nan, 0.03])
     np.testing.assert_allclose(benjamini_hochberg(p), [0.02, np.nan, 0.03])

@@ -1,4 +1,4 @@
-"""AUPRC and AUROC of all slots and labels equal scikit-learn's, and obey their laws."""
+"""AUPRC and AUROC of all slots and labels equal scikit-learn's and have their known properties."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from headsweep.metrics.ranking import (
 )
 
 EXACT = {"rtol": 0, "atol": 1e-9}
-# A small alphabet of scores makes ties, both zeros and neighbouring floats common.
+# Few distinct scores, so that ties, both zeros and adjacent floats are common.
 ALPHABET = np.array(
     [0.0, -0.0, 0.25, 0.5, 1.0, -1.0, -0.25, 1e-45, -1e-45, 3e38, np.nextafter(0.5, 1)],
     dtype=np.float32,
@@ -42,7 +42,7 @@ def by_sklearn(targets: np.ndarray, scores: np.ndarray, metric: object) -> np.nd
 
 
 @given(problems())
-def test_both_metrics_equal_sklearn_with_ties_and_undefined_labels(problem):
+def test_ranking_metrics_with_ties_and_undefined_labels_equal_sklearn(problem):
     targets, scores = problem
     ap, roc = average_precision_and_auroc(targets, scores)
     np.testing.assert_allclose(ap, by_sklearn(targets, scores, average_precision_score), **EXACT)
@@ -55,7 +55,7 @@ def test_both_metrics_equal_sklearn_with_ties_and_undefined_labels(problem):
     ids=["positive", "both signs", "all magnitudes"],
 )
 @pytest.mark.parametrize("decimals", [2, 7], ids=["many ties", "few ties"])
-def test_equal_to_sklearn_over_several_blocks(shift, smallest, bits, decimals):
+def test_ranking_metrics_over_several_blocks_equal_sklearn(shift, smallest, bits, decimals):
     rng = np.random.default_rng(0)
     targets = (rng.random((3039, 18)) < 0.2).astype(np.uint8)
     scores = np.round(rng.random((3, 3039, 18)) + 0.2 * targets, decimals) + shift
@@ -69,14 +69,14 @@ def test_equal_to_sklearn_over_several_blocks(shift, smallest, bits, decimals):
 
 
 @given(problems())
-def test_reversing_the_scores_reflects_the_roc_area(problem):
+def test_auroc_of_negated_scores_is_one_minus_auroc(problem):
     targets, scores = problem
     both = auroc(targets, scores) + auroc(targets, -scores)
     np.testing.assert_allclose(both[np.isfinite(both)], 1.0)
 
 
 @given(problems(), st.randoms(use_true_random=False))
-def test_the_order_of_rows_changes_nothing(problem, random):
+def test_average_precision_does_not_depend_on_row_order(problem, random):
     targets, scores = problem
     order = random.sample(range(len(targets)), len(targets))
     shuffled = average_precision(targets[order], scores[:, order])
@@ -84,7 +84,7 @@ def test_the_order_of_rows_changes_nothing(problem, random):
 
 
 @given(problems())
-def test_equal_scores_score_the_prevalence(problem):
+def test_ranking_metrics_of_equal_scores_equal_chance(problem):
     targets, scores = problem
     prevalence = targets.mean(axis=0)
     undefined = (prevalence == 0) | (prevalence == 1)
@@ -93,7 +93,7 @@ def test_equal_scores_score_the_prevalence(problem):
     np.testing.assert_allclose(roc[0], np.where(undefined, np.nan, 0.5))
 
 
-def test_a_slot_alone_and_among_others_scores_the_same_to_the_bit():
+def test_average_precision_of_slot_alone_equals_that_among_others():
     rng = np.random.default_rng(1)
     targets = (rng.random((500, 6)) < 0.3).astype(np.uint8)
     scores = rng.random((9, 500, 6), dtype=np.float32)
@@ -102,14 +102,14 @@ def test_a_slot_alone_and_among_others_scores_the_same_to_the_bit():
         np.testing.assert_array_equal(average_precision(targets, scores[k : k + 1])[0], together[k])
 
 
-def test_undefined_labels_are_left_out_of_the_mean_and_counted():
+def test_macro_leaves_out_undefined_labels():
     per_label = np.array([[0.2, np.nan, 0.6], [np.nan, np.nan, np.nan]])
     np.testing.assert_array_equal(macro(per_label), [0.4, np.nan])
     np.testing.assert_array_equal(n_defined(per_label), [2, 0])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_score_is_refused_and_placed(bad):
+def test_average_precision_with_non_finite_score_raises_with_position(bad):
     scores = np.zeros((2, 3, 4), dtype=np.float32)
     scores[1, 2, 3] = bad
     with pytest.raises(ValueError, match="slot 1, row 2, label 3"):
@@ -130,7 +130,7 @@ def test_average_precision_of_float64_scores_is_ranked_exactly():
             assert area[k, j] == pytest.approx(roc_auc_score(y, score), abs=1e-12)
 
 
-def test_average_precision_of_bad_shapes_or_dtype_is_refused():
+def test_auroc_with_bad_shape_or_dtype_raises():
     targets = np.zeros((3, 4), dtype=np.uint8)
     with pytest.raises(ValueError, match="must agree"):
         auroc(targets, np.zeros((2, 4, 3), dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Nadeau and Bengio's interval: the t-test where folds share nothing, wider where they do."""
+"""Nadeau and Bengio's interval equals the t-test without overlap, and is wider with overlap."""
 
 import math
 
@@ -15,14 +15,14 @@ differences = st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=2, 
 
 
 @given(values=differences.filter(lambda v: len(set(v)) > 1))
-def test_without_overlap_it_is_the_paired_t_test(values):
+def test_corrected_mean_without_overlap_equals_paired_t_test(values):
     found, due = corrected_mean(np.array(values), 0.0), ttest_1samp(values, 0)
     interval = due.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
     assert found.p == pytest.approx(due.pvalue, abs=1e-12)
 
 
-def test_five_folds_by_hand():
+def test_corrected_mean_of_five_folds_equals_formula():
     """K = 5, n_test / n_train = 1/4: the variance is (1/5 + 1/4) s²."""
     values = np.array([0.02, 0.05, 0.01, 0.04, 0.03])
     found = corrected_mean(values, 0.25)
@@ -31,14 +31,14 @@ def test_five_folds_by_hand():
     assert found.p > ttest_1samp(values, 0).pvalue
 
 
-def test_a_constant_difference_and_a_single_fold():
+def test_corrected_mean_of_constant_difference_or_single_fold_is_defined():
     assert corrected_mean(np.zeros(3), 0.5).p == 1
     assert corrected_mean(np.full(3, 0.5), 0.5).p == 0
     assert math.isnan(corrected_mean(np.array([0.5]), 0.5).p)
 
 
-def test_overlap_keeps_the_promised_level_where_the_plain_t_test_does_not():
-    """Fold values as they are in cross-validation: correlated by n_test / (n_test + n_train)."""
+def test_corrected_mean_with_overlap_keeps_level_unlike_plain_t_test():
+    """Fold values are correlated by n_test / (n_test + n_train), as in cross-validation."""
     rng = np.random.default_rng(0)
     folds, share = 5, 0.25
     correlation = share / (1 + share)
@@ -49,6 +49,6 @@ def test_overlap_keeps_the_promised_level_where_the_plain_t_test_does_not():
     assert np.mean(ttest_1samp(values, 0, axis=1).pvalue < 0.05) > 0.1
 
 
-def test_seeds_are_averaged_within_folds():
+def test_seeds_averaged_returns_mean_within_each_fold():
     values = np.arange(6.0).reshape(3, 2)
     assert seeds_averaged(values).tolist() == [0.5, 2.5, 4.5]

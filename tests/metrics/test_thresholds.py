@@ -1,4 +1,4 @@
-"""Thresholds are the best there are on the split that chose them; ratios equal scikit-learn's."""
+"""Thresholds are optimal on the split that selected them; ratios equal scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def labels_with_both_classes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exhaustive(targets: np.ndarray, scores: np.ndarray, criterion) -> float:
-    """The best value of a criterion over every threshold there is."""
+    """Return the best value of a criterion over all thresholds."""
     return max(criterion(targets[:, 0], (scores[:, 0] >= t).astype(int)) for t in scores[:, 0])
 
 
@@ -34,21 +34,21 @@ def youden(y: np.ndarray, called: np.ndarray) -> float:
 
 
 @given(labels_with_both_classes())
-def test_no_threshold_has_a_larger_f1(problem):
+def test_f1_optimal_has_largest_f1_of_all_thresholds(problem):
     targets, scores = problem
     chosen = at_thresholds(targets, scores, f1_optimal(targets, scores))
     assert chosen.f1[0] == pytest.approx(exhaustive(targets, scores, f1_score))
 
 
 @given(labels_with_both_classes())
-def test_no_threshold_has_a_larger_youden_index(problem):
+def test_youden_optimal_has_largest_index_of_all_thresholds(problem):
     targets, scores = problem
     chosen = at_thresholds(targets, scores, youden_optimal(targets, scores))
     reached = chosen.sensitivity[0] + chosen.specificity[0] - 1
     assert reached == pytest.approx(exhaustive(targets, scores, youden))
 
 
-def test_frozen_thresholds_give_sklearns_ratios():
+def test_at_thresholds_equals_sklearn():
     rng = np.random.default_rng(0)
     targets = (rng.random((300, 5)) < 0.3).astype(np.uint8)
     scores = (0.4 * targets + 0.6 * rng.random((300, 5))).astype(np.float32)
@@ -63,14 +63,14 @@ def test_frozen_thresholds_give_sklearns_ratios():
 
 
 @given(labels_with_both_classes(), st.sampled_from([0.5, 0.9, 1.0]))
-def test_sensitivity_at_specificity_is_read_off_the_roc_curve(problem, asked):
+def test_sensitivity_at_specificity_equals_roc_curve(problem, asked):
     targets, scores = problem
     false_rate, true_rate, _ = roc_curve(targets[:, 0], scores[:, 0], drop_intermediate=False)
     expected = true_rate[1 - false_rate >= asked].max()
     assert sensitivity_at_specificity(targets, scores, asked)[0] == pytest.approx(expected)
 
 
-def test_undefined_is_nan_and_not_zero():
+def test_threshold_metrics_without_both_classes_are_nan():
     targets = np.array([[0, 1], [0, 1]], dtype=np.uint8)
     scores = np.array([[0.2, 0.9], [0.4, 0.8]], dtype=np.float32)
     assert np.isnan(f1_optimal(targets, scores)[0])
@@ -81,7 +81,7 @@ def test_undefined_is_nan_and_not_zero():
     assert point.specificity[0] == 1
 
 
-def test_the_highest_of_equally_good_thresholds_is_taken():
+def test_youden_optimal_with_equal_thresholds_takes_highest():
     targets = np.array([[1], [0], [1]], dtype=np.uint8)
     scores = np.array([[0.9], [0.5], [0.1]], dtype=np.float32)
     assert youden_optimal(targets, scores)[0] == np.float32(0.9)

@@ -1,7 +1,7 @@
-"""What headsweep stands on: every dependency in a range, pinned, and of a known licence (bar 12).
+"""Dependencies: each has a version range, a pin and a known licence.
 
-All advisories need a network: `scripts/dependencies` asks for them at a release. The greatest that
-were known in November 2026 lie in `advisories.csv`, which is read here without one.
+`scripts/dependencies` queries all advisories over the network before a release. The most severe
+ones known in November 2026 are listed in `advisories.csv`, which these tests read offline.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ FREE = re.compile(
 APART = {"psycopg": "LGPL", "psycopg-binary": "LGPL"}
 """Licences of another kind, each justified in CONTRIBUTING.md."""
 UNSAID = {"atheris": "Apache 2.0"}
-"""Licences that stand beside the source alone, and not in the package's metadata."""
+"""Licences that are given in the source only, not in the package's metadata."""
 NO_PACKAGES = re.compile(r"nvidia|cuda|triton|headsweep|pip|setuptools|wheel")
-"""CUDA's own libraries, ourselves, and what an environment begins with."""
+"""CUDA libraries, headsweep itself, and the packages of an empty environment."""
 
 
 def pins() -> dict[str, str]:
@@ -58,23 +58,23 @@ def requirements() -> Iterator[Requirement]:
 
 
 def installed() -> dict[str, Distribution]:
-    """The distributions of this environment by name; the first on the path is the one in use."""
+    """Return this environment's distributions by name; the first on the path wins."""
     return {canonicalize_name(part.name): part for part in reversed([*distributions()])}
 
 
-def test_every_dependency_has_a_range_and_a_pin_within_it():
-    """Fails when a line is taken out of constraints.txt, or a range is left open below."""
+def test_dependencies_all_have_a_range_and_a_pin_within_it():
+    """Fails when a line is removed from constraints.txt, or a range has no lower bound."""
     pinned = pins()
     unheld = {"ray", "syne-tune", "scipy-stubs", "types-pyyaml", "types-jsonschema"}
     for requirement in requirements():
         name = canonicalize_name(requirement.name)
         assert requirement.specifier or name in unheld, name
-        if name not in {"ray", "syne-tune"}:  # the extra `benchmark`, which nothing here installs
+        if name not in {"ray", "syne-tune"}:  # the extra `benchmark`, which is not installed here
             assert name in pinned, name
             assert requirement.specifier.contains(pinned[name], prereleases=True), name
 
 
-def test_every_pin_is_exact_and_what_is_installed():
+def test_pins_are_exact_and_equal_installed_versions():
     for name, pin in pins().items():
         assert re.fullmatch(r"[0-9][0-9a-z.]*", pin), name
     pinned = pins()
@@ -86,7 +86,7 @@ def test_every_pin_is_exact_and_what_is_installed():
     assert strays == {}
 
 
-def test_pins_installed_here_accept_the_lowest_supported_python():
+def test_pins_accept_lowest_supported_python():
     """Fails for soupsieve 3.0, which needs Python 3.11.5, where Debian 12 has 3.11.2."""
     lowest = PROJECT["project"]["requires-python"].removeprefix(">=")
     pinned = pins()
@@ -99,8 +99,8 @@ def test_pins_installed_here_accept_the_lowest_supported_python():
     assert too_new == {}
 
 
-def test_no_pin_and_no_range_holds_a_version_of_a_known_advisory():
-    """Fails when jinja2 may be 3.1.5, or is pinned to it."""
+def test_pins_and_ranges_exclude_versions_with_known_advisories():
+    """Fails, for example, when jinja2 3.1.5 is pinned or within the range."""
     rows = list(csv.DictReader(ADVISORIES.read_text().splitlines()))
     assert len(rows) >= 20
     floors = {
@@ -117,7 +117,7 @@ def test_no_pin_and_no_range_holds_a_version_of_a_known_advisory():
 
 
 def licence(name: str) -> str:
-    """What a package says of its licence, in the newest field first."""
+    """Return the licence in a package's metadata; newer metadata fields come first."""
     about = distribution(name).metadata
     kinds = [text for text in about.get_all("Classifier") or () if text.startswith("License")]
     if name in UNSAID:
@@ -125,8 +125,8 @@ def licence(name: str) -> str:
     return about.get("License-Expression") or "; ".join(kinds) or (about.get("License") or "")[:200]
 
 
-def test_every_licence_is_free_and_known():
-    """A dependency under terms that were not looked at fails here."""
+def test_licences_of_installed_packages_are_all_known_and_free():
+    """Fails for a dependency whose licence has not been reviewed."""
     unknown = {}
     for found in distributions():
         name = canonicalize_name(found.name)
@@ -152,8 +152,8 @@ UNASKED = {"name": "numpy", "skip_reason": "Dependency not found on PyPI"}
         ([[UNASKED], [SOUND], [ILL]], 1, "torch 2.13.0: PYSEC-1"),
     ],
 )
-def test_an_audit_that_nobody_answered_is_no_clean_audit(tmp_path, capsys, answers, code, told):
-    """What pip-audit would write stands in for it; None is a database that cannot be reached."""
+def test_audit_without_answer_is_reported_as_unknown(tmp_path, capsys, answers, code, told):
+    """pip-audit is replaced by a script with fixed output; None is an unreachable database."""
     loader = SourceFileLoader("dependencies", str(ROOT / "scripts/dependencies"))
     dependencies = module_from_spec(spec_from_loader(loader.name, loader))
     loader.exec_module(dependencies)

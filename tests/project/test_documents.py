@@ -1,4 +1,4 @@
-"""The documents name what exists: commands, options, overrides, study files, links, config keys."""
+"""Commands, options, overrides, study files, links and config keys in the documents exist."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_overrides_in_a_document_are_config_keys(page):
         r"^headsweep (?:train|evaluate|align|data check) (.*)", TEXTS[page], re.M
     ):
         overrides = [word for word in line.split() if re.fullmatch(r"[a-z_.]+=[\w./-]+", word)]
-        # `manifest=` is no config key: it names what `evaluate` scores.
+        # `manifest=` is not a config key: it names the manifest that `evaluate` scores.
         keys = [word for word in overrides if not word.startswith("manifest=")]
         if "head.kind=bottleneck" not in keys:  # a head of another package
             compose_config(keys, where=page)

@@ -49,13 +49,13 @@ def run(code: str, project: Path) -> str:
     return ended.stdout
 
 
-def test_every_page_with_python_is_tested():
+def test_pages_with_python_are_all_tested():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     names = {page.relative_to(ROOT).as_posix() for page in pages if "generated" not in page.parts}
     assert {name for name in names if examples(name)} == {*PAGES, *SHOWN_ELSEWHERE}
 
 
-def test_examples_in_the_order_of_reading_run_as_they_are(project):
+def test_examples_in_reading_order_run_unchanged(project):
     printed = {}
     for page in PAGES:
         for i, code in enumerate(examples(page)):

@@ -1,7 +1,7 @@
-"""No pickle is read or written: a linter holds it in the source, the interpreter while it runs.
+"""No pickle is read or written: checked in the source by a linter, and at run time by a hook.
 
-What a feature file may not hold is in `tests/data/test_features.py`; samplers that keep pickles in
-the store are refused on shared stores in `tests/search/test_samplers_and_pruners.py`.
+Pickles in feature files are covered by `tests/data/test_features.py`, samplers that keep pickles in
+a shared storage by `tests/search/test_samplers_and_pruners.py`.
 """
 
 import ast
@@ -54,8 +54,8 @@ def lint(text: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout
 
 
-def test_the_linter_refuses_every_way_to_unpickle() -> None:
-    """Failed before `TID251`: numpy, joblib, cloudpickle, torch.load passed."""
+def test_linter_with_any_pickle_call_reports_it() -> None:
+    """Before rule `TID251`, numpy, joblib, cloudpickle and torch.load were not reported."""
     for name, text in FORBIDDEN.items():
         code, told = lint(text)
         assert code == 1, name
@@ -64,9 +64,9 @@ def test_the_linter_refuses_every_way_to_unpickle() -> None:
     assert code == 0, told
 
 
-def test_no_source_is_exempt() -> None:
-    """Fails for one more `noqa` of those rules. These are the error that torch raises, and the
-    one call of `torch.load`.
+def test_pickle_rules_are_suppressed_at_known_lines_only() -> None:
+    """Fails for any further `noqa` of these rules. The two allowed lines import the error that
+    torch raises, and call `torch.load`.
     """
     rules = ("S301", "S302", "TID251")
     exempt = [
@@ -80,7 +80,7 @@ def test_no_source_is_exempt() -> None:
     assert exempt == [("torch_files.py", error), ("torch_files.py", call)]
 
 
-def test_torch_reads_weights_alone_and_is_new_enough() -> None:
+def test_torch_load_reads_weights_only_with_a_safe_version() -> None:
     """Fails without `weights_only=True` in `data/torch_files.py`, and for a floor below 2.10."""
     calls = [
         node
@@ -105,7 +105,7 @@ UNPICKLED: list[str] = []
 
 @pytest.fixture
 def watched():
-    """What the interpreter unpickled; its hooks cannot be taken away again, so this one is mute."""
+    """Names that were unpickled. The audit hook cannot be removed, so it is disabled at the end."""
     active = True
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
@@ -125,10 +125,10 @@ space: {training.learning_rate: {type: float, low: 1.0e-3, high: 1.0e-1}}
 """
 
 
-def test_nothing_is_unpickled_and_no_pickle_is_left(
+def test_commands_read_and_write_no_pickle(
     tmp_path: Path, headsweep, watched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when a state is kept with `torch.save`, or a config with `pickle.dump`."""
+    """Fails when a training state is written by `torch.save`, or a config by `pickle.dump`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEADSWEEP_CACHE", "cache")
     sizes = {"patients_train": 20, "patients_valid": 20, "patients_test": 12}

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: complete, and enough to search outside the checkout."""
+"""The wheel and the sdist are complete: a search runs without the checkout."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def wheel(built: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Runs `headsweep` of the wheel, in an environment of its own and a folder that is empty.
+    """Run `headsweep` from the wheel, in a new environment and an empty folder.
 
-    The libraries are those of this environment, since installing torch takes minutes; headsweep
-    itself is not seen there, because an editable install is a .pth file that only `site` reads.
+    Other packages come from this environment, since installing torch takes minutes. This checkout
+    is not importable there: an editable install is a .pth file, which only `site` reads.
     """
     folder = tmp_path_factory.mktemp("elsewhere")
     subprocess.run(
@@ -76,7 +76,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return run
 
 
-def test_the_wheel_holds_configs_and_studies(wheel):
+def test_wheel_contains_configs_and_studies(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = ROOT / "src" / "headsweep"
     for pattern in ("*.py", "configs/**/*.yaml", "leaderboard/templates/*"):
@@ -89,7 +89,7 @@ def test_the_wheel_holds_configs_and_studies(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_the_wheel_of_the_sdist_is_the_wheel(built, wheel, tmp_path):
+def test_wheel_built_from_sdist_equals_wheel(built, wheel, tmp_path):
     """An sdist outside git still knows its commit."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -106,7 +106,7 @@ def test_the_wheel_of_the_sdist_is_the_wheel(built, wheel, tmp_path):
     assert contents(again) == contents(wheel)
 
 
-def test_the_wheel_alone_searches_the_quickstart(installed):
+def test_wheel_installed_alone_runs_quickstart(installed):
     commit = code_commit()
     assert commit is not None
     assert f"({commit})" in installed("--version")

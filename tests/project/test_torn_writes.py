@@ -1,8 +1,8 @@
-"""Whatever ends a write, the old file is there or the new one, and no trace of the attempt.
+"""An interrupted write leaves the old file or the new one, and no temporary file.
 
 `tests/workers/test_disk_full.py` fills the disk under SQLite, `tests/single/test_resume.py` kills
 training at random moments, `tests/leaderboard/test_staging.py` a process that writes a leaderboard.
-Here every writer dies, or fails, at every single touch of the file system, and within its writes.
+Here every writer is killed or fails at each of its file operations, and in the middle of a write.
 """
 
 import ast
@@ -37,9 +37,9 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.helpers.writers"])
 
 APPENDED = "metrics.jsonl"
-"""A line an epoch; what a killed run left of it is written anew from the state."""
+"""One line per epoch; a resumed run rewrites the file from its state."""
 BASIS = ("data/", "features/image/", "cache/")
-"""What writers read. Packs are named by their place; `write_pack` looks into them itself."""
+"""Input of the writers. Pack folders are named by their path; `write_pack` checks their content."""
 DONE, FAILED = 0, 1
 
 Tree = dict[str, bytes]
@@ -53,7 +53,7 @@ def ends(target: Callable[..., None], *arguments: object, **options: object) -> 
 
 
 def tree(folder: Path) -> Tree:
-    """Every file that was written, by its relative path."""
+    """Return the content of every written file by its relative path."""
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {name: p.read_bytes() for name, p in files.items() if not name.startswith(BASIS)}
 
@@ -63,11 +63,11 @@ def temporary(folder: Path) -> list[Path]:
 
 
 def assert_whole(name: str, found: Tree, old: Tree, new: Tree, where: str) -> None:
-    """Every file is the old or the new one; a board with its provenance is all of one of them."""
+    """Check that each file is old or new, and a complete leaderboard is all old or all new."""
     for file, content in found.items():
         if "partial" in file:
             continue
-        if file.endswith(STATE):  # of either run, after any epoch
+        if file.endswith(STATE):  # may be of either run and any epoch
             load(content)
         elif file.endswith(APPENDED):
             assert new[file].startswith(content) or content == old[file], (where, file)
@@ -76,13 +76,13 @@ def assert_whole(name: str, found: Tree, old: Tree, new: Tree, where: str) -> No
     if name == "board" and "provenance.json" in found:
         kept = {file: content for file, content in found.items() if "partial" not in file}
         assert kept in (old, new), where
-    if name not in ("board", "run"):  # those take down what is no longer true first
+    if name not in ("board", "run"):  # these two remove outdated files first
         lost = old.keys() - found.keys()
         assert not lost, (where, lost)
 
 
 class Attacked:
-    """A folder that holds the old version while the new one is written, again and again."""
+    """Writes the old version into new folders, then attacks the writing of the new version."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -106,9 +106,9 @@ class Attacked:
         where = f"{self.name}, {where}, ended {code}"
         assert code in (DONE, FAILED, KILLED, -signal.SIGXFSZ), where
         assert_whole(self.name, tree(folder), self.old, self.new, where)
-        if code == FAILED and self.name != "board":  # where removing may be what failed
+        if code == FAILED and self.name != "board":  # there, the removal may fail
             assert not temporary(folder), where
-        WRITERS[self.name](folder, 2)  # the next start
+        WRITERS[self.name](folder, 2)  # the next run of the writer
         assert not temporary(folder), where
         after = tree(folder)
         assert after.keys() == self.new.keys(), where
@@ -116,16 +116,19 @@ class Attacked:
         return code
 
 
-# These touch the file system often, or are slow; every so manieth touch is tried. No stride shares
-# a factor with the number of errors in NO_SPACE, which come in turn, or with a file's 3 touches.
+# These writers have many file operations or are slow, so only every n-th operation is attacked. No
+# stride shares a factor with the number of errors in NO_SPACE or the 3 operations of a file, so all
+# of them still occur.
 STRIDE = {"run": 13, "data set": 14, "board": 11, "pack": 2, "tables": 4, "subsets": 2}
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_killed_or_failed_at_every_touch_of_the_file_system(name: str, tmp_path: Path) -> None:
-    """Failed before its fix for predictor, predictions, tables, means, subsets, pack (a failure
-    left its half), run and export. With `durable.replacing` writing straight into its target,
-    export, predictor, state, predictions, manifests, means and subsets fail.
+def test_writer_killed_or_failed_at_any_file_operation_leaves_old_or_new(
+    name: str, tmp_path: Path
+) -> None:
+    """Before the fix, this failed for predictor, predictions, tables, means, subsets, pack (which
+    left a partial file), run and export. If `atomic_files.replacing` wrote into its target,
+    export, predictor, state, predictions, manifests, means and subsets would fail.
     """
     attacked = Attacked(name, tmp_path)
     faults: list[int | None] = [None, *NO_SPACE]
@@ -138,15 +141,17 @@ def test_killed_or_failed_at_every_touch_of_the_file_system(name: str, tmp_path:
                 f"{told} at touch {at}",
             )
             ended[code] += 1
-        if code == DONE:  # it was not killed: there is no such touch
+        if code == DONE:  # it was not killed: there are fewer operations
             break
     assert ended[KILLED] >= 3, ended
     assert ended[FAILED] >= 2, ended
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("run", "data set")])
-def test_killed_or_failed_within_a_write(name: str, tmp_path: Path) -> None:
-    """The kernel stops the process at a byte; fails likewise."""
+def test_writer_killed_or_failed_within_a_write_leaves_old_or_new(
+    name: str, tmp_path: Path
+) -> None:
+    """The kernel kills the process, or fails the write, at a given file size."""
     attacked = Attacked(name, tmp_path)
     longest = max([len(content) for content in attacked.new.values()], default=0) or 200
     for size in (0, longest // 2):
@@ -161,8 +166,10 @@ def test_killed_or_failed_within_a_write(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_on_a_real_file_system_that_is_full_or_read_only(tmp_path: Path, fault: str) -> None:
-    """A file system in memory; where none may be mounted, a folder without permission to write."""
+def test_writers_on_full_or_read_only_file_system_raise_and_change_nothing(
+    tmp_path: Path, fault: str
+) -> None:
+    """Uses a file system in memory or, if mounting is forbidden, read-only folders."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = mount(disk, "1m")
@@ -201,8 +208,8 @@ def test_on_a_real_file_system_that_is_full_or_read_only(tmp_path: Path, fault: 
             folder.chmod(0o755)
 
 
-def test_links_pipes_and_permissions_stay_what_they_are(tmp_path: Path) -> None:
-    """Fails when the file behind a link, or a pipe such as `/dev/stdout`, is not told apart."""
+def test_write_text_preserves_links_pipes_and_permissions(tmp_path: Path) -> None:
+    """Fails when a link, or a pipe such as `/dev/stdout`, is replaced like a regular file."""
     file, link = tmp_path / "a" / "best.yaml", tmp_path / "link.yaml"
     file.parent.mkdir()
     file.write_text("old")
@@ -247,7 +254,7 @@ WRITING_CALLS = {
     *("savefig", "tofile", "dump", "copyfile", "copytree", "memmap"),
 }
 ALLOWED = {
-    # The module that writes; a log; a lock; a folder that is renamed when it is complete.
+    # The module for atomic writes; a log; a lock; a folder that is renamed when it is complete.
     "atomic_files.py": {"open"},
     "single_run.py": {"open"},
     "launching/local.py": {"open"},
@@ -260,8 +267,8 @@ ALLOWED = {
 }
 
 
-def test_no_other_code_writes_files() -> None:
-    """A new writer goes through `atomic_files`, or is named and justified above."""
+def test_writing_calls_outside_atomic_files_are_the_allowed_ones() -> None:
+    """A new writer must use `atomic_files` or be listed with its reason in `ALLOWED`."""
     root = Path(headsweep.__file__).parent
     found = {
         path.relative_to(root).as_posix(): calls
@@ -272,7 +279,7 @@ def test_no_other_code_writes_files() -> None:
 
 
 def writing_calls(syntax: ast.AST) -> set[str]:
-    """Names of methods called that write, or open a file to be written."""
+    """Return the names of called functions that write a file or open one for writing."""
     found = set()
     for node in ast.walk(syntax):
         if not isinstance(node, ast.Call):

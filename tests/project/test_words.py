@@ -1,4 +1,4 @@
-"""Documents and docstrings use plain words: none of those that have a plainer one."""
+"""Documents and docstrings use plain words and none of the discouraged ones."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def docstrings(file: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_page_has_no_word_with_a_plainer_one(page):
+def test_page_contains_no_discouraged_word(page):
     assert [match[0] for match in WORDS.finditer(page.read_text(encoding="utf-8"))] == []
 
 
-def test_docstrings_have_no_word_with_a_plainer_one():
+def test_docstrings_contain_no_discouraged_word():
     found = [
         f"{file.relative_to(ROOT)}:{line}: {' '.join(match[0].split())}"
         for file in sources()
@@ -59,6 +59,6 @@ def test_docstrings_have_no_word_with_a_plainer_one():
     assert found == []
 
 
-def test_words_are_found_across_a_line_break():
+def test_words_across_a_line_break_are_detected():
     (found,) = WORDS.findall(" ".join(["A", "process", "that", "stands", "still."]))
     assert found == "stands still"

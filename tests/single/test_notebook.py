@@ -1,4 +1,4 @@
-"""The notebook runs on a finished study, cell by cell, and draws."""
+"""Every cell of the notebook runs on a finished study, and its figures are drawn."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Searches that stop before their budget is spent: a time limit, patience, and both shared."""
+"""Searches that stop before their budget is spent, by a time limit or by patience."""
 
 from __future__ import annotations
 
 import datetime
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from headsweep.settings import WorkerSettings
+from headsweep.settings import LAUNCHER_VARIABLE, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.stopping import n_without_improvement
+from headsweep.studies.stopping import DEADLINE, n_without_improvement
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
@@ -42,7 +44,7 @@ def search(url: str, *, epoch_s: float = 0.0, slots: int = 4) -> None:
 
 
 def ended(values: list[float | None]) -> list[FrozenTrial]:
-    """Trials that finished one a second with these values; None is pruned."""
+    """Return trials that finished one per second with these values; None means pruned."""
     return [
         optuna.trial.create_trial(
             state=TrialState.PRUNED if value is None else TrialState.COMPLETE, value=value
@@ -91,11 +93,11 @@ def test_worker_at_the_deadline_ends_running_trials_and_goes_on_later(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
     study = StoredStudy.create(make_spec(tmp_path), storage)
-    study.set_deadline(0.4)
+    study.set_deadline(2.0)  # a busy machine takes a second to join
     begun = time.monotonic()
-    search(url, epoch_s=0.1, slots=2)
+    search(url, epoch_s=0.2, slots=2)
     # Rungs are at the epochs 1, 3 and 9: the slowest trial takes 6 epochs from one to the next.
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 8
     summary = study.summary()
     assert summary.stopped_by == "timeout"
     assert 0 < summary.finished < summary.n_trials
@@ -139,3 +141,44 @@ def test_run_with_a_timeout_ends_with_its_reason_and_goes_on_later(
         assert study.status().stopped_by == "timeout"
         study.run(progress=False)
         assert study.status().finished == 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "launched", "kept"),
+    [(-1.0, False, False), (3600.0, False, True), (-1.0, True, True)],
+    ids=["past", "coming", "past-but-started-by-a-launcher"],
+)
+def test_worker_removes_a_past_deadline_unless_a_launcher_started_it(
+    tmp_path: Path,
+    storage: BatchedStorage,
+    url: str,
+    headsweep,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    launched: bool,
+    kept: bool,
+) -> None:
+    study = StoredStudy.create(make_spec(tmp_path), storage)
+    study.set_deadline(seconds)
+    worked: list[str] = []
+    monkeypatch.setattr("headsweep.workers.worker.work", lambda own, *_: worked.append(own.name))
+    if launched:
+        monkeypatch.setenv(LAUNCHER_VARIABLE, str(os.getppid()))
+    assert headsweep("worker", "probe", "--storage", url, "--device", "cpu").code == 0
+    assert worked == ["probe"]
+    assert (study.attrs().get(DEADLINE) is not None) == kept
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(-1.0, False), (3600.0, True)])
+def test_create_removes_a_past_deadline_and_leaves_a_coming_one(
+    tmp_path: Path, url: str, headsweep, seconds: float, kept: bool
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(DOCUMENT))
+    create = ("create", file, "--storage", url)
+    assert headsweep(*create).code == 0
+    with StoredStudy.open("probe", url) as study:
+        study.set_deadline(seconds)
+    assert headsweep(*create).code == 0
+    with StoredStudy.open("probe", url) as study:
+        assert (study.attrs().get(DEADLINE) is not None) == kept

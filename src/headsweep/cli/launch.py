@@ -36,7 +36,7 @@ def local(
     storage_url: str,
     workers: int | None,
     device: str,
-    slots: int,
+    slots: int | None,
     out: Path | None,
     timeout_s: float | None,
 ) -> None:
@@ -96,7 +96,7 @@ def slurm(
     cpus: int,
     more: tuple[str, ...],
     device: str,
-    slots: int,
+    slots: int | None,
     out: Path | None,
     dry_run: bool,
 ) -> None:

@@ -9,7 +9,9 @@ import click
 
 from headsweep.cli.paths import GivenPath
 from headsweep.settings import (
+    CPU_SLOTS,
     DEFAULT_STORAGE_URL,
+    GPU_SLOTS,
     STORAGE_URL_VARIABLE,
     EngineSettings,
     default_storage_url,
@@ -43,9 +45,8 @@ slots = click.option(
     "--slots",
     type=click.IntRange(min=1, max=10_000),
     default=EngineSettings.slots,
-    show_default=True,
     metavar="K",
-    help="Trials that one worker trains at once.",
+    help=f"Trials that one worker trains at once.  [default: {CPU_SLOTS}, on a GPU {GPU_SLOTS}]",
 )
 n_trials = click.option(
     "--n-trials",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def run(
     storage_url: str,
     workers: int | None,
     device: str,
-    slots: int,
+    slots: int | None,
     n_trials: int | None,
     out: Path | None,
     timeout_s: float | None,
@@ -63,11 +64,15 @@ def run(
 def create(
     study_file: Path, overrides: tuple[str, ...], storage_url: str, n_trials: int | None
 ) -> None:
-    """Create a study, or grow its budget; start no worker."""
+    """Create a study, or grow its budget; start no worker.
+
+    A time limit of an earlier search that has passed is removed.
+    """
     from headsweep.api import load_spec
     from headsweep.studies.study import StoredStudy
 
     with StoredStudy.create(load_spec(study_file, overrides, n_trials), storage_url) as study:
+        study.clear_past_deadline()
         n_trials, shown = study.spec.n_trials, study.storage.database.shown
     click.echo(f"study {study.name}: {n_trials} trials in {shown}")
 
@@ -82,13 +87,16 @@ def create(
     is_flag=True,
     help="Under Slurm: queue the task again when its time limit or a preemption ends the worker.",
 )
-def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: bool) -> None:
+def worker(
+    study_name: str, storage_url: str, device: str, slots: int | None, requeue: bool
+) -> None:
     """Pull trials of a study until its budget is spent.
 
-    Start one for each GPU, on any machine that can reach the storage. At SIGINT, SIGTERM or SIGUSR1
-    it hands its trials back and ends; at a second signal it ends at once.
+    Start one for each GPU, on any machine that can reach the storage. A time limit of an earlier
+    search is removed if it has passed, and applies otherwise. At SIGINT, SIGTERM or SIGUSR1 the
+    worker hands its trials back and ends; at a second signal it ends at once.
     """
-    from headsweep.settings import EngineSettings, WorkerSettings
+    from headsweep.settings import LAUNCHER_VARIABLE, EngineSettings, WorkerSettings
     from headsweep.workers.signals import stop_on_signals
 
     # Loading takes seconds, during which signals must be handled too.
@@ -97,11 +105,13 @@ def worker(study_name: str, storage_url: str, device: str, slots: int, requeue: 
         from headsweep.workers.worker import work
 
         with StoredStudy.open(study_name, storage_url) as study:
+            if LAUNCHER_VARIABLE not in os.environ:  # else the launcher set the deadline
+                study.clear_past_deadline()
             work(study, EngineSettings(device=device, slots=slots), stop)
     if requeue:
         from headsweep.launching.slurm import queue_again
 
-        queue_again(stop.told_by)
+        queue_again(stop.signal_number)
 
 
 @click.command(cls=Command)

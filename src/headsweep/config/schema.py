@@ -255,9 +255,9 @@ class DataConfig(Section):
 class PathsConfig(Section):
     """Where files are; a path changes no number, so it is left out of every fingerprint."""
 
-    data_root: str = "data/features"
+    data_root: FolderName = "data/features"
     """Folder of the feature files."""
-    manifest_dir: str = "data/manifests"
+    manifest_dir: FolderName = "data/manifests"
     """Folder of the manifests."""
     output_dir: FolderName = "outputs"
     """Folder of the leaderboards, one folder a study."""

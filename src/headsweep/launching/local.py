@@ -132,7 +132,7 @@ def _workers(
             log=log_dir / f"worker_{i}.log",
             command=[
                 *(sys.executable, "-m", "headsweep", "worker", study.name),
-                *("--device", engine.device, "--slots", str(engine.slots)),
+                *engine.options(),
             ],
             environment={
                 **os.environ,

@@ -95,7 +95,8 @@ def render(study_name: str, engine: EngineSettings, resources: Resources, paths:
     worker = shlex.join(
         [
             *(str(paths.python), "-m", "headsweep", "worker", study_name),
-            *("--device", engine.device, "--slots", str(engine.slots), "--requeue"),
+            *engine.options(),
+            "--requeue",
         ]
     )
     return f"""\

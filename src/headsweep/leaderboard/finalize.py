@@ -47,6 +47,7 @@ from headsweep.leaderboard.provenance import (
 )
 from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
+from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.progress import progress_bar
@@ -91,7 +92,8 @@ def finalize(
     finalists = choose_finalists(trials, stored.config_of, spec.finalists.top_k)
     searched = sum(trial.state in FINISHED for trial in trials)
     seeds = tuple(sorted(spec.finalists.seeds))
-    facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds)
+    ended = SearchFacts.of(stored.summary())
+    facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
     modalities = union_of_modalities(finalist.config for finalist in finalists)
     data = data or Dataset.from_config(spec.config, progress=True)
@@ -162,6 +164,7 @@ def write_board(
         [leaderboard_row(result, facts, valid.name, data) for result in results],
         folder,
         facts.rules,
+        note=facts.search.note if facts.search else "",
     )
     return results, compared
 

@@ -30,6 +30,7 @@ from headsweep.evaluation.summaries import (
     RESAMPLING_SEED,
 )
 from headsweep.leaderboard.finalists import Finalist
+from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
 from headsweep.package_info import code_commit
 from headsweep.settings import EngineSettings
@@ -74,6 +75,7 @@ class _Provenance(_Read):
     finalists: Annotated[list[_Finalist], Field(min_length=1)]
     data: dict[str, Any]
     machine: _Machine
+    search: SearchFacts | None = None
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -87,6 +89,8 @@ class StudyFacts:
     n_trials_searched: int
     seeds: tuple[int, ...]
     rules: Rules = CURRENT
+    search: SearchFacts | None = None
+    """How the search ended; None on boards of before."""
 
 
 def describe(
@@ -133,6 +137,7 @@ def describe(
         "machine": machine(settings),
         "packages": {name: version(name) for name in PACKAGES},
         **_followed_links(finalists),
+        **({"search": study.search.to_dict()} if study.search else {}),
     }
 
 
@@ -164,10 +169,11 @@ def data_fingerprint(splits: Sequence[Split]) -> str:
 def machine(settings: EngineSettings) -> dict[str, Any]:
     """Return what the bits of a result depend on besides config and data."""
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    kind = "cuda" if on_gpu else "cpu"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else _processor(),
-        "device_kind": "cuda" if on_gpu else "cpu",
-        "slots": settings.slots,
+        "device_kind": kind,
+        "slots": settings.slots_on(kind),
         "threads": settings.threads,
         "platform": platform.platform(),
         "python": sys.version.split()[0],
@@ -265,6 +271,12 @@ def rules_of(provenance: Mapping[str, Any]) -> Rules:
             f"found {version}; a newer headsweep wrote this board"
         )
     return RULES[version]
+
+
+def search_of(provenance: Mapping[str, Any]) -> SearchFacts | None:
+    """Return how the search before a board ended; None where an old board does not say."""
+    recorded = provenance.get("search")
+    return None if recorded is None else SearchFacts.model_validate(recorded)
 
 
 def _processor() -> str:

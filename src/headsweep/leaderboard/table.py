@@ -63,15 +63,26 @@ def added_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
     return dict(zip(ADDED, (on_valid["mean"], on_valid["std"]), strict=True))
 
 
-def write_tables(rows: Sequence[Row], folder: Path, rules: Rules = CURRENT) -> None:
-    """Write `leaderboard.csv`, floats in full and undefined ones empty, and `leaderboard.md`."""
+def write_tables(
+    rows: Sequence[Row], folder: Path, rules: Rules = CURRENT, *, note: str = ""
+) -> None:
+    """Write `leaderboard.csv`, floats in full and undefined ones empty, and `leaderboard.md`.
+
+    Args:
+        rows: of the table, best first.
+        folder: of the leaderboard.
+        rules: of the board.
+        note: a sentence below the table in `leaderboard.md`.
+    """
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "leaderboard.csv", table.getvalue())
     undefined = UNDEFINED if rules.valid_auroc else "-"
-    write_text(folder / "leaderboard.md", to_markdown(rows, undefined))
+    write_text(
+        folder / "leaderboard.md", to_markdown(rows, undefined) + (f"\n{note}\n" if note else "")
+    )
 
 
 def to_markdown(rows: Sequence[Row], undefined: str = UNDEFINED) -> str:

@@ -31,7 +31,7 @@ from headsweep.storage.connections import open_database
 from headsweep.storage.optuna_tables import STUDY_ATTRS
 from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
 from headsweep.studies.enqueue import FROM_FILE, enqueue, new_entries
-from headsweep.studies.stopping import DEADLINE
+from headsweep.studies.stopping import DEADLINE, seconds_left
 from headsweep.studies.summary import Summary, summarize
 from headsweep.studies.trials import trial_config
 
@@ -196,7 +196,8 @@ class StoredStudy:
             Nothing.
 
         Raises:
-            InputError: the block raised one; it names both folders if they differ.
+            FeatureError: the block raised one; both folders are named if they differ.
+            ManifestError: the same.
         """
         try:
             yield
@@ -392,6 +393,16 @@ class StoredStudy:
 
         self.storage.write(self.study_id, write)
 
+    def clear_past_deadline(self) -> None:
+        """Remove a deadline that has passed, so that the search goes on; a coming one stays."""
+
+        def write(connection: Connection) -> None:
+            left_s = seconds_left(_attrs(connection, self.study_id), database_now(connection))
+            if left_s is not None and left_s <= 0:
+                _write_attrs(connection, self.study_id, {DEADLINE: None})
+
+        self.storage.write(self.study_id, write)
+
     def next_worker_index(self) -> int:
         """Count a worker that joins.
 
@@ -418,7 +429,11 @@ class StoredStudy:
 
 
 def _open_after(check: Callable[[], None], url: str) -> BatchedStorage:
-    """Reach a storage, check, then create what is missing in it; the database is opened once."""
+    """Open a storage, and create its missing tables after the check; open the database only once.
+
+    Returns:
+        The storage.
+    """
     file = Path(url.removeprefix("sqlite:///"))
     if url.startswith("sqlite:///") and not file.exists():
         check_output(file.parent)
@@ -444,7 +459,11 @@ def _study_id(name: str, storage: BatchedStorage) -> int:
 
 
 def _define(spec: StudySpec, storage: BatchedStorage) -> int:
-    """Write the spec of a study that is new, or compare it with the stored one."""
+    """Write the spec of a new study, or compare it with the stored one.
+
+    Returns:
+        The study's id.
+    """
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:

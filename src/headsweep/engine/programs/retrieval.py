@@ -27,8 +27,8 @@ class RetrievalBatch:
     Attributes:
         views: features `(b, d)` by modality and normalisation.
         same: `(b, b)`, whether two different rows show one scan or share one report: such pairs
-            are neither positives nor negatives of the instance loss. None where there is no such
-            pair.
+            are neither positives nor negatives of the instance loss. None where it is known that
+            there is no such pair.
         affinity: `(b, b)`, Jaccard overlap of the label sets with each row summing to one; the
             diagonal is zero.
     """
@@ -192,6 +192,8 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
             keys.unsqueeze(0) == keys.unsqueeze(1) for keys in (k[rows] for k in self.repeated)
         ]
         same = torch.stack(pairs).any(dim=0).fill_diagonal_(False)
+        if same.device.type == "cuda":
+            return same  # masking nothing is cheaper there than asking whether there is a pair
         return same if same.any() else None
 
 

@@ -11,6 +11,7 @@ import optuna
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
 from headsweep.leaderboard.formatting import interval, number, spread
+from headsweep.leaderboard.provenance import search_of
 from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.report.sections import (
     METRIC_NAMES,
@@ -88,7 +89,8 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     )
     for again in openings[1:]:
         text += f"; opened again {again['when']} for {_listed(again['trials'])}: {again['why']}"
-    return text + "."
+    search = search_of(provenance)
+    return f"{text}. {search.note if search else ''}".rstrip()
 
 
 def _board(
@@ -170,6 +172,10 @@ def _subgroup_table(result: FinalistResult, test: str) -> TableCard:
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "study fingerprint", provenance["study_fingerprint"]
+    search = search_of(provenance)
+    if search is not None and search.slots_per_step and search.us_per_slot_step:
+        yield "search: slots a step", f"{search.slots_per_step:.1f}"
+        yield "search: microseconds a slot-step", f"{search.us_per_slot_step:,.0f}"
     yield "commit", provenance["commit"] or "not a checkout"
     for name, value in provenance["machine"].items():
         yield name, str(value)

@@ -38,6 +38,7 @@ from headsweep.leaderboard.provenance import (
     machine,
     read_provenance,
     rules_of,
+    search_of,
 )
 from headsweep.leaderboard.unblinding import load_test, load_test_subgroups
 from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
@@ -95,6 +96,7 @@ def verify(
         recorded["n_trials_searched"],
         seeds,
         rules_of(recorded),
+        search_of(recorded),
     )
     confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
     with tempfile.TemporaryDirectory() as temporary:

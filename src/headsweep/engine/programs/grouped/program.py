@@ -43,8 +43,8 @@ class GroupedProgram(Program):
         interpreted: shapes of tiles under Triton's interpreter.
     """
 
-    tiles = Tiles()
-    tall_tiles = Tiles(weight_columns=64, update_warps=8)
+    tiles = Tiles(weight_rows=32, weight_columns=64, norm_rows=2, norm_columns=512)
+    tall_tiles = Tiles(weight_rows=32, weight_columns=128, update_warps=8)
     interpreted = INTERPRETED
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
