@@ -86,9 +86,7 @@ def test_value_slice_names_choices_in_the_order_of_the_space_and_slants_long_nam
 def test_slices_of_a_categorical_parameter_follow_the_order_of_its_choices():
     space = {"head.width": CategoricalDistribution([64, 128, 256])}
     trials = [
-        create_trial(
-            value=value, params={"head.width": width}, distributions={"head.width": widths}
-        )
+        create_trial(value=value, params={"head.width": width}, distributions=space)
         for value, width in ((0.1, 256), (0.2, 64), (0.3, 256))
     ]
     (plot,) = _slices(trials)
