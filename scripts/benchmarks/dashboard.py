@@ -1,4 +1,4 @@
-"""Time of the request that optuna-dashboard's page makes to refresh a study, on both databases.
+"""Time the request with which optuna-dashboard's page refreshes a study, on both databases.
 
     python scripts/benchmarks/dashboard.py [--finished 1000] [--running 32] [--rounds 3]
 

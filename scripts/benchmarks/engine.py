@@ -1,4 +1,4 @@
-"""One study's worth of pre-drawn configs through the four ways of `ways`.
+"""Time the training of the configs of one study in the four ways of `ways`.
 
 Same configs, data, epochs and one thread a worker; the ways take turns, and medians over the rounds
 are compared: of CPU seconds, or of seconds on another device. With `--workers N`, as many processes
@@ -71,7 +71,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Turns:
-    """What one worker measured."""
+    """Measurements of one worker."""
 
     seconds: dict[str, list[float]]
     """By way, of every round."""

@@ -1,4 +1,4 @@
-"""How time grows with trials, rows and width, and peak memory with slots and with trials.
+"""Measure how time grows with trials, rows and width, and memory with slots and trials.
 
 Every point is a process of its own, which trains configs drawn from a shipped study's space on
 synthetic splits and says how long that took and how much memory it held at most, beyond what it
@@ -29,7 +29,7 @@ KIBIBYTE = 2**10
 
 @dataclass(frozen=True)
 class Point:
-    """What one process trains."""
+    """The work of one process."""
 
     head: str
     trials: int

@@ -1,4 +1,4 @@
-"""The load that workers put on PostgreSQL: transactions, bytes, connections, processor time.
+"""Measure the load of workers on PostgreSQL: transactions, bytes, connections, CPU time.
 
     python scripts/benchmarks/load.py [--workers 1 4 16 64] [--slots 16] [--seconds 20]
         [--epoch-s 0.5]

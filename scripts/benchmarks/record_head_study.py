@@ -1,4 +1,4 @@
-"""Trains random configs of a recorded study to the end and keeps their validation AUPRC.
+"""Train random configs of a recorded study to the end and store their validation AUPRC.
 
     python scripts/benchmarks/record_head_study.py [--study head_study|linear_study] [--fit-only]
         paths.data_root=FEATURES paths.manifest_dir=MANIFESTS

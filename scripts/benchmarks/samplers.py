@@ -1,4 +1,4 @@
-"""What samplers find with equal trials: batched TPE, stock TPE, random search.
+"""Compare samplers at equal trials: batched TPE, stock TPE, random search.
 
     python scripts/benchmarks/samplers.py [--seeds 24] [--trials 320] [--processes 2]
         [--objectives "Branin 2" ... head] [--contestants batched stock ...]
@@ -45,7 +45,11 @@ def objective_of(name: str) -> Objective:
 
 
 def contest(contestant: str, name: str, seed: int, n_trials: int) -> tuple[float, float]:
-    """The best value, and the seconds that took."""
+    """Run one search.
+
+    Returns:
+        The best value, and the seconds of the search.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     objective, (build, batch) = objective_of(name), CONTESTANTS[contestant]

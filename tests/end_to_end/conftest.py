@@ -17,12 +17,12 @@ from tests.helpers.command_line import Ended
 
 SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 FEW_FINALISTS = ("finalists.top_k=2", "finalists.seeds=[0,1]")
-"""Confirming finalists and drawing their report takes longer than a small search."""
+"""Confirming finalists and drawing the report takes longer than a small search."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A study in a folder of its own, worked on by the command line and read by the API."""
+    """A study in its own folder, run by the command line and read by the API."""
 
     file: Path
     name: str
@@ -32,7 +32,7 @@ class Job:
 
     @property
     def storage(self) -> tuple[str, str]:
-        """The option that names its store."""
+        """The option that names its storage."""
         return ("--storage", f"sqlite:///{self.folder}/study.db")
 
     @property
@@ -41,21 +41,21 @@ class Job:
 
     @property
     def definition(self) -> tuple[object, ...]:
-        """What `create` and `run` need to know of it."""
+        """The arguments of `create` and `run` for this study."""
         return (self.file, f"study.name={self.name}", *self.overrides, *self.storage)
 
     def run(self, *options: object) -> str:
-        """Start or continue it, to its end; what that printed."""
+        """Start or continue the study until it ends, and return the output."""
         return self.call("run", *self.definition, "--out", self.board, *options)
 
     def call(self, *args: object) -> str:
-        """Run a command that must succeed; what it printed."""
+        """Run a command, check that it succeeds, and return its output."""
         ended = self.headsweep(*args)
         assert ended.code == 0, ended.err
         return ended.out
 
     def opened(self) -> hs.Study:
-        """The study; a context manager."""
+        """Open the study as a context manager."""
         return hs.Study.open(self.name, storage=self.storage[1], out=self.board)
 
     def summary(self) -> Summary:
@@ -67,7 +67,7 @@ class Job:
             return study.optuna.get_trials()
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows of its leaderboard."""
+        """Return the rows of its leaderboard."""
         with (self.board / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
@@ -87,13 +87,13 @@ class Studies:
         return Job(path, name, folder, (*self.data, *FEW_FINALISTS, *overrides), self.headsweep)
 
     def finished(self, file: str, name: str, *overrides: str, n_trials: int) -> Job:
-        """A study with its leaderboard."""
+        """Return a study with its leaderboard."""
         study = self.new(file, name, *overrides)
         study.run("--workers", 1, "--n-trials", n_trials)
         return study
 
     def searched(self, file: str, name: str, *overrides: str, n_trials: int) -> Job:
-        """A study whose budget is spent, without a leaderboard."""
+        """Return a study whose budget is spent, without a leaderboard."""
         study = self.new(file, name, *overrides)
         study.call("create", *study.definition, "--n-trials", n_trials)
         study.call("worker", study.name, *study.storage)
@@ -114,5 +114,5 @@ def studies(
 
 
 def subprocess_command(*args: object) -> list[str]:
-    """The command line of another process."""
+    """Return the command line of another process."""
     return [sys.executable, "-m", "headsweep", *map(str, args)]

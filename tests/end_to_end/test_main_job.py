@@ -1,4 +1,4 @@
-"""The main job: an exact budget, pruning, interruption, verification, replay."""
+"""Whole studies: exact budget, pruning, interruption, verification, retraining."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(request: pytest.FixtureRequest, studies: Studies) -> Job:
 
 
 def assert_budget_was_met_exactly(study: Job, budget: int) -> None:
-    """Every trial that counts ended once; one that lost its worker has exactly one successor."""
+    """Check that each counted trial ended once, and that lost trials have exactly one retry."""
     trials = study.trials()
     states = Counter(trial.state for trial in trials)
     assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == budget
@@ -72,7 +72,7 @@ def test_run_on_a_finished_study_changes_no_file(finished):
 
 
 def test_create_worker_finalize_equal_run(studies):
-    """`create`, `worker` and `finalize` make the trials and the board that `run` makes."""
+    """`create`, `worker` and `finalize` give the same trials and board as `run`."""
     whole = studies.new("linear_visual", "whole")
     whole.run("--workers", 1, "--n-trials", 8)
     steps = studies.new("linear_visual", "steps")
@@ -132,7 +132,7 @@ def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(stud
 def finished_trials(study: Job) -> int:
     try:
         return study.summary().finished
-    except InputError:  # the store or the study is yet to be made
+    except InputError:  # the storage or the study does not exist yet
         return 0
 
 
@@ -142,7 +142,7 @@ def test_verify_on_a_finished_study_is_equal_to_the_bit(finished):
 
 @pytest.fixture(scope="module")
 def smallest(studies: Studies) -> Job:
-    """The least that can be verified: one finalist with one seed."""
+    """The smallest board that can be verified: one finalist with one seed."""
     study = studies.new("linear_visual", "smallest", "finalists.top_k=1", "finalists.seeds=[0]")
     study.run("--workers", 1, "--n-trials", 3)
     return study
@@ -215,7 +215,7 @@ def test_verify_when_a_file_was_altered_names_it(smallest, tmp_path, alter):
 
 
 def test_train_on_an_exported_trial_gives_its_recorded_value(finished, tmp_path):
-    """To the bit: for the best trial, and for one that entered the tape late."""
+    """Equal to the bit, for the best trial and for one with a later tape position."""
     complete = [t for t in finished.trials() if t.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: trial.value or 0.0)
     latest = max(complete, key=lambda trial: trial.user_attrs[TAPE_POSITION])

@@ -1,4 +1,4 @@
-"""Splits that the engine's tests share."""
+"""Fixtures for the tests of the engine."""
 
 import pytest
 import torch
@@ -15,5 +15,5 @@ def splits() -> tuple[Split, Split]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Bits are promised at one thread count."""
+    """Use one thread, because results are equal to the bit only at the same thread count."""
     torch.set_num_threads(1)

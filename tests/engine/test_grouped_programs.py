@@ -1,4 +1,4 @@
-"""Grouped programs: equal to plain PyTorch in float64, few launches, no bit from a neighbour."""
+"""Grouped programs equal plain PyTorch in float64, need few launches, and isolate slots."""
 
 import functools
 
@@ -49,14 +49,14 @@ CROWD = [
 ]
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-"""No example is made smaller: the interpreter takes a second for a step."""
+"""No shrinking, because one step takes a second in Triton's interpreter."""
 
 heads = st.builds(
     lambda widths, values, clip: with_values(
         BASE, {"head.hidden_dims": tuple(widths), "training.clip_norm": clip, **values},
         where="test",
     ),
-    st.lists(st.integers(4, 36), min_size=0, max_size=3),  # a norm of 2 units cancels
+    st.lists(st.integers(4, 36), min_size=0, max_size=3),  # a norm of 2 units is constant
     st.fixed_dictionaries(
         {
             "head.activation": st.sampled_from(["relu", "gelu", "silu", "tanh"]),
@@ -80,7 +80,7 @@ heads = st.builds(
 @settings(max_examples=8, deadline=None, phases=PHASES)
 @given(configs=st.lists(heads, min_size=1, max_size=3))
 def test_grouped_mlps_equal_autograd_in_float64(configs: list[Config]) -> None:
-    """Scores before, gradients of the last step, and weights after an epoch."""
+    """Compare the scores before, and the weights after an epoch."""
     grouped = Grouped(SPLITS)
     slots = grouped.admit(*configs)
     before = grouped.scores()
@@ -99,7 +99,7 @@ def test_grouped_mlps_equal_autograd_in_float64(configs: list[Config]) -> None:
 @settings(max_examples=8, deadline=None, phases=PHASES)
 @given(one=heads)
 def test_gradients_of_a_grouped_mlp_equal_autograd_in_float64(one: Config) -> None:
-    """The first moments after one step are the gradients times a factor."""
+    """After one step the first moments equal the gradients times a known factor."""
     whole = with_values(one, {"training.batch_size": 64, "training.weight_decay": 0.0}, where="t")
     grouped = Grouped(SPLITS)
     (slot,) = grouped.admit(whole)
@@ -142,7 +142,7 @@ def test_grouped_linear_heads_equal_autograd_in_float64(loss: str) -> None:
 def trained_among(
     watched: Config, before: list[Config], behind: list[Config], *, leave: int | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """State and scores of a slot after two epochs; one neighbour may give way to others."""
+    """Return state and scores of a slot after two epochs; one neighbour may be replaced."""
     grouped = Grouped(SPLITS)
     first = grouped.admit(*before)
     (slot,) = grouped.admit(watched)
@@ -157,7 +157,7 @@ def trained_among(
 
 @functools.cache
 def trained_alone() -> tuple[dict[str, Tensor], Tensor]:
-    """The watched head without neighbours."""
+    """Return state and scores of the watched head without neighbours."""
     return trained_among(WATCHED, [], [])
 
 
@@ -166,7 +166,7 @@ def trained_alone() -> tuple[dict[str, Tensor], Tensor]:
     [([], CROWD, None), (CROWD, [], 0), (CROWD[2:], CROWD[:2], 1), ([WATCHED], [WATCHED], 0)],
     ids=["first", "last", "between", "twins"],
 )
-def test_a_neighbour_changes_no_bit_of_a_grouped_mlp(
+def test_grouped_mlp_beside_any_neighbours_keeps_every_bit(
     before: list[Config], behind: list[Config], leave: int | None
 ) -> None:
     alone, alone_scores = trained_alone()
@@ -176,7 +176,7 @@ def test_a_neighbour_changes_no_bit_of_a_grouped_mlp(
         assert among[name].equal(tensor), name
 
 
-def test_a_step_takes_at_most_30_launches_for_any_membership() -> None:
+def test_launch_step_with_any_slots_takes_at_most_30_launches() -> None:
     deep = with_values(BASE, {"head.hidden_dims": (8, 8, 8, 8, 8)}, where="test")
     grouped = Grouped(SPLITS)
     (slot, *_) = grouped.admit(deep, *CROWD, WATCHED)
@@ -197,7 +197,7 @@ def test_a_step_takes_at_most_30_launches_for_any_membership() -> None:
     assert launches() == crowded
 
 
-def test_a_deeper_head_than_launches_allow_is_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_name_when_a_head_is_too_deep_is_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "triton_available", lambda: True)
     for depth, name in [(1, "grouped_mlp"), (5, "grouped_mlp"), (6, "stacked_mlp")]:
         one = with_values(BASE, {"head.depth": depth}, where="test")
@@ -208,14 +208,14 @@ def test_a_deeper_head_than_launches_allow_is_stacked(monkeypatch: pytest.Monkey
     assert groups.program_name(solved, "cuda") == "logistic"
 
 
-def test_without_triton_a_gpu_gets_the_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_name_without_triton_is_not_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "triton_available", lambda: False)
     assert groups.program_name(BASE, "cuda") == "stacked_mlp"
     assert groups.program_name(LINEAR, "cuda") == "linear"
 
 
-def test_a_refill_moves_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what was recorded can be replayed."""
+def test_admit_to_a_freed_slot_keeps_the_recorded_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded CUDA graph can be replayed only if its tensors stay at the same addresses."""
     grouped = Grouped(SPLITS)
     slots = grouped.admit(*CROWD, WATCHED)
     grouped.epoch()
@@ -235,7 +235,7 @@ def test_a_refill_moves_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     [(WATCHED, GroupedMLPProgram, MLPProgram), (LINEAR, GroupedLinearProgram, LinearProgram)],
     ids=["mlp", "linear"],
 )
-def test_a_snapshot_goes_on_in_the_program_of_a_cpu_and_back(
+def test_restore_of_a_snapshot_in_grouped_and_cpu_programs_continues_alike(
     monkeypatch: pytest.MonkeyPatch, one: Config, grouped: type[Program], plain: type[Program]
 ) -> None:
     kind = one.head.kind
@@ -268,7 +268,7 @@ def test_a_snapshot_goes_on_in_the_program_of_a_cpu_and_back(
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_rounded_products_of_grouped_mlps_equal_those_of_a_cpu(
+def test_grouped_mlp_with_rounded_products_equals_the_cpu_program(
     monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     rounded = [
@@ -291,14 +291,16 @@ def test_rounded_products_of_grouped_mlps_equal_those_of_a_cpu(
     assert error < 0.1 * effect, (error, effect)
 
 
-def test_a_diverging_grouped_head_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_epoch_with_a_diverging_grouped_head_fails_only_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(groups.PROGRAMS, "mlp", GroupedMLPProgram)
     broken = with_values(
         BASE, {"training.optimizer": "sgd", "training.learning_rate": 1e30}, where="test"
     )
     engine = Engine(*SPLITS, SETTINGS)
     ok, bad = engine.admit(BASE).slot, engine.admit(broken).slot
-    with pytest.warns(RuntimeWarning):  # NumPy's, of the interpreter
+    with pytest.warns(RuntimeWarning):  # from NumPy in Triton's interpreter
         reports = {report.slot: report for report in engine.run_epoch()}
     assert reports[bad].failure is not None
     assert reports[ok].failure is None

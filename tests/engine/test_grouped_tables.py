@@ -1,4 +1,4 @@
-"""Parts of the grouped programs: memory, initial weights, rates, tiles."""
+"""Parts of the grouped programs: memory arenas, initial weights, learning rates, tiles."""
 
 import json
 import os
@@ -38,7 +38,7 @@ HEADS = [
 
 @given(st.lists(st.integers(1, 9) | st.just(0), max_size=40))
 def test_arena_parts_never_overlap_and_join_when_released(sizes: list[int]) -> None:
-    """A size of 0 stands for the release of the oldest part."""
+    """A size of 0 means that the oldest part is released."""
     arena = WeightArena(CPU)
     held: list[tuple[int, int]] = []
     for size in sizes:
@@ -64,7 +64,7 @@ def test_weight_arena_when_it_grows_keeps_what_it_holds() -> None:
     assert bool((arena.part(arena.weights, start, 2) == 7.0).all())
 
 
-def test_input_arena_holds_every_variant_once_with_zeros_behind() -> None:
+def test_input_arena_when_variants_repeat_stores_each_once_padded_with_zeros() -> None:
     matrices = {
         Variant("visual", "l2"): torch.rand(5, 20),
         Variant("text", "none"): torch.rand(5, 16),
@@ -81,8 +81,8 @@ def test_input_arena_holds_every_variant_once_with_zeros_behind() -> None:
 
 
 @pytest.mark.parametrize("one", HEADS, ids=str)
-def test_a_placed_slot_has_the_weights_of_build_head(one: Config) -> None:
-    """To the bit, also those of another head that shares the drawn numbers."""
+def test_place_gives_a_slot_the_weights_of_build_head(one: Config) -> None:
+    """Equal to the bit, also for a second head that uses the same cached random numbers."""
     arena = WeightArena(CPU)
     for number in range(2):
         member = place(Slot(number, one, 32, 1, 1), SHAPE, 32, arena)
@@ -97,7 +97,7 @@ def test_a_placed_slot_has_the_weights_of_build_head(one: Config) -> None:
 
 
 @pytest.mark.parametrize("one", HEADS, ids=str)
-def test_parameter_shapes_are_those_of_the_head(one: Config) -> None:
+def test_parameter_shapes_of_any_head_equal_its_parameters(one: Config) -> None:
     head = build_head(one.head, SHAPE, seed=0)
     expected = {name: tuple(p.shape) for name, p in head.named_parameters()}
     found = parameter_shapes(one.head, SHAPE)
@@ -105,7 +105,7 @@ def test_parameter_shapes_are_those_of_the_head(one: Config) -> None:
     assert list(found) == list(expected)
 
 
-def test_initial_weights_beyond_their_capacity_are_dropped_and_drawn_again() -> None:
+def test_initial_weights_beyond_capacity_are_dropped_and_drawn_again() -> None:
     kept = InitialWeights(capacity_bytes=4000)
     first = kept.of(HEADS[1].head, SHAPE, 1, pinned=False).clone()
     for seed in range(2, 6):
@@ -116,7 +116,9 @@ def test_initial_weights_beyond_their_capacity_are_dropped_and_drawn_again() -> 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("warmup", [0.0, 0.7, 2.0])
-def test_step_rates_are_those_of_the_schedule(schedule: str, warmup: float) -> None:
+def test_step_rates_with_any_schedule_equal_its_learning_rates(
+    schedule: str, warmup: float
+) -> None:
     values = {"training.schedule": schedule, "training.warmup_epochs": warmup}
     one = with_values(config("training.weight_decay=0.3"), values, where="test")
     slots = [Slot(i, one, 32, 7, 4, step=7 * i) for i in range(3)]
@@ -131,14 +133,14 @@ def test_step_rates_are_those_of_the_schedule(schedule: str, warmup: float) -> N
             assert rates[i, k] == pytest.approx(expected, rel=1e-6)
 
 
-def test_rates_of_a_slot_do_not_depend_on_its_neighbours() -> None:
+def test_step_rates_of_a_slot_beside_others_are_unchanged() -> None:
     slots = [Slot(i, one, 32, 9, 4, step=i) for i, one in enumerate([*HEADS, *HEADS])]
     together = step_rates(slots, 9)
     for k, slot in enumerate(slots):
         assert np.array_equal(step_rates([slot], 9)[:, 0], together[:, k])
 
 
-def test_tiles_cover_every_matrix_once_and_costly_ones_first() -> None:
+def test_tile_list_covers_every_matrix_once_and_orders_by_cost() -> None:
     maps = np.zeros((3, r.LENGTH), np.int64)
     maps[:, r.UNITS_OUT] = [5, 70, 16]
     maps[:, r.WIDTH_IN] = [1, 4, 2]
@@ -149,7 +151,7 @@ def test_tiles_cover_every_matrix_once_and_costly_ones_first() -> None:
 
 @pytest.mark.slow
 def test_every_grouped_kernel_compiles_for_an_h100(tmp_path: Path) -> None:
-    """Triton brings its own assembler, so no GPU is needed; the interpreter checks no types."""
+    """Triton has its own assembler, so no GPU is needed. Triton's interpreter checks no types."""
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     result = subprocess.run(

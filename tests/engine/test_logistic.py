@@ -15,7 +15,7 @@ PENALTIES = (1.0, 1e-1, 1e-2, 1e-3)
 
 
 def ill_conditioned(n: int = 1500, d: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """Features whose deviations span three decades, off centre, one of them constant."""
+    """Features with standard deviations over three decades and nonzero means; one is constant."""
     rng = np.random.default_rng(5)
     x = rng.normal(size=(n, d)) * np.logspace(0, -3, d) @ np.linalg.qr(rng.normal(size=(d, d)))[0]
     x = np.column_stack([x + 0.7, np.full(n, 2.0)])

@@ -1,4 +1,4 @@
-"""Every gradient is the derivative of its loss, and every loss is the published one."""
+"""Gradients equal autograd's, and losses equal the published formulas."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""When memory runs out, groups shrink and go on; only a trial that does not fit alone fails."""
+"""When memory runs out, groups are split; only a trial that does not fit alone fails."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def exhausted(
 
 
 def train(configs: list[Config], epochs: int = 4) -> dict[int, list[EpochReport]]:
-    """Reports of every config over some epochs, whether it failed or not."""
+    """Return the reports of every config over some epochs, including failures."""
     engine = Engine(*SPLITS, SETTINGS)
     slots = [engine.admit(one).slot for one in configs]
     reports = [report for _ in range(epochs) for report in engine.run_epoch()]
@@ -50,7 +50,7 @@ def train(configs: list[Config], epochs: int = 4) -> dict[int, list[EpochReport]
 def assert_unchanged(
     monkeypatch: pytest.MonkeyPatch, kind: str, small: type[Program], configs: list[Config]
 ) -> None:
-    """The same numbers on a device with little memory as on one with enough."""
+    """Check that a device with little memory gives the same numbers as one with enough."""
     expected = train(configs)
     monkeypatch.setitem(groups.PROGRAMS, kind, small)
     assert train(configs) == expected
@@ -74,7 +74,7 @@ def test_run_epoch_when_memory_runs_out_halves_the_group_until_it_fits(
 def test_run_epoch_when_memory_runs_out_midway_takes_no_step_twice(
     monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """Slots in turn: the first two have taken steps that the third cannot, the others none."""
+    """The first two slots have taken steps when the third runs out of memory; the others none."""
 
     class Small(MLPProgram):
         def trainer(self, slot: Slot) -> MLPTrainer:
@@ -98,7 +98,7 @@ def test_run_epoch_when_memory_runs_out_midway_takes_no_step_twice(
 def test_run_epoch_when_memory_runs_out_between_batch_sizes_takes_no_step_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Slots of 32 rows have ended their epoch by then; of those of 64 some have begun."""
+    """Slots of batch size 32 have then finished the epoch; some of batch size 64 have started."""
 
     class Small(MLPProgram):
         def trainer(self, slot: Slot) -> MLPTrainer:
@@ -138,7 +138,7 @@ def test_run_epoch_when_memory_runs_out_in_validation_trains_nothing_twice(
 def test_run_epoch_when_memory_runs_out_halves_stacked_mlps_within_rounding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its groups have other shapes then, so a BLAS rounds otherwise."""
+    """Halved groups have other shapes, for which a BLAS rounds differently."""
 
     class Small(StackedMLPProgram):
         def train_epoch(self, order: Tensor, position: int) -> None:
@@ -158,7 +158,7 @@ def test_run_epoch_when_memory_runs_out_halves_stacked_mlps_within_rounding(
 def test_run_epoch_when_groups_fit_one_at_a_time_parks_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The memory of all programs together bounds them, so each gives way to the next."""
+    """All programs together share the memory, so each is moved to the host for the next."""
     alive: set[Program] = set()
 
     class Small(LinearProgram):
@@ -195,7 +195,8 @@ def test_run_epoch_when_a_trial_does_not_fit_alone_fails_it_with_the_reason(
     (failed,) = reports.pop(3)
     assert failed.finished
     assert failed.failure == (
-        "memory must hold a trial alone, found: CUDA out of memory. Tried to allocate 9 GiB."
+        "does not fit into memory even alone: CUDA out of memory. Tried to allocate 9 GiB. "
+        "Lower training.batch_size, or use a smaller head"
     )
     assert reports == {i: report for i, report in expected.items() if i != 3}
 
@@ -234,7 +235,7 @@ def test_admit_after_a_group_was_halved_keeps_it_small(monkeypatch: pytest.Monke
 
 
 def test_park_keeps_snapshots_heads_and_eviction_working(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their snapshots, their heads, and their eviction."""
+    """Snapshots, heads and eviction of parked slots still work."""
     engine = Engine(*SPLITS, SETTINGS)
     slots = [engine.admit(one).slot for one in LINEAR[:3]]
     engine.run_epoch()
@@ -263,7 +264,7 @@ def test_run_epoch_on_another_fault_raises_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ran_out_of_memory_behind_another_error_is_true() -> None:
-    """As when a recording that ran out of memory cannot be ended either."""
+    """This happens when a graph recording that ran out of memory cannot be ended either."""
 
     def record() -> None:
         try:

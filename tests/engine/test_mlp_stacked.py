@@ -1,4 +1,4 @@
-"""A stack of MLPs: equal to plain PyTorch runs, true to the slot contract, deaf to the host."""
+"""Stacked MLPs equal plain PyTorch, keep the slot contract, and read nothing from the host."""
 
 import gc
 import weakref
@@ -41,7 +41,7 @@ Kernel = tuple[Callable[..., object], tuple[object, ...], dict[str, object], obj
 
 @pytest.fixture(autouse=True)
 def stacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU gets."""
+    """Use the stacked program, as a GPU without Triton does."""
     monkeypatch.setitem(groups.PROGRAMS, "mlp", StackedMLPProgram)
 
 
@@ -49,14 +49,16 @@ def history(trained: Trained) -> list[float]:
     return [value for report in trained.history for value in (report.auprc_macro, report.loss)]
 
 
-def test_a_gpu_gets_the_stack_and_a_cpu_does_not() -> None:
+def test_program_name_on_a_gpu_is_stacked_and_on_a_cpu_not() -> None:
     for device_type, name in [("cuda", "stacked_mlp"), ("cpu", "mlp")]:
         assert groups.program_name(WATCHED, device_type) == name
     assert groups.PROGRAMS["stacked_mlp"] is StackedMLPProgram
 
 
-def test_a_stack_of_mixed_heads_equals_plain_training(splits: tuple[Split, Split]) -> None:
-    """Depths, widths, activations, norms, dropouts, losses and optimisers share every step."""
+def test_train_to_end_of_mixed_stacked_heads_equals_plain_training(
+    splits: tuple[Split, Split],
+) -> None:
+    """Different depths, widths, activations, norms, dropouts, losses, optimizers share a step."""
     fused = train_to_end(CONFIGS, *splits, SETTINGS)
     for one, trained in zip(CONFIGS, fused, strict=True):
         values, head = train_plainly(one, *splits)
@@ -69,8 +71,8 @@ def test_a_stack_of_mixed_heads_equals_plain_training(splits: tuple[Split, Split
 
 
 @pytest.mark.parametrize("place", [0, 3, 7])
-def test_neighbours_of_the_same_widths_change_no_bit(place: int) -> None:
-    """At one group shape, whatever else the neighbours are, and wherever the slot stands."""
+def test_stacked_head_beside_neighbours_of_equal_widths_keeps_every_bit(place: int) -> None:
+    """This holds for a fixed group shape, for any neighbours and any position of the slot."""
 
     def among(values: list[dict[str, object]]) -> Trained:
         crowd = [with_values(WATCHED, v, where="test") for v in values]
@@ -115,7 +117,7 @@ heads = st.builds(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(neighbours=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), heads), max_size=7))
-def test_neighbours_that_come_and_go_change_nothing_but_rounding(
+def test_stacked_head_with_neighbours_that_come_and_go_changes_only_by_rounding(
     neighbours: list[tuple[int, int, Config]],
 ) -> None:
     engine = Engine(*SPLITS, SETTINGS)
@@ -134,7 +136,7 @@ def test_neighbours_that_come_and_go_change_nothing_but_rounding(
     assert seen == pytest.approx([report.loss for report in alone.history], rel=1e-4)
 
 
-def test_a_diverging_slot_fails_alone() -> None:
+def test_run_epoch_with_a_diverging_stacked_slot_fails_only_it() -> None:
     broken = config("head=mlp", "training.optimizer=sgd", "training.learning_rate=1e30")
     engine = Engine(*SPLITS, SETTINGS)
     ok, bad = engine.admit(WATCHED).slot, engine.admit(broken).slot
@@ -144,10 +146,10 @@ def test_a_diverging_slot_fails_alone() -> None:
 
 
 @pytest.mark.parametrize("goes_on_in", [StackedMLPProgram, MLPProgram])
-def test_a_snapshot_goes_on_where_it_was_taken(
+def test_restore_of_a_snapshot_continues_in_either_mlp_program(
     monkeypatch: pytest.MonkeyPatch, goes_on_in: type[StackedMLPProgram | MLPProgram]
 ) -> None:
-    """Also in the other program for MLPs: both name a slot's tensors alike."""
+    """Also in the other program for MLPs, because both use the same tensor names."""
     whole = Engine(*SPLITS, SETTINGS)
     slot = whole.admit(WATCHED).slot
     for _ in range(2):
@@ -162,7 +164,7 @@ def test_a_snapshot_goes_on_where_it_was_taken(
 
 
 class Recorder(TorchDispatchMode):
-    """Kernels of a step with the tensors they were given, as a CUDA graph keeps them."""
+    """Records the kernels of a step and their tensors, as a CUDA graph does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +179,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def replay(self) -> None:
-        """Run the kernels again on the same tensors, results into the same memory."""
+        """Run the kernels again on the same tensors and write results into the same memory."""
         for func, args, kwargs, result in self.kernels:
             news = tree_leaves(func(*args, **kwargs))
             for new, kept in zip(news, tree_leaves(result), strict=True):
@@ -186,14 +188,16 @@ class Recorder(TorchDispatchMode):
 
 
 def record(step: Callable[[], None]) -> Callable[[], None]:
-    """Take a step, and return what takes it again without the Python that took it."""
+    """Take a step and return a function that replays its kernels."""
     with Recorder() as recorder:
         step()
     return recorder.replay
 
 
-def test_a_recorded_step_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing a later step needs comes from the host: neither rows nor rates, noise nor counts."""
+def test_train_to_end_with_replayed_steps_gives_equal_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A later step needs no rows, learning rates, noise or counts from the host."""
     called = train_to_end(CONFIGS, *SPLITS, SETTINGS)
     original = StackedMLPProgram.__init__
 
@@ -207,8 +211,8 @@ def test_a_recorded_step_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> Non
         assert history(other) == history(one)
 
 
-def test_kernels_a_step_do_not_grow_with_slots() -> None:
-    """But for each slot's own fused update."""
+def test_step_with_more_slots_adds_one_kernel_per_slot() -> None:
+    """Except for one fused optimizer update per slot."""
 
     def kernels(count: int) -> int:
         engine = Engine(*SPLITS, SETTINGS)
@@ -228,8 +232,8 @@ def test_kernels_a_step_do_not_grow_with_slots() -> None:
     assert kernels(12) - kernels(4) == 8
 
 
-def test_a_stack_that_is_laid_out_anew_leaves_no_memory_behind() -> None:
-    """Not even until Python collects cycles: it does not know how full a GPU is."""
+def test_evict_frees_the_old_stack_at_once() -> None:
+    """Memory is freed at once, without waiting for Python's cyclic garbage collector."""
     engine = Engine(*SPLITS, SETTINGS)
     leaving, _ = (engine.admit(WATCHED).slot for _ in range(2))
     engine.run_epoch()

@@ -1,4 +1,4 @@
-"""`training.precision` rounds what enters a product, and nothing else."""
+"""`training.precision` rounds only the inputs of matrix products."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_rounding_of_infinity_and_nan_changes_nothing() -> None:
 def test_program_with_rounded_products_learns_alike(
     precision: str, program: str, one: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within 16 roundings: a retrieval head's neighbours change at once, not by degrees."""
+    """Tolerance is 16 roundings, because nearest neighbours of a retrieval head change abruptly."""
     if program == "stacked_mlp":
         monkeypatch.setitem(groups.PROGRAMS, "mlp", StackedMLPProgram)
     coarse = with_values(one, {"training.precision": precision}, where="test")

@@ -42,7 +42,7 @@ def test_predictor_of_a_trained_head_gives_the_validated_scores(
 
 
 def test_retrieval_training_on_one_scan_learns_nothing(splits: tuple[Split, Split]) -> None:
-    """With every row the same scan there is nothing to tell apart, so nothing is learned."""
+    """All rows are the same scan, so there is nothing to distinguish and nothing to learn."""
     train, valid = splits
     one_scan = replace(train, scans=("the same",) * len(train.scans))
     frozen = config(

@@ -1,4 +1,4 @@
-"""A study's ranking of configs does not hang on which of them were trained together."""
+"""The ranking of configs does not depend on which of them were trained together."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SPLITS = make_split("train", 200, seed=1), make_split("valid", 200, seed=2)
 
 
 def drawn_configs(study: str, n: int) -> list[Config]:
-    """Random configs of a shipped study's space, one epoch each."""
+    """Return random configs of a shipped study's space, with one epoch each."""
     spec = load_study_file(STUDIES / f"{study}.yaml", [])
     short = {"training.max_epochs": 1, "training.warmup_epochs": 0.0}
     draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -40,7 +40,7 @@ def reached(configs: list[Config]) -> list[float]:
 def test_train_to_end_of_fifty_configs_ranks_alike_alone_and_fused(
     study: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equal to the bit on a CPU; in the stacks that a GPU gets, ranked alike."""
+    """Values are equal to the bit on a CPU; the stacked program of a GPU gives the same ranking."""
     configs = drawn_configs(study, 50)
     alone = [value for one in configs for value in reached([one])]
     assert len(set(alone)) > 40  # there is something to rank

@@ -1,4 +1,4 @@
-"""A trial's numbers depend on its config and tape position, never on who trains beside it."""
+"""A trial's results depend only on its config and tape position, not on its neighbours."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def numbers(reports: list[EpochReport]) -> list[tuple[float, float, float]]:
 
 
 def run_among(watched: Config, neighbours: list[tuple[int, int, Config]]) -> list[EpochReport]:
-    """Reports of `watched`; each neighbour enters at one epoch and is evicted some epochs later."""
+    """Return the reports of `watched`; each neighbour enters at an epoch and is evicted later."""
     engine = Engine(*SPLITS, SETTINGS)
     slot = engine.admit(watched).slot
     leaving: list[tuple[int, int]] = []
@@ -84,7 +84,7 @@ def test_slot_with_neighbours_that_come_and_go_keeps_every_bit(
 
 @pytest.mark.parametrize("batch_size", [64, 256, 1024])
 def test_linear_head_in_a_crowd_keeps_every_bit(batch_size: int) -> None:
-    """Up to 33 slots share the matrix products; the watched one stands first, inside, or last."""
+    """Up to 33 slots share the matrix products; the watched one is first, inside, or last."""
     splits = (
         make_split("train", 1100, seed=1, width=128),
         make_split("valid", 90, seed=2, width=128),
@@ -108,7 +108,7 @@ def test_linear_head_in_a_crowd_keeps_every_bit(batch_size: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [64, 96, 256])
 def test_linear_head_beside_other_batch_sizes_and_inputs_keeps_every_bit(batch_size: int) -> None:
-    """Minibatches of 64 and 256 rows are parts of the rows that are gathered for 1,024."""
+    """The rows of minibatches of 64 and 256 are part of the rows gathered for 1,024."""
     splits = (
         make_split("train", 2300, seed=1, width=128),
         make_split("valid", 90, seed=2, width=128),
@@ -136,7 +136,7 @@ def test_linear_head_beside_other_batch_sizes_and_inputs_keeps_every_bit(batch_s
 
 @pytest.mark.parametrize("n_labels", [1, 2, 3])
 def test_linear_head_of_few_labels_beside_a_neighbour_keeps_every_bit(n_labels: int) -> None:
-    """A product of fewer rows than a BLAS has registers for is added up in another order."""
+    """A BLAS sums in another order if a product has fewer rows than its registers."""
     splits = (
         make_split("train", 300, seed=1, width=384, n_labels=n_labels),
         make_split("valid", 90, seed=2, width=384, n_labels=n_labels),
@@ -153,7 +153,7 @@ def test_linear_head_of_few_labels_beside_a_neighbour_keeps_every_bit(n_labels: 
 
 @pytest.mark.parametrize("loss", ["bce", "weighted_bce", "focal", "asymmetric"])
 def test_linear_head_with_a_short_last_batch_keeps_every_bit(loss: str) -> None:
-    """61 rows of 5 labels fill no whole vector, so a slot's last numbers share one with others'."""
+    """61 rows of 5 labels fill no whole SIMD vector, so two slots share one vector."""
     splits = (
         make_split("train", 317, seed=1, width=128, n_labels=5),
         make_split("valid", 91, seed=2, width=128, n_labels=5),
@@ -271,7 +271,7 @@ class TestRefusals:
             replace(split, features={"visual": split.features["visual"]}) for split in SPLITS
         )
         engine = Engine(train, valid, SETTINGS)
-        with pytest.raises(ConfigError, match="needs text features, found visual"):
+        with pytest.raises(ConfigError, match="needs text features, but the data has visual"):
             engine.admit(config("features=both"))
 
     def test_engine_without_a_rankable_label_is_refused(self) -> None:

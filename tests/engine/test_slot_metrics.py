@@ -1,4 +1,4 @@
-"""Metrics of slots are the same from any number of threads, and those of scikit-learn."""
+"""Metrics of slots are the same for any number of threads, and equal scikit-learn's."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Which GPU a worker gets: the scheduler's choice, every GPU, every MIG slice."""
+"""Which GPU a worker uses: the scheduler's choice, or all GPUs and MIG slices in turn."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
   MIG 3g.20gb     Device  1: (UUID: {MIG[1]})
 GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-0d88a9b5-2c3a-8a2b-7b6b-0e2f27a2c9f1)
 """
-"""As `nvidia-smi -L` of driver 535 prints a GPU in MIG mode and one that is not."""
+"""Output of `nvidia-smi -L` (driver 535) for one GPU in MIG mode and one without it."""
 
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An nvidia-smi that lists two GPUs, one of them cut in two."""
+    """A fake nvidia-smi that lists two GPUs, one of them split into two MIG slices."""
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n[ \"$1\" = -L ] && cat <<'END'\n{LISTED}END\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Local workers as processes: the real command line on a data set of a few rows."""
+"""Local worker processes, started by the command line on a very small data set."""
 
 import os
 import signal
@@ -33,13 +33,13 @@ SLICES = ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-cba663e8-9bed-5b25-b2
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
-    """A store that holds a study of 30 trials on 60 + 30 rows, done in a moment."""
+    """A storage with a study of 30 short trials on 60 training and 30 validation rows."""
     return make_storage(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def long_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
-    """The same with trials that last, so that the launcher surely sees them running."""
+    """The same with longer trials, so that the launcher sees them running."""
     epochs = ("training.max_epochs=400", "training.early_stopping_patience=400")
     return make_storage(tmp_path, monkeypatch, *epochs)
 
@@ -74,7 +74,7 @@ def states(storage: BatchedStorage) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Running:
-    """A process that was told of a test's store."""
+    """A process whose environment names a test's storage."""
 
     pid: int
     command: bytes
@@ -82,7 +82,7 @@ class Running:
 
 
 def processes_of(tmp_path: Path) -> list[Running]:
-    """Found by their environment."""
+    """Return the other processes whose environment names the test's folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -100,7 +100,7 @@ def processes_of(tmp_path: Path) -> list[Running]:
 def test_launch_local_when_a_worker_is_killed_restarts_it_and_meets_the_budget(
     tmp_path: Path, long_storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One worker is killed once it holds trials; a new one starts in its place.
+    """One worker is killed when it holds trials, and a new one replaces it.
 
     Each is given one of the two slices of a GPU that a scheduler chose.
     """
@@ -128,7 +128,7 @@ def test_launch_local_when_a_worker_is_killed_restarts_it_and_meets_the_budget(
     assert {trial.user_attrs["worker"] for trial in long_storage.get_all_trials(1)}
     assert commands
     assert not any(b"sqlite" in command for command in commands)
-    # The worker that took the dead one's place is the same, on the same slice.
+    # The worker that replaced the killed one has the same id and the same slice.
     assert sorted(given.values(), key=str) == [{SLICES[0]}, {SLICES[1]}]
     assert {t.user_attrs["worker"] for t in long_storage.get_all_trials(1)} <= set(given)
     assert f"{summary.states['COMPLETE']} complete" in line(summary)
@@ -156,7 +156,7 @@ def test_launch_local_after_an_interrupt_continues_to_the_budget(
 def test_launch_local_when_the_storage_is_away_for_a_while_continues(
     tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The launcher only shows progress, so it must not end what the workers outlast."""
+    """The launcher only shows progress, so an outage that workers survive must not end it."""
     summary, asked = StoredStudy.summary, []
 
     def away_at_first(study: StoredStudy, **options: float) -> Summary:
@@ -235,7 +235,7 @@ def test_launch_local_when_workers_do_not_work_raises(
     error: type[Exception],
     message: str,
 ) -> None:
-    """With a shell script in Python's place: it ends too early, dies at once, gives up wordless."""
+    """A shell script replaces Python: it exits too early, crashes at once, or fails silently."""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{program}\n")
     python.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What a run tells of its study while it lasts."""
+"""The progress line that a run prints."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Slurm: the script, the secret, and a study that survives what a cluster does to its workers.
+"""Slurm: the batch script, the stored password, and a study with preempted and killed workers.
 
-The Slurm, the PostgreSQL and the workers are real. A witness, this process, holds one trial until
-every blow has fallen: no worker can end before, however fast the machine is.
+Slurm, PostgreSQL and the workers are real. This process is a witness: it holds one trial until
+all faults have happened, so that no worker can end before, even on a fast machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headsweep.data.dataset import Dataset
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import LaunchError, WorkerError
-from headsweep.launching.slurm import Places, Resources, queue_again, render
+from headsweep.launching.slurm import ArrayPaths, Resources, queue_again, render
 from headsweep.leaderboard.finalists import choose_finalists
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.attributes import HOST, LOST, WORKER
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 def script_of(*more: str) -> str:
-    places = Places(
+    paths = ArrayPaths(
         folder=Path("/home/ada/ct rate/outputs/linear-visual/slurm"),
         logs=Path("/home/ada/ct rate/outputs/linear-visual/logs"),
         directory=Path("/home/ada/ct rate"),
@@ -59,7 +59,7 @@ def script_of(*more: str) -> str:
     )
     asked = {"partition": "gpu", "gres": "gpu:1", "time": "04:00:00", "mem": "16G"}
     resources = Resources(workers=8, cpus=2, **asked, more=more)
-    return render("linear-visual", EngineSettings(), resources, places)
+    return render("linear-visual", EngineSettings(), resources, paths)
 
 
 def test_render_equals_the_golden_script():
@@ -82,12 +82,12 @@ def test_queue_again_when_slurm_does_not_answer_raises(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not queue_again(signal.SIGINT)
     assert not queue_again(None)
-    with pytest.raises(WorkerError, match="scontrol must run"):
+    with pytest.raises(WorkerError, match="cannot run scontrol"):
         queue_again(signal.SIGUSR1)
     scontrol = tmp_path / "scontrol"
     scontrol.write_text("#!/bin/sh\necho first >&2\necho no controller >&2\nexit 1\n")
     scontrol.chmod(0o755)
-    with pytest.raises(WorkerError, match="scontrol requeue 7 must succeed, found: no controller"):
+    with pytest.raises(WorkerError, match="scontrol requeue 7 failed: no controller"):
         queue_again(signal.SIGUSR1)
 
 
@@ -104,12 +104,12 @@ def test_launch_slurm_without_sbatch_is_refused_in_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     ended = headsweep("launch", "slurm", STUDY, "--workers", 2, "--storage", array.url)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "sbatch: Slurm must be installed" in ended.err
+    assert "sbatch not found: Slurm is not installed" in ended.err
 
 
 @dataclass
 class Array:
-    """The study, the array of its workers, and what is done to them."""
+    """The study and the job array of its workers, with methods to watch and disturb them."""
 
     folder: Path
     url: str
@@ -124,7 +124,7 @@ class Array:
         return StoredStudy.open(STUDY, self.storage).study_id
 
     def call(self, *args: object) -> str:
-        """Run a command that must succeed; what it printed."""
+        """Run a command, check that it succeeds, and return its output."""
         ended = self.headsweep(*args, "--storage", self.url)
         assert ended.code == 0, ended.err
         return ended.out
@@ -140,12 +140,12 @@ class Array:
         return self.storage.get_all_trials(self.study_id, states=states or None)
 
     def running(self, task: int) -> set[int]:
-        """Numbers of the trials that the worker of a task runs."""
+        """Return the numbers of the trials that the worker of a task runs."""
         trials = self.trials(TrialState.RUNNING)
         return {t.number for t in trials if t.user_attrs.get(WORKER) == self.worker(task)}
 
     def wait_for_trials(self, *tasks: int) -> list[set[int]]:
-        """What the workers of these tasks hold, once all do; an idle study gets more budget."""
+        """Wait until all these tasks run trials, and return them; a spent budget is enlarged."""
 
         def all_run() -> list[set[int]] | None:
             found = [self.running(task) for task in tasks]
@@ -171,7 +171,7 @@ class Array:
         return "\n".join(f"{file.name}: {file.read_text()[-1500:]}" for file in files)
 
     def state(self, task: int) -> str:
-        """Of a task, in Slurm's short words; empty once Slurm forgot it."""
+        """Return Slurm's state of a task, or an empty string if Slurm no longer lists it."""
         job = f"{self.job}_{task}"
         return self.slurm.tell("squeue", "--noheader", "--format=%T", "--jobs", job).strip()
 
@@ -183,10 +183,10 @@ class Array:
         self.until(lambda: self.state(task) == "PENDING", f"task {task} is queued again")
 
     def hurry(self) -> None:
-        """Tasks that were queued again need not wait the two minutes that Slurm holds them.
+        """Start requeued tasks at once, without Slurm's delay of two minutes.
 
-        One that is hurried while its former life still ends on the node fails to launch, and is
-        then held until a person releases it.
+        A task that is started while its previous run is still ending on the node fails to launch,
+        and Slurm then holds it until it is released by hand.
         """
         for task in range(3):
             if self.state(task) == "PENDING":
@@ -197,7 +197,7 @@ class Array:
                 self.slurm.tell("scontrol", "update", f"jobid={job}", "StartTime=now")
 
     def process_of(self, task: int) -> int:
-        """The worker itself, which is neither the batch script nor srun."""
+        """Return the process id of the worker itself, not of the batch script or srun."""
         mark = f"HEADSWEEP_WORKER={self.worker(task)}".encode()
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -238,7 +238,7 @@ def array(
     headsweep: Callable[..., Ended],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Array]:
-    """A study in an empty database; the folder's name has a space in it."""
+    """A study in an empty database. The name of its folder contains a space."""
     folder = tmp_path / "ct rate"
     sizes = {"patients_train": 120, "patients_valid": 60, "patients_test": 60}
     synthesize(folder / "data", **sizes, width=96, seed=0, progress=False)
@@ -259,12 +259,12 @@ def array(
 
 @pytest.fixture
 def witness(array: Array) -> Iterator[WorkerSession]:
-    """A worker that holds one trial, and so keeps the others from ending."""
+    """A worker that holds one trial, so that the other workers do not end."""
     settings = WorkerSettings()
     with join(STUDY, array.url, settings, worker="witness") as session:
         (trial,) = session.claim(1).trials
         with Lease(session.renew, settings.lease_s) as lease:
-            lease.hold(session.held)
+            lease.set_trials(session.running)
             assert trial.number == 0
             yield session
 
@@ -272,7 +272,7 @@ def witness(array: Array) -> Iterator[WorkerSession]:
 def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
     array: Array, witness: WorkerSession
 ) -> None:
-    """Of three workers one is killed, one preempted, one requeued; the controller dies once."""
+    """Of three workers one is killed, one preempted, one requeued; the controller crashes once."""
     slurm = array.slurm
     asked = ("--workers", 3, "--device", "cpu", "--slots", 2, "--out", "out")
     asked += ("--partition", PREEMPTED_PARTITION)
@@ -309,7 +309,7 @@ def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
     array.wait_for_trials(0, 1)
     assert len(workers_of(array.trials())) == 4
 
-    # What a person cancels stays ended; near its time limit a task asks to run again.
+    # A task cancelled by hand stays ended; a task near its time limit requeues itself.
     slurm.tell("scancel", f"{array.job}_{requeued}")
     slurm.tell("scancel", "--signal=USR1", f"{array.job}_{preempted}")
     array.wait_for_requeue(preempted)
@@ -332,12 +332,12 @@ def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
 
 
 def kill(array: Array, task: int) -> set[int]:
-    """Kills a worker that surely holds trials: it is stopped first; the trials' numbers."""
+    """Kill a worker while it holds trials, by stopping it first, and return their numbers."""
     process = array.process_of(task)
 
     def hold() -> set[int]:
         os.kill(process, signal.SIGSTOP)
-        time.sleep(0.5)  # what it had sent to the database before is done by then
+        time.sleep(0.5)  # statements sent before have then been executed
         if not (held := array.running(task)):
             os.kill(process, signal.SIGCONT)
             array.wait_for_trials(task)
@@ -353,7 +353,7 @@ def workers_of(trials: list[FrozenTrial]) -> set[str]:
 
 
 def assert_the_secret_is_kept(array: Array) -> None:
-    """On no command line, in no script, not in what Slurm keeps, and in one file of its owner."""
+    """Check that the password is only in one file that its owner alone can read."""
     secrets = (PASSWORD.encode(), array.url.rpartition("@")[0].rpartition(":")[2].encode())
     folder = array.folder / "out" / "slurm"
     assert stat.S_IMODE((folder / "storage.env").stat().st_mode) == 0o600
@@ -369,7 +369,7 @@ def assert_the_secret_is_kept(array: Array) -> None:
 
 
 def assert_the_leaderboard_is_that_of_one_worker(array: Array) -> None:
-    """Trained again by one process, every trial has its value, and the finalists are the same."""
+    """Check that one process gives every trial the same value and chooses the same finalists."""
     spec = StoredStudy.open(STUDY, array.storage).spec
     trials = array.trials(TrialState.COMPLETE)
     splits = Dataset.from_config(spec.config).search_splits(modalities=("visual",))

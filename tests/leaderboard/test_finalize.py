@@ -138,6 +138,9 @@ def test_finalize_when_the_data_changed_since_the_search_is_refused(data, tmp_pa
     own = make_study(tmp_path / "own", data, name="own", base="head=linear", n_trials=2)
     with StoredStudy.open(own.name, own.storage_url) as stored:
         stored.pin_data({"train manifest": "0" * 64, "valid text features": "1" * 64})
-    with pytest.raises(StudyError, match=r"^train manifest: .* found [0-9a-f]{12}$"):
+    with pytest.raises(
+        StudyError,
+        match=r"^train manifest: the data have changed.* is [0-9a-f]{12}, was [0-9a-f]{12}$",
+    ):
         own.finalize(tmp_path / "board")
     assert not (tmp_path / "board").exists()

@@ -1,4 +1,4 @@
-"""CMA-ES without a stored optimiser: Optuna's own is the oracle."""
+"""CMA-ES without a stored optimizer, compared with Optuna's own sampler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from headsweep.search.samplers.cmaes import GENERATION, ReplayedCmaEsSampler
 
 POPULATION = 7
-"""CMA-ES's own choice for three dimensions."""
+"""The default population size of CMA-ES in three dimensions."""
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -33,14 +33,14 @@ def searched(sampler: optuna.samplers.BaseSampler, n_trials: int, **kwargs: Any)
 
 @pytest.fixture(scope="module")
 def stock() -> optuna.Study:
-    """A study of Optuna's sampler that has just told its fifth generation."""
+    """A study of Optuna's sampler that has just finished its fifth generation."""
     return searched(
         CmaEsSampler(seed=1, warn_independent_sampling=False), n_trials=1 + 5 * POPULATION + 1
     )
 
 
 def test_follow_when_given_stock_trials_equals_the_stored_optimizer(stock):
-    """Told the same trials, it has the same mean, width and covariance."""
+    """After the same trials it has the same mean, step size and covariance."""
     stored = CmaEsSampler()._restore_optimizer(stock.trials)
     ours = ReplayedCmaEsSampler(seed=3)
     space = ours.infer_relative_search_space(stock, stock.trials[-1])
@@ -76,7 +76,7 @@ def test_optimize_stores_only_generations_with_trials(stock):
 
 
 def test_follow_when_trials_are_foreign_ignores_them(stock):
-    """Values that are not finite, params outside the space, generations of another type."""
+    """Ignored are values that are not finite, params outside the space and bad generations."""
     sampler = ReplayedCmaEsSampler(seed=0)
     space = sampler.infer_relative_search_space(stock, stock.trials[-1])
     sampler.follow(stock.trials, space, maximize=False)

@@ -1,4 +1,4 @@
-"""What a study file may say but probably does not mean."""
+"""Warnings for study files that are valid but probably not what was intended."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Samplers and pruners by Optuna's names: every one of them runs a small study."""
+"""Every sampler and pruner can run a small study."""
 
 import inspect
 import math
@@ -78,7 +78,7 @@ def test_pruner_of_every_name_runs_a_study(tmp_path: Path, url: str, name: str) 
     trials = run(spec, url)
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
     assert len(trials) == 24
-    # These curves only rise, and patience is for those that do not.
+    # These curves only rise, so the patient pruner never prunes.
     assert bool(pruned) == (name not in ("none", "patient"))
     for trial in pruned:
         assert trial.value == trial.intermediate_values[trial.last_step or 0]
@@ -115,7 +115,7 @@ def test_rungs_of_each_pruner_are_its_decision_epochs(policy: Policy, expected: 
 
 @pytest.mark.parametrize("name", sorted(set(PRUNERS) - {"none", "patient"}))
 def test_pruner_when_reported_every_epoch_decides_only_at_rungs(tmp_path: Path, name: str) -> None:
-    """Reporting at the rungs alone prunes the same trials at the same epochs."""
+    """Reporting only at the rungs prunes the same trials at the same epochs."""
     interval = {"interval_steps": 3} if name in ("median", "threshold") else {}
     pruner = {"name": name, **KWARGS.get(name, {}), **interval}
     spec = make_spec(tmp_path, pruner=pruner)
@@ -163,14 +163,14 @@ def test_grid_when_smaller_than_the_budget_is_refused(tmp_path: Path) -> None:
 
 
 def test_samplers_never_unpickle() -> None:
-    """Whoever adds a sampler, or a version of Optuna, is told when one reads pickles."""
+    """Fails if a new sampler, or a new version of Optuna, reads pickles."""
     for name, kind in SAMPLERS.items():
         source = inspect.getsource(inspect.getmodule(kind))  # type: ignore[arg-type]
         assert not re.search(r"\bpickle\.|import pickle|from pickle", source), name
 
 
 def test_private_parts_of_optuna_are_used_by_one_module() -> None:
-    """Imports of `optuna.…._….`, and attributes with an underscore of anything but `self`."""
+    """Private are modules such as `optuna._x`, and attributes with an underscore but `self._x`."""
     private = re.compile(
         r"(?:from|import) optuna[\w.]*\._|from optuna\S* import [^\n]*\b_[a-z]"
         r"|\b(?:study|trial|storage|sampler|frozen)\._[a-z]"

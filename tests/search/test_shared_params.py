@@ -1,4 +1,4 @@
-"""Suggestions that agree on a few params: each alone is distributed as without it."""
+"""Suggestions that share a few params; each one alone keeps its distribution."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def study() -> optuna.Study:
-    """Its good trials are of two kinds: small batches at low rates, large ones at high rates."""
+    """A study with two kinds of good trials: small batches at low rates, large at high rates."""
     study = optuna.create_study()
     rng = np.random.RandomState(0)
     for number in range(120):
@@ -50,7 +50,7 @@ def study() -> optuna.Study:
 
 
 def batches(study: optuna.Study, sampler: BatchedTPESampler, n: int) -> np.ndarray:
-    """Internal values (n, BATCH, d) of batches that all see the same study."""
+    """Return internal values (n, BATCH, d) of batches suggested for the same study."""
     template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
     drawn = np.empty((n, BATCH, len(SPACE)))
     for batch in drawn:
@@ -63,11 +63,11 @@ def batches(study: optuna.Study, sampler: BatchedTPESampler, n: int) -> np.ndarr
 
 
 def features(drawn: np.ndarray) -> np.ndarray:
-    """What is compared: shares of choices, and means and spreads of numbers (n, BATCH, …)."""
+    """Return the compared values: shares of choices, means and spreads of numbers (n, BATCH, …)."""
     rate, batch, decay, depth = np.moveaxis(drawn, -1, 0)
     columns = [np.log10(rate), np.log10(rate) ** 2, decay, decay**2]
     columns += [batch == choice for choice in range(3)] + [depth == value for value in (1, 2, 3)]
-    # That params go together: the rate at every batch size.
+    # Dependence between params: the rate at every batch size.
     columns += [(batch == choice) * (np.log10(rate) + 2.5) for choice in range(3)]
     return np.stack(columns, axis=-1).astype(float)
 
@@ -76,7 +76,7 @@ def features(drawn: np.ndarray) -> np.ndarray:
 def test_suggestions_that_agree_are_each_distributed_as_plain_ones(
     study: optuna.Study, liar: bool
 ) -> None:
-    """Means over batches, which are independent; within one they are not."""
+    """Compare means over batches, because only different batches are independent."""
     n = 500
     plain, shared = (
         features(batches(study, BatchedTPESampler(seed=seed, constant_liar=liar, **kwargs), n))
@@ -89,8 +89,8 @@ def test_suggestions_that_agree_are_each_distributed_as_plain_ones(
         errors.append(per_batch.std(axis=0) / np.sqrt(n))
     difference = np.abs(means[0] - means[1])
     error = np.hypot(*errors)
-    # Where suggestions stay away from each other, those that agree have less room to: a little of
-    # the spread. The rarest choice may be absent from 500 batches that agree on it.
+    # With the constant liar, suggestions avoid each other, and shared ones can do so less: allow a
+    # small part of the spread. The rarest choice may be absent from 500 batches that share it.
     room = (0.15 if liar else 0.01) * plain.std(axis=(0, 1)) + 0.005
     assert (difference <= 3.5 * error + room).all(), np.round(difference / error, 1)
 
@@ -101,7 +101,7 @@ def test_suggestions_in_a_row_agree_across_batches(study: optuna.Study) -> None:
     agreed = drawn[:, :, [1, 3]]
     assert (agreed == agreed[:, :1]).all()
     assert len(np.unique(agreed[:, 0], axis=0)) > 2
-    assert len(np.unique(drawn[:, :, 0])) == drawn[:, :, 0].size  # the others stay their own
+    assert len(np.unique(drawn[:, :, 0])) == drawn[:, :, 0].size  # these are not shared
 
 
 def test_suggestions_at_random_agree_before_the_first_fit() -> None:

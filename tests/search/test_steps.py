@@ -34,7 +34,7 @@ LEGAL = {
 
 @st.composite
 def decimal_ranges(draw: st.DrawFn) -> tuple[Decimal, Decimal, int]:
-    """A low, a step and a number of steps, as somebody would write them."""
+    """Draw a low, a step and a number of steps, with few decimals."""
     exponent = draw(st.integers(-6, 2))
     low = Decimal(draw(st.integers(-(10**5), 10**5))).scaleb(exponent)
     step = Decimal(draw(st.integers(1, 10**4))).scaleb(draw(st.integers(-6, 2)))
@@ -55,7 +55,7 @@ def test_points_of_any_decimal_range_are_its_decimals(
     assert n_points(float(low), float(low + n * step), float(step)) == n + 1
     assert last_point(float(low), float(low + n * step + step / 2), float(step)) == points[-1]
     stepped = FloatDistribution(float(low), float(low + n * step), step=float(step))
-    # Optuna counts steps in floats, and so knows none finer than this.
+    # Optuna counts steps in floats, so it cannot represent finer steps than this.
     countable = float(step) > 1e-7 * max(map(abs, points))
     for index, value in enumerate(points):
         assert stepped._contains(value) or not countable
@@ -81,11 +81,11 @@ def test_suggest_when_stepped_gives_the_decimals_of_the_file(
     for key, legal in LEGAL.items():
         suggested = {trial.params[key] for trial in study.trials}
         assert suggested <= legal
-        assert name == "gp" or len(suggested) > 2  # a process may settle early
+        assert name == "gp" or len(suggested) > 2  # a Gaussian process may converge early
 
 
 def test_stock_tpe_when_its_own_arguments_are_given_gives_the_decimals(tmp_path: Path) -> None:
-    """Arguments that only Optuna's own TPE takes select that one."""
+    """Arguments that only Optuna's TPE accepts select Optuna's TPE."""
     sampler = {"name": "tpe", "n_startup_trials": 0, "consider_endpoints": True}
     with pytest.warns(FutureWarning):
         spec = make_spec(tmp_path, sampler=sampler, base=["head=mlp"], space=STEPPED)
@@ -122,7 +122,7 @@ def test_grid_when_integers_are_logarithmic_says_so(tmp_path: Path) -> None:
 
 
 def test_exported_params_when_stepped_are_the_decimals_of_the_file(tmp_path: Path) -> None:
-    """What is stored is what an exported config says."""
+    """The exported config has exactly the stored values."""
     from headsweep.config.schema import to_dict
     from headsweep.config.values import with_values
     from headsweep.config.yaml_files import to_yaml
@@ -187,7 +187,7 @@ def test_load_when_steps_miss_high_warns(
 
 
 def test_distribution_when_steps_miss_high_is_as_optuna_stores_it() -> None:
-    """Studies of before go on: their stored distributions stay equal."""
+    """Studies of earlier versions continue, because their stored distributions stay equal."""
     with pytest.warns(UserWarning, match="not divisible"):
         theirs = FloatDistribution(0.05, 0.9, step=0.1)
     assert distribution(FloatDimension(low=0.05, high=0.9, step=0.1)) == theirs

@@ -1,4 +1,4 @@
-"""Study files: what is read, what is refused, and in which words."""
+"""Study files: valid ones, and the error messages for bad ones."""
 
 import copy
 import sys
@@ -122,7 +122,7 @@ BAD = [
     ("pruner.min_resource", "auto", "min_resource: must be an integer above 0, found 'auto'"),
     ("pruner.min_resource", 0, "pruner.min_resource: must be an integer above 0, found 0"),
     ("pruner.reduction_factor", 2.5, "pruner.reduction_factor: must be of type int, found 2.5"),
-    ("pruner", {"name": "percentile"}, "pruner.percentile: missing; percentile needs it"),
+    ("pruner", {"name": "percentile"}, "pruner: percentile is missing; percentile needs it"),
     ("pruner", {"name": "percentile", "percentile": 101.0}, "pruner: Percentile must be between"),
     (
         "pruner",
@@ -138,10 +138,10 @@ BAD = [
     ("sampler", {"name": "grid"}, "but training.learning_rate is without a step"),
     ("finalists.seeds", [1, 1], "finalists: seeds must differ, found [1, 1]"),
     ("finalists.seeds", [], "finalists.seeds"),
-    ("finalists", 3, "finalists: a section must map keys to values, found 3"),
-    ("base", "head=mlp", "base: base must be a list of key=value texts, found 'head=mlp'"),
+    ("finalists", 3, "finalists: must map keys to values, found 3"),
+    ("base", "head=mlp", "base: must be a list of key=value texts, found 'head=mlp'"),
     ("base", ["head=mpl"], "base: "),
-    ("space", {}, "space: a space must map config keys to dimensions"),
+    ("space", {}, "space: must map config keys to dimensions"),
     ("space.training.learning_rate.low", -1.0, "log needs low above 0, found -1"),
     ("space.training.learning_rate.low", 1.0, "low must be at most high, found 1 and 0.1"),
     ("space.training.learning_rate.step", 0.01, "log and step exclude each other, found both"),
@@ -181,7 +181,7 @@ def test_load_when_the_file_is_bad_is_refused_in_one_line(
 
 
 def _set(document: dict[str, Any], key: str, value: Any) -> None:
-    """Sets `section`, `section.key`, `space.<config path>` or `space.<config path>.key`."""
+    """Set `section`, `section.key`, `space.<config path>` or `space.<config path>.key`."""
     section, *rest = key.split(".")
     if section == "space" and rest:
         path, field = ".".join(rest[:2]), rest[2:]
@@ -197,7 +197,7 @@ def _set(document: dict[str, Any], key: str, value: Any) -> None:
 def test_load_when_a_section_is_missing_is_refused(tmp_path: Path, section: str) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump({k: v for k, v in DOCUMENT.items() if k != section}))
-    with pytest.raises(StudyError, match=f":{section}: a study file must have this section"):
+    with pytest.raises(StudyError, match=f": missing section '{section}'"):
         load_study_file(study, [])
 
 
@@ -212,7 +212,7 @@ def test_load_when_a_section_is_missing_is_refused(tmp_path: Path, section: str)
                     "when": {"training.optimizer": ["sgd"]},
                 },
             },
-            "a grid must have no conditions, found one on training.momentum",
+            "a grid search supports no conditions, but training.momentum has one",
         ),
         (
             {
@@ -279,7 +279,7 @@ def test_is_active_when_the_condition_is_a_list_compares_lists(tmp_path: Path) -
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1}', "[" * 100_000])
 def test_spec_from_json_when_not_a_spec_is_refused(text: str) -> None:
-    with pytest.raises(StudyError, match=r"^a stored study must be one of headsweep's, found "):
+    with pytest.raises(StudyError, match=r"^the stored study definition cannot be read: "):
         spec_from_json(text)
 
 
@@ -292,7 +292,7 @@ def test_load_when_conditions_are_circular_is_refused(tmp_path: Path) -> None:
             "type": "float", "low": 0.1, "high": 0.9, "when": {"training.beta1": [0.5]}
         },
     }  # fmt: skip
-    with pytest.raises(StudyError, match="conditions depend on each other in a circle"):
+    with pytest.raises(StudyError, match="conditions depend on each other in a cycle"):
         make_spec(tmp_path, space=circle)
 
 
@@ -306,14 +306,16 @@ def test_load_with_overrides_changes_the_file_or_the_base(tmp_path: Path) -> Non
 
 
 def test_load_when_an_override_is_below_a_value_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"study\.n_trials\.x must lie in a section, found 40"):
+    with pytest.raises(
+        StudyError, match=r"study\.n_trials\.x: its parent is a value, not a section: 40"
+    ):
         make_spec(tmp_path, "study.n_trials.x=3")
     with pytest.raises(StudyError, match=r"sampler\.more: unknown key"):
         make_spec(tmp_path, "sampler.more.x=3")
 
 
 def test_load_when_a_searched_key_is_overridden_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is searched, so it cannot be set"):
+    with pytest.raises(ConfigError, match="which the study searches"):
         make_spec(tmp_path, "training.learning_rate=0.1")
 
 

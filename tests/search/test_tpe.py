@@ -1,4 +1,4 @@
-"""Batched TPE: Optuna's own suite for samplers, its densities, and what it finds."""
+"""Batched TPE: Optuna's test suite for samplers, its densities, and the values it reaches."""
 
 import json
 import statistics
@@ -53,7 +53,7 @@ VARIANTS = [
 
 
 class TestOptunasContract(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
-    """All of it but the part on several objectives, which no study here has."""
+    """Optuna's suite without multiple objectives, which headsweep does not support."""
 
     @pytest.fixture(params=VARIANTS, ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
@@ -110,7 +110,7 @@ def test_recombine_when_observations_cluster_mixes_clusters() -> None:
 
 
 def test_add_changes_the_density_like_an_observation() -> None:
-    """Exactly so for its own kernel; the widths of its neighbours are not fitted again."""
+    """Exact for the added kernel; the widths of neighbouring kernels are not fitted again."""
     space = [FloatDistribution(0.0, 1.0), CategoricalDistribution(("a", "b"))]
     observations = np.array([[0.1, 0], [0.5, 1], [0.52, 0], [0.9, 1]])
     grown = Parzen(observations[:3], space, np.ones(3))
@@ -172,12 +172,14 @@ def test_batch_suggests_different_values() -> None:
 
 
 def test_thinned_when_trials_are_many_keeps_their_weight() -> None:
-    """Thousands of trials leave some hundred observations; the good ones are all kept."""
+    """Thousands of trials are thinned to some hundred observations, with all good trials."""
     weights = fading_weights(5000)
-    kept, kept_weights = thinned(list(range(5000)), weights)
+    kept, kept_weights = thinned(np.arange(5000), weights)
     assert len(kept) <= MAX_OBSERVATIONS
-    assert kept == sorted(kept)
-    assert kept[-MAX_OBSERVATIONS // 2 :] == list(range(5000 - MAX_OBSERVATIONS // 2, 5000))
+    assert kept.tolist() == sorted(kept.tolist())
+    assert kept[-MAX_OBSERVATIONS // 2 :].tolist() == list(
+        range(5000 - MAX_OBSERVATIONS // 2, 5000)
+    )
     assert kept_weights.sum() == pytest.approx(weights.sum(), rel=0.02)
 
 
@@ -186,7 +188,7 @@ def _drawn(distribution: BaseDistribution, n: int, rng: np.random.RandomState) -
 
 
 def _internal(distribution: BaseDistribution, place: float) -> float:
-    """A legal value at a share of the range."""
+    """Return a legal value at a fraction of the range."""
     if isinstance(distribution, CategoricalDistribution):
         return float(int(place * len(distribution.choices)))
     low, high, step = distribution.low, distribution.high, distribution.step
@@ -201,7 +203,7 @@ def test_batched_tpe_reaches_stock_tpe_and_beats_random(name: str) -> None:
     `scripts/benchmarks/samplers.py --seeds 20 --contestants stock random` printed the record,
     with `--seeds 60` that of Hartmann 6.
     """
-    # A few bits more or less may send a search to Hartmann's other basin.
+    # Rounding differences may send a search to the other basin of the Hartmann function.
     seeds = range(7 if name == "Hartmann 6" else 3)
     objective = head_study() if name == "head" else FUNCTIONS[name]
     stock = json.loads((RECORDED / "stock.json").read_text())["quartiles"]

@@ -1,4 +1,4 @@
-"""Small data, and single runs through the command line."""
+"""Fixtures: small and real data, and a function that runs the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def real_data(real_reports: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Packed features of all tests here."""
+    """The folder for packed features of all tests in this folder."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("packed")
         patch.setenv("HEADSWEEP_CACHE", str(folder))
@@ -41,13 +41,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Bits are promised at one thread count."""
+    """Use one thread, because results are equal to the bit only at the same thread count."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def run(headsweep: Callable[..., Ended]) -> Run:
-    """Runs a command that must succeed; what it printed."""
+    """A function that runs a command, checks that it succeeds and returns its output."""
 
     def succeed(*args: object) -> str:
         ended = headsweep(*args)

@@ -1,4 +1,4 @@
-"""`headsweep align` on data: what it writes, raw and through a head."""
+"""`headsweep align` on raw features, through a head, and on CT-CLIP's files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def alignment(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_every_protocol_in_every_direction_with_intervals(
+def test_align_writes_every_protocol_and_direction_with_intervals(
     small_data: tuple[str, ...], run: Run, tmp_path: Path
 ):
     out = run("align", *small_data, "--out", tmp_path)
@@ -43,7 +43,7 @@ def test_every_protocol_in_every_direction_with_intervals(
     assert all(f"{name}/1" in out for name in ("same_scan", "ctclip_volume_to_volume"))
 
 
-def test_a_trained_retrieval_head_pairs_better_than_raw_features(
+def test_align_with_a_trained_retrieval_head_beats_raw_features(
     real_data: tuple[str, ...], run: Run, tmp_path: Path
 ):
     head = ("head=retrieval", "head.label_weight=0", "training.max_epochs=8")
@@ -61,7 +61,7 @@ def test_a_trained_retrieval_head_pairs_better_than_raw_features(
     assert recall_at_10(tmp_path / "head" / "alignment") > 0.25
 
 
-def test_any_manifest_is_searched_raw_by_the_thin_script(
+def test_align_script_on_any_manifest_uses_raw_features(
     small_data: tuple[str, ...], tmp_path: Path
 ):
     named = ("data.test_manifests=[train.csv]", "--protocol", "same_scan", "--out", str(tmp_path))
@@ -74,7 +74,7 @@ def test_any_manifest_is_searched_raw_by_the_thin_script(
     assert set(found["protocols"]) == {"same_scan/1"}
 
 
-def test_a_head_that_does_not_project_is_refused(
+def test_align_with_a_linear_head_is_refused(
     small_data: tuple[str, ...], run: Run, headsweep, tmp_path: Path
 ):
     run("train", *small_data, "training.max_epochs=1", f"paths.checkpoint_dir={tmp_path}")
@@ -84,7 +84,7 @@ def test_a_head_that_does_not_project_is_refused(
 
 
 def ctclip_latents(folder: Path, small_data: tuple[str, ...], *, labels: bool) -> None:
-    """The largest test manifest as CT-CLIP's scripts would have left it."""
+    """Write the largest test manifest in the format of CT-CLIP's scripts."""
     features, manifests = (Path(override.partition("=")[2]) for override in small_data)
     with (manifests / "test_manual_all.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -98,7 +98,7 @@ def ctclip_latents(folder: Path, small_data: tuple[str, ...], *, labels: bool) -
     (folder / "accessions.txt").write_text(names)
 
 
-def test_ctclips_latents_are_searched_as_the_manifest_of_the_same_rows(
+def test_align_on_ctclip_latents_equals_the_manifest_of_the_same_rows(
     small_data: tuple[str, ...], run: Run, tmp_path: Path
 ):
     ctclip_latents(tmp_path, small_data, labels=True)
@@ -108,7 +108,7 @@ def test_ctclips_latents_are_searched_as_the_manifest_of_the_same_rows(
     assert found == alignment(tmp_path / "manifest")["test_manual_all"]
 
 
-def test_without_labels_only_pairs_are_searched(
+def test_align_on_ctclip_latents_without_labels_uses_only_pair_protocols(
     small_data: tuple[str, ...], run: Run, headsweep, tmp_path: Path
 ):
     ctclip_latents(tmp_path, small_data, labels=False)

@@ -1,4 +1,4 @@
-"""`headsweep evaluate`: thresholds from valid or none, any manifest, CT-CLIP's own scores."""
+"""`headsweep evaluate` with thresholds from valid or none, on any manifest, on CT-CLIP scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_thresholds_are_chosen_on_valid_or_left_out(trained: Path, run: Run, tmp_path: Path):
+def test_evaluate_without_thresholds_leaves_out_f1(trained: Path, run: Run, tmp_path: Path):
     run("evaluate", "--checkpoint", trained, "--out", tmp_path / "tuned")
     run("evaluate", "--checkpoint", trained, "--out", tmp_path / "bare", "--thresholds", "none")
     tuned, bare = metrics_of(tmp_path / "tuned"), metrics_of(tmp_path / "bare")
@@ -39,7 +39,9 @@ def test_thresholds_are_chosen_on_valid_or_left_out(trained: Path, run: Run, tmp
         assert bare[stem]["f1_macro"]["mean"] is None
 
 
-def test_any_manifest_is_measured_without_thresholds(trained: Path, run: Run, tmp_path: Path):
+def test_evaluate_on_valid_without_thresholds_gives_the_recorded_value(
+    trained: Path, run: Run, tmp_path: Path
+):
     named = "data.test_manifests=[valid.csv]"
     run("evaluate", "--checkpoint", trained, named, "--out", tmp_path, "--thresholds", "none")
     recorded = json.loads((trained / "metrics.json").read_text())["val/auprc_macro"]
@@ -63,7 +65,9 @@ def test_evaluate_with_thresholds_reads_train_and_valid_once(trained, run, tmp_p
     }
 
 
-def test_with_thresholds_from_valid_it_is_no_test(trained: Path, headsweep, tmp_path: Path):
+def test_evaluate_on_train_with_thresholds_from_valid_is_refused(
+    trained: Path, headsweep, tmp_path: Path
+):
     named = "data.test_manifests=[train.csv]"
     ended = headsweep("evaluate", "--checkpoint", trained, named, "--out", tmp_path)
     assert ended.code == 2
@@ -71,7 +75,7 @@ def test_with_thresholds_from_valid_it_is_no_test(trained: Path, headsweep, tmp_
 
 
 def ctclip_folder(folder: Path, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    """Files as CT-CLIP's `run_zero_shot.py` writes them."""
+    """Write files in the format of CT-CLIP's `run_zero_shot.py`."""
     rng = np.random.default_rng(0)
     targets = (rng.random((n, len(LABELS))) < 0.3).astype(np.int64)
     scores = np.clip(targets * 0.3 + rng.random(targets.shape) * 0.7, 0, 1)
@@ -83,7 +87,7 @@ def ctclip_folder(folder: Path, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
     return targets, scores.astype(np.float32)
 
 
-def test_ctclips_own_scores_are_measured(run: Run, tmp_path: Path):
+def test_evaluate_on_ctclip_scores_equals_sklearn(run: Run, tmp_path: Path):
     targets, scores = ctclip_folder(tmp_path)
     run("evaluate", "--ctclip", tmp_path)
     found = metrics_of(tmp_path / "evaluation")["ctclip"]
@@ -105,7 +109,7 @@ def test_ctclips_own_scores_are_measured(run: Run, tmp_path: Path):
         ("predicted_weights.npz", "scores must be probabilities"),
     ],
 )
-def test_bad_ctclip_files_are_refused(spoilt: str, law: str, headsweep, tmp_path: Path):
+def test_evaluate_on_bad_ctclip_files_is_refused(spoilt: str, law: str, headsweep, tmp_path: Path):
     targets, scores = ctclip_folder(tmp_path)
     if spoilt == "accessions.txt":
         lines = (tmp_path / spoilt).read_text().splitlines(keepends=True)

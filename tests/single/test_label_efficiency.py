@@ -1,4 +1,4 @@
-"""A scaling study on real data: one file, one command, curves with intervals and paired tests."""
+"""A scaling study on real data: its curves, intervals and paired tests."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ STUDY: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def data(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """The real manifests, and one whose labels are wrong three times in ten.
+    """The real manifests, and one in which 30 % of the labels are wrong.
 
-    Rows that valid holds too keep their labels: equal features with other labels are refused.
+    Rows that are also in valid keep their labels, because equal features with different labels are
+    refused.
     """
     folder = tmp_path_factory.mktemp("manifests")
     for name in ("train.csv", "valid.csv"):
@@ -54,7 +55,7 @@ def data(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def contents(root: Path, row: list[str]) -> list[bytes]:
-    """The features of a row of a manifest."""
+    """Return the features of a row of a manifest as bytes."""
     files = [root / "features" / path for path in row[1:3]]
     return [np.load(file)["arr"].tobytes() for file in files if file.is_file()]
 
@@ -147,7 +148,7 @@ def test_budgets_are_nested_and_keep_patients_together(data: tuple[str, ...]):
     [
         ({"budget": [1]}, "budget: unknown key"),
         ({"folds": 1}, "folds: input should be greater than or equal to 2"),
-        ({"budgets": [600]}, "budgets must be at most the rows outside of a fold"),
+        ({"budgets": [600]}, "outside of fold 0, found 600"),
         ({"sources": {"manual": "absent.csv"}}, "absent.csv"),
     ],
 )

@@ -1,4 +1,4 @@
-"""On real reports, end to end: train, be killed, resume, evaluate, align, scale."""
+"""On real reports, end to end: train, kill, resume, evaluate, align, run a scaling study."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def test_a_retrieval_head_from_its_first_epoch_to_its_alignment_and_a_scaling_study(
+def test_commands_on_real_reports_from_train_to_scaling_succeed(
     real_data: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
     patient = ("training.max_epochs=12", "training.early_stopping_patience=null")
@@ -47,7 +47,9 @@ def test_a_retrieval_head_from_its_first_epoch_to_its_alignment_and_a_scaling_st
     assert measured["test_manual_all"]["auprc_macro"]["mean"] > 0.5
     run("align", "--checkpoint", cut)
     found = read(cut / "alignment/alignment.json")["test_manual_all"]["protocols"]
-    assert found["same_scan/1"]["visual_to_text"]["recall@10"]["mean"] > 0.165  # raw features'
+    assert (
+        found["same_scan/1"]["visual_to_text"]["recall@10"]["mean"] > 0.165
+    )  # value of raw features
     assert len(found) == 5
 
     (tmp_path / "scaling.yaml").write_text(yaml.safe_dump(SCALING))

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed ends with the same bits as one that was not."""
+"""A run that was killed and resumed ends with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def config_of(folder: Path, *overrides: str) -> Config:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_killed_at_random_moments_and_resumed_to_the_same_bits(
+def test_train_when_killed_at_random_and_resumed_ends_with_the_same_bits(
     head: str, small_data: tuple[str, ...], tmp_path: Path
 ) -> None:
     whole = config_of(tmp_path / "whole", *small_data, *HEADS[head])
@@ -66,15 +66,15 @@ def test_killed_at_random_moments_and_resumed_to_the_same_bits(
     }
 
 
-def test_the_kills_are_twenty() -> None:
+def test_number_of_kills_is_twenty() -> None:
     assert sum(KILLS.values()) == 20
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
-def test_interrupted_on_real_data_and_resumed_to_the_same_bits(
+def test_train_when_interrupted_and_resumed_ends_with_the_same_bits(
     sent: signal.Signals, code: int, real_data: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
-    """Ctrl-C and a scheduler's SIGTERM, through the command line."""
+    """The command line gets Ctrl-C, or SIGTERM as from a scheduler."""
     long = (*real_data, "training.max_epochs=300", "training.early_stopping_patience=null")
     run("train", *long, f"paths.checkpoint_dir={tmp_path}/whole")
 
@@ -83,7 +83,7 @@ def test_interrupted_on_real_data_and_resumed_to_the_same_bits(
     with subprocess.Popen(
         [sys.executable, "-m", "headsweep", *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Whoever starts the tests in the background has Ctrl-C ignored by all that they start.
+        # If the tests run in the background, child processes would ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         while epochs_in(folder) < 3 and process.poll() is None:
@@ -99,7 +99,9 @@ def test_interrupted_on_real_data_and_resumed_to_the_same_bits(
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_state_elsewhere_is_gone_on_from(small_data: tuple[str, ...], tmp_path: Path) -> None:
+def test_train_with_a_state_path_resumes_from_that_state(
+    small_data: tuple[str, ...], tmp_path: Path
+) -> None:
     whole = config_of(tmp_path / "whole", *small_data)
     train(whole, SETTINGS, progress=False)
     cut = config_of(tmp_path / "cut", *small_data)
@@ -111,7 +113,7 @@ def test_a_state_elsewhere_is_gone_on_from(small_data: tuple[str, ...], tmp_path
         assert (tmp_path / "moved" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_resuming_a_finished_run_changes_nothing(
+def test_train_when_resuming_a_finished_run_changes_nothing(
     small_data: tuple[str, ...], tmp_path: Path
 ) -> None:
     whole = config_of(tmp_path, *small_data)
@@ -125,10 +127,10 @@ def test_resuming_a_finished_run_changes_nothing(
     assert "enabled: false" in (tmp_path / "config.yaml").read_text()
 
 
-def test_a_fresh_run_forgets_the_state_of_another(
+def test_train_without_resume_removes_the_state_of_an_earlier_run(
     small_data: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Killed in its first epoch, it must not resume what lay there before."""
+    """If it fails in its first epoch, a later resume must not use the state of the earlier run."""
     train(config_of(tmp_path, *small_data), SETTINGS, progress=False)
     diverging = config_of(tmp_path, *small_data, "training.learning_rate=1e30")
     with pytest.raises(TrialError, match="scores must be finite, found NaN or infinity in epoch 1"):
@@ -137,7 +139,7 @@ def test_a_fresh_run_forgets_the_state_of_another(
     assert epochs_in(tmp_path) == 0
 
 
-def test_without_a_state_training_begins_and_says_so(
+def test_train_with_resume_but_no_state_starts_anew_with_a_notice(
     small_data: tuple[str, ...], tmp_path: Path
 ) -> None:
     said: list[str] = []
@@ -148,7 +150,7 @@ def test_without_a_state_training_begins_and_says_so(
 
 
 class TestRefused:
-    """A state of another run is refused in one line; nothing is overwritten."""
+    """The state of another run is refused in one line, and no file is overwritten."""
 
     @pytest.fixture
     def folder(self, small_data: tuple[str, ...], tmp_path: Path) -> Path:
@@ -163,7 +165,7 @@ class TestRefused:
             ("training.resume.state_path=no/such/file", "no/such/file: a state to resume from"),
         ],
     )
-    def test_another_config(
+    def test_train_with_the_state_of_another_config_is_refused(
         self, headsweep, folder: Path, small_data: tuple[str, ...], override: str, law: str
     ) -> None:
         before = {file: file.read_bytes() for file in folder.iterdir()}
@@ -177,7 +179,9 @@ class TestRefused:
         assert law in ended.err
         assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
-    def test_other_data(self, headsweep, folder: Path, small_data, tmp_path: Path) -> None:
+    def test_train_with_the_state_of_other_data_is_refused(
+        self, headsweep, folder: Path, small_data, tmp_path: Path
+    ) -> None:
         config = json.dumps(to_dict(config_of(folder, *small_data)))
         file = tmp_path / "other.yaml"
         file.write_text(config)
@@ -193,9 +197,11 @@ class TestRefused:
         assert ended.code == 2
         assert "a run resumes with the data it began with, train." in ended.err
 
-    def test_a_file_of_another_kind(self, headsweep, folder: Path, small_data) -> None:
+    def test_train_with_a_state_of_another_format_is_refused(
+        self, headsweep, folder: Path, small_data
+    ) -> None:
         model = folder / "model.safetensors"
         resume = f"training.resume.state_path={model}"
         ended = headsweep("train", *small_data, f"paths.checkpoint_dir={folder}", resume)
         assert ended.code == 2
-        assert "a state to resume from must be a headsweep-state/1 file" in ended.err
+        assert "cannot resume from this file, which is not a headsweep-state/1 file" in ended.err

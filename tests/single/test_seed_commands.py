@@ -27,7 +27,7 @@ SMALLER = {
 
 @pytest.fixture(scope="module")
 def project(small_data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the table's commands find it: data in its usual places, studies, scripts."""
+    """A folder with data in the default paths, studies and scripts, as the commands expect."""
     folder = tmp_path_factory.mktemp("project")
     source = Path(small_data[0].partition("=")[2]).parent
     shutil.copytree(source, folder / "data")
@@ -60,7 +60,7 @@ def test_table_has_every_kind_of_command() -> None:
 def test_commands_of_the_table_run_in_order(
     project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In their order, since some go on from what others left."""
+    """The order matters, because some commands use files of earlier ones."""
     monkeypatch.chdir(project)
     for command in COMMANDS:
         program, *words = shlex.split(command)

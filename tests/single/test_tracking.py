@@ -1,4 +1,4 @@
-"""What loggers write can be opened by their own readers, and a logger that fails harms nothing."""
+"""Logs of TensorBoard and W&B can be read back, and a failing logger does not stop training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def trained_elsewhere(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Train in a process whose home holds no account of any logger."""
+    """Train in a process whose home folder has no logger account."""
     home = tmp_path / "home"
     home.mkdir()
     kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
@@ -38,7 +38,7 @@ def trained_elsewhere(tmp_path: Path, *overrides: str) -> subprocess.CompletedPr
     )
 
 
-def test_wandb_offline_needs_no_account_and_is_read_by_wandb(
+def test_train_with_wandb_offline_and_no_account_writes_readable_logs(
     small_data: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "probe"
@@ -71,7 +71,7 @@ def test_wandb_offline_needs_no_account_and_is_read_by_wandb(
     assert "Would sync 1 run(s)" in sync.stdout + sync.stderr
 
 
-def test_tensorboard_reads_curves_config_and_what_a_resumed_run_added(
+def test_train_with_tensorboard_logs_curves_config_and_resumed_epochs(
     small_data: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -99,7 +99,7 @@ def test_tensorboard_reads_curves_config_and_what_a_resumed_run_added(
     assert [event.step for event in events.Scalars("val/loss")] == [1, 2, 3, 4]
 
 
-def test_a_logger_that_cannot_write_costs_one_line(
+def test_train_when_a_logger_cannot_write_prints_one_notice_and_continues(
     small_data: tuple[str, ...], headsweep, tmp_path: Path
 ) -> None:
     quiet, folder = tmp_path / "quiet", tmp_path / "run"
@@ -115,7 +115,7 @@ def test_a_logger_that_cannot_write_costs_one_line(
     assert metrics(folder) == metrics(quiet)
 
 
-def test_wandb_online_without_an_account_costs_one_line(
+def test_train_with_wandb_online_and_no_account_prints_one_notice(
     small_data: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""`headsweep train`: sweeps, and what it does when there is no text."""
+"""`headsweep train`: sweeps, missing text features, and the choice of the best epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT = ("training.max_epochs=3", "training.batch_size=32")
 FILES = {"config.yaml", "metrics.json", "metrics.jsonl", "model.safetensors", "state.safetensors"}
 
 
-def test_a_sweep_is_the_product_of_its_values_in_hydras_order() -> None:
+def test_expand_sweep_returns_the_product_in_hydras_order() -> None:
     combinations = expand_sweep(
         ["training.seed=range(0,2)", "head=linear,mlp", "training.batch_size=64"], where="test"
     )
@@ -35,19 +35,19 @@ def test_a_sweep_is_the_product_of_its_values_in_hydras_order() -> None:
 
 
 @pytest.mark.parametrize("text", ["training.seed", "training.seed=interval(0,1)", "~head"])
-def test_what_spans_no_list_is_refused(text: str, headsweep) -> None:
+def test_train_multirun_with_an_override_that_is_no_list_is_refused(text: str, headsweep) -> None:
     ended = headsweep("train", "-m", text)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
 
 
-def test_lists_are_values_not_sweeps() -> None:
+def test_expand_sweep_of_a_list_value_is_no_sweep() -> None:
     ((swept, every),) = expand_sweep(["head=mlp", "head.hidden_dims=[8,4]"], where="test")
     assert (swept, every) == ((), ["head=mlp", "head.hidden_dims=[8,4]"])
     with pytest.raises(ConfigError, match="must read key=value"):
         expand_sweep(["training.seed"], where="test")
 
 
-def test_a_multirun_trains_each_combination_in_its_own_folder(
+def test_train_multirun_trains_each_combination_in_its_own_folder(
     small_data: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
     place = f"paths.checkpoint_dir={tmp_path}/sweep"
@@ -81,7 +81,7 @@ def without_text(small_data: tuple[str, ...], tmp_path: Path) -> tuple[str, ...]
     return (small_data[0], f"paths.manifest_dir={folder}")
 
 
-def test_a_missing_text_column_falls_back_to_visual_and_says_so_once(
+def test_train_without_a_text_column_uses_visual_features_with_one_notice(
     without_text: tuple[str, ...], headsweep, run: Run, tmp_path: Path
 ) -> None:
     both, visual = tmp_path / "both", tmp_path / "visual"
@@ -102,7 +102,7 @@ def test_a_missing_text_column_falls_back_to_visual_and_says_so_once(
 
 
 @pytest.mark.parametrize("asked", [("features=text",), ("head=retrieval", "features=both")])
-def test_a_head_that_cannot_do_without_text_is_refused(
+def test_train_without_a_text_column_but_a_head_that_needs_it_is_refused(
     asked: tuple[str, ...], without_text: tuple[str, ...], headsweep, tmp_path: Path
 ) -> None:
     ended = headsweep("train", *SHORT, *without_text, *asked, f"paths.checkpoint_dir={tmp_path}/r")
@@ -111,7 +111,7 @@ def test_a_head_that_cannot_do_without_text_is_refused(
     assert not (tmp_path / "r").exists()
 
 
-def test_the_best_epoch_is_the_one_of_highest_validation_auprc(
+def test_train_records_the_epoch_of_highest_validation_auprc(
     real_data: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
     run("train", *real_data, "training.max_epochs=12", f"paths.checkpoint_dir={tmp_path}")
@@ -124,7 +124,7 @@ def test_the_best_epoch_is_the_one_of_highest_validation_auprc(
 def test_train_when_probabilities_saturate_ranks_by_logits(
     real_data: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
-    """At this learning rate most logits lie beyond 16.7, where float32 probabilities are 1."""
+    """At this learning rate most logits exceed 16.7, where float32 probabilities are 1."""
     patient = ("training.max_epochs=60", "training.early_stopping_patience=null")
     words = (*patient, *real_data, "training.learning_rate=1", "training.batch_size=64")
     run("train", "head=linear", *words, f"paths.checkpoint_dir={tmp_path}")

@@ -1,4 +1,4 @@
-"""Files attached to studies: whole, in their folder, and in one that need not exist yet."""
+"""Artifacts: files attached to a study stay in their folder, which is made on the first write."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from tests.helpers.dashboard import ask, served
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[BatchedStorage]:
-    """A store that holds one study and no artifacts."""
+    """A storage with one study and no artifacts."""
     storage = open_storage(f"sqlite:///{tmp_path}/study.db", create=True)
     optuna.create_study(study_name="seen", storage=storage)
     yield storage
     storage.database.close()
 
 
-def test_an_artifact_stays_in_its_folder(storage: BatchedStorage) -> None:
-    """Its id comes from a storage that others may write to."""
+def test_write_artifact_with_a_path_as_id_is_refused(storage: BatchedStorage) -> None:
+    """The id comes from a database to which others may write, so it is untrusted."""
     artifacts = ArtifactFolder(storage)
     artifacts.write("plot.png", io.BytesIO(b"old"))
     artifacts.write("plot.png", io.BytesIO(b"new"))
     assert (artifacts.path / "plot.png").read_bytes() == b"new"
     for name in ("../plot.png", "/tmp/plot.png", "a/b", "."):
-        with pytest.raises(StorageError, match="an artifact's id must be a plain name, found"):
+        with pytest.raises(StorageError, match="is not a plain file name"):
             artifacts.write(name, io.BytesIO(b"else"))
     assert [path.name for path in artifacts.path.iterdir()] == ["plot.png"]
 
 
-def test_a_study_that_was_never_finalized_takes_a_file_through_the_dashboard(
+def test_upload_through_the_dashboard_to_a_new_study_stores_the_file(
     storage: BatchedStorage,
 ) -> None:
     sent = {"file": f"data:text/plain;base64,{base64.b64encode(b'seen').decode()}"}
@@ -52,7 +52,7 @@ def test_a_study_that_was_never_finalized_takes_a_file_through_the_dashboard(
         assert ask(port, "GET", f"/artifacts/1/{key}") == (200, b"seen")
 
 
-def test_a_store_that_is_only_read_gets_no_folder(storage: BatchedStorage) -> None:
+def test_dashboard_that_only_reads_creates_no_artifact_folder(storage: BatchedStorage) -> None:
     with served(storage) as port:
         assert ask(port, "GET", "/api/studies/1")[0] == 200
     assert not ArtifactFolder(storage).path.exists()

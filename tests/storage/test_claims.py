@@ -1,4 +1,4 @@
-"""What the ledger says of a budget, and what it leaves of a trial that lost its worker."""
+"""Claims: how the budget is counted, and what happens to trials whose worker is gone."""
 
 import datetime
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ from tests.helpers.study_specs import make_spec
 
 LIMITS: dict[str, Any] = {"lease_s": 60.0, "max_retries": 1, "max_failures": 1}
 OUT_OF_LEASE = {"lease_s": -1.0}
-"""With it, whoever runs is late; the clock of PostgreSQL is not ours to move."""
+"""Makes every lease expired, because a test cannot set the clock of PostgreSQL."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> StudySpec:
 
 @pytest.fixture
 def storage(spec: StudySpec, store_url: str) -> Iterator[BatchedStorage]:
-    """The second of two studies is looked at; the first has a larger budget."""
+    """A storage with two studies. The tests use the second; the first has a larger budget."""
     storage = open_storage(store_url, create=True)
     StoredStudy.create(spec.model_copy(update={"name": "other", "n_trials": 9}), storage)
     assert StoredStudy.create(spec, storage).study_id == 2
@@ -67,7 +67,7 @@ def claimed(
     )
 
 
-def test_the_budget_left_is_without_what_runs_and_what_was_just_claimed(storage) -> None:
+def test_claim_returns_the_budget_left_after_running_and_claimed_trials(storage) -> None:
     cache = TrialCache(2)
     first, second, third = (claimed(storage, cache, 4) for _ in range(3))
     assert [len(claims.trials) for claims in (first, second, third)] == [4, 2, 0]
@@ -117,7 +117,7 @@ def test_claim_when_a_running_trial_was_deleted_claims_another_one(storage) -> N
             connection.execute(delete(table).where(table.c.trial_id == gone))
 
     storage.database.write(remove, study_id=2)
-    assert claimed(storage, cache, 1).trials == ()  # here it is noticed
+    assert claimed(storage, cache, 1).trials == ()  # this call notices the deletion
     (another,) = claimed(storage, cache, 1).trials
     assert another.number == 6
 
@@ -139,7 +139,7 @@ def test_claim_when_stock_optuna_starts_a_waiting_trial_leaves_it_alone(
     assert claimed(storage, cache, 1).trials == ()
 
 
-def test_two_workers_number_their_trials_one_after_another_and_share_the_budget(storage) -> None:
+def test_claim_by_two_workers_gives_consecutive_numbers_within_the_budget(storage) -> None:
     mine, theirs, other = TrialCache(2), TrialCache(2), TrialCache(1)
     got = [claimed(storage, cache, 2).trials for cache in (mine, other, theirs, mine, theirs)]
     assert [[t.number for t in some] for some in got] == [[0, 1], [0, 1], [2, 3], [4, 5], []]
@@ -147,7 +147,7 @@ def test_two_workers_number_their_trials_one_after_another_and_share_the_budget(
     assert states == {state: 6 * (state == TrialState.RUNNING) for state in TrialState}
 
 
-def test_a_trial_out_of_lease_is_succeeded_as_often_as_it_may_be(storage, store_url) -> None:
+def test_claim_when_leases_ran_out_retries_trials_up_to_the_limit(storage, store_url) -> None:
     session = WorkerSession(StoredStudy.open("probe", store_url), WorkerSettings(), worker="first")
     (dead,) = session.claim(1).trials
     session.storage.database.close()
@@ -157,7 +157,7 @@ def test_a_trial_out_of_lease_is_succeeded_as_often_as_it_may_be(storage, store_
     assert [trial.number for trial in second.trials] == [2, 3, 4]
     assert second.budget_left == 3
     third = claimed(storage, cache, 3, max_failures=2, **OUT_OF_LEASE)
-    # Numbers 2 and 3 had lost a worker before: others take their places.
+    # Trials 2 and 3 lost a worker for the second time: they fail, and other trials are claimed.
     assert [trial.number for trial in third.trials] == [5, 6, 7]
 
     trials = storage.get_all_trials(2)
@@ -172,12 +172,14 @@ def test_a_trial_out_of_lease_is_succeeded_as_often_as_it_may_be(storage, store_
     assert lineage[2:6] == [(0, 1), (1, 1), (None, None), (4, 1)]
     assert trials[2].params == dead.params != {}
     assert trials[2].distributions == dead.distributions
-    with pytest.raises(SearchError, match="at most 1 failed trials, found 2; the last is trial 3"):
+    with pytest.raises(
+        SearchError, match="2 trials of the study failed, more than 1; the last is trial 3"
+    ):
         claimed(storage, cache, 1, max_failures=1)
     assert claimed(storage, cache, 9, max_failures=2).budget_left == 0
 
 
-def test_a_sign_of_life_is_the_time_of_the_database_and_moves_on(storage) -> None:
+def test_renew_moves_the_heartbeats_of_the_given_trials_only(storage) -> None:
     keys = [trial_id(trial) for trial in claimed(storage, TrialCache(2), 2).trials]
 
     def beats() -> dict[int, datetime.datetime]:
@@ -193,7 +195,7 @@ def test_a_sign_of_life_is_the_time_of_the_database_and_moves_on(storage) -> Non
     assert storage.database.read(lambda c: heartbeats(c, [])) == {}
 
 
-def test_a_worker_takes_back_its_own_trials_of_one_study(storage) -> None:
+def test_take_back_fails_and_requeues_only_own_trials_of_the_study(storage) -> None:
     cache = TrialCache(2)
     for worker, looked_at in (("a", cache), ("b", cache), ("a", TrialCache(1))):
         claimed(storage, looked_at, 2, worker)
@@ -207,7 +209,7 @@ def test_a_worker_takes_back_its_own_trials_of_one_study(storage) -> None:
     assert [t.state.name for t in storage.get_all_trials(1)] == ["RUNNING", "RUNNING"]
 
 
-def test_changes_are_written_of_running_trials_alone_and_the_others_named(storage) -> None:
+def test_write_changes_when_a_trial_has_ended_skips_and_returns_it(storage) -> None:
     ended, runs = (trial_id(trial) for trial in claimed(storage, TrialCache(2), 2).trials)
     now = datetime.datetime(2026, 11, 23, 1, 30)
 
@@ -234,7 +236,7 @@ def test_changes_are_written_of_running_trials_alone_and_the_others_named(storag
     ("crashed", "reason"),
     [(True, "its worker failed"), (False, "its worker was told to stop")],
 )
-def test_a_trial_handed_back_says_why_and_leaves_the_rungs_to_its_successor(
+def test_hand_back_records_the_reason_and_removes_the_trial_from_its_rungs(
     storage: BatchedStorage, store_url: str, crashed: bool, reason: str
 ) -> None:
     with WorkerSession(
@@ -242,7 +244,7 @@ def test_a_trial_handed_back_says_why_and_leaves_the_rungs_to_its_successor(
     ) as session:
         (trial,) = session.claim(1).trials
         session.report(trial_id(trial), 1, 0.9)
-        assert session.verdicts([trial_id(trial)]) == frozenset()
+        assert session.trials_to_prune([trial_id(trial)]) == frozenset()
         session.flush()
         assert storage.current(2).at_rung(0).ascending == [0.9]
         session.hand_back(crashed=crashed)
@@ -252,7 +254,7 @@ def test_a_trial_handed_back_says_why_and_leaves_the_rungs_to_its_successor(
     assert dead.user_attrs[LOST] == reason
     assert successor.user_attrs[RETRIES] == int(crashed)
     assert successor.user_attrs[RETRY_OF] == dead.number
-    # Stock Optuna's pruners count whoever has this attribute, in any state.
+    # Optuna's own pruners count every trial with this attribute, in any state.
     assert "completed_rung_0" not in dead.system_attrs
     assert dead.system_attrs["lost_completed_rung_0"] == 0.9
     assert storage.current(2).at_rung(0).ascending == []

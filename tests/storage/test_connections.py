@@ -1,4 +1,4 @@
-"""What a database must be, and which of its faults are waited out."""
+"""Opening a database, and which of its errors are retried."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def fail_once(error: Exception) -> Callable[[], str]:
-    """A call that raises the first time and says so the second."""
+    """Return a function that raises on its first call and returns "again" on its second."""
     errors = [error]
 
     def call() -> str:
@@ -47,7 +47,7 @@ def caused_by(cause: Exception) -> StorageInternalError:
 
 
 @pytest.mark.parametrize("error", [BUSY, PoolTimeoutError("no connection"), caused_by(BUSY)])
-def test_what_passes_is_waited_out(database: Database, error: Exception) -> None:
+def test_outlast_with_a_temporary_error_retries(database: Database, error: Exception) -> None:
     assert database.outlast(fail_once(error)) == "again"
 
 
@@ -60,7 +60,7 @@ def test_what_passes_is_waited_out(database: Database, error: Exception) -> None
         (StorageInternalError("of Optuna's own"), "of Optuna's own"),
     ],
 )
-def test_what_does_not_pass_is_told_at_once(
+def test_outlast_with_a_permanent_error_raises_at_once(
     database: Database, error: Exception, found: str
 ) -> None:
     with pytest.raises(StorageError) as told:
@@ -68,8 +68,8 @@ def test_what_does_not_pass_is_told_at_once(
     assert str(told.value) == f"cannot use {database.shown}: {found}"
 
 
-def test_a_file_that_another_holds_is_waited_for(tmp_path: Path) -> None:
-    """SQLite itself does not wait where a file becomes one with write-ahead logging."""
+def test_enter_wal_when_the_database_is_locked_waits(tmp_path: Path) -> None:
+    """SQLite does not wait by itself when a file is switched to write-ahead logging."""
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None, check_same_thread=False)
     holder.execute("CREATE TABLE a (x)")
     holder.execute("BEGIN EXCLUSIVE")
@@ -83,23 +83,25 @@ def test_a_file_that_another_holds_is_waited_for(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_a_disk_that_others_share_is_refused(
+def test_open_database_on_a_network_file_system_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert module._file_system(Path("/proc/self")) == "proc"
     monkeypatch.setattr(module, "_file_system", lambda folder: "nfs4")
-    with pytest.raises(StorageError, match=r"a\.db: SQLite must lie on a local disk, found nfs4$"):
+    with pytest.raises(StorageError, match=r"a\.db: SQLite needs a local disk, but this is nfs4$"):
         open_database(f"sqlite:///{tmp_path}/a.db", create=True)
     assert not (tmp_path / "a.db").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_open_database_when_its_folder_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"its folder must be writable, found Not a directory$"):
+    with pytest.raises(StorageError, match=r"cannot create its folder: Not a directory$"):
         open_database(f"sqlite:///{tmp_path}/file/in/a.db", create=True)
 
 
-def test_a_server_needs_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_database_without_the_postgres_driver_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StorageError) as refused:
         open_database("postgresql://me:secret@host/studies")

@@ -36,7 +36,7 @@ def create(tmp_path: Path, url: str, name: str, space: dict[str, object] | None 
 
 @contextmanager
 def stock(url: str) -> Iterator[RDBStorage]:
-    """Optuna's own storage: another program."""
+    """Optuna's own storage on the same database, as used by another program."""
     storage = RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))
     yield storage
     storage.remove_session()
@@ -49,7 +49,7 @@ def delete(name: str, url: str) -> None:
 
 
 def trials_of(study_id: int, url: str) -> list[FrozenTrial]:
-    """As another process reads them."""
+    """Return the trials as another process reads them."""
     with closing(open_storage(url).database) as database:
         return BatchedStorage(database, create=False).get_all_trials(study_id)
 
@@ -64,8 +64,8 @@ def session(tmp_path: Path, store_url: str) -> Iterator[WorkerSession]:
 
 
 def work_on(session: WorkerSession) -> None:
-    """What a worker does until its trials are complete."""
-    held = sorted(session.held)
+    """Do what a worker does until its trials are complete."""
+    held = sorted(session.running)
     for key in held:
         session.report(key, 1, 0.5)
     session.flush()
@@ -79,9 +79,9 @@ def work_on(session: WorkerSession) -> None:
     [
         work_on,
         lambda session: session.claim(2),
-        lambda session: session.renew(session.held),
+        lambda session: session.renew(session.running),
         lambda session: session.hand_back(crashed=True),
-        lambda session: session.verdicts(sorted(session.held)),
+        lambda session: session.trials_to_prune(sorted(session.running)),
         lambda session: session.storage.set_study_user_attr(session.study_id, "effort:old", {}),
         lambda session: session.study.pin_data({"train.csv": "1"}),
         lambda session: session.study.summary(),
@@ -111,12 +111,12 @@ def test_worker_when_its_study_is_deleted_stops_and_spares_the_next_study(
 def test_worker_when_its_lease_thread_notices_first_spares_the_next_study(
     tmp_path: Path, store_url: str, session: WorkerSession
 ) -> None:
-    """What is reported next must not be taken for a trial of another program."""
+    """The next report must not be written to a trial of another program."""
     delete("A", store_url)
     create(tmp_path, store_url, "B", OTHER_SPACE)
     with join("B", store_url, WorkerSettings(), worker="new") as other:
         other.claim(2)
-        for act in (lambda: session.renew(session.held), lambda: work_on(session)):
+        for act in (lambda: session.renew(session.running), lambda: work_on(session)):
             with pytest.raises(StudyDeletedError):
                 act()
         assert all(t.intermediate_values == {} for t in trials_of(other.study_id, store_url))
@@ -144,8 +144,8 @@ def test_worker_when_its_study_is_renamed_stops(store_url: str, session: WorkerS
 def test_flush_when_trials_were_taken_over_or_deleted_drops_them(
     store_url: str, session: WorkerSession
 ) -> None:
-    """A row that another worker owns, or that is gone, is not written."""
-    taken, gone = sorted(session.held)
+    """A row that is owned by another worker, or was deleted, is not written."""
+    taken, gone = sorted(session.running)
 
     def meddle(connection) -> None:
         connection.exec_driver_sql(
@@ -159,7 +159,7 @@ def test_flush_when_trials_were_taken_over_or_deleted_drops_them(
     for key in (taken, gone):
         session.complete(key, 0.9, epochs=1)
     assert session.flush() == {taken, gone}
-    assert session.held == frozenset()
+    assert session.running == frozenset()
     (left,) = trials_of(session.study_id, store_url)
     assert (left.state, left.value, trial_id(left)) == (TrialState.RUNNING, None, taken)
 
@@ -178,7 +178,7 @@ def test_worker_when_the_sqlite_file_is_replaced_stops(tmp_path: Path) -> None:
         for end in ("", "-wal", "-shm"):
             (tmp_path / f"studies.db{end}").unlink(missing_ok=True)
         with pytest.raises(StudyDeletedError, match="deleted while this process used it"):
-            session.renew(session.held)
+            session.renew(session.running)
         shutil.move(backup, tmp_path / "studies.db")
         with pytest.raises(StudyDeletedError, match="'A' was replaced or restored"):
             work_on(session)
@@ -189,7 +189,7 @@ def test_worker_when_the_sqlite_file_is_replaced_stops(tmp_path: Path) -> None:
 def test_worker_when_the_postgresql_database_is_restored_stops(
     tmp_path: Path, postgres: Server
 ) -> None:
-    """The copy has the same token, and gives out again the ids that the worker holds."""
+    """The restored copy has the same token and will reuse the ids that the worker holds."""
     name = postgres.new_database()
     url = postgres.url(name)
     create(tmp_path, url, "A")
@@ -228,7 +228,7 @@ def test_session_of_an_old_study_gives_it_a_token_once(tmp_path: Path, store_url
     assert len(tokens[0]) == 32
 
 
-# Within one storage object, as in a dashboard that stays open.
+# The following tests use one storage object, like a dashboard that stays open.
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_flush_when_the_study_was_deleted_elsewhere_raises(
 def test_read_when_another_process_ended_our_trial_returns_what_it_wrote(
     tmp_path: Path, store_url: str
 ) -> None:
-    """As optuna-dashboard does with preferences: asked here, told there."""
+    """optuna-dashboard does this: it asks in one process and tells in another."""
     storage = open_storage(store_url, create=True)
     study = optuna.create_study(study_name="asked", storage=storage, direction="maximize")
     trial = study.ask()
@@ -305,7 +305,7 @@ def test_read_when_another_process_ended_our_trial_returns_what_it_wrote(
 def test_worker_when_its_study_is_deleted_ends_with_one_line_and_exit_code_1(
     tmp_path: Path, headsweep
 ) -> None:
-    """`headsweep status` of a study that goes away between two reads names it, not a KeyError."""
+    """`headsweep status` names a study that is deleted between two reads, without a KeyError."""
     url = f"sqlite:///{tmp_path}/studies.db"
     create(tmp_path, url, "A")
     with StoredStudy.open("A", url) as study:

@@ -1,4 +1,4 @@
-"""Trials that other programs enqueued: a bad one fails alone, and every good one is run once."""
+"""Trials enqueued by other programs: only bad ones fail, and each good one is run once."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ def test_claim_when_enqueued_params_are_bad_fails_those_trials_alone(
     assert "head.colour" not in enqueued[3].params
     assert len(done) == 6
     said = capsys.readouterr().err
-    assert "trial 1 failed, it was enqueued with unfit params: training.batch_size" in said
+    assert (
+        "trial 1 failed, it was enqueued with params that do not fit: training.batch_size" in said
+    )
     assert "trial 13 was enqueued with params the space lacks: 'head.colour'" in said
 
 
@@ -116,7 +118,7 @@ def test_claim_when_enqueued_params_are_bad_fails_those_trials_alone(
 def test_claim_when_a_trial_has_a_foreign_distribution_goes_on(
     tmp_path: Path, store_url: str, sampler: str, state: TrialState, distribution: Any
 ) -> None:
-    """A trial of another program under a known name; later suggestions do not see it."""
+    """Another program uses a known param name. Later suggestions ignore this trial."""
     create(tmp_path, store_url, "study.n_trials=14", sampler={"name": sampler})
     value = "fast" if isinstance(distribution, CategoricalDistribution) else 0.05
     with stock_study(store_url) as study:
@@ -163,7 +165,7 @@ def test_claim_when_a_waiting_trial_has_params_of_another_space_fails_it(
 
 
 def test_retry_of_a_trial_keeps_its_params(tmp_path: Path, store_url: str) -> None:
-    """Retries are WAITING trials with params too."""
+    """A retry is a WAITING trial with params, like an enqueued one."""
     create(tmp_path, store_url, "study.n_trials=2")
     with join("probe", store_url, WorkerSettings(), worker="one") as session:
         params = [trial.params for trial in session.claim(2).trials]
@@ -171,7 +173,7 @@ def test_retry_of_a_trial_keeps_its_params(tmp_path: Path, store_url: str) -> No
         assert [trial.params for trial in session.claim(2).trials] == params
 
 
-# Many workers.
+# Tests with many workers.
 
 WORKERS, ENQUEUED, BUDGET = 6, 20, 30
 
@@ -188,7 +190,7 @@ def work_as_process(url: str, worker: str) -> None:
 def test_trials_enqueued_while_workers_run_are_claimed_once_each(
     tmp_path: Path, store_url: str
 ) -> None:
-    """By stock Optuna, half of them before the workers join; `load.py` does it in full size."""
+    """Stock Optuna enqueues them, half before the workers join; `load.py` tests it at full size."""
     create(tmp_path, store_url, f"study.n_trials={BUDGET}")
     rates = [1e-5 * (1 + i) for i in range(ENQUEUED)]
     processes = multiprocessing.get_context("forkserver")
@@ -206,7 +208,7 @@ def test_trials_enqueued_while_workers_run_are_claimed_once_each(
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0] * WORKERS
-    # Those that came when the budget was spent wait for a larger one.
+    # Trials enqueued after the budget was spent wait for a larger budget.
     create(tmp_path, store_url, f"study.n_trials={BUDGET + ENQUEUED}")
     work_as_process(store_url, "last")
     trials = trials_of(store_url)

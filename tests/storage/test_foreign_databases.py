@@ -1,4 +1,4 @@
-"""Databases that are not writable, or not Optuna's."""
+"""Databases that are read-only, or were not made by Optuna."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REVISION = "INSERT INTO alembic_version VALUES ('cbc13b556ace')"
 def test_open_storage_when_the_database_is_mlflows_says_so(
     tmp_path: Path, store_url: str, create: bool, postgres: Server
 ) -> None:
-    """MLflow keeps the version of its tables under the same name as Optuna."""
+    """MLflow stores the version of its tables under the same name as Optuna."""
     if store_url.startswith("sqlite"):
         with closing(sqlite3.connect(tmp_path / "studies.db")) as connection, connection:
             connection.execute(ALEMBIC)
@@ -46,20 +46,20 @@ def test_open_storage_when_the_database_is_mlflows_says_so(
     assert "\n" not in str(told.value)
 
 
-def test_head_version_read_off_the_scripts_is_optunas() -> None:
+def test_head_version_from_the_migration_scripts_equals_optunas() -> None:
     folder = Path(optuna_tables.models.__file__).parent / "alembic" / "versions"
     manager = object.__new__(_VersionManager)
     manager.url = "sqlite://"
     assert optuna_tables._head_version(folder) == _VersionManager.get_head_version(manager)
 
 
-def test_head_version_when_scripts_do_not_tell_one_is_none(tmp_path: Path) -> None:
+def test_head_version_when_the_scripts_have_none_is_none(tmp_path: Path) -> None:
     assert optuna_tables._head_version(tmp_path) is None
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a study, which its owner has closed and made read-only."""
+    """A folder with a study whose owner has closed it and made it read-only."""
     folder = Path(f"/tmp/headsweep_read_only_{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -78,7 +78,7 @@ READ = """
 import contextlib, io, os, sys
 from headsweep.cli import main
 arguments = {arguments!r}
-# What is loaded late is loaded here: the reader may not enter the checkout.
+# Import lazily loaded modules now, because the other user may not enter the checkout.
 copied = [text.replace({folder!r}, {copy!r}) for text in arguments]
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main(copied)
@@ -106,14 +106,14 @@ for url in ({copy!r}, {folder!r}):
 
 
 def as_reader(code: str) -> subprocess.CompletedProcess[str]:
-    """Run as a user who owns nothing, from a folder that can be entered."""
+    """Run Python as a user who owns no files, in a folder that this user can enter."""
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd="/tmp", check=False
     )
 
 
 def test_commands_on_a_read_only_folder_show_the_study(finished: Path, tmp_path: Path) -> None:
-    """Not a byte is written beside the file, and no table is locked."""
+    """No file is written beside the database, and no table is locked."""
     url = f"sqlite:///{finished}/studies.db"
     copy = shutil.copytree(finished, tmp_path / "copy")
     (finished / "studies.db").chmod(0o444)

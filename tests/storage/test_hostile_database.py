@@ -1,4 +1,4 @@
-"""A database that a stranger wrote: refused in one line or shown as text, never run (bar 7)."""
+"""An untrusted database is refused in one line or shown as text; nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RUNGS = ("completed_rung_0", "completed_rung_x", "completed_rung_-1", GENERATION
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with a study: trials that are complete, pruned, failed, running, waiting."""
+    """A SQLite file whose study has complete, pruned, failed, running and waiting trials."""
     folder = tmp_path_factory.mktemp("sound")
     url = f"sqlite:///{folder}/study.db"
     with contextlib.closing(open_storage(url, create=True).database):
@@ -55,9 +55,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         best, pruned, failed, handed_back = map(trial_id, session.claim(4).trials)
         for key in (best, pruned):
             session.report(key, 1, 0.5)
-        session.verdicts([best, pruned])
+        session.trials_to_prune([best, pruned])
         for key in (best, pruned):
-            session.admitted(session.storage.get_trial(key), 0)
+            session.record_admission(session.storage.get_trial(key), 0)
         session.complete(best, 0.75, epochs=1)
         session.prune(pruned, epochs=1)
         session.fail(failed, "it diverged")
@@ -71,7 +71,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Store:
-    """Copies of the sound store, in which a stranger writes."""
+    """Copies of the valid storage, into which a test writes wrong values."""
 
     def __init__(self, sound: Path, folder: Path) -> None:
         self._sound, self._folder, self._n = sound, folder, 0
@@ -81,7 +81,7 @@ class Store:
         return f"sqlite:///{self._folder}/{self._n}.db"
 
     def again(self, *statements: tuple[str, tuple[Any, ...]]) -> None:
-        """A new copy with some statements run on it; what was opened before stays open."""
+        """Make a new copy and run some statements on it. Copies opened earlier stay open."""
         for file in self._folder.glob(f"{self._n}.db*"):
             file.unlink()
         self._n += 1
@@ -116,7 +116,7 @@ def trial_attr(name: str, text: str, *, kind: str = "user") -> tuple[str, tuple[
 
 
 def corruptions(spec: StudySpec) -> Iterator[tuple[str, list[tuple[str, tuple[Any, ...]]]]]:
-    """What a stranger wrote, by a name for it."""
+    """Yield wrong values: a name and the statements that write them."""
     for turn, text in enumerate(WRONG):
         for name in STUDY_ATTRS:
             yield f"study {name}={text[:40]}", [study_attr(name, text)]
@@ -149,7 +149,7 @@ def corruptions(spec: StudySpec) -> Iterator[tuple[str, list[tuple[str, tuple[An
         "study_name": "studies",
     }.items():
         for value in (b"\xff\xfe", EVIL):
-            # A constraint of the schema refuses some of these before anything of ours reads them.
+            # The schema's constraints refuse some of these values.
             yield (
                 f"{table}.{column}={value!r}"[:60],
                 [(f"UPDATE OR IGNORE {table} SET {column} = ?", (value,))],
@@ -157,7 +157,7 @@ def corruptions(spec: StudySpec) -> Iterator[tuple[str, list[tuple[str, tuple[An
 
 
 def assert_tame(ended: Ended) -> None:
-    """It did what it was asked, or said in one line why not; the terminal was told nothing."""
+    """Check that a command succeeded or failed with one line, and printed no control characters."""
     told = ended.out + ended.err
     assert "\x1b" not in told
     assert "\x07" not in told
@@ -169,11 +169,13 @@ def assert_tame(ended: Ended) -> None:
     assert "--debug shows where" not in ended.err
 
 
-def test_every_command_meets_what_a_stranger_wrote(store, tmp_path, headsweep):
-    """Hundreds of wrong values: read over, or refused in one line that names the place."""
+def test_commands_on_a_database_with_wrong_values_succeed_or_fail_in_one_line(
+    store, tmp_path, headsweep
+):
+    """Write hundreds of wrong values: each is ignored or refused in one line."""
     n, faults = 0, []
     for name, statements in corruptions(make_spec(tmp_path)):
-        with contextlib.suppress(sqlite3.IntegrityError):  # a law of the schema itself
+        with contextlib.suppress(sqlite3.IntegrityError):  # a constraint of the schema
             store.again(*statements)
         commands = [("status",), ("export", "probe", "-o", str(tmp_path / "x"))]
         for command in commands[: 1 + (n % 3 == 0)]:
@@ -188,8 +190,8 @@ def test_every_command_meets_what_a_stranger_wrote(store, tmp_path, headsweep):
     assert faults == []
 
 
-def test_a_foreign_study_beside_ours_is_left_alone(tmp_path, headsweep):
-    """Trials that stock Optuna made, of two objectives, and a stored pickle that is never read."""
+def test_claim_with_a_stored_pickle_beside_a_stock_study_never_runs_it(tmp_path, headsweep):
+    """The database also has a study of stock Optuna with two objectives, and a stored pickle."""
     canary = tmp_path / "canary"
     url = f"sqlite:///{tmp_path}/study.db"
     storage = open_storage(url, create=True)
@@ -213,7 +215,7 @@ def test_a_foreign_study_beside_ours_is_left_alone(tmp_path, headsweep):
     with join("probe", url, WorkerSettings(), worker="one") as session:
         assert len(session.claim(3).trials) == 3
     assert not canary.exists()
-    # The pickle is one that runs: Optuna's own sampler falls for it.
+    # The pickle works: Optuna's own sampler executes it.
     fallen = optuna.load_study(study_name="probe", storage=url, sampler=CmaEsSampler())
     with contextlib.suppress(Exception):
         fallen.sampler._restore_optimizer(fallen.trials[:4])
@@ -224,8 +226,8 @@ def test_a_foreign_study_beside_ours_is_left_alone(tmp_path, headsweep):
     storage.database.close()
 
 
-def test_hostile_names_and_notes_are_text_in_the_dashboard(tmp_path, chromium):
-    """Study, params, attributes, notes: no script of theirs runs in a real browser."""
+def test_dashboard_with_scripts_in_names_and_notes_shows_them_as_text(tmp_path, chromium):
+    """No script in study names, params, attributes or notes runs in Chromium."""
     script = "<img src=x onerror='window.ran=1'><script>window.ran=1</script>"
     url = f"sqlite:///{tmp_path}/study.db"
     storage = open_storage(url, create=True)

@@ -70,7 +70,7 @@ def test_commands_that_begin_while_the_server_is_stopped_wait(
 def test_study_when_the_server_is_stopped_reads_and_writes_after_it_is_back(
     own_server: Server, url: str
 ) -> None:
-    """The handle that `run`, `launch local`, `finalize` and the notebook use."""
+    """`StoredStudy` is what `run`, `launch local`, `finalize` and the notebook use."""
     with StoredStudy.open("probe", url) as study:
         for act in (
             study.summary,

@@ -1,4 +1,4 @@
-"""Passwords: however they are given they open the store, and they are told to nobody."""
+"""Database passwords work in every documented form and are never shown or stored."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from tests.helpers.postgres import PASSWORD, Server
 from tests.helpers.study_specs import make_spec
 
 SECRETS = (PASSWORD, quote(PASSWORD, safe=""), quote_plus(PASSWORD), "s3cr", "p%ss", "wörd")
-"""The password as it is and quoted, and pieces of it that a careless parser leaves over."""
+"""The password, its quoted forms, and pieces that a wrong parser would leave in a message."""
 
 
 def in_the_url(server: Server, database: str, _: pytest.MonkeyPatch, folder: Path) -> str:
@@ -61,7 +61,7 @@ def assert_silent(*told: object) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_a_password_opens_the_store_and_is_not_told(
+def test_open_storage_with_a_password_works_and_hides_it(
     postgres: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,10 +87,10 @@ def test_a_password_opens_the_store_and_is_not_told(
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_a_failure_does_not_tell_it(
+def test_open_storage_when_the_database_is_missing_hides_the_password(
     postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way
 ) -> None:
-    """Neither the error with its traceback, nor the command with `--debug`."""
+    """Neither the error with its traceback nor the output of the command with `--debug`."""
     url = way(postgres, "missing", monkeypatch, tmp_path)
     with pytest.raises(StorageError, match="does not exist") as refused:
         open_storage(url)
@@ -107,7 +107,7 @@ def test_a_failure_does_not_tell_it(
     assert_silent(ended.stdout, ended.stderr)
 
 
-def test_a_wrong_password_is_not_told(postgres: Server) -> None:
+def test_open_storage_with_a_wrong_password_hides_it(postgres: Server) -> None:
     with pytest.raises(StorageError, match="authentication failed") as refused:
         open_storage(postgres.url("postgres", password=f"not {PASSWORD}"))
     assert_silent(refused.value)
@@ -116,7 +116,7 @@ def test_a_wrong_password_is_not_told(postgres: Server) -> None:
 @pytest.mark.parametrize(
     "password", [PASSWORD, "s3cr@t", "s3cr@p%ss@wörd", "s3cr:p%ss", "s3cr/p%ss"]
 )
-def test_a_password_that_should_have_been_quoted_is_not_told(password: str) -> None:
+def test_open_storage_with_an_unquoted_password_hides_it(password: str) -> None:
     url = f"postgresql://user:{password}@127.0.0.1:1/studies"
     with pytest.raises(StorageError) as refused:
         open_storage(url)

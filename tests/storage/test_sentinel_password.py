@@ -1,6 +1,6 @@
-"""A sentinel password is in no byte that a whole search leaves behind (bar 6).
+"""A sentinel password appears in no file, output, process list or table of a whole search.
 
-`tests/storage/test_passwords.py` holds the same of the storage alone: its URL, errors and pickles.
+`tests/storage/test_passwords.py` tests the same for the storage alone: URL, errors and pickles.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.hardening, pytest.mark.slow]
 __all__ = ["postgres"]
 
 SENTINEL = "S3ntinel@Qx%41:/?#[]&=+ ä'\"\\"
-"""Every character that a URL, a shell, JSON or a connection string treats in a way of its own."""
+"""Characters with a special meaning in a URL, a shell, JSON or a connection string."""
 PIECES = ("S3ntinel", "Qx%41", "Qx%2541")
 ROLE = "watched"
 STUDY = {
@@ -43,12 +43,12 @@ STUDY = {
 
 
 def forms() -> tuple[bytes, ...]:
-    """The sentinel as it is, quoted, escaped, encoded; and pieces that a parser leaves over."""
+    """Return the sentinel plain, quoted, escaped and encoded, and pieces a parser may leave."""
     plain = SENTINEL.encode()
     texts = {SENTINEL, quote(SENTINEL, safe=""), quote_plus(SENTINEL), json.dumps(SENTINEL)[1:-1]}
     texts |= {repr(SENTINEL)[1:-1], quote(SENTINEL, safe="").lower(), *PIECES}
     coded = {plain.hex().encode(), base64.b64encode(plain)}
-    # In base64 of a longer text the sentinel begins at any of three places.
+    # In the base64 form of a longer text the sentinel may begin at three different offsets.
     coded |= {base64.b64encode(b"x" * n + plain)[4:-4] for n in (1, 2)}
     return (*(text.encode() for text in texts), *coded, SENTINEL.encode("utf-16-le"))
 
@@ -63,7 +63,7 @@ def assert_silent(content: bytes, place: object) -> None:
 
 @pytest.fixture
 def database(postgres: Server) -> Iterator[str]:
-    """A database of a role that has the sentinel as its password."""
+    """A database whose role has the sentinel as its password."""
     name = postgres.new_database()
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
         escaped = SENTINEL.replace("'", "''")
@@ -76,7 +76,7 @@ def database(postgres: Server) -> Iterator[str]:
 
 
 def ways(port: int, database: str, folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
-    """URL and environment of every way to give a password."""
+    """Return URL and environment for every way to give a password."""
     host = f"127.0.0.1:{port}/{database}"
     bare = f"postgresql://{ROLE}@{host}"
     escaped = SENTINEL.replace("\\", "\\\\").replace(":", "\\:")
@@ -95,7 +95,7 @@ def ways(port: int, database: str, folder: Path) -> dict[str, tuple[str, dict[st
 
 
 def refused(port: int, database: str) -> list[str]:
-    """URLs whose passwords should have been quoted, and that open nothing."""
+    """Return URLs that must be refused, most of them because the password is not quoted."""
     host = f"127.0.0.1:{port}/{database}"
     unquoted = (
         "S3ntinel@Qx%41",
@@ -111,7 +111,7 @@ def refused(port: int, database: str) -> list[str]:
 
 @contextmanager
 def watched() -> Iterator[set[bytes]]:
-    """Command lines of all processes of the machine, as they come and go."""
+    """Collect the command lines of all processes of the machine while the body runs."""
     seen: set[bytes] = set()
 
     def look() -> None:
@@ -123,8 +123,10 @@ def watched() -> Iterator[set[bytes]]:
         yield seen
 
 
-def test_a_whole_search_leaves_no_byte_of_it(postgres, database, tmp_path, monkeypatch, headsweep):
-    """Every command in every way; then all that lies there is read, and who ran what."""
+def test_run_with_a_sentinel_password_stores_and_shows_it_nowhere(
+    postgres, database, tmp_path, monkeypatch, headsweep
+):
+    """Run every command with every form, then search all files, tables and command lines."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PGPASSWORD", raising=False)

@@ -1,4 +1,4 @@
-"""Optuna's own suite for storages, inherited by ours on both databases."""
+"""Optuna's own test suite for storages, run on SQLite and PostgreSQL."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from tests.helpers.postgres import PASSWORD, Server
 class TestOptunasContract(StorageTestCase):
     @pytest.fixture
     def storage(self, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BaseStorage]:
-        # A pickled storage carries no password; it finds it where PostgreSQL's clients look.
+        # A pickled storage has no password; it reads it from the environment.
         monkeypatch.setenv("PGPASSWORD", PASSWORD)
         storage = open_storage(store_url, create=True)
         yield storage
@@ -21,7 +21,7 @@ class TestOptunasContract(StorageTestCase):
         storage.database.close()
 
 
-def test_the_unix_socket_needs_no_password(postgres: Server) -> None:
+def test_open_storage_through_a_unix_socket_needs_no_password(postgres: Server) -> None:
     storage = open_storage(postgres.socket_url(postgres.new_database()), create=True)
     assert storage.get_all_studies() == []
     storage.database.close()

@@ -1,7 +1,7 @@
-"""Histories of a store, against a model: whatever workers do, the budget is met and nothing lost.
+"""Model-based test of the storage: for any order of worker actions the budget is met exactly.
 
-`tests/workers/test_storm.py` kills real processes; here one process plays all workers, in orders
-that hypothesis thinks up and shrinks. The seed is fixed: a history that fails here fails again.
+`tests/workers/test_storm.py` kills real processes. Here one process acts as all workers, in orders
+that Hypothesis generates and shrinks. The seed is fixed, so a failure can be reproduced.
 """
 
 import shutil
@@ -44,7 +44,7 @@ draw_worker = st.integers(0, 3)
 
 
 class Worker:
-    """A worker's share, and how far each of its trials is."""
+    """A worker's session and the epoch of each of its trials."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -53,7 +53,7 @@ class Worker:
         self.epoch: dict[int, int] = {}
 
     def vanish(self) -> None:
-        """Ends without a word, as killed."""
+        """End as if killed, without handing trials back."""
         self.session._open.pop_all()
         self.session.storage.database.close()
 
@@ -62,7 +62,7 @@ class Worker:
 
 
 class Store(RuleBasedStateMachine):
-    """Up to four workers on one SQLite store."""
+    """Up to four workers on one SQLite storage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Store(RuleBasedStateMachine):
         self.died: list[str] = []
         self.named = 0
         self.told: dict[int, tuple[TrialState, float]] = {}
-        """What the store took as the end of a trial, by number."""
+        """The accepted final state and value of each trial, by number."""
 
     @initialize()
     def create(self) -> None:
@@ -84,14 +84,14 @@ class Store(RuleBasedStateMachine):
         self.reader: BatchedStorage = open_storage(self.url)
 
     def worker(self, place: int) -> Worker:
-        """The worker at a place, who joins where nobody is."""
+        """Return the worker at a place; start a new one if the place is free."""
         if place not in self.workers:
             self.named += 1
             self.workers[place] = Worker(f"w{self.named}", self.url)
         return self.workers[place]
 
     def flush(self, worker: Worker, ends: dict[int, tuple[TrialState, float]]) -> None:
-        """Writes; what was not lost counts as told."""
+        """Flush a worker and record the final states that were accepted."""
         numbers = {key: worker.session.storage.get_trial(key).number for key in ends}
         lost = worker.session.flush()
         for key, end in ends.items():
@@ -109,7 +109,7 @@ class Store(RuleBasedStateMachine):
         worker.epoch |= {trial_id(trial): 0 for trial in batch.trials}
         for trial in batch.trials:
             assert "training.learning_rate" in trial.params
-            worker.session.admitted(trial, tape_position=0)
+            worker.session.record_admission(trial, tape_position=0)
 
     @rule(place=draw_worker)
     def train_and_report(self, place: int) -> None:
@@ -117,14 +117,14 @@ class Store(RuleBasedStateMachine):
         for key in worker.epoch:
             worker.epoch[key] = epoch = {0: 1, 1: 3, 3: 9, 9: 9}[worker.epoch[key]]
             worker.session.report(key, epoch, (key * 37 % 11) / 11)
-        for key in worker.session.verdicts(list(worker.epoch)):
+        for key in worker.session.trials_to_prune(list(worker.epoch)):
             worker.session.prune(key, epochs=worker.epoch[key])
             ends[key] = (TrialState.PRUNED, (key * 37 % 11) / 11)
         self.flush(worker, ends)
 
     @rule(place=draw_worker, n=draw_n)
     def complete(self, place: int, n: int) -> None:
-        """Also long after the lease ran out: the store must bear a worker that does not fence."""
+        """Complete trials, also long after the lease ran out, as a worker without fencing would."""
         worker, ends = self.worker(place), {}
         for key in list(worker.epoch)[:n]:
             worker.session.complete(key, key / 1000, epochs=9)
@@ -142,7 +142,7 @@ class Store(RuleBasedStateMachine):
     @rule(place=draw_worker)
     def renew(self, place: int) -> None:
         worker = self.worker(place)
-        worker.session.renew(worker.session.held)
+        worker.session.renew(worker.session.running)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), crashed=st.booleans())
@@ -198,7 +198,7 @@ class Store(RuleBasedStateMachine):
                 assert trial.user_attrs["retries"] <= SETTINGS.max_retries
 
     def teardown(self) -> None:
-        """All workers but one are gone, and the clock was set back two hours; it finishes."""
+        """Kill all workers, set the clock back two hours, and finish with a new worker."""
         try:
             if hasattr(self, "reader"):
                 for worker in self.workers.values():
@@ -233,7 +233,7 @@ TEMPLATE: dict = {}
 
 @pytest.fixture(autouse=True)
 def template(tmp_path: Path) -> None:
-    """A store with the study, which every history begins with a copy of."""
+    """A storage with the study, which is copied at the start of every history."""
     spec = make_spec(tmp_path, "study.n_trials=5")
     storage = open_storage(f"sqlite:///{tmp_path}/template.db", create=True)
     StoredStudy.create(spec, storage)
@@ -244,7 +244,7 @@ def template(tmp_path: Path) -> None:
     TEMPLATE.update(file=tmp_path / "template.db", spec=spec)
 
 
-def test_histories_of_a_store() -> None:
+def test_storage_under_any_order_of_worker_actions_meets_the_budget() -> None:
     """Fails when `claim` starts one trial more than the budget leaves."""
     run_state_machine_as_test(
         Store,

@@ -1,4 +1,4 @@
-"""The cache of a study: whatever others write, it holds what a fresh reading would find."""
+"""The trial cache of a study always equals a fresh read of the database."""
 
 import datetime
 import math
@@ -32,7 +32,7 @@ NOW = datetime.datetime(2026, 11, 23, 1, 0)
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of two studies, of which the second is looked at."""
+    """A storage with two studies, of which the tests use the second."""
     file = tmp_path_factory.mktemp("template") / "studies.db"
     storage = open_storage(f"sqlite:///{file}", create=True)
     storage.create_new_study([StudyDirection.MAXIMIZE], "other")
@@ -44,7 +44,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def storage(tmp_path: Path, template: Path) -> Iterator[BatchedStorage]:
-    """Ours."""
+    """The storage under test."""
     shutil.copy(template, tmp_path)
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
     yield storage
@@ -53,7 +53,7 @@ def storage(tmp_path: Path, template: Path) -> Iterator[BatchedStorage]:
 
 @pytest.fixture
 def stock(storage: BatchedStorage, tmp_path: Path) -> Iterator[RDBStorage]:
-    """Optuna's own storage on the same file: another process."""
+    """Optuna's own storage on the same file, as used by another process."""
     stock = RDBStorage(f"sqlite:///{tmp_path}/studies.db")
     yield stock
     stock.remove_session()
@@ -61,7 +61,7 @@ def stock(storage: BatchedStorage, tmp_path: Path) -> Iterator[RDBStorage]:
 
 
 def facts(cache: TrialCache) -> dict[str, object]:
-    """All that a cache tells."""
+    """Return everything that can be read from a cache."""
     return {
         "trials": cache.trials,
         "ids": [cache.get(trial._trial_id) for trial in cache.trials],
@@ -79,7 +79,7 @@ def trial(key: int, state: TrialState, number: int | None = None, **fields: obje
     return altered(bare, **fields)
 
 
-def test_what_is_our_own_is_newer_than_the_database(storage, stock) -> None:
+def test_sync_keeps_own_trials_over_the_rows_of_the_database(storage, stock) -> None:
     mine, theirs = stock.create_new_trial(2), stock.create_new_trial(2)
     cache = TrialCache(2)
     storage.database.read(cache.sync)
@@ -92,22 +92,24 @@ def test_what_is_our_own_is_newer_than_the_database(storage, stock) -> None:
     assert cache.get(mine) is held
     assert cache.get(theirs).user_attrs == {"step": 3}
 
-    cache.invalidate()  # reads all of it again, but what is our own
+    cache.invalidate()  # reads everything again except own trials
     storage.database.read(cache.sync)
     assert cache.get(mine) is held
     assert cache.own == {mine}
     assert (cache.n_trials, cache.reported_at(1).ascending) == (2, [0.5])
 
 
-def test_a_trial_that_we_just_made_is_our_own_until_it_ends(storage, stock) -> None:
-    """Its row is read for the first time after it was put here."""
+def test_sync_when_an_own_trial_was_ended_by_others_reads_it_from_the_database(
+    storage, stock
+) -> None:
+    """Its row is read for the first time after the trial was put into the cache."""
     cache = TrialCache(2)
     storage.database.read(cache.sync)
     runs, ended = (stock.create_new_trial(2, trial(1, WAITING)) for _ in range(2))
     for key in (runs, ended):
         cache.own.add(key)
         cache.put(trial(key, RUNNING, number=stock.get_trial(key).number))
-    stock.set_trial_state_values(ended, FAIL)  # as when our lease ran out
+    stock.set_trial_state_values(ended, FAIL)  # as after the lease ran out
     storage.database.read(cache.sync)
     assert [t._trial_id for t in cache.in_state(RUNNING)] == [runs]
     assert cache.in_state(WAITING) == []
@@ -115,7 +117,7 @@ def test_a_trial_that_we_just_made_is_our_own_until_it_ends(storage, stock) -> N
     assert cache.get(ended) == stock.get_trial(ended)
 
 
-def test_what_was_read_in_a_transaction_that_was_undone_is_forgotten(storage, stock) -> None:
+def test_sync_after_invalidate_forgets_deleted_trials(storage, stock) -> None:
     gone = stock.create_new_trial(2)
     stock.set_trial_intermediate_value(gone, 1, 0.9)
     stock.set_trial_system_attr(gone, f"{RUNG_PREFIX}0", 0.9)
@@ -130,7 +132,7 @@ def test_what_was_read_in_a_transaction_that_was_undone_is_forgotten(storage, st
     assert facts(cache) == facts(TrialCache(2))
 
 
-def test_trials_are_in_the_order_of_their_numbers_whatever_order_they_came_in() -> None:
+def test_put_in_any_order_keeps_trials_sorted_by_number() -> None:
     for order in ([3, 1, 2], [1, 3, 2], [2, 3, 1], [1, 2, 3], [3, 2, 1]):
         cache = TrialCache(1)
         for key in order:
@@ -145,7 +147,7 @@ def test_trials_are_in_the_order_of_their_numbers_whatever_order_they_came_in() 
         assert cache.n_trials == 3
 
 
-def test_trials_handed_out_do_not_change() -> None:
+def test_end_leaves_trials_returned_earlier_unchanged() -> None:
     cache = TrialCache(1)
     before = trial(1, RUNNING, intermediate_values={1: 0.1})
     cache.put(before)
@@ -158,7 +160,7 @@ def test_trials_handed_out_do_not_change() -> None:
     assert cache.reported_at(1).ascending == [0.1]
 
 
-def test_a_trial_that_failed_leaves_the_standings_and_has_no_value() -> None:
+def test_end_when_a_trial_failed_removes_its_values_from_rungs_and_reports() -> None:
     cache = TrialCache(1)
     for key, value in ((1, 0.5), (2, 0.25)):
         rungs = {f"{RUNG_PREFIX}0": value}
@@ -171,7 +173,7 @@ def test_a_trial_that_failed_leaves_the_standings_and_has_no_value() -> None:
     assert (cache.n_trials, cache.n_finished) == (2, 0)
 
 
-def test_only_numbers_under_a_rungs_name_compete() -> None:
+def test_at_rung_ignores_attributes_that_are_no_rung_or_no_number() -> None:
     cache = TrialCache(1)
     attrs = {
         f"{RUNG_PREFIX}0": 0.5,
@@ -187,7 +189,7 @@ def test_only_numbers_under_a_rungs_name_compete() -> None:
     assert [cache.at_rung(rung).ascending for rung in range(4)] == [[0.5], [1], [], []]
 
 
-def test_trials_that_another_process_left_replace_our_own() -> None:
+def test_replace_overwrites_own_trials() -> None:
     cache = TrialCache(1)
     cache.put(trial(1, RUNNING, intermediate_values={1: 0.5}))
     cache.own.add(1)
@@ -198,8 +200,8 @@ def test_trials_that_another_process_left_replace_our_own() -> None:
     assert cache.reported_at(1).ascending == [0.75]
 
 
-def test_a_mirror_that_follows_others_equals_a_fresh_one(storage, stock) -> None:
-    """Forty acts of another process, in three seeded orders on one store; a `sync` after some."""
+def test_sync_after_changes_of_another_process_equals_a_fresh_cache(storage, stock) -> None:
+    """Another process makes 40 random changes with each of three seeds; `sync` runs after some."""
     followed = TrialCache(2)
     storage.database.read(followed.sync)
     assert facts(followed) == facts(TrialCache(2))
@@ -227,7 +229,7 @@ def test_a_mirror_that_follows_others_equals_a_fresh_one(storage, stock) -> None
 
 
 def act(draw: random.Random, stock: RDBStorage) -> None:
-    """One thing that another process does; what is there already is not written over."""
+    """Make one random change as another process. Existing values are not overwritten."""
     open_trials = stock.get_all_trials(2, states=(RUNNING, WAITING))
     if not open_trials or draw.random() < 0.25:
         template = trial(1, WAITING) if draw.random() < 0.5 else None
@@ -255,7 +257,7 @@ def act(draw: random.Random, stock: RDBStorage) -> None:
 
 
 def test_sync_reads_rows_by_id_and_no_other_trials(storage: BatchedStorage) -> None:
-    """With 80,000 trials, a scan of them at every tick took as long as all the rest."""
+    """With 80,000 trials, a full table scan in every sync took as long as everything else."""
     compiled = str(trial_rows._changed("sqlite").compile(dialect=sqlite.dialect()))
     with storage.database.engine.connect() as connection:
         raw = connection.connection.dbapi_connection
@@ -286,8 +288,10 @@ def test_first_sync_of_many_trials_is_logged_and_equals_a_slow_one(
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu"])
-def test_to_local_is_pythons_own_conversion(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
-    """Also where clocks are set at half past an hour."""
+def test_to_local_in_any_time_zone_equals_pythons_conversion(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """Lord Howe is included, whose daylight saving time is half an hour."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     optuna_tables._utc_offset.cache_clear()

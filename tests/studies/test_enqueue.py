@@ -1,4 +1,4 @@
-"""Params given in advance: from the study file, from a user, from another study."""
+"""Enqueued params: from the study file, from the command line, from another study."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def storage(url: str) -> Iterator[BatchedStorage]:
 
 
 def listed(*params: dict[str, Any], n_trials: int = 12) -> dict[str, Any]:
-    """The section `study` with params to enqueue."""
+    """Return the section `study` with params to enqueue."""
     return DOCUMENT["study"] | {"n_trials": n_trials, "enqueue": list(params)}
 
 
@@ -76,7 +76,7 @@ def test_create_with_enqueued_params_runs_each_of_them_once(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
     section = listed({RATE: 0.01, SIZE: 64}, {OPTIMIZER: "sgd", MOMENTUM: 0.95, SIZE: 256})
-    for _ in range(3):  # continuing the study enqueues nothing twice
+    for _ in range(3):  # continuing the study enqueues no params twice
         study = StoredStudy.create(make_spec(tmp_path, study=section), storage)
     search(url)
     trials = study.trials()

@@ -1,4 +1,4 @@
-"""Verdicts: one trial at a time they are Optuna's; together they do not depend on the order."""
+"""Pruning decisions equal Optuna's, and in a batch they do not depend on the order."""
 
 import random
 from collections.abc import Iterator
@@ -38,12 +38,12 @@ def curve(number: int, epoch: int) -> float:
 @pytest.mark.parametrize(
     "policy", [HALVING, SPARED, HYPERBAND, MEDIAN, SELDOM], ids=lambda p: p.name
 )
-def test_one_trial_at_a_time_is_judged_as_optuna_judges(
+def test_verdicts_on_one_trial_at_a_time_equal_optunas(
     storage: BatchedStorage, policy: Policy
 ) -> None:
-    """50 trials of 27 epochs, four in flight at any time, against the in-memory storage.
+    """Run 50 trials of 27 epochs, four at a time, against Optuna's in-memory storage.
 
-    Ours report every epoch, theirs only where the pruner decides: the verdicts are the same.
+    Ours report every epoch, Optuna's only at rungs. The decisions are the same.
     """
     ours = optuna.create_study(storage=storage, study_name="same", direction="maximize")
     theirs = optuna.create_study(study_name="same", direction="maximize")
@@ -63,7 +63,7 @@ def test_one_trial_at_a_time_is_judged_as_optuna_judges(
             mine.report(curve(number, epoch), epoch)
             if epoch in at_rungs:
                 other.report(curve(number, epoch), epoch)
-                verdict = mine._trial_id in batched.verdicts(ours, [mine._trial_id])
+                verdict = mine._trial_id in batched.trials_to_prune(ours, [mine._trial_id])
                 frozen = theirs._storage.get_trial(other._trial_id)
                 assert verdict == pruner.prune(theirs, frozen)
                 if verdict:
@@ -79,8 +79,8 @@ def test_one_trial_at_a_time_is_judged_as_optuna_judges(
     assert n_pruned > 10
 
 
-def test_a_tick_is_judged_as_one_whatever_the_order(storage: BatchedStorage) -> None:
-    """Of 9 trials that reach a rung in one tick, exactly the best third goes on."""
+def test_verdicts_on_a_batch_do_not_depend_on_the_order(storage: BatchedStorage) -> None:
+    """Of 9 trials that reach a rung together, exactly the best third continues."""
     for seed in range(5):
         study = optuna.create_study(storage=storage, direction="maximize")
         values = {study.ask()._trial_id: rank / 10 for rank in range(9)}
@@ -88,33 +88,33 @@ def test_a_tick_is_judged_as_one_whatever_the_order(storage: BatchedStorage) -> 
         random.Random(seed).shuffle(order)
         for key in order:
             storage.set_trial_intermediate_value(key, 1, values[key])
-        pruned = BatchHalving(storage, study._study_id, 1, 3).verdicts(study, order)
+        pruned = BatchHalving(storage, study._study_id, 1, 3).trials_to_prune(study, order)
         assert {values[key] for key in values.keys() - pruned} == {0.6, 0.7, 0.8}
 
 
-def test_a_value_that_is_no_number_is_pruned_and_never_competes(storage: BatchedStorage) -> None:
+def test_verdicts_when_a_value_is_nan_prune_it_and_store_no_rung(storage: BatchedStorage) -> None:
     study = optuna.create_study(storage=storage, direction="maximize")
     first, second = study.ask()._trial_id, study.ask()._trial_id
     storage.set_trial_intermediate_value(first, 1, float("nan"))
     storage.set_trial_intermediate_value(second, 1, 0.1)
     pruner = BatchHalving(storage, study._study_id, 1, 2)
-    assert pruner.verdicts(study, [first, second]) == {first}
+    assert pruner.trials_to_prune(study, [first, second]) == {first}
     assert "completed_rung_0" not in storage.get_trial(first).system_attrs
 
 
-def test_the_best_are_spared_whatever_the_pruner_says(storage: BatchedStorage) -> None:
-    """Halving by 9 would leave 1 of 9; the study needs 4 to train to their end."""
+def test_verdicts_with_spared_trials_never_prune_the_best(storage: BatchedStorage) -> None:
+    """Halving by 9 would leave 1 of 9 trials, but the study needs 4 that train to the end."""
     policy = Policy(name="successive_halving", kwargs={"min_resource": 1, "reduction_factor": 9})
     study = optuna.create_study(storage=storage, direction="maximize")
     pruner = build_batch_pruner(policy, storage, study._study_id, spared=4, steps=rungs(policy, 9))
     values = {study.ask()._trial_id: rank / 10 for rank in range(9)}
     for key, value in values.items():
         storage.set_trial_intermediate_value(key, 1, value)
-    pruned = pruner.verdicts(study, list(values))
+    pruned = pruner.trials_to_prune(study, list(values))
     assert {values[key] for key in values.keys() - pruned} == {0.5, 0.6, 0.7, 0.8}
 
 
-def test_brackets_are_those_of_optuna(storage: BatchedStorage) -> None:
+def test_bracket_of_every_trial_equals_optunas(storage: BatchedStorage) -> None:
     kwargs = {"min_resource": 1, "max_resource": 81, "reduction_factor": 3}
     study = optuna.create_study(study_name="brackets")
     theirs = optuna.pruners.HyperbandPruner(**kwargs)

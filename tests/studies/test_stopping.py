@@ -1,4 +1,4 @@
-"""Searches that stop before their budget is spent: a time limit, patience, and both shared."""
+"""Searches that stop before their budget is spent, by a time limit or by patience."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def search(url: str, *, epoch_s: float = 0.0, slots: int = 4) -> None:
 
 
 def ended(values: list[float | None]) -> list[FrozenTrial]:
-    """Trials that finished one a second with these values; None is pruned."""
+    """Return trials that finished one per second with these values; None means pruned."""
     return [
         optuna.trial.create_trial(
             state=TrialState.PRUNED if value is None else TrialState.COMPLETE, value=value

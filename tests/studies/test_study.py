@@ -1,4 +1,4 @@
-"""Studies in a store: created once, continued, refused; and no password ever shown."""
+"""Creating, opening and continuing studies; refusals; passwords are never shown."""
 
 import subprocess
 import sys
@@ -132,7 +132,7 @@ def test_open_storage_when_unreachable_hides_the_password(url: str) -> None:
         ("sqlite://", "found sqlite"),
         ("studies.db", "must read sqlite:///FILE"),
         ("postgresql://user:s3cret@host:port/x", "must read sqlite:///FILE"),
-        ("sqlite:///nowhere/studies.db", "the storage must exist, found none"),
+        ("sqlite:///nowhere/studies.db", "no such file"),
     ],
 )
 def test_open_storage_with_another_url_is_refused(url: str, law: str) -> None:
@@ -158,5 +158,5 @@ def test_open_storage_with_another_schema_version_is_refused(
 
 def test_open_storage_without_create_makes_no_tables(tmp_path: Path) -> None:
     open_database(f"sqlite:///{tmp_path}/studies.db", create=True).close()
-    with pytest.raises(StorageError, match="must hold studies, found none"):
+    with pytest.raises(StorageError, match="no studies there"):
         open_storage(f"sqlite:///{tmp_path}/studies.db")

@@ -1,4 +1,4 @@
-"""Stores on both databases, and worker processes on them."""
+"""Fixtures: a storage on SQLite and on PostgreSQL, and worker processes that use it."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from tests.helpers.curves import work_as_process
 
 Start = Callable[..., BaseProcess]
 
-# Forked from a process that has loaded everything and holds no connection: quick, and clean.
+# Workers are forked from a process that has loaded all modules and has no connections.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.helpers.curves"])
 
@@ -26,7 +26,7 @@ def storage(store_url: str) -> Iterator[BatchedStorage]:
 
 @pytest.fixture
 def start(store_url: str) -> Iterator[Start]:
-    """Starts worker processes on the study `probe`, and leaves none behind."""
+    """A function that starts worker processes on the study `probe`. All are killed at the end."""
     workers: list[BaseProcess] = []
 
     def start(**options: float) -> BaseProcess:

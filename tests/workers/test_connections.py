@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: few for each worker, so that many fit under its default 100."""
+"""Connections to PostgreSQL: one per worker, because the default limit is 100."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def store_url(postgres: Server) -> str:
 
 @contextmanager
 def counted(url: str) -> Iterator[list[int]]:
-    """How many connections to a database there were, looked at all the time."""
+    """Collect the number of connections to a database while the body runs."""
     seen: list[int] = []
     with (
         psycopg.connect(url, autocommit=True) as connection,
@@ -36,7 +36,7 @@ def counted(url: str) -> Iterator[list[int]]:
         yield seen
 
 
-def test_a_worker_holds_one_connection(
+def test_worker_with_a_lease_thread_uses_one_connection(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
     """Its lease thread shares it: it renews four times a second."""
@@ -50,7 +50,7 @@ def test_a_worker_holds_one_connection(
     assert_exact(storage.get_all_trials(study_id), 40)
 
 
-def test_a_worker_that_stands_still_in_a_transaction_holds_nobody_up(
+def test_write_when_its_transaction_hangs_is_aborted_and_blocks_no_other(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "FROZEN_S", 1)
@@ -67,7 +67,7 @@ def test_a_worker_that_stands_still_in_a_transaction_holds_nobody_up(
         opened.close()
 
 
-def test_a_connection_that_broke_while_it_was_idle_is_replaced(
+def test_read_when_an_idle_connection_broke_reconnects(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = open_database(store_url)

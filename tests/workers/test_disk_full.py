@@ -1,4 +1,4 @@
-"""A disk that fills up under SQLite: one clear line, nothing broken, and the study goes on."""
+"""A full disk under SQLite: one error line, no damage, and the study can be continued."""
 
 import sqlite3
 import subprocess
@@ -37,7 +37,7 @@ except Exception as error:
 
 @dataclass(frozen=True)
 class Disk:
-    """A place of `size` bytes for a database, of which its file may take `pages`."""
+    """A folder for a database whose file may have at most `pages` pages."""
 
     folder: Path
     pages: int
@@ -62,7 +62,9 @@ def assert_true(condition: bool) -> None:
     assert condition
 
 
-def test_a_full_disk_stops_a_worker_and_harms_nothing(tmp_path: Path, disk: Disk) -> None:
+def test_worker_when_the_disk_is_full_exits_with_one_line_and_loses_no_trial(
+    tmp_path: Path, disk: Disk
+) -> None:
     file = disk.folder / "studies.db"
     url = f"sqlite:///{file}"
     storage = open_storage(url, create=True)
@@ -92,7 +94,7 @@ def test_a_full_disk_stops_a_worker_and_harms_nothing(tmp_path: Path, disk: Disk
 
 
 def finished(url: str) -> dict[int, object]:
-    """The finished trials by number, which can be read from a full disk too."""
+    """Return the finished trials by number. This works on a full disk too."""
     storage = open_storage(url)
     trials = storage.get_all_trials(1, deepcopy=False)
     storage.database.close()

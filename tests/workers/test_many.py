@@ -1,7 +1,7 @@
-"""Sixty-four real workers on one PostgreSQL that takes its default hundred connections.
+"""64 worker processes on one PostgreSQL server with its default limit of 100 connections.
 
-Each is a process that joins, loads its data, builds an engine and trains. They are forked from one
-that has loaded the libraries, since sixty-four imports of torch would be minutes of two cores.
+Each process joins the study, loads the data, builds an engine and trains. All are forked from a
+process that has imported the libraries, because 64 imports of torch would take minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.xdist_group("many workers")
 
 
 def work_as_process(study: str, url: str) -> None:
-    """What `headsweep worker` does; its exit code tells of errors."""
+    """Do what `headsweep worker` does; errors give a nonzero exit code."""
     from headsweep.workers.signals import stop_on_signals
     from headsweep.workers.worker import work
 
@@ -50,7 +50,7 @@ def work_as_process(study: str, url: str) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """Sixty rows to train on, thirty to validate; the overrides that name them."""
+    """Overrides that name a data set with 60 training and 30 validation rows."""
     monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "packed"))
     rng = np.random.default_rng(0)
     for name, n in (("train", 60), ("valid", 30)):
@@ -61,7 +61,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
 
 @pytest.fixture
 def processes() -> Iterator[list[BaseProcess]]:
-    """Workers that are not left behind."""
+    """A list for worker processes, which are killed at the end."""
     started: list[BaseProcess] = []
     yield started
     for process in started:
@@ -70,7 +70,7 @@ def processes() -> Iterator[list[BaseProcess]]:
 
 
 class Watch:
-    """How many connections a database had at once, at most."""
+    """Records the largest number of simultaneous connections to a database."""
 
     def __init__(self, url: str) -> None:
         self.most = 0
@@ -92,7 +92,7 @@ class Watch:
                 self.most = max(self.most, other_clients(connection))
 
 
-def test_sixty_four_workers_meet_the_budget_without_an_error(
+def test_workers_when_64_share_one_server_meet_the_budget_without_errors(
     tmp_path: Path, postgres: Server, data: tuple[str, ...], processes: list[BaseProcess]
 ) -> None:
     url = postgres.url(postgres.new_database())
@@ -102,15 +102,15 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
     study_id = StoredStudy.create(make_spec(tmp_path, "study.n_trials=1", *data), storage).study_id
     refused = (postgres.folder / "log").read_text(errors="replace").count("FATAL")
 
-    # One that earlier tests started has not loaded torch, and all 64 would, one by one.
+    # The fork server of earlier tests has not imported torch; each of the 64 would import it.
     forkserver._forkserver._stop()
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["headsweep.workers.worker", "tests.workers.test_many"])
     with Watch(url) as watch, join("probe", url, WorkerSettings(), worker="witness") as witness:
-        # The witness holds the one trial there is, so that all the others come and wait.
+        # The witness holds the only trial, so that all other workers join and wait.
         assert len(witness.claim(1).trials) == 1
         with Lease(witness.renew, WorkerSettings.lease_s) as lease:
-            lease.hold(witness.held)
+            lease.set_trials(witness.running)
             for _ in range(WORKERS):
                 process = forks.Process(target=work_as_process, args=("probe", url))
                 process.start()
@@ -128,12 +128,12 @@ def test_sixty_four_workers_meet_the_budget_without_an_error(
     assert_exact(trials, BUDGET)
     ran = Counter(trial.user_attrs[WORKER] for trial in trials)
     assert len(ran) > WORKERS // 2
-    # One each, the witness's, this test's own, and now and then one that is just being closed.
+    # One each, the witness's, this test's own, and sometimes one that is just being closed.
     assert WORKERS <= watch.most <= WORKERS + 10
     assert (postgres.folder / "log").read_text(errors="replace").count("FATAL") == refused
     storage.database.close()
 
 
 def joined(session: WorkerSession) -> int:
-    """How many workers ever joined the session's study."""
+    """Return how many workers ever joined the session's study."""
     return int(session.storage.get_study_user_attrs(session.study_id)["headsweep:n_workers"])

@@ -1,4 +1,4 @@
-"""Trials that do not fit into memory alone: failed with their reason, beside the budget, capped."""
+"""Trials that do not fit into memory even alone fail with a reason and use no budget."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 @pytest.fixture(autouse=True)
 def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device on which minibatches of 256 rows do not fit, in however small a group."""
+    """Simulate a device on which minibatches of 256 rows do not fit in a group of any size."""
 
     class Small(LinearProgram):
         def train_batch(self, rows: Tensor) -> None:
@@ -45,7 +45,7 @@ def work(url: str, *, max_failures: int) -> None:
         Loop(session, engine, settings, Stop()).run()
 
 
-def test_trials_that_do_not_fit_fail_with_their_reason_beside_the_budget(
+def test_loop_when_trials_do_not_fit_fails_them_and_spends_no_budget(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
@@ -61,12 +61,13 @@ def test_trials_that_do_not_fit_fail_with_their_reason_beside_the_budget(
     assert StoredStudy.open("probe", storage).summary().states["FAIL"] == len(failed)
 
 
-def test_a_study_in_which_too_many_do_not_fit_stops(
+def test_loop_when_too_many_trials_do_not_fit_raises(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     with pytest.raises(
-        SearchError, match=r"at most 3 failed trials.*memory must hold a trial alone"
+        SearchError,
+        match=r"trials of the study failed, more than 3.*does not fit into memory even alone",
     ):
         work(store_url, max_failures=3)
     states = {trial.state for trial in storage.get_all_trials(study_id)}

@@ -1,4 +1,4 @@
-"""Kill storms: workers and servers end in every way, and the study is exact nevertheless."""
+"""Workers and the server are killed at random, and the study still meets its budget exactly."""
 
 import os
 import random
@@ -28,7 +28,7 @@ SERVER_ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 
 
 class Storm:
-    """Random blows, by a seed, at three workers and the server they speak to."""
+    """Random faults, from a seed, for three workers and their database server."""
 
     def __init__(self, seed: int, start: Start, server: Server | None) -> None:
         self.draw = random.Random(seed)
@@ -53,7 +53,7 @@ class Storm:
         self.workers[self.workers.index(victim)] = self.start(**OPTIONS)
 
     def join(self) -> None:
-        """One more worker; another one is asked to leave."""
+        """Start one more worker, and ask another one to stop."""
         leaving = self.draw.choice(self.workers)
         if leaving not in self.told_to_leave:  # a second signal would end it at once
             self.told_to_leave.append(leaving)
@@ -79,7 +79,7 @@ def server(request: pytest.FixtureRequest) -> Server | None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_study_survives_a_storm(
+def test_study_when_workers_and_server_are_killed_meets_the_budget(
     tmp_path: Path, storage: BatchedStorage, start: Start, server: Server | None, seed: int
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage).study_id
@@ -90,12 +90,12 @@ def test_a_study_survives_a_storm(
         storm.blow()
     storm.workers.append(start(**OPTIONS))
     ends = [_end_of(worker) for worker in storm.workers]
-    # A worker told to leave before it had loaded ends by that signal.
+    # A worker that gets the signal before it has loaded its modules is ended by it.
     assert set(ends) <= {0, -signal.SIGTERM}, f"seed {seed}, blows {dict(storm.blows)}"
     assert_exact(storage.get_all_trials(study_id), BUDGET)
 
 
-def test_orphans_are_back_within_a_lease_and_a_poll(
+def test_trials_of_a_killed_worker_are_requeued_after_its_lease(
     tmp_path: Path, storage: BatchedStorage, start: Start
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path, f"study.n_trials={BUDGET}"), storage).study_id
@@ -105,7 +105,7 @@ def test_orphans_are_back_within_a_lease_and_a_poll(
     killed.kill()
     begun = time.monotonic()
     while _running(storage, study_id, killed):
-        assert time.monotonic() - begun < LEASE_S + 3.0  # a poll, on a machine that is busy
+        assert time.monotonic() - begun < LEASE_S + 3.0  # one polling interval on a busy machine
         time.sleep(0.01)
     assert time.monotonic() - begun > 0.3 * LEASE_S
     assert orphans

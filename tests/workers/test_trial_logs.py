@@ -1,4 +1,4 @@
-"""A study's trials are runs of TensorBoard or W&B under its name, and harm nothing."""
+"""Each trial of a study is logged as a TensorBoard or W&B run; logging changes no result."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 class Search:
-    """Searches a small study with one worker."""
+    """Runs a small study with one worker."""
 
     def __init__(self, headsweep: Callable[..., Ended], folder: Path, data: list[str]) -> None:
         self.headsweep, self.folder, self.data = headsweep, folder, data
         self.outputs = folder / "outputs" / "probe"
 
     def create(self, name: str, *overrides: str) -> str:
-        """The store of a new study."""
+        """Create a study and return the URL of its storage."""
         study = {
             "study": {"name": "probe", "n_trials": TRIALS, "seed": 1},
             "base": [f"training.max_epochs={EPOCHS}", "training.batch_size=32", *overrides],
@@ -56,7 +56,7 @@ class Search:
         return url
 
     def work(self, url: str) -> str:
-        """What its worker said."""
+        """Run a worker and return what it printed to stderr."""
         ended = self.headsweep("worker", "probe", "--storage", url)
         assert ended.code == 0, ended.err
         return ended.err
@@ -78,7 +78,7 @@ def params_and_values(trials: list[FrozenTrial]) -> list[tuple[object, ...]]:
     return [(t.state, t.params, t.value, t.intermediate_values) for t in trials]
 
 
-def test_every_trial_is_a_run_that_tensorboard_reads(search):
+def test_worker_with_tensorboard_writes_one_readable_run_per_trial(search):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     url = search.create("logged", "logging=tensorboard")
@@ -101,8 +101,8 @@ def test_every_trial_is_a_run_that_tensorboard_reads(search):
         assert f"- {trial.state.name.lower()}" in about
 
 
-def test_wandb_groups_the_trials_under_the_name_of_the_study(search):
-    """In a process of its own, since W&B keeps a service beside the process that starts it."""
+def test_worker_with_wandb_groups_runs_under_the_study_name(search):
+    """The worker runs in its own process, because W&B leaves a service process running."""
     url = search.create("logged", "logging=wandb", "logging.tags=[night]")
     command = [sys.executable, "-m", "headsweep", "worker", "probe", "--storage", url]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -120,7 +120,7 @@ def test_wandb_groups_the_trials_under_the_name_of_the_study(search):
         assert max(trial.intermediate_values) == len(steps)
 
 
-def test_a_logger_that_cannot_write_costs_one_line_and_changes_no_trial(search):
+def test_worker_when_a_logger_cannot_write_prints_one_notice_and_continues(search):
     quiet = search.create("quiet")
     search.work(quiet)
     search.outputs.mkdir(parents=True)

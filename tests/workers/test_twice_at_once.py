@@ -1,4 +1,4 @@
-"""Two at once, and clocks that jump: nothing is lost, nothing is there twice.
+"""Two writers at once, and clocks that jump: nothing is lost or duplicated.
 
 Racing workers are in `tests/workers/test_worker.py`, processes that pack one data set at once in
 `tests/data/test_packing.py`, two leaderboards in one folder in `tests/leaderboard/test_staging.py`.
@@ -24,6 +24,7 @@ from headsweep.errors import OutputError, StudyError
 from headsweep.leaderboard import unblinding as firewall
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.single_run import train
+from headsweep.storage import optuna_tables
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import heartbeats
 from headsweep.storage.optuna_tables import trial_id
@@ -66,7 +67,7 @@ def join(url: str, name: str) -> WorkerSession:
 
 
 def finish(session: WorkerSession, clock: Clock) -> None:
-    """Works until nothing is left; time passes where there is nothing to claim."""
+    """Work until the study is over. The clock moves on when there is nothing to claim."""
     with session:
         for _ in range(50):
             batch = session.claim(4)
@@ -79,10 +80,10 @@ def finish(session: WorkerSession, clock: Clock) -> None:
     raise AssertionError("the study must end")
 
 
-def test_a_clock_set_back_two_hours_holds_nothing_up(
+def test_claim_when_the_clock_was_set_back_still_expires_dead_workers(
     storage: BatchedStorage, url: str, clock: Clock
 ) -> None:
-    """Failed before its fix: a dead worker's signs of life lay in the future for two hours."""
+    """Heartbeats of a dead worker were once in the future for two hours, so nobody took over."""
     dead, alive = join(url, "dead"), join(url, "alive")
     lost = dead.claim(2).trials
     kept = alive.claim(2).trials
@@ -97,8 +98,8 @@ def test_a_clock_set_back_two_hours_holds_nothing_up(
     assert max(beats.values()) <= clock.now()
 
     clock.set_by(0.7 * SETTINGS.lease_s)
-    alive.renew(alive.held)
-    witness.renew(witness.held)
+    alive.renew(alive.running)
+    witness.renew(witness.running)
     clock.set_by(0.7 * SETTINGS.lease_s)
     witness.claim(1)
     states = {t.number: t.state for t in storage.get_all_trials(1)}
@@ -106,7 +107,7 @@ def test_a_clock_set_back_two_hours_holds_nothing_up(
         TrialState.RUNNING
     ] * 2
     for session in (alive, witness):
-        for key in session.held:
+        for key in session.running:
             session.complete(key, 0.25, epochs=9)
         assert session.flush() == frozenset()
         session.storage.database.close()
@@ -115,19 +116,19 @@ def test_a_clock_set_back_two_hours_holds_nothing_up(
 
 
 @pytest.mark.parametrize("jump_s", [1.0, TWO_HOURS_S])
-def test_a_leap_forward_runs_trials_again_and_counts_them_once(
+def test_flush_after_the_clock_jumped_forward_counts_every_trial_once(
     storage: BatchedStorage, url: str, clock: Clock, jump_s: float
 ) -> None:
-    """By NTP, or of a laptop that slept and whose monotonic clock slept too: it does not fence.
+    """As by NTP, or after a laptop's sleep in which the monotonic clock stopped: no fencing.
 
-    Fails when `write_changes` writes to trials that are not RUNNING.
+    Fails if `write_changes` writes to trials that are not RUNNING.
     """
     with join(url, "slept") as slept, join(url, "other") as other:
         held = slept.claim(3).trials
         clock.set_by(jump_s)
         taken = other.claim(6).trials
         for session, value in ((other, 0.5), (slept, 0.75)):
-            for key in session.held:
+            for key in session.running:
                 session.complete(key, value, epochs=9)
         other.flush()
         lost = slept.flush()
@@ -140,29 +141,30 @@ def test_a_leap_forward_runs_trials_again_and_counts_them_once(
     assert values.count(0.75) == (0 if jump_s > SETTINGS.lease_s else 3)
 
 
-def test_a_monotonic_clock_that_jumped_fences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it counts sleep. Fails when `Lease.fenced` forgets to compare."""
+def test_lease_when_the_monotonic_clock_jumped_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on systems whose monotonic clock counts sleep."""
     now = 1000.0
     monkeypatch.setattr("headsweep.workers.lease.time", SimpleNamespace(monotonic=lambda: now))
     lease = Lease(lambda _: None, 60.0)
-    lease.hold(frozenset({1}), since=now)
+    lease.set_trials(frozenset({1}), since=now)
     now += 59
     assert not lease.fenced()
     now += TWO_HOURS_S
     assert lease.fenced()
 
 
-def test_another_time_zone_changes_no_time(
+def test_study_when_the_time_zone_changes_stores_utc(
     storage: BatchedStorage, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tables hold UTC; a trial, as Optuna has it, the time of the zone that reads it.
+    """Tables store UTC; a trial has the local time of the reader, as in Optuna.
 
-    Fails when `to_local` leaves the zone out, and when `utc_now` has the time of the zone.
+    Fails if `to_local` ignores the time zone, or if `utc_now` returns local time.
     """
     before = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"):
         monkeypatch.setenv("TZ", zone)
         time.tzset()
+        optuna_tables._utc_offset.cache_clear()
         with join(url, zone) as session:
             (trial,) = session.claim(1).trials
             session.complete(trial_id(trial), 0.5, epochs=9)
@@ -178,6 +180,7 @@ def test_another_time_zone_changes_no_time(
         other.storage.database.close()
     monkeypatch.delenv("TZ")
     time.tzset()
+    optuna_tables._utc_offset.cache_clear()
     after = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     with storage.database.engine.connect() as connection:
         rows = connection.exec_driver_sql(
@@ -190,8 +193,8 @@ def test_another_time_zone_changes_no_time(
     assert_exact(storage.get_all_trials(1), 6)
 
 
-def test_features_written_while_the_clock_was_back_are_packed_again(tmp_path: Path) -> None:
-    """A pack is not current by its age alone."""
+def test_pack_when_a_feature_file_has_an_older_date_packs_again(tmp_path: Path) -> None:
+    """The age of a packed file alone does not prove that it is current."""
     from headsweep.config.schema import ColumnsConfig
     from headsweep.data.manifest import read_manifest
 
@@ -208,10 +211,10 @@ def test_features_written_while_the_clock_was_back_are_packed_again(tmp_path: Pa
     assert (second.matrix[0] == second.matrix[1]).all()
 
 
-def test_two_acts_of_opening_test_at_once_are_both_on_record(
+def test_open_test_by_two_callers_at_once_records_one_and_refuses_the_other(
     storage: BatchedStorage, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Failed before its fix: the second act overwrote the first, for other finalists."""
+    """The second opening, for other finalists, once overwrote the first."""
     monkeypatch.setattr(firewall, "load_test", lambda *_: ())
     refused: list[str] = []
 
@@ -224,7 +227,7 @@ def test_two_acts_of_opening_test_at_once_are_both_on_record(
     thread = threading.Thread(target=second)
 
     def commit() -> str:
-        """Called in the first act, after it read that test was never opened."""
+        """Start the second opening after the first has read that test was never opened."""
         if threading.current_thread() is not thread:
             thread.start()
             thread.join(0.5)
@@ -236,11 +239,11 @@ def test_two_acts_of_opening_test_at_once_are_both_on_record(
     study = optuna.load_study(study_name="probe", storage=storage)
     assert firewall.past_openings(study) == openings
     assert [opening.trials for opening in openings] == [(0, 1)]
-    assert "test must be opened once" in refused[0]
+    assert "the test set was already opened" in refused[0]
 
 
-def test_two_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
-    """Failed before its fix: both wrote into one partial file. Fails without `_claim`'s lock."""
+def test_replacing_by_two_writers_at_once_makes_the_second_wait(tmp_path: Path) -> None:
+    """Both once wrote into one partial file. Fails without the lock in `_claim`."""
     path = tmp_path / "state.safetensors"
     begun = threading.Event()
 
@@ -262,8 +265,8 @@ def test_two_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_two_data_sets_in_one_place_never_mix(tmp_path: Path) -> None:
-    """Failed before its fix: the second emptied the folder that the first was filling."""
+def test_new_folder_by_two_writers_at_once_is_refused_to_the_second(tmp_path: Path) -> None:
+    """The second writer once emptied the folder that the first was filling."""
     ended: list[BaseException] = []
 
     def second() -> None:
@@ -284,8 +287,8 @@ def test_two_data_sets_in_one_place_never_mix(tmp_path: Path) -> None:
     assert "not empty" in str(ended[0])
 
 
-def test_two_runs_in_one_folder_are_one_run(tmp_path: Path, monkeypatch) -> None:
-    """Failed before its fix: their lines and states mixed."""
+def test_train_in_the_folder_of_a_running_train_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """Two runs in one folder once mixed their lines and states."""
     monkeypatch.setenv("HEADSWEEP_CACHE", str(tmp_path / "cache"))
     write_split(tmp_path, "train", {f"train_{i}_a_1": (i % 2, i // 6) for i in range(12)})
     write_split(tmp_path, "valid", {f"valid_{i}_a_1": (i % 2, i // 4) for i in range(8)})
@@ -311,4 +314,4 @@ def test_two_runs_in_one_folder_are_one_run(tmp_path: Path, monkeypatch) -> None
     assert "one run at a time may write to a folder, found another at work" in refused[0]
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
-    train(config, settings, progress=False)  # the lock went with the run
+    train(config, settings, progress=False)  # the lock was released at the end of the run

@@ -1,4 +1,4 @@
-"""The worker's loop with slots of known curves: budget, failures, drains, deaths."""
+"""The worker's loop with simulated learning curves: budget, failures, signals, crashes."""
 
 import os
 import signal
@@ -115,7 +115,9 @@ def test_worker_on_a_signal_hands_its_trials_back(
     states = Counter(trial.state.name for trial in storage.get_all_trials(study_id))
     assert states["RUNNING"] == 0
     assert states["WAITING"] > 0
-    work_here(store_url, CurveEngine(slots=8), max_retries=0)  # being told to stop is no crash
+    work_here(
+        store_url, CurveEngine(slots=8), max_retries=0
+    )  # a stop signal is not counted as a crash
     assert_exact(storage.get_all_trials(study_id), 40)
 
 
@@ -199,7 +201,7 @@ def test_worker_stopped_past_its_lease_writes_nothing(
 def test_worker_suspended_past_its_lease_goes_on_without_counting_a_crash(
     tmp_path: Path, store_url: str, storage: BatchedStorage, start: Start
 ) -> None:
-    """With no other worker about, its trials are still its own: it hands them back, and claims."""
+    """No other worker has taken its trials, so it hands them back and claims new ones."""
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     worker = start(slots=6, epoch_s=0.2, lease_s=1.0, retries=0)
     wait_for_running(storage, study_id, 6)
@@ -235,7 +237,7 @@ def test_study_without_a_pruner_stores_whole_curves(
 
 
 def stop_between_transactions(worker: BaseProcess, storage: BatchedStorage) -> None:
-    """Stops a worker; not where it holds SQLite's one write lock, or all would have to wait."""
+    """Stop a worker while it does not hold SQLite's write lock, so that others can go on."""
     while True:
         os.kill(worker.pid, signal.SIGSTOP)
         if storage.database.dialect != "sqlite":
@@ -258,7 +260,7 @@ def exit_code(worker: BaseProcess, *, within_s: float = 60.0) -> int | None:
 def wait_for_running(
     storage: BatchedStorage, study_id: int, n: int, *, alive_within_s: float = 60.0
 ) -> list[FrozenTrial]:
-    """Waits until `n` trials run, by workers that are alive."""
+    """Wait until `n` trials are run by live workers, and return them."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         running = storage.get_all_trials(study_id, states=(TrialState.RUNNING,))
@@ -273,7 +275,7 @@ def wait_for_running(
 def test_worker_started_again_reclaims_its_trials(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
-    """Under its old id, long before its lease runs out; the trials of others are left alone."""
+    """It has its old id and does not wait for its lease to run out; other workers keep theirs."""
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     settings = WorkerSettings()
     died = WorkerSession(StoredStudy.open("probe", store_url), settings, worker="slurm:1_0")

@@ -51,10 +51,10 @@ def save_snapshot(snapshot: Snapshot, path: Path, identity: Mapping[str, Any]) -
 
 
 def _check_format(found: Any) -> None:
-    """Refuse a file of another format.
+    """Check the format of a file.
 
     Raises:
-        ValueError: it is not `FORMAT`.
+        ValueError: the format is not `FORMAT`.
     """
     if found != FORMAT:
         raise ValueError(f"format {found}")
@@ -79,5 +79,5 @@ def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
         *(AttributeError, RecursionError, safetensors.SafetensorError),
     ) as error:
         raise ConfigError(
-            f"{path}: a state to resume from must be a {FORMAT} file, found {error}"
+            f"{path}: cannot resume from this file, which is not a {FORMAT} file: {error}"
         ) from None

@@ -1,4 +1,4 @@
-"""The engine: admits trials to groups, trains them an epoch at a time, and hands out weights."""
+"""The engine: admits trials to groups, trains them epoch by epoch, and returns their weights."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Admission:
 class Engine:
     """Trains up to `slots` heads at once on one pair of splits.
 
-    A trial's numbers are a function of its config (with `training.seed` and the tape position at
-    which it entered), the device kind and the thread count; never of its neighbours.
+    A trial's results depend only on its config (with `training.seed` and the tape position at which
+    it entered), the device kind and the thread count, not on the other trials in training.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class Engine:
         self._groups: list[Group] = []
         self._group_of: dict[int, Group] = {}
         self._largest: dict[GroupKey, int] = {}
-        """How many slots a group may have, where memory has been too small for more."""
+        """Most slots of a group, set after memory was too small for more."""
         self._numbers = itertools.count()
 
     @property
     def free(self) -> int:
-        """How many more trials can be admitted."""
+        """The number of trials that can still be admitted."""
         return self.slots - len(self._group_of)
 
     def admit(self, config: Config) -> Admission:
-        """Place a trial in its group, wherever the group's tape stands.
+        """Place a trial in its group, at the present position of the group's tape.
 
         Returns:
-            Its slot, and where on the tape it entered.
+            Its slot, and the tape position at which it entered.
 
         Raises:
             ConfigError: the head does not fit the features.
@@ -68,10 +68,10 @@ class Engine:
         return self._place(config, group or Group(key, self.inputs, position=0))
 
     def replay(self, config: Config) -> Admission:
-        """Place a trial where the tape stands at `config.training.tape_position`.
+        """Place a trial in a group at the position `config.training.tape_position` of the tape.
 
         Returns:
-            Its slot, and where on the tape it entered.
+            Its slot, and the tape position at which it entered.
 
         Raises:
             ConfigError: the head does not fit the features.
@@ -89,10 +89,10 @@ class Engine:
 
     @torch.no_grad()
     def restore(self, config: Config, snapshot: Snapshot) -> Admission:
-        """Place a trial where it stood when the snapshot was taken.
+        """Continue a trial from a snapshot.
 
         Returns:
-            Its slot, and where on the tape it goes on.
+            Its slot, and the tape position from which it continues.
 
         Raises:
             ConfigError: the head does not fit the features.
@@ -105,21 +105,21 @@ class Engine:
 
     @torch.no_grad()
     def run_epoch(self) -> list[EpochReport]:
-        """Train every slot by one epoch and validate it; finished slots stay until evicted.
+        """Train every slot for one epoch and validate it; finished slots stay until evicted.
 
-        When memory runs out, the other groups wait on the host, then the group halves. Only a slot
-        that does not fit alone fails.
+        When memory runs out, the other groups are first moved to host memory; if that is not
+        enough, the group is split in half. A trial fails only if it does not fit alone.
 
         Returns:
             A report of every slot.
         """
         reports: list[EpochReport] = []
-        due = list(self._groups)
+        pending = list(self._groups)
         with flushed_denormals():
-            while due:
-                group = due.pop(0)
+            while pending:
+                group = pending.pop(0)
                 if not group.in_step:
-                    due = [group, self._split(group), *due]
+                    pending = [group, self._split(group), *pending]
                     continue
                 shortage = self._shortage(group, reports)
                 if shortage is None:
@@ -130,11 +130,14 @@ class Engine:
                     for other in others:
                         other.park()
                 if others or not group.in_step:
-                    due = [group, *due]
+                    pending = [group, *pending]
                 elif len(group.slots) > 1:
-                    due = [group, self._split(group), *due]
+                    pending = [group, self._split(group), *pending]
                 else:
-                    reports += group.fail(f"memory must hold a trial alone, found: {shortage}")
+                    reports += group.fail(
+                        f"does not fit into memory even alone: {shortage.rstrip('.')}. "
+                        "Lower training.batch_size, or use a smaller head"
+                    )
         return reports
 
     def evict(self, slot: int) -> None:
@@ -203,7 +206,7 @@ class Engine:
 
     def _place(self, config: Config, group: Group) -> Admission:
         if self.free == 0:
-            raise RuntimeError(f"at most {self.slots} slots can be in use, found no free one")
+            raise RuntimeError(f"all {self.slots} slots are in use")
         number = next(self._numbers)
         group.admit(number, config)
         if group not in self._groups:

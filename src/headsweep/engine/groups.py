@@ -40,13 +40,13 @@ PROGRAMS: dict[str, type[Program]] = {
 
 
 METRIC_THREADS = 4
-"""Threads that rank scores while the GPU waits; results do not depend on their number."""
+"""Threads that rank scores while the GPU is idle; results do not depend on their number."""
 
 GROUPED = ("grouped_linear", "grouped_mlp")
 
 
 def program_type(name: str) -> type[Program]:
-    """Return a program's class; Triton is imported for the grouped ones alone."""
+    """Return a program's class; Triton is imported for the grouped ones only."""
     if name in GROUPED:
         from headsweep.engine.programs.grouped.program import GROUPED_PROGRAMS
 
@@ -55,7 +55,7 @@ def program_type(name: str) -> type[Program]:
 
 
 def group_key(config: Config, inputs: Inputs) -> GroupKey:
-    """Return what the slots of the group that a config trains in have in common."""
+    """Return the key of the groups in which a config can be trained."""
     training = config.training
     program = program_name(config, inputs.device.type)
     also = program_type(program).cannot_mix(config, inputs)
@@ -63,7 +63,7 @@ def group_key(config: Config, inputs: Inputs) -> GroupKey:
 
 
 def program_name(config: Config, device_type: str) -> str:
-    """Return the program that trains a config, which depends on config and device kind alone."""
+    """Return the program that trains a config, which depends only on config and device kind."""
     if config.training.optimizer == "lbfgs":
         return "logistic"
     if isinstance(config.head, MLPConfig) and config.head.norm == "batch":
@@ -76,7 +76,7 @@ def program_name(config: Config, device_type: str) -> str:
 
 
 def new_slot(number: int, config: Config, program: str, n_train: int) -> Slot:
-    """Return a slot before its first step; a solver sees all rows at once, in one epoch."""
+    """Return a new slot; a solver uses all rows at once, in one epoch."""
     training = config.training
     if program == "logistic":
         return Slot(number, config, n_train, steps_per_epoch=1, max_epochs=1)
@@ -86,9 +86,10 @@ def new_slot(number: int, config: Config, program: str, n_train: int) -> Slot:
 
 
 class Group:
-    """Slots with one `GroupKey` at one position of their tape.
+    """Slots with the same `GroupKey` at the same position of their tape.
 
-    Their tensors are in a program, or parked on the host while the device has no memory for them.
+    Their tensors are in a program on the device, or parked in host memory while the device has no
+    memory for them.
     """
 
     def __init__(self, key: GroupKey, inputs: Inputs, position: int) -> None:
@@ -96,15 +97,15 @@ class Group:
         self.position = position
         self.slots: dict[int, Slot] = {}
         self._program: Program | None = None
-        self._held: set[int] = set()
-        """Slots in the program; one that is neither held nor parked has its first weights."""
+        self._in_program: set[int] = set()
+        """Slots in the program; a slot that is neither here nor parked has its initial weights."""
         self._parked: dict[int, Mapping[str, Tensor]] = {}
         self._next_order: tuple[int, Tensor] | None = None
-        """The permutation of the next position, made while the device trained."""
+        """The next position and its permutation, computed while the device trained."""
 
     @property
     def on_device(self) -> bool:
-        """Whether the group takes memory of the device."""
+        """Whether the group uses memory of the device."""
         return self._program is not None
 
     @property
@@ -113,10 +114,10 @@ class Group:
         return not self._ahead()
 
     def admit(self, number: int, config: Config) -> None:
-        """Let a trial enter at the tape's present position.
+        """Add a trial at the tape's present position.
 
         Raises:
-            RuntimeError: the program failed, but not for want of memory.
+            RuntimeError: the program failed for another reason than a lack of memory.
         """
         slot = new_slot(number, config, self.key.program, self.inputs.n_train)
         try:
@@ -124,41 +125,41 @@ class Group:
         except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
-            self.park()  # the slot enters when the group trains
+            self.park()  # the slot enters the program when the group trains
         self.slots[number] = slot
 
     def restore(self, number: int, snapshot: Snapshot) -> None:
-        """Let a trial go on where it stood."""
+        """Continue a trial from a snapshot."""
         slot = self.slots[number]
         slot.set_clock(snapshot.step, snapshot.history)
-        if number in self._held:
-            self._entered(slot).restore(slot, snapshot.tensors)
+        if number in self._in_program:
+            self._program_with(slot).restore(slot, snapshot.tensors)
         else:
             self._parked[number] = snapshot.tensors
 
     def state(self, number: int) -> dict[str, Tensor]:
         """Return a trial's tensors, copied to the host."""
         slot = self.slots[number]
-        tensors = self._parked.get(number) or self._entered(slot).state(slot)
+        tensors = self._parked.get(number) or self._program_with(slot).state(slot)
         return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def evict(self, number: int) -> None:
         """Free a trial's slot."""
         slot = self.slots.pop(number)
         self._parked.pop(number, None)
-        if number in self._held:
-            self._entered(slot).evict(slot)
-            self._held.remove(number)
+        if number in self._in_program:
+            self._program_with(slot).evict(slot)
+            self._in_program.remove(number)
 
     def best_head(self, number: int) -> Head:
         """Return a trial's head with its best weights."""
         slot = self.slots[number]
-        return self._entered(slot).best_head(slot)
+        return self._program_with(slot).best_head(slot)
 
     def park(self) -> None:
-        """Move all tensors to the host, and give the device's memory back."""
-        self._parked |= {number: self.state(number) for number in self._held}
-        self._held.clear()
+        """Move all tensors to host memory, and free the device's memory."""
+        self._parked |= {number: self.state(number) for number in self._in_program}
+        self._in_program.clear()
         self._program = None
         if self.inputs.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -178,7 +179,11 @@ class Group:
         return sibling
 
     def fail(self, reason: str) -> list[EpochReport]:
-        """Return reports that say why no slot can go on."""
+        """Fail all slots.
+
+        Returns:
+            Their reports, with the reason.
+        """
         reports = []
         for slot in self.slots.values():
             report = replace(slot.finish_epoch(nan, nan, nan), failure=reason)
@@ -187,24 +192,25 @@ class Group:
         return reports
 
     def run_epoch(self, usage: Usage) -> list[EpochReport]:
-        """Train every slot on what is left of its epoch, then validate all of them at once.
+        """Train every slot on the rest of its epoch, then validate all of them at once.
 
-        What that took is added to `usage`.
+        If memory runs out, every slot's clock says which steps it has taken, and the next call
+        continues from there.
 
-        When memory runs out, every slot's clock tells which steps it has taken; called again, the
-        group goes on from there.
+        Args:
+            usage: counters to which time and steps are added.
 
         Returns:
             A report of every slot.
         """
         begun = time.perf_counter()
-        *_, program = (self._entered(slot) for slot in self.slots.values())
+        *_, program = (self._program_with(slot) for slot in self.slots.values())
         left = {slot.number: slot.steps_per_epoch - slot.taken for slot in self.slots.values()}
         order = self._order()
         with rounded_products(self.key.precision, self.inputs.device):
             program.train_epoch(order, self.position)
         slots, on_device = program.validate()
-        if on_device.device.type == "cuda":  # which is still at work
+        if on_device.device.type == "cuda":  # the GPU is still computing the scores
             self._prepare_next_order()
         scores = on_device.to("cpu", torch.float32)
         self.position += 1
@@ -218,7 +224,7 @@ class Group:
         return reports
 
     def _order(self) -> Tensor:
-        """Return the present position's permutation of the training rows."""
+        """Return the permutation of the training rows at the present position."""
         if self._next_order is not None and self._next_order[0] == self.position:
             return self._next_order[1]
         return permutation(self.key.seed, self.position, self.inputs.n_train)
@@ -227,9 +233,9 @@ class Group:
         position = self.position + 1
         self._next_order = position, permutation(self.key.seed, position, self.inputs.n_train)
 
-    def _entered(self, slot: Slot) -> Program:
-        """Return the program, with a slot in it."""
-        if slot.number not in self._held:
+    def _program_with(self, slot: Slot) -> Program:
+        """Return the program, after adding a slot to it if necessary."""
+        if slot.number not in self._in_program:
             self._enter(slot)
         assert self._program is not None
         return self._program
@@ -240,7 +246,7 @@ class Group:
         if slot.number in self._parked:
             self._program.restore(slot, self._parked[slot.number])
             del self._parked[slot.number]
-        self._held.add(slot.number)
+        self._in_program.add(slot.number)
 
     def _ahead(self) -> list[int]:
         """Return the slots that have taken more steps than others of their batch size."""

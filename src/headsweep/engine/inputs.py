@@ -60,8 +60,8 @@ class Inputs:
         count = valid.targets.sum(axis=0)
         if not ((count > 0) & (count < len(valid.targets))).any():
             raise ManifestError(
-                f"{valid.name}: at least one label must have positives and negatives, found none "
-                f"in {len(valid.targets)} rows"
+                f"{valid.name}: no label has both positives and negatives in its "
+                f"{len(valid.targets)} rows; at least one must have"
             )
 
     @property
@@ -73,20 +73,21 @@ class Inputs:
         """Return what a head of this config must fit.
 
         Raises:
-            ConfigError: the head reads a modality that the splits do not hold.
+            ConfigError: the head reads a modality that the splits lack.
         """
         widths: dict[Modality, int] = {}
         for modality in required_modalities(config):
             if modality not in self.train.features:
+                present = ", ".join(self.train.features) or "none"
                 raise ConfigError(
                     f"features.input={config.features.input} of a {config.head.kind} head needs "
-                    f"{modality} features, found {', '.join(self.train.features) or 'none'}"
+                    f"{modality} features, but the data has {present}"
                 )
             widths[modality] = self.train.features[modality].shape[1]
         return HeadShape(widths, config.features.input, len(self.labels))
 
     def normalizer(self, modality: Modality, normalization: Normalization) -> Normalizer:
-        """Return the normaliser of one modality, fitted on train."""
+        """Return the normalizer of one modality, fitted on train."""
         key = (modality, normalization)
         if key not in self._normalizers:
             raw = torch.from_numpy(np.array(self.train.features[modality]))

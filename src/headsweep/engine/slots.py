@@ -1,4 +1,4 @@
-"""A slot: one trial's place in a group, with its progress and its clock."""
+"""A slot: one trial in training, with its progress and its clock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from headsweep.engine.numerics.schedule import learning_rate
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one slot reached in one epoch, on the validation split.
+    """Validation metrics of one slot after one epoch.
 
-    `failure` says why the slot cannot go on; the metrics are then NaN. `finished` is set after
-    `max_epochs`, on early stopping and on failure.
+    `failure` says why the slot cannot be trained further; the metrics are then NaN. `finished` is
+    set after `max_epochs`, on early stopping and on failure.
     """
 
     slot: int
@@ -30,7 +30,7 @@ class EpochReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What it reached, under the names that files and loggers give it."""
+        """The metrics under the names that files and loggers use."""
         return {
             "epoch": self.epoch,
             "val/auprc_macro": self.auprc_macro,
@@ -45,11 +45,11 @@ class Slot:
 
     Attributes:
         number: unique in its engine and never used again.
-        config: of the trial.
+        config: the trial's config.
         batch_size: rows of a minibatch, at most as many as there are training rows.
         steps_per_epoch: minibatches of an epoch.
-        max_epochs: after so many the trial ends.
-        step: optimiser steps taken so far.
+        max_epochs: number of epochs after which the trial ends.
+        step: optimizer steps taken so far.
         epoch: epochs validated so far.
     """
 
@@ -80,7 +80,7 @@ class Slot:
         return rate
 
     def set_clock(self, step: int, history: Sequence[EpochReport]) -> None:
-        """Go on where an earlier run of the same config stood after these epochs."""
+        """Set the clock to that of an earlier run of the same config after these epochs."""
         self.step, self.epoch = step, len(history)
         self.history = [replace(report, slot=self.number) for report in history]
         self.best_auprc_macro, self.best_epoch = (

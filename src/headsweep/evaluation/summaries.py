@@ -37,7 +37,7 @@ RESAMPLING_SEED = 0
 CONFIDENCE = 0.95
 RECALL_AT = (1, 5, 10, 50)
 MIN_PATIENTS = 10
-"""Patients of the rarer class from which on intervals and p-values of the bootstrap are given.
+"""Patients of the rarer class from which intervals and p-values of the bootstrap are given.
 
 In simulations (like `scripts/benchmarks/coverage.py --rare`, 60 and 300 patients, AUROC 0.64 to
 0.92) 95 % intervals of a label's AUROC cover the true value in 95 to 99 of 100 data sets from 10
@@ -46,7 +46,7 @@ patients on, those of its AUPRC in 95 to 99; percentiles of AUROC in 55 to 74 wi
 """
 
 MAX_SHARED = 1 << 23
-"""Cells of resamples that are kept for the next finalist: 32 MiB."""
+"""Largest resamples, in cells, that are cached for the next finalist: 32 MiB."""
 
 Summary = dict[str, float | None]
 
@@ -63,7 +63,7 @@ class Thresholds:
 class Measured:
     """One finalist on one split: values by metric (S, c), and on resamples (S, B, c).
 
-    Metrics without a resampled counterpart have no interval.
+    Metrics that are not resampled have no interval.
     """
 
     predictions: Predictions
@@ -109,7 +109,7 @@ def _shared_resamples(patients: tuple[str, ...], n_resamples: int) -> Multiplici
 
 
 def choose_thresholds(valid: Predictions) -> Thresholds:
-    """Both kinds of thresholds of every label, from predictions on valid."""
+    """Return both kinds of thresholds of every label, from predictions on valid."""
     return Thresholds(
         f1_optimal(valid.targets, valid.scores), youden_optimal(valid.targets, valid.scores)
     )
@@ -121,12 +121,15 @@ def measure(
     *,
     n_resamples: int = N_RESAMPLES,
 ) -> Measured:
-    """Every metric of every seed and label, on the split and on resamples of its patients.
+    """Compute every metric of every seed and label, on the split and on resamples of its patients.
 
     Args:
         by_seed: predictions of each seed on one split.
         thresholds: those of each seed.
         n_resamples: how many resamples of the patients.
+
+    Returns:
+        The metrics by name.
     """
     targets = by_seed[0].targets
     scores = np.stack([predictions.scores for predictions in by_seed])
@@ -213,7 +216,7 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
 
 
 def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Any]:
-    """Instance recall of each direction as the mean over seeds; visual → text comes first."""
+    """Return instance recall by direction, visual → text first, as the mean over seeds."""
 
     def recalls(direction: str) -> dict[str, float]:
         return {
@@ -293,12 +296,12 @@ def mean_patients(rarer: Metric) -> float:
 
 
 def finite(value: float) -> float | None:
-    """The value as plain data; None, which is JSON's null, where it is undefined."""
+    """Return the value as plain data; None, which is JSON's null, where it is undefined."""
     return float(value) if np.isfinite(value) else None
 
 
 def _skill(auprc: Metric, prevalence: Metric) -> Metric:
-    """AUPRC rescaled so that chance, the prevalence, is 0 and perfection 1."""
+    """Return AUPRC rescaled so that chance (the prevalence) is 0 and a perfect ranking is 1."""
     absent = np.where(prevalence < 1, 1 - prevalence, np.nan)
     return np.asarray((auprc - prevalence) / absent)
 
@@ -309,5 +312,5 @@ def _ratios(point: OperatingPoint) -> dict[str, Metric]:
 
 
 def _label_draws(by_seed: Metric | None) -> Metric | None:
-    """Draws (S, B, c), averaged over seeds."""
+    """Return draws (S, B, c), averaged over seeds."""
     return None if by_seed is None else np.asarray(by_seed.mean(axis=0))

@@ -1,4 +1,4 @@
-"""From a finished search to the leaderboard: confirm, open test once, write, install."""
+"""Make a leaderboard from a finished search: confirm, open test once, write the folder."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def finalize(
 
 
 def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
-    """Refuse data that are not those which the study's workers searched on.
+    """Raise unless the data are those that the study's workers searched on.
 
     Raises:
         StudyError: a manifest or the features of a split have changed since.
@@ -126,8 +126,8 @@ def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
     for name in sorted(searched.keys() & found.keys()):
         if searched[name] != found[name]:
             raise StudyError(
-                f"{name}: the data must be those the study was searched on (fingerprint "
-                f"{searched[name][:FINGERPRINT_SHOWN]}), found {found[name][:FINGERPRINT_SHOWN]}"
+                f"{name}: the data have changed since the search: their fingerprint is "
+                f"{found[name][:FINGERPRINT_SHOWN]}, was {searched[name][:FINGERPRINT_SHOWN]}"
             )
 
 
@@ -140,7 +140,7 @@ def write_board(
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
 ) -> tuple[list[FinalistResult], dict[str, Any]]:
-    """Measure the finalists, in the order of their ranks, and write all but report and provenance.
+    """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
         The results, and the paired comparisons.
@@ -192,7 +192,7 @@ def confirm_with_progress(
 
 
 def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
-    """The modalities that any of the configs reads, in their usual order."""
+    """Return the modalities that any of the configs reads, in their usual order."""
     required = {modality for config in configs for modality in required_modalities(config)}
     return tuple(modality for modality in MODALITIES if modality in required)
 
@@ -200,7 +200,7 @@ def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
 def is_current(
     out: Path, facts: StudyFacts, finalists: Sequence[Finalist], splits: Sequence[Split]
 ) -> bool:
-    """Whether a folder holds, unaltered, the leaderboard of this study, trials and data."""
+    """Return whether a folder holds, unchanged, the leaderboard of this study, trials and data."""
     try:
         recorded = read_provenance(out)
         same = (
@@ -217,11 +217,14 @@ def is_current(
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A folder whose content becomes `out`'s once everything in it is written.
+    """Yield a folder whose content is moved to `out` once everything in it is written.
 
-    Other files of `out` are left alone. Provenance goes first and comes back last, so a folder
-    that an interruption left between the old and the new holds none. One process at a time
-    stages into `out`; what processes left that were killed is removed.
+    Other files of `out` stay. Provenance is removed first and written last, so a folder without
+    provenance was interrupted between the old and the new content. One process at a time stages
+    into `out`; remains of killed processes are removed.
+
+    Yields:
+        The temporary folder.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -234,9 +237,7 @@ def staging(out: Path) -> Iterator[Path]:
                 shutil.rmtree(leftover)
             staged = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
         except OSError as error:
-            raise OutputError(
-                f"{out}: the folder must be writable, found {error.strerror}"
-            ) from None
+            raise OutputError(f"{out}: cannot write to the folder: {error.strerror}") from None
         held.callback(shutil.rmtree, staged)
         yield staged
         entries = sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE)
@@ -244,6 +245,6 @@ def staging(out: Path) -> Iterator[Path]:
             (out / PROVENANCE).unlink(missing_ok=True)
         for entry in entries:
             target = out / entry.name
-            if target.is_dir():  # goes with the staged folder, whole until then
+            if target.is_dir():  # removed with the temporary folder, complete until then
                 target.replace(staged / f"{PARTIAL}{entry.name}")
             entry.replace(target)

@@ -28,7 +28,7 @@ def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -
 
     Args:
         params: values by keys of the space; lists may be given for list-valued choices.
-        spec: of the study.
+        spec: the study's definition.
         where: names the params in errors.
 
     Returns:
@@ -57,7 +57,12 @@ def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -
 
 
 def _stored(value: Any, allowed: BaseDistribution, where: str | None) -> Any:
-    """Return a value as Optuna stores it; outside of its range None, or an error if `where`."""
+    """Return a value as Optuna stores it; None if it is outside of its range and `where` is None.
+
+    Raises:
+        StudyError: the value is outside of its range, and `where` is given.
+        TypeError: the distribution is none of Optuna's three.
+    """
     if isinstance(value, list | tuple):
         value = json.dumps(list(value))
     match allowed:

@@ -1,4 +1,4 @@
-"""What is allowed in a study file but probably not meant."""
+"""Warnings about settings of a study file that are allowed but probably not intended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIRST_EPOCH_KEYS = {
 
 
 def remarks(spec: StudySpec) -> tuple[str, ...]:
-    """Return one line, `section.key: what is odd and how to change it`, for each oddity."""
+    """Return one line, `section.key: what is odd and how to change it`, for each such setting."""
     return (*_ends_before_high(spec), *_pruning_during_warmup(spec))
 
 

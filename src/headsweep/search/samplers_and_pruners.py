@@ -37,23 +37,22 @@ PRUNERS: Mapping[str, type[BasePruner]] = {
     "threshold": optuna.pruners.ThresholdPruner,
     "none": optuna.pruners.NopPruner,
 }
-# Arguments that a study file cannot give: code, or what the study itself decides.
+# Arguments that a study file cannot give: functions, or values that the study itself sets.
 _NOT_DATA = {"self", "seed", "search_space", "independent_sampler", "source_trials", "x0"}
 _NOT_DATA |= {"gamma", "weights", "constraints_func", "shared", "args", "kwargs"}
 MAX_ARGUMENT = 1_000_000
 """Largest integer for a sampler or pruner: some are counts of arrays, others are exponents."""
 _EXACT_STEPS = (BatchedTPESampler, ReplayedCmaEsSampler)
-"""Samplers whose stepped values are decimals by themselves."""
+"""Samplers whose stepped values are exact decimals without `SteppedSampler`."""
 SHARED_KEYS = ("training.batch_size",)
 """Config keys on which suggestions of batched TPE agree: trials of one batch size share a step.
 
 Normalizations share less, and agreeing on them too cost quality (`docs/benchmarks.md`).
 """
 TIMES_LEARNT: Mapping[str, int] = {"tpe": 4, "gp": 10, "cmaes": 10}
-"""Samplers that learn: they see results at least so many times in a budget (`docs/benchmarks.md`).
-"""
+"""How many batches of results a sampler that learns gets, at least (`docs/benchmarks.md`)."""
 FEWEST_AT_ONCE = 4
-# All workers share one sequence or grid, so all must walk it with the same seed.
+# All workers share one sequence or grid, so all need the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
 
 
@@ -114,8 +113,8 @@ def build_sampler(spec: StudySpec, worker: int) -> BaseSampler:
     """Return the study's sampler for one worker.
 
     Args:
-        spec: of the study.
-        worker: index of the worker; each one draws random numbers of its own.
+        spec: the study's definition.
+        worker: index of the worker, which gives each worker other random numbers.
 
     Returns:
         A new sampler. `tpe` is the batched variant, unless arguments are given that only Optuna's
@@ -251,12 +250,12 @@ def _checked_kwargs(policy: Policy, known: Mapping[str, type], *, where: str) ->
     for key, parameter in accepted.items():
         required = parameter.default is inspect.Parameter.empty and key != "wrapped_pruner"
         if required and key not in policy.kwargs:
-            raise StudyError(f"{where}.{key}: missing; {policy.name} needs it")
+            raise StudyError(f"{where}: {key} is missing; {policy.name} needs it")
     return dict(policy.kwargs)
 
 
 def _arguments(kind: type) -> dict[str, inspect.Parameter]:
-    """The keyword arguments that a study file can give for a sampler or pruner."""
+    """Return the keyword arguments that a study file can give for a sampler or pruner."""
     kinds = (kind, BatchedTPESampler) if kind is optuna.samplers.TPESampler else (kind,)
     return {
         name: parameter
@@ -267,7 +266,7 @@ def _arguments(kind: type) -> dict[str, inspect.Parameter]:
 
 
 def _fits(annotation: str, value: Any) -> bool:
-    """Whether a plain value is of the type an annotation such as `int | None` names."""
+    """Return whether a plain value is of the type an annotation such as `int | None` names."""
     names = {part.strip() for part in annotation.removeprefix("<class '").split("|")}
     names = {name.removesuffix("'>") for name in names}
     found = "None" if value is None else type(value).__name__

@@ -27,13 +27,16 @@ from headsweep.search.spec import (
 from headsweep.search.steps import n_points, point
 
 MAX_GRID_POINTS = 100_000
-"""Optuna holds them all in memory."""
+"""Optuna stores all points in memory."""
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
     """Return Optuna's distribution of a dimension.
 
     A list among the choices becomes its JSON text, and a stepped range ends at its last step.
+
+    Raises:
+        TypeError: the dimension is of an unknown class.
     """
     match dimension:
         case FloatDimension():
@@ -46,14 +49,17 @@ def distribution(dimension: Dimension) -> BaseDistribution:
             )
         case CategoricalDimension():
             return CategoricalDistribution([_stored(choice) for choice in dimension.choices])
-    raise TypeError(f"a dimension must have a distribution, found {type(dimension).__name__}")
+    raise TypeError(f"unknown dimension {type(dimension).__name__}")
 
 
 def suggestion_order(space: Mapping[str, Dimension], *, where: str) -> tuple[str, ...]:
     """Order the keys of `space` such that each follows those that its conditions name.
 
+    Returns:
+        The keys in that order.
+
     Raises:
-        StudyError: the conditions go round in a circle.
+        StudyError: the conditions depend on each other in a cycle.
     """
     order: list[str] = []
     pending = dict(space)
@@ -61,7 +67,7 @@ def suggestion_order(space: Mapping[str, Dimension], *, where: str) -> tuple[str
         ready = [k for k, d in pending.items() if not any(other in pending for other in d.when)]
         if not ready:
             raise StudyError(
-                f"{where}: conditions depend on each other in a circle: {list(pending)}"
+                f"{where}: conditions depend on each other in a cycle: {list(pending)}"
             )
         order += ready
         for key in ready:
@@ -78,7 +84,11 @@ def is_active(dimension: Dimension, params: Mapping[str, Any], config: Config) -
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension], config: Config) -> dict[str, Any]:
-    """Suggests every active dimension in order; the params as Optuna stores them."""
+    """Suggest every active dimension in order.
+
+    Returns:
+        The params as Optuna stores them.
+    """
     params: dict[str, Any] = {}
     for key in suggestion_order(space, where="space"):
         if not is_active(space[key], params, config):
@@ -96,6 +106,9 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension], config: Config)
 def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
     """List the values of every dimension, for the grid sampler.
 
+    Returns:
+        Values by key.
+
     Raises:
         StudyError: a dimension has no finite set of values, or is conditional, or there are more
             than `MAX_GRID_POINTS`.
@@ -104,7 +117,7 @@ def grid(space: Mapping[str, Dimension], *, where: str) -> dict[str, list[Any]]:
     size = 1
     for key, dimension in space.items():
         if dimension.when:
-            raise StudyError(f"{where}: a grid must have no conditions, found one on {key}")
+            raise StudyError(f"{where}: a grid search supports no conditions, but {key} has one")
         points: Sequence[Any]
         match dimension:
             case CategoricalDimension():
@@ -134,7 +147,7 @@ def _stored(choice: Choice) -> bool | int | float | str | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as it is compared: JSON text of a list as the list."""
+    """Return a value in the form in which values are compared: JSON text of a list as a list."""
     if isinstance(value, str) and value[:1] == "[":
         return json.loads(value)
     return list(value) if isinstance(value, tuple) else value

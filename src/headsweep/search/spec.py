@@ -1,4 +1,4 @@
-"""What a study is: its frozen definition, and that definition as text."""
+"""A study's frozen definition, and its conversion to text and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_NAME_BYTES = 200
 """Most bytes of a study's name: file systems allow 255, and some names are longer by a suffix."""
 
 
-def _fit_for_a_folder(name: str) -> str:
+def _check_name(name: str) -> str:
     # Letters of any script with their combining marks; no separator, quote or control character.
     known = all(c.isalnum() or unicodedata.category(c) in ("Mn", "Mc") or c in " ._-" for c in name)
     if not (known and name[:1].isalnum() and not name.endswith(" ")):
@@ -34,8 +34,8 @@ def _fit_for_a_folder(name: str) -> str:
     return name
 
 
-StudyName = Annotated[str, AfterValidator(_fit_for_a_folder)]
-"""A study's name is a folder's, and stands in scripts and pages."""
+StudyName = Annotated[str, AfterValidator(_check_name)]
+"""A study's name is used as a folder name, and in scripts and pages."""
 
 Scalar = bool | int | float | str | None
 Choice = Scalar | tuple[PositiveInt, ...]
@@ -51,7 +51,7 @@ class Dimension(Section, ABC):
     @property
     @abstractmethod
     def extremes(self) -> Mapping[str, Choice]:
-        """Values that must be legal for all others to be: by their key in the file."""
+        """The extreme values, by their key in the file; if they are legal, so are all others."""
 
 
 class FloatDimension(Dimension):
@@ -177,17 +177,20 @@ class StudySpec(Section):
     """Params of the trials that run first, as Optuna stores them."""
 
     def fingerprint(self) -> str:
-        """SHA-256 of the definition without budget, enqueued params, paths and logging."""
+        """Return SHA-256 of the definition without budget, enqueued params, paths and logging."""
         return hashlib.sha256(json.dumps(_comparable(self), sort_keys=True).encode()).hexdigest()
 
 
 def spec_to_json(spec: StudySpec) -> str:
-    """The definition as text, as it is kept with the study."""
+    """Return the definition as text, in the form that is stored with the study."""
     return json.dumps(_plain(spec))
 
 
 def spec_from_json(text: str) -> StudySpec:
     """Parse the text that `spec_to_json` wrote.
+
+    Returns:
+        The spec.
 
     Raises:
         StudyError: the text is not what `spec_to_json` wrote.
@@ -211,10 +214,10 @@ def spec_from_json(text: str) -> StudySpec:
             enqueue=tuple(plain.get("enqueue", ())),
         )
     except ConfigError as error:
-        raise StudyError(f"a stored study must be one of headsweep's, found {error}") from None
+        raise StudyError(f"the stored study definition cannot be read: {error}") from None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise StudyError(f"a stored study must be one of headsweep's, found {reason}") from None
+        raise StudyError(f"the stored study definition cannot be read: {reason}") from None
 
 
 def difference(old: StudySpec, new: StudySpec) -> str | None:

@@ -1,7 +1,7 @@
-"""Points of a stepped range, decimal for decimal: 0 to 0.3 in steps of 0.1 has 0.3, not 0.30…04.
+"""Points of a stepped range as exact decimals: 0 to 0.3 in steps of 0.1 has 0.3, not 0.30…04.
 
-A float is read as the shortest decimal that stands for it, which is what a study file says. The
-arithmetic is that of decimals, and only the result becomes a float.
+A float is read as the shortest decimal that represents it, as it is written in a study file. The
+arithmetic uses decimals, and only the result is converted to a float.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def last_point(low: float, high: float, step: float) -> float:
 
 
 def on_step(distribution: BaseDistribution, value: Any) -> Any:
-    """Return a drawn value as the point it stands for; as it is where there are no steps.
+    """Return the point that a drawn value stands for; without steps, the value itself.
 
     Args:
-        distribution: that the value was drawn from.
+        distribution: the distribution that the value was drawn from.
         value: within half a step of a point.
     """
     if isinstance(distribution, IntDistribution):

@@ -40,14 +40,17 @@ OTHER_NAMES = {"head.momentum": "training.momentum"}
 
 
 def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
-    """The study that a YAML file and `key=value` overrides describe.
+    """Read a study file with `key=value` overrides.
 
-    Overrides of `study.`, `sampler.`, `pruner.` and `finalists.` change the file itself; all
-    others follow those of `base`.
+    Overrides of `study.`, `sampler.`, `pruner.` and `finalists.` replace values of the file; all
+    others are appended to those of `base`.
+
+    Returns:
+        The checked spec.
 
     Raises:
-        StudyError: the file breaks its schema; the message names file and key.
-        ConfigError: the file is no plain YAML, or the config refuses a base value or a bound.
+        StudyError: the file does not match its schema; the message names file and key.
+        ConfigError: the file is not plain YAML, or a base value or a bound is not valid.
     """
     document = read_document(path)
     base_overrides = [text for text in overrides if not _override_file(document, text)]
@@ -68,8 +71,8 @@ def study_from_dict(
         The checked spec.
 
     Raises:
-        StudyError: the document breaks the schema of a study file.
-        ConfigError: a base value or a bound breaks a constraint of the config.
+        StudyError: the document does not match the schema of a study file.
+        ConfigError: a base value or a bound violates a constraint of the config.
     """
     own = copy.deepcopy(dict(document))
     base_overrides = [text for text in overrides if not _override_file(own, text)]
@@ -77,7 +80,14 @@ def study_from_dict(
 
 
 def _override_file(document: dict[str, Any], text: str) -> bool:
-    """Whether the override belongs to the study file; if so, it is applied to the document."""
+    """Apply an override to the document, if it belongs to the study file.
+
+    Returns:
+        Whether it was applied; otherwise it is an override of the base config.
+
+    Raises:
+        StudyError: the override names a key below a plain value.
+    """
     section, _, rest = text.partition("=")[0].partition(".")
     if section not in ("study", "sampler", "pruner", "finalists") or not rest:
         return False
@@ -87,7 +97,9 @@ def _override_file(document: dict[str, Any], text: str) -> bool:
     for name in parents:
         node = node.setdefault(name, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
-        raise StudyError(f"command line: {section}.{rest} must lie in a section, found {node!r}")
+        raise StudyError(
+            f"command line: {section}.{rest}: its parent is a value, not a section: {node!r}"
+        )
     node[leaf] = value
     return True
 
@@ -100,7 +112,7 @@ def _spec_from_document(
             raise StudyError(f"{where}:{key}: {unknown_key(key, SECTIONS)}")
     for key in ("study", "space"):
         if key not in document:
-            raise StudyError(f"{where}:{key}: a study file must have this section, found none")
+            raise StudyError(f"{where}: missing section {key!r}")
     identity = _section(Identity, document["study"], where=f"{where}:study")
     config = compose_config(
         [*_base(document.get("base", []), where=f"{where}:base"), *overrides], where=f"{where}:base"
@@ -136,14 +148,14 @@ def _spec_from_document(
 
 def _base(base: Any, *, where: str) -> list[str]:
     if not isinstance(base, list) or not all(isinstance(text, str) for text in base):
-        raise StudyError(f"{where}: base must be a list of key=value texts, found {base!r}")
+        raise StudyError(f"{where}: must be a list of key=value texts, found {base!r}")
     refuse_escapes(base, where=where)
     return base
 
 
 def _space(space: Any, config: Config, *, where: str) -> dict[str, Dimension]:
     if not isinstance(space, dict) or not space:
-        raise StudyError(f"{where}: a space must map config keys to dimensions, found {space!r}")
+        raise StudyError(f"{where}: must map config keys to dimensions, found {space!r}")
     known = searchable_keys(config)
     dimensions: dict[str, Dimension] = {}
     for written, plain in space.items():
@@ -164,7 +176,7 @@ def _space(space: Any, config: Config, *, where: str) -> dict[str, Dimension]:
 
 
 def searchable_keys(config: Config) -> tuple[str, ...]:
-    """Config keys that a study over this head may search."""
+    """Return the config keys that a study over this head may search."""
     return tuple(
         path
         for path in leaf_paths(config)
@@ -196,7 +208,7 @@ def _check_conditions(space: Mapping[str, Dimension], config: Config, *, where: 
 
 def _policy(plain: Any, *, where: str) -> Policy:
     if not isinstance(plain, dict) or not isinstance(plain.get("name"), str):
-        raise StudyError(f"{where}.name: must be the name of one, found {plain!r}")
+        raise StudyError(f"{where}: must have a name, found {plain!r}")
     return Policy(name=plain["name"], kwargs={k: v for k, v in plain.items() if k != "name"})
 
 
@@ -205,7 +217,7 @@ S = TypeVar("S", bound=Section)
 
 def _section(section: type[S], plain: Any, *, where: str) -> S:
     if not isinstance(plain, dict):
-        raise StudyError(f"{where}: a section must map keys to values, found {plain!r}")
+        raise StudyError(f"{where}: must map keys to values, found {plain!r}")
     for key in plain:
         if key not in section.model_fields:
             raise StudyError(f"{where}.{key}: {unknown_key(key, tuple(section.model_fields))}")
@@ -215,7 +227,7 @@ def _section(section: type[S], plain: Any, *, where: str) -> S:
         fault = explain(error, plain)
     except (TypeError, ValueError) as error:
         fault = f"must be plain data, found {error}"
-    # A fault of the section as a whole names no key below it.
+    # A fault of the section as a whole does not begin with a key.
     named = fault.partition(":")[0].split(".")[0] in section.model_fields
     raise StudyError(f"{where}{'.' if named else ': '}{fault}")
 
@@ -224,9 +236,7 @@ def _refuse_overridden_space(space: Mapping[str, Dimension], overrides: Sequence
     for text in overrides:
         key = text.partition("=")[0]
         if key in space:
-            raise ConfigError(
-                f"command line: {key} is searched, so it cannot be set, found {text!r}"
-            )
+            raise ConfigError(f"command line: {text!r} sets {key}, which the study searches")
 
 
 def _as_list(value: Choice) -> Any:

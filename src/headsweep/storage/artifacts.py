@@ -14,10 +14,11 @@ from headsweep.storage.batched_storage import BatchedStorage
 
 
 class ArtifactFolder(FileSystemArtifactStore):
-    """Optuna's store in a folder: made when it is first written to, files replaced in one step.
+    """Optuna's artifact store in a folder that is created at the first write; writes are atomic.
 
     Args:
-        storage: whose artifacts; they lie beside a SQLite file, in `storage/artifacts` otherwise.
+        storage: the storage whose artifacts these are. The folder is `artifacts` beside a SQLite
+            file, and `storage/artifacts` for other databases.
     """
 
     def __init__(self, storage: BatchedStorage) -> None:
@@ -26,14 +27,16 @@ class ArtifactFolder(FileSystemArtifactStore):
         super().__init__(self.path)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Replace an artifact; its id was read from the storage, which others may write to.
+        """Replace an artifact.
+
+        The id is checked, since it was read from the storage, where other programs can write.
 
         Raises:
             StorageError: the id is not a plain name.
             OSError: the file cannot be written.
         """
         if Path(artifact_id).name != artifact_id:
-            raise StorageError(f"an artifact's id must be a plain name, found {artifact_id!r}")
+            raise StorageError(f"artifact id {artifact_id!r} is not a plain file name")
         self.path.mkdir(parents=True, exist_ok=True)
         with replacing(self.path / artifact_id) as file:
             shutil.copyfileobj(content_body, file)

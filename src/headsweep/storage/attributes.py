@@ -54,7 +54,7 @@ def plain(text: Any, *, where: str) -> Any:
             return json.loads(text)
     except (TypeError, ValueError, RecursionError):
         pass
-    raise StorageError(f"{where}: an attribute must be JSON, found {str(text)[:40]!r}")
+    raise StorageError(f"{where}: this attribute is not JSON: {str(text)[:40]!r}")
 
 
 def typed(attrs: Mapping[str, Any], name: str, default: T, *, where: str) -> T:

@@ -1,13 +1,13 @@
-"""An Optuna storage that reads by increments into a cache and writes in batches.
+"""An Optuna storage that reads only new rows into a cache and writes in batches.
 
-The contract is `optuna.storages.BaseStorage`. What happens to trials that this process runs is
-kept in memory first and written when a trial's state changes, in one transaction for all trials.
-Inside `with storage.tick():` nothing is read or written before `flush`, so that one tick of
-hundreds of slots costs a few transactions. As with Optuna's own cached storage, what was not
-flushed is lost if the process dies.
+The interface is `optuna.storages.BaseStorage`. Changes of trials that this process runs are
+buffered in memory and written when a trial's state changes, in one transaction for all trials.
+Inside `with storage.tick():` nothing is read or written before `flush`, so that an epoch of
+hundreds of slots needs only a few transactions. As with Optuna's own cached storage, changes that
+were not flushed are lost if the process crashes.
 """
 
-# ruff: noqa: D102  (the methods of the contract are documented there)
+# ruff: noqa: D102  (Optuna documents the methods of `BaseStorage`)
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ T = TypeVar("T")
 
 @dataclass
 class _OpenStudy:
-    """What this process knows of one study, and what it has not written yet."""
+    """The data of one study in this process, and its changes that are not written yet."""
 
     identity: StudyIdentity
     cache: TrialCache
     changes: dict[int, Changes] = field(default_factory=dict)
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    """By name: those of the study's space, or of the first trial that used the name."""
+    """By param: the distribution of the study's space, or of the first trial with the param."""
 
 
 class BatchedStorage(BaseStorage):
-    """Optuna's schema, read by increments and written in batches.
+    """A storage with Optuna's tables that reads only new rows and writes in batches.
 
     Args:
         database: an open database.
@@ -245,7 +245,7 @@ class BatchedStorage(BaseStorage):
 
     @contextmanager
     def tick(self) -> Iterator[None]:
-        """Read from memory and keep writes until `flush`, for as long as it is entered."""
+        """Read from memory and buffer writes until `flush`, inside of the context."""
         self._ticking = True
         try:
             yield
@@ -253,7 +253,7 @@ class BatchedStorage(BaseStorage):
             self._ticking = False
 
     def bind(self, study_id: int, *, writes: bool = False) -> None:
-        """Use this id for the present study alone: a later study with the id is not touched.
+        """Use this id for the present study only: a later study with the same id is not changed.
 
         Args:
             study_id: id of the study.
@@ -278,7 +278,7 @@ class BatchedStorage(BaseStorage):
 
         Args:
             study_id: id of the study.
-            distributions: those of its space by name.
+            distributions: the distributions of its space, by name.
         """
         study = self._opened(study_id)
         study.distributions.update(distributions)
@@ -299,11 +299,11 @@ class BatchedStorage(BaseStorage):
             return self._studies[study_id].cache
 
     def current(self, study_id: int) -> TrialCache:
-        """Return the cache of a study: within a tick as it is, otherwise after a `sync`."""
+        """Return the cache of a study: after a `sync`, or within a tick without one."""
         return self.cache(study_id) if self._ticking else self.sync(study_id)
 
     def cache(self, study_id: int) -> TrialCache:
-        """Return the cache of a study as it is."""
+        """Return the cache of a study without a `sync`."""
         return self._opened(study_id).cache
 
     def write(self, study_id: int, work: Callable[[Connection], T]) -> T:
@@ -324,7 +324,11 @@ class BatchedStorage(BaseStorage):
         return self._write_checked(study_id, work, locked=True)
 
     def write_unlocked(self, study_id: int, work: Callable[[Connection], T]) -> T:
-        """Run `work` as `write` does, but without waiting for the study's lock."""
+        """Run `work` as `write` does, but without waiting for the study's lock.
+
+        Returns:
+            What `work` returns.
+        """
         return self._write_checked(study_id, work, locked=False)
 
     def flush(self) -> frozenset[int]:
@@ -362,7 +366,7 @@ class BatchedStorage(BaseStorage):
                 study.cache.own.discard(key)
 
     def read(self, call: Callable[[], T]) -> T:
-        """Read rows that other programs may have written; `KeyError` is the contract's.
+        """Read rows that other programs may have written.
 
         Args:
             call: reads; it is retried after an outage.
@@ -371,7 +375,7 @@ class BatchedStorage(BaseStorage):
             What `call` returns.
 
         Raises:
-            KeyError: `call` raised it.
+            KeyError: `call` raised it, as Optuna's storages do for what does not exist.
             StorageError: the rows are not such as Optuna writes.
         """
         try:
@@ -381,13 +385,17 @@ class BatchedStorage(BaseStorage):
         except (TypeError, ValueError, LookupError, RecursionError) as error:
             found = f"{type(error).__name__}: {error}".split("\n")[0][:120]
             raise StorageError(
-                f"{self.database.shown}: the storage must hold what Optuna writes, found {found}"
+                f"{self.database.shown}: the storage has rows that Optuna did not write: {found}"
             ) from None
 
-    # What is known of studies.
+    # Studies.
 
     def _opened(self, study_id: int) -> _OpenStudy:
-        """Return what is known of a study; `KeyError` if there is no such study."""
+        """Return the data of a study.
+
+        Raises:
+            KeyError: there is no such study.
+        """
         if (study := self._studies.get(study_id)) is not None:
             return study
         with self._lock:
@@ -404,8 +412,14 @@ class BatchedStorage(BaseStorage):
     def _read_study(self, study_id: int, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction that reads.
 
-        If the id was given to another study, what is known of the earlier one is forgotten first,
-        unless the id is bound to that one.
+        If the id now belongs to another study, the data of the earlier one is dropped first, unless
+        the id is bound to the earlier one.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            StudyDeletedError: the study that the id is bound to is no longer there.
         """
         with self._lock:
             study = self._opened(study_id)
@@ -433,19 +447,19 @@ class BatchedStorage(BaseStorage):
         try:
             return self.database.write(checked, study_id=study_id if locked else None)
         except StudyDeletedError:
-            if study_id not in self._bound:  # or the rest of its trials would be taken for others'
+            if study_id not in self._bound:  # a bound id must keep its trials apart from later ones
                 self._forget(study_id)
             raise
 
     def _forget(self, study_id: int) -> None:
-        """Drop all that is known of a study, also what was not written: its ids are reused."""
+        """Drop all data of a study, including changes not written, since its ids are reused."""
         with self._lock:
             self._studies.pop(study_id, None)
 
-    # What is known of trials.
+    # Trials.
 
     def _sync(self, connection: Connection, study_id: int) -> None:
-        """Bring a cache up to date; within a tick, what this process runs is left for `flush`."""
+        """Update a cache; within a tick, the trials of this process are left to `flush`."""
         study = self._studies[study_id]
         study.cache.sync(connection, own=not self._ticking)
         if not self._ticking:
@@ -475,7 +489,11 @@ class BatchedStorage(BaseStorage):
         return trial.user_attrs.get(WORKER)
 
     def _claim_or_write(self, key: int, state: TrialState, values: Sequence[float] | None) -> bool:
-        """Let Optuna's own storage make the rare transitions of trials that are not ours."""
+        """Change the state of a trial of another process through Optuna's own storage.
+
+        Returns:
+            Whether the state was changed.
+        """
         done = self._outlast(lambda: self._stock.set_trial_state_values(key, state, values))
         if done and state == TrialState.RUNNING:
             for study_id, study in self._studies.items():

@@ -1,4 +1,4 @@
-"""Writing what happened to many trials in a few statements."""
+"""Write the changes of many trials in a few statements."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ KEYS: Mapping[Table, tuple[str, ...]] = {
 
 @dataclass
 class Changes:
-    """What is to be written of one trial."""
+    """Changes of one trial that are not written yet."""
 
     params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
     """Optuna's internal representation, and the distribution."""
@@ -173,7 +173,7 @@ def insert_trials(
 
 
 def detail_rows(changes: Mapping[int, Changes]) -> Rows:
-    """Params, reports and attributes."""
+    """Return rows of params, reports and attributes."""
     return {
         PARAMS: [
             {
@@ -198,7 +198,7 @@ def detail_rows(changes: Mapping[int, Changes]) -> Rows:
 def end_rows(
     ends: Mapping[int, tuple[TrialState, Sequence[float]]], now: datetime.datetime
 ) -> Rows:
-    """The final states and values of trials that are there."""
+    """Return rows of the final states and values of existing trials."""
     return {
         VALUES: [
             {"trial_id": key, "objective": objective, **stored_value(value)}
@@ -213,7 +213,7 @@ def end_rows(
 
 
 def attr_rows(attrs: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """User or system attributes by trial id."""
+    """Return rows of user or system attributes, which are given by trial id."""
     return [
         {"trial_id": key, "key": name, "value_json": json.dumps(value)}
         for key, values in attrs.items()
@@ -230,15 +230,15 @@ def study_attr_rows(study_id: int, attrs: Mapping[str, Any]) -> list[dict[str, A
 
 
 def heartbeat_rows(trial_ids: Iterable[int], now: datetime.datetime) -> list[dict[str, Any]]:
-    """Write heartbeats of time `now`."""
+    """Return rows of heartbeats of time `now`."""
     return [{"trial_id": key, "heartbeat": now} for key in trial_ids]
 
 
 def upsert(connection: Connection, rows: Rows) -> None:
-    """Inserts rows of several tables, or overwrites those of the same key.
+    """Insert rows of several tables, or overwrite those with the same key.
 
-    PostgreSQL gets them in one statement, with a document for each table: an array for each column
-    takes twice as long, and a row at a time three times. The calls of SQLite are cheap.
+    On PostgreSQL this is one statement with a JSON document for each table: an array for each
+    column takes twice as long, and single rows take three times as long. Calls of SQLite are cheap.
     """
     shapes = tuple((table, tuple(some[0])) for table, some in rows.items() if some)
     if not shapes:
@@ -255,7 +255,7 @@ def upsert(connection: Connection, rows: Rows) -> None:
 
 
 def _as_text(value: Any) -> str:
-    """What PostgreSQL reads as an enumeration or a timestamp."""
+    """Return text that PostgreSQL reads as an enumeration or a timestamp."""
     return str(value.name if isinstance(value, Enum) else value)
 
 
@@ -301,5 +301,5 @@ def _running(dialect: str, *, locked: bool) -> Select[Any]:
         TRIALS.c.state == TrialState.RUNNING,
     )
     ordered = query.order_by(TRIALS.c.trial_id)
-    # SQLite ignores it: its transactions exclude each other.
+    # SQLite ignores FOR UPDATE: its transactions exclude each other.
     return ordered.with_for_update(of=TRIALS) if locked else ordered

@@ -1,8 +1,8 @@
-"""Claiming trials under the budget, and keeping them alive.
+"""Claims of trials under the budget, and their heartbeats.
 
-A claim is one transaction under the study's lock: expire lost trials, count, claim, write the first
-heartbeat. The budget is counted in trials that are COMPLETE, PRUNED or RUNNING, and is therefore
-met exactly, however many workers claim at once.
+A claim is one transaction under the study's lock: expire lost trials, count finished ones, claim
+new ones, write their first heartbeat. The budget is counted in trials that are COMPLETE, PRUNED or
+RUNNING, and is therefore met exactly, however many workers claim at once.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from headsweep.storage.trial_cache import TrialCache
 from headsweep.storage.trial_rows import fetch_trials
 
 FOREIGN_GRACE_S = 600.0
-"""A RUNNING trial that nobody renews belongs to another program, such as stock Optuna. It counts
-towards the budget for so long after its start; if it still runs then, another trial is claimed."""
+"""A RUNNING trial without heartbeats belongs to another program, such as stock Optuna. It counts in
+the budget for so many seconds after its start; if it still runs then, another trial is claimed."""
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a worker claimed, and whether the study may still need it."""
+    """The trials that a worker claimed, and whether the study may still need the worker."""
 
     trials: tuple[FrozenTrial, ...]
     others_running: int
-    """RUNNING trials of other workers; each may come back if its worker crashes."""
+    """RUNNING trials of other workers; each is retried if its worker crashes."""
     budget_left: int
     foreign: tuple[FrozenTrial, ...] = ()
-    """RUNNING trials of other programs that count towards the budget for the time being."""
+    """RUNNING trials of other programs that count in the budget at present."""
 
 
 def claim(
@@ -76,19 +76,19 @@ def claim(
 
     Args:
         connection: in a transaction under the study's lock.
-        cache: of the study; up to date when this returns, except for the claimed trials.
+        cache: the study's cache; it is up to date afterwards, except for the claimed trials.
         n_wanted: most trials to claim.
         worker: id of the worker.
-        host: its machine.
-        lease_s: how long a heartbeat holds.
+        host: name of its machine.
+        lease_s: how long a heartbeat is valid, in seconds.
         max_retries: how often a trial that lost its worker is run again.
-        max_failures: most trials of the study that may fail by themselves.
+        max_failures: most trials of the study that may fail because of an error of their own.
 
     Returns:
         The claimed trials and what is left.
 
     Raises:
-        SearchError: more than `max_failures` trials failed by themselves.
+        SearchError: more than `max_failures` trials failed because of an error of their own.
     """
     now, n_trials = _lock_study(connection, cache.study_id)
     cache.sync(connection)
@@ -125,7 +125,7 @@ def claim(
 
 
 def renew(connection: Connection, study_id: int, worker: str, trial_ids: Iterable[int]) -> None:
-    """Write a heartbeat for those of these trials that this worker still runs."""
+    """Write a heartbeat for each of these trials that this worker still runs."""
     owned = owned_trials(connection, study_id, dict.fromkeys(trial_ids, worker))
     now = database_now(connection)
     upsert(connection, {HEARTBEATS: heartbeat_rows(sorted(owned), now)})
@@ -162,13 +162,17 @@ def database_now(connection: Connection) -> datetime.datetime:
 
 
 def _lock_study(connection: Connection, study_id: int) -> tuple[datetime.datetime, int]:
-    """Keep other programs from adding trials; the time, and the study's budget."""
+    """Lock the study's row, so that no other program adds trials.
+
+    Returns:
+        The time, naive UTC, and the study's budget.
+    """
     row = connection.execute(_budget(connection.dialect.name), {"study": study_id}).one()
     return row.now or utc_now(), int(json.loads(row.value_json))
 
 
 def _is_abandoned(trial: FrozenTrial, now: datetime.datetime) -> bool:
-    """Whether a trial of another program has run for longer than it may count."""
+    """Return whether a trial of another program has run too long to count in the budget."""
     local_now = to_local(now)
     if trial.datetime_start is None or local_now is None:
         return True
@@ -178,7 +182,11 @@ def _is_abandoned(trial: FrozenTrial, now: datetime.datetime) -> bool:
 def _start_waiting(
     connection: Connection, ids: Sequence[int], now: datetime.datetime
 ) -> list[FrozenTrial]:
-    """Start those of these trials that are WAITING still: stock Optuna takes no study's lock."""
+    """Start those trials that are still WAITING, since stock Optuna does not take the study's lock.
+
+    Returns:
+        The trials that were started.
+    """
     if not ids:
         return []
     dialect = connection.dialect.name
@@ -203,7 +211,7 @@ def _start_new(
 
 
 def _drop_deleted(connection: Connection, cache: TrialCache) -> None:
-    """Forget RUNNING trials whose rows somebody deleted: they would count towards the budget."""
+    """Remove RUNNING trials whose rows were deleted: they would count in the budget."""
     running = [trial_id(trial) for trial in cache.in_state(TrialState.RUNNING)]
     dialect = connection.dialect.name
     query = select(TRIALS.c.trial_id).where(among(TRIALS.c.trial_id, "ids", dialect))
@@ -217,7 +225,7 @@ def _stop_after_failures(cache: TrialCache, max_failures: int) -> None:
     if len(failures) > max_failures:
         last = failures[-1]
         raise SearchError(
-            f"a study must have at most {max_failures} failed trials, found {len(failures)}; "
+            f"{len(failures)} trials of the study failed, more than {max_failures}; "
             f"the last is trial {last.number}: {last.user_attrs[FAILURE]}"
         )
 
@@ -227,7 +235,7 @@ def _stop_after_failures(cache: TrialCache, max_failures: int) -> None:
 
 @cache
 def _budget(dialect: str) -> Select[Any]:
-    """Lock the study's row, as stock Optuna does to number its trials, and read the budget."""
+    """Return the query that locks the study's row, as stock Optuna does, and reads the budget."""
     now = func.timezone("UTC", func.clock_timestamp()) if dialect == "postgresql" else null()
     query = select(now.label("now"), STUDY_ATTRS.c.value_json)
     query = query.join_from(STUDIES, STUDY_ATTRS, STUDY_ATTRS.c.study_id == STUDIES.c.study_id)

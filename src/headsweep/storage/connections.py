@@ -200,11 +200,15 @@ class Database:
         self.engine.dispose()
 
     def remember_file(self) -> None:
-        """Use the SQLite file that is there now from now on."""
+        """Record which SQLite file is used, so that its replacement is noticed."""
         self.file_id = file_id(self.file) if self.file is not None else ""
 
     def _follow_file(self) -> None:
-        """Leave a SQLite file that was replaced; open connections would go on with the old one."""
+        """Close the connections to a SQLite file that was replaced.
+
+        Raises:
+            StudyDeletedError: the file was deleted.
+        """
         if self.file is None or not self.file_id:
             return
         found = file_id(self.file)
@@ -279,7 +283,11 @@ def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
 
     @event.listens_for(engine, "do_execute")
     def _execute(cursor: Any, statement: str, *_: Any) -> bool:
-        """Keeps psycopg from preparing what may be two statements; whether it was executed."""
+        """Execute BEGIN statements unprepared, since psycopg cannot prepare two statements in one.
+
+        Returns:
+            Whether the statement was executed here.
+        """
         begins = statement.startswith("BEGIN")
         if begins:
             cursor.execute(statement, prepare=False)
@@ -291,7 +299,7 @@ def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def _ping(connection: Any, record: Any, _: Any) -> None:
-        # What breaks while it is in use is repeated by `outlast`.
+        # A connection that breaks while it is in use is handled by `outlast`.
         if time.monotonic() - record.info.get("used_at", math.inf) <= IDLE_S:
             return
         try:
@@ -303,7 +311,7 @@ def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
 
 
 def _may_pass(error: BaseException | None) -> bool:
-    """Return whether waiting can cure a fault: an outage, a restart, a deadlock, a busy file."""
+    """Return whether an error is temporary: an outage, a restart, a deadlock, a busy file."""
     if isinstance(error, PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):

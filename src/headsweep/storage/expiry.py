@@ -232,7 +232,7 @@ def _leave_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None:
 
 @cache
 def _suspects(dialect: str) -> Select[Any]:
-    """Trials among `ids` with no heartbeat, or whose last is before `oldest` or after `now`."""
+    """Return the query of trials with no heartbeat, or one before `oldest` or after `now`."""
     beat = HEARTBEATS.c.heartbeat
     query = select(TRIALS.c.trial_id, beat).join_from(
         TRIALS, HEARTBEATS, HEARTBEATS.c.trial_id == TRIALS.c.trial_id, isouter=True

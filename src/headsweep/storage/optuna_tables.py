@@ -74,19 +74,26 @@ class StockStorage(RDBStorage):
         found = self._version_manager.get_current_version()
         if found != known:
             raise StorageError(
-                f"{self.url}: its tables must be of Optuna's version {known}, found {found}"
+                f"{self.url}: the tables must have Optuna's version {known}, found {found}"
             )
 
     def create_trial(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
-        """Creates a trial as `create_new_trial` does; all of it."""
+        """Create a trial as `create_new_trial` does.
+
+        Returns:
+            The trial.
+        """
         return self._create_new_trial(study_id, template)
 
 
 def stock_storage(database: Database, *, create: bool) -> StockStorage:
-    """Optuna's storage in a database; its tables are made by one process at a time.
+    """Open Optuna's storage in a database; its tables are created by one process at a time.
+
+    Returns:
+        The storage.
 
     Raises:
-        StorageError: the tables are missing and may not be made, or are of another version.
+        StorageError: the tables are missing and may not be created, or are of another version.
     """
 
     def opened() -> StockStorage:
@@ -101,7 +108,7 @@ def _make_tables(database: Database, *, create: bool) -> None:
     with database.schema_lock() as engine:
         if not inspect(engine).has_table(models.VersionInfoModel.__tablename__):
             if not create:
-                raise StorageError(f"{database.shown}: the storage must hold studies, found none")
+                raise StorageError(f"{database.shown}: no studies there")
             models.BaseModel.metadata.create_all(engine)
         _version_manager(database.shown, engine)  # writes the version where there is none
 
@@ -161,7 +168,7 @@ _ALEMBIC = "alembic_version"
 
 
 def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[bool]:
-    """Whether a column is one of the ids that `bound_ids` binds to `name`, however many."""
+    """Return whether a column is one of the ids that `bound_ids` binds to `name`, however many."""
     if dialect == "sqlite":
         ids = func.json_each(bindparam(name)).table_valued("value")
         return column.in_(select(ids.c.value))
@@ -169,12 +176,12 @@ def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[
 
 
 def bound_ids(ids: Iterable[int], dialect: str) -> str | list[int]:
-    """Ids as one parameter of a statement, whose text then does not depend on their number."""
+    """Return ids as one parameter of a statement, whose text does not depend on their number."""
     return json.dumps(list(ids)) if dialect == "sqlite" else list(ids)
 
 
 def study_attrs(connection: Connection, table: Table, study_id: int) -> dict[str, Any]:
-    """Read the attributes of a study from the table of user or of system attributes."""
+    """Return a study's attributes from the table of user or of system attributes."""
     rows = connection.execute(
         select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)
     )
@@ -182,7 +189,7 @@ def study_attrs(connection: Connection, table: Table, study_id: int) -> dict[str
 
 
 def stored_report(value: float) -> dict[str, Any]:
-    """A report as the columns of its table."""
+    """Return a report as the columns of its table."""
     stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
         float(value)
     )
@@ -190,13 +197,13 @@ def stored_report(value: float) -> dict[str, Any]:
 
 
 def stored_value(value: float) -> dict[str, Any]:
-    """A trial's value as the columns of its table."""
+    """Return a trial's value as the columns of its table."""
     stored, kind = models.TrialValueModel.value_to_stored_repr(float(value))
     return {"value": stored, "value_type": kind}
 
 
 def utc_now() -> datetime.datetime:
-    """The time of this machine as the tables hold it."""
+    """Return the time of this machine as naive UTC, which the tables use."""
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
@@ -222,7 +229,7 @@ def frozen_trial(
     state: TrialState,
     start: datetime.datetime | None,
 ) -> FrozenTrial:
-    """Return a trial that has nothing but its state yet."""
+    """Return a trial without params, values and attributes."""
     return FrozenTrial(
         number=number,
         state=state,
@@ -282,15 +289,15 @@ class SearchStudy(Study):
 
 
 def forget_asked_trials(study: Study) -> None:
-    """Makes a study read its trials again; between `ask`s it would keep those it saw."""
+    """Clear the trials that a study caches between calls of `ask`."""
     study._thread_local.cached_all_trials = None
 
 
 def set_system_attr(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
-    """Notes something at a running trial, as Optuna's own samplers do."""
+    """Write a system attribute of a running trial, as Optuna's own samplers do."""
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
 def trial_id(trial: FrozenTrial) -> int:
-    """The key of a trial in the database, unlike its number in the study."""
+    """Return the id of a trial in the database, which is not its number in the study."""
     return trial._trial_id

@@ -40,14 +40,12 @@ def check_file(path: Path, *, create: bool) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(
-                f"{shown}: its folder must be writable, found {error.strerror}"
-            ) from None
+            raise StorageError(f"{shown}: cannot create its folder: {error.strerror}") from None
     elif not path.is_file():
-        raise StorageError(f"{shown}: the storage must exist, found none")
+        raise StorageError(f"{shown}: no such file")
     kind = _file_system(path.parent)
     if kind in NETWORK_FILE_SYSTEMS:
-        raise StorageError(f"{shown}: SQLite must lie on a local disk, found {kind}")
+        raise StorageError(f"{shown}: SQLite needs a local disk, but this is {kind}")
 
 
 def is_read_only(path: Path) -> bool:
@@ -127,8 +125,11 @@ def _log_of(path: Path) -> Path:
 def _open_read_only(path: Path) -> sqlite3.Connection:
     """Open a file for reading, without the lock files that SQLite would create beside it.
 
+    Returns:
+        The connection.
+
     Raises:
-        StorageError: changes wait in its write-ahead log, which only a writer can read.
+        StorageError: its write-ahead log has changes that only a writer can apply.
     """
     log = _log_of(path)
     at_rest = not log.exists() or log.stat().st_size == 0
@@ -158,7 +159,11 @@ def _file_system(folder: Path) -> str:
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
-    """Switch a file to write-ahead logging, for which SQLite itself does not wait its turn."""
+    """Switch a file to write-ahead logging; SQLite itself does not wait for the lock here.
+
+    Raises:
+        sqlite3.OperationalError: the file cannot be switched, or stays locked.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

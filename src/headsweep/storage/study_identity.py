@@ -37,7 +37,9 @@ def fetch_identity(connection: Connection, study_id: int, file_id: str) -> Study
     """Read the identity of the study that has an id now.
 
     Args:
-        file_id: the file of a SQLite database; empty for PostgreSQL, which is asked.
+        connection: in a transaction.
+        study_id: id of the study.
+        file_id: identifies the file of a SQLite database; empty for PostgreSQL.
 
     Returns:
         The identity, or None if there is no such study.

@@ -1,7 +1,7 @@
-"""A study's trials in memory, updated by increments.
+"""A study's trials in memory, updated with the rows that are new.
 
-Trials handed out are never changed: every update replaces the trial by a copy, since samplers and
-pruners keep what they were given while they decide.
+Trial objects are never changed: every update replaces the trial by a copy, since samplers and
+pruners may still use the old object.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ class TrialCache:
     """The trials of one study, by number and by id.
 
     `own` are the unfinished trials that only this process writes: memory is newer than the
-    database, so increments leave them alone. One that another process has ended is read again and
-    is no longer among them.
+    database, so updates do not replace them. If another process has ended such a trial, it is read
+    again and removed from `own`.
     """
 
     def __init__(self, study_id: int) -> None:
         self.study_id = study_id
         self.own: set[int] = set()
         self._trials: list[FrozenTrial] = []
-        self._place: dict[int, int] = {}
+        self._position: dict[int, int] = {}
         self._in_order = True
         self._unsorted = False
-        """Whether values are entered that are sorted later, all at once."""
+        """Whether values are added without sorting, to be sorted all at once later."""
         self._in: dict[TrialState, set[int]] = {state: set() for state in LISTED}
         self._reported: defaultdict[int, SortedValues] = defaultdict(SortedValues)
         self._at_rung: defaultdict[int, SortedValues] = defaultdict(SortedValues)
@@ -77,12 +77,12 @@ class TrialCache:
 
     def get(self, key: int) -> FrozenTrial | None:
         """Return the trial with this id, if it is known."""
-        place = self._place.get(key)
-        return None if place is None else self._trials[place]
+        position = self._position.get(key)
+        return None if position is None else self._trials[position]
 
     def in_state(self, state: TrialState) -> list[FrozenTrial]:
         """Return the trials that are RUNNING, WAITING or FAIL, oldest first."""
-        return [self._trials[self._place[key]] for key in sorted(self._in[state])]
+        return [self._trials[self._position[key]] for key in sorted(self._in[state])]
 
     @property
     def n_trials(self) -> int:
@@ -101,7 +101,7 @@ class TrialCache:
         return self._trials[-1].number + 1 if self._trials else 0
 
     def invalidate(self) -> None:
-        """Read everything again at the next `sync`: what was read may have been rolled back."""
+        """Read everything again at the next `sync`, since what was read may be rolled back."""
         self._marks = None
 
     def reported_at(self, step: int) -> SortedValues:
@@ -117,12 +117,12 @@ class TrialCache:
         key = trial_id(trial)
         before = self.get(key)
         if before is not None:
-            self._trials[self._place[key]] = trial
+            self._trials[self._position[key]] = trial
             self._in_order &= before.number == trial.number
         else:
             if self._trials and trial.number < self._trials[-1].number:
                 self._in_order = False
-            self._place[key] = len(self._trials)
+            self._position[key] = len(self._trials)
             self._trials.append(trial)
         self._index(key, trial, before)
         if before is not None and before.state == trial.state:
@@ -139,8 +139,8 @@ class TrialCache:
         values: Sequence[float],
         at: datetime.datetime | None,
     ) -> None:
-        """End a trial of our own as it was ended in the database; `at` is naive local time."""
-        trial = self._trials[self._place[key]]
+        """End a trial of `own` as it was ended in the database; `at` is naive local time."""
+        trial = self._trials[self._position[key]]
         ended = altered(trial, state=state, datetime_complete=at)
         self.put(altered(ended, values=[float(v) for v in values]) if values else ended)
 
@@ -149,7 +149,7 @@ class TrialCache:
 
         Args:
             connection: in a transaction.
-            own: whether to look for trials of our own that another process has ended.
+            own: whether to look for trials of `own` that another process has ended.
         """
         if self._marks is None:
             self._load(connection)
@@ -181,25 +181,25 @@ class TrialCache:
 
     def remove(self, trial_ids: Iterable[int]) -> None:
         """Drop trials that were deleted."""
-        gone = {key for key in trial_ids if key in self._place}
-        if not gone:
+        deleted = {key for key in trial_ids if key in self._position}
+        if not deleted:
             return
-        for key in gone:
+        for key in deleted:
             self._index_failed(key)
         for keys in (self.own, self.misfits, *self._in.values()):
-            keys -= gone
-        self._trials = [trial for trial in self._trials if trial_id(trial) not in gone]
-        self._place = {trial_id(trial): place for place, trial in enumerate(self._trials)}
+            keys -= deleted
+        self._trials = [trial for trial in self._trials if trial_id(trial) not in deleted]
+        self._position = {trial_id(trial): i for i, trial in enumerate(self._trials)}
 
     def _sort(self) -> None:
         if not self._in_order:
             self._trials.sort(key=lambda trial: trial.number)
-            self._place = {trial_id(trial): place for place, trial in enumerate(self._trials)}
+            self._position = {trial_id(trial): i for i, trial in enumerate(self._trials)}
             self._in_order = True
 
     def _load(self, connection: Connection) -> None:
         """Read all trials."""
-        # Millions of small objects are made and none is garbage: collecting would double the time.
+        # Millions of small objects are created and none is garbage: collecting doubles the time.
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -209,9 +209,9 @@ class TrialCache:
                 gc.enable()
 
     def _load_all(self, connection: Connection) -> None:
-        kept = [self._trials[self._place[key]] for key in self.own]
+        own = [self._trials[self._position[key]] for key in self.own]
         trials, self._marks = fetch_all_trials(connection, self.study_id)
-        self._trials, self._place = [], {}
+        self._trials, self._position = [], {}
         self._in = {state: set() for state in LISTED}
         self._reported.clear()
         self._at_rung.clear()
@@ -221,12 +221,12 @@ class TrialCache:
         self._unsorted = False
         for values in (*self._reported.values(), *self._at_rung.values()):
             values.sort()
-        for trial in kept:
+        for trial in own:
             self.put(trial)
         self._last_id = max((trial_id(trial) for trial in trials), default=0)
 
     def _index(self, key: int, trial: FrozenTrial, before: FrozenTrial | None) -> None:
-        """Enter what a trial reported; a field that is the same object did not change."""
+        """Index a trial's reports; a field that is the same object has not changed."""
         if trial.state == TrialState.FAIL:
             self._index_failed(key)
             return
@@ -239,12 +239,12 @@ class TrialCache:
         if before is None or before.system_attrs is not trial.system_attrs:
             for name, value in trial.system_attrs.items():
                 rung = name.removeprefix(RUNG_PREFIX)
-                # Whatever else is there by such a name was not written by a pruner.
+                # Other values with such a name were not written by a pruner.
                 if rung != name and rung.isdecimal() and isinstance(value, float | int):
                     enter(self._at_rung[int(rung)], key, value)
 
     def _fits(self, trial: FrozenTrial) -> bool:
-        """Whether the distributions of a trial are compatible with the declared ones."""
+        """Return whether the distributions of a trial are compatible with the declared ones."""
         declared = self._declared
         for name, distribution in trial.distributions.items():
             expected = declared.get(name, distribution)
@@ -261,7 +261,7 @@ class TrialCache:
         return True
 
     def _index_failed(self, key: int) -> None:
-        """Take a trial out of the competition."""
+        """Remove a failed trial's values."""
         for values in (*self._reported.values(), *self._at_rung.values()):
             values.leave(key)
 
@@ -279,7 +279,7 @@ class TrialCache:
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a number lies between the bounds of a distribution, except for rounding."""
+    """Return whether a number lies between the bounds of a distribution, except for rounding."""
     low, high = getattr(distribution, "low", -math.inf), getattr(distribution, "high", math.inf)
     slack = 1e-9 * max(abs(low), abs(high)) if math.isfinite(high) else 0.0
     return not isinstance(value, int | float) or bool(low - slack <= value <= high + slack)

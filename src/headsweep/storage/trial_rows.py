@@ -1,4 +1,4 @@
-"""Rows of Optuna's tables as trials: all of a study, those of some ids, and what is new."""
+"""Read trials from Optuna's tables: all of a study, those with given ids, or new rows."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Marks = dict[str, int]
 
 @dataclass
 class Details:
-    """What the tables beside `trials` hold of one trial."""
+    """One trial's rows in the tables other than `trials`."""
 
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
@@ -69,10 +69,10 @@ class Details:
 
 
 def fetch_all_trials(connection: Connection, study_id: int) -> tuple[list[FrozenTrial], Marks]:
-    """Read all trials of a study; that of a large study is logged as it goes on.
+    """Read all trials of a study; for a large study, progress is logged.
 
     Returns:
-        The trials in the order of their numbers, and the marks to go on from.
+        The trials in the order of their numbers, and the marks after which later rows are new.
     """
     rows = connection.execute(select(TRIALS).where(TRIALS.c.study_id == study_id)).all()
     details: defaultdict[int, Details] = defaultdict(Details)
@@ -93,7 +93,7 @@ def fetch_all_trials(connection: Connection, study_id: int) -> tuple[list[Frozen
 
 
 def fetch_trials(connection: Connection, trial_ids: Collection[int]) -> list[FrozenTrial]:
-    """The trials of these ids, in the order of their ids."""
+    """Return the trials with these ids, in the order of the ids."""
     if not trial_ids:
         return []
     ids = {"ids": bound_ids(trial_ids, connection.dialect.name)}
@@ -106,7 +106,11 @@ def fetch_trials(connection: Connection, trial_ids: Collection[int]) -> list[Fro
 def fetch_details_after(
     connection: Connection, study_id: int, marks: Marks
 ) -> tuple[dict[int, Details], Marks]:
-    """Details of a study's trials that were written after `marks`, by trial id; the new marks."""
+    """Read the details of a study's trials that were written after `marks`.
+
+    Returns:
+        The details by trial id, and the new marks.
+    """
     details: defaultdict[int, Details] = defaultdict(Details)
     seen = dict(marks)
     rows = connection.execute(_INCREMENT, {"study": study_id, **marks}).all()
@@ -122,7 +126,7 @@ def fetch_changed(
     running: Iterable[int],
     waiting: Iterable[int],
 ) -> Sequence[Row[Any]]:
-    """Rows of trials with an id beyond `after`, and of those no longer RUNNING or WAITING."""
+    """Return rows of trials with ids beyond `after`, and of those no longer RUNNING or WAITING."""
     dialect = connection.dialect.name
     ids = {"running": bound_ids(running, dialect), "waiting": bound_ids(waiting, dialect)}
     query = _changed(dialect)
@@ -130,15 +134,13 @@ def fetch_changed(
 
 
 def values_in_order(values: Mapping[int, float]) -> Sequence[float] | None:
-    """A trial's values by objective as a sequence; None when there are none."""
+    """Return a trial's values in the order of objectives; None if it has none."""
     return [values[objective] for objective in sorted(values)] or None
 
 
 def _frozen_trial(row: Row[Any], details: Details) -> FrozenTrial:
     if not isinstance(row.number, int):
-        raise StorageError(
-            f"trial with id {row.trial_id}: its number must be an integer, found text"
-        )
+        raise StorageError(f"trial with id {row.trial_id}: its number is not an integer")
     return FrozenTrial(
         number=row.number,
         state=row.state,
@@ -156,24 +158,28 @@ def _frozen_trial(row: Row[Any], details: Details) -> FrozenTrial:
 
 
 def _gather(rows: Iterable[Row[Any]], details: defaultdict[int, Details], marks: Marks) -> None:
-    """Adds rows of details to those of their trials, and moves the marks behind them."""
+    """Add rows of details to those of their trials, and move the marks behind them.
+
+    Raises:
+        StorageError: a row is not one that Optuna writes.
+    """
     for row in rows:
         kind, key, trial, name, number, value, text = tuple(row)
         marks[kind] = key
-        found = details[trial]
+        detail = details[trial]
         try:
             if kind == _PARAM:
                 distribution = _distribution(text)
-                found.distributions[name] = distribution
-                found.params[name] = distribution.to_external_repr(value)
+                detail.distributions[name] = distribution
+                detail.params[name] = distribution.to_external_repr(value)
             elif kind == _REPORT:
-                found.reports[number] = _number(value, text)
+                detail.reports[number] = _number(value, text)
             elif kind == _VALUE:
-                found.values[number] = _number(value, text)
+                detail.values[number] = _number(value, text)
             elif kind == _USER_ATTR:
-                found.user_attrs[name] = json.loads(text)
+                detail.user_attrs[name] = json.loads(text)
             else:
-                found.system_attrs[name] = json.loads(text)
+                detail.system_attrs[name] = json.loads(text)
         except (TypeError, ValueError, LookupError, RecursionError):
             raise StorageError(
                 f"trial with id {trial}: its {kind} {name if name is not None else number} must be "
@@ -208,7 +214,7 @@ def _rows_of(
     value: ColumnElement[Any] | None = None,
     text: ColumnElement[Any],
 ) -> Select[Any]:
-    """The rows of a table of details, in common columns."""
+    """Return the query of a table of details, with the same columns for all tables."""
     return select(
         literal(kind, String).label("kind"),
         next(iter(table.primary_key.columns)).label("id"),
@@ -248,9 +254,10 @@ _DETAILS = (
 
 
 def _study_of(trial: ColumnElement[int]) -> ColumnElement[int]:
-    """The study of a trial that a row names, looked up for each row.
+    """Return the study of a row's trial as a subquery for each row.
 
-    Planners take the rows beyond a mark for a third of a table: given a join, they read all trials.
+    Query planners estimate that a third of a table is beyond a mark; with a join, they would
+    therefore read all trials.
     """
     return select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial).scalar_subquery()
 
@@ -268,7 +275,7 @@ _INCREMENT = union_all(
 
 @cache
 def _by_ids(dialect: str) -> tuple[Select[Any], CompoundSelect[Any]]:
-    """The rows of trials, and of their details, by the ids of the trials."""
+    """Return the queries of trials and of their details, by the ids of the trials."""
     trials = select(TRIALS).where(among(TRIALS.c.trial_id, "ids", dialect))
     details = (q.where(among(q.selected_columns.trial, "ids", dialect)) for q in _DETAILS)
     return trials.order_by(TRIALS.c.trial_id), union_all(*details).order_by("id")
@@ -276,14 +283,14 @@ def _by_ids(dialect: str) -> tuple[Select[Any], CompoundSelect[Any]]:
 
 @cache
 def _changed(dialect: str) -> CompoundSelect[Any]:
-    """See `fetch_changed`; three queries by id, since SQLite reads all trials for one with OR."""
+    """Return the query of `fetch_changed`: three by id, since with OR SQLite reads all trials."""
     key, state = TRIALS.c.trial_id, TRIALS.c.state
     conditions = (
         key > bindparam("after"),
         and_(among(key, "running", dialect), state != TrialState.RUNNING),
         and_(among(key, "waiting", dialect), state != TrialState.WAITING),
     )
-    # The study's own index would lead to all of its trials.
+    # `+ 0` prevents the use of the study's index, which would lead to all of its trials.
     of_study = TRIALS.c.study_id + 0 == bindparam("study")
     queries = (select(TRIALS).where(of_study, condition) for condition in conditions)
     return union_all(*queries).order_by("trial_id")

@@ -9,7 +9,7 @@ from headsweep.errors import StorageError
 
 
 def shown_url(url: URL | str) -> str:
-    """Return a storage URL as it may be shown: without password or query."""
+    """Return a storage URL without password and query, so that it can be shown."""
     try:
         parsed = _split(url)
     except (ArgumentError, ValueError):
@@ -31,13 +31,14 @@ def parse_url(url: str) -> URL:
     """
     try:
         parsed = _split(url)
-        if "\0" in url:
-            raise ValueError("no file's name holds this")
+        readable = "\0" not in url
     except (ArgumentError, ValueError):
-        # The text may hold a password, so it is not shown.
+        readable = False
+    if not readable:
+        # The text may contain a password, so it is not shown.
         raise StorageError(
             "a storage URL must read sqlite:///FILE or postgresql://…, found other text"
-        ) from None
+        )
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         query = dict(parsed.query)
         given = query.pop("password", parsed.password)
@@ -47,13 +48,20 @@ def parse_url(url: str) -> URL:
     if parsed.drivername in ("sqlite", "sqlite+pysqlite") and in_a_file:
         return parsed
     raise StorageError(
-        f"{shown_url(parsed)}: a storage must be sqlite:///FILE or postgresql://…, "
-        f"found {parsed.drivername}"
+        f"{shown_url(parsed)}: unsupported storage {parsed.drivername!r}; use sqlite:///FILE "
+        "or postgresql://…"
     )
 
 
 def _split(url: URL | str) -> URL:
-    """Split a URL into its parts; an `@` in a password that was not quoted belongs to it."""
+    """Split a URL into its parts; an unquoted `@` may be part of the password.
+
+    Returns:
+        The URL.
+
+    Raises:
+        ArgumentError: an unquoted `/` of the password would be shown as the database's name.
+    """
     parsed = make_url(url)
     if parsed.host and "@" in (parsed.database or ""):
         raise ArgumentError("the password must be quoted")

@@ -1,15 +1,16 @@
-"""Pruning verdicts for all trials that report in one tick, decided together.
+"""Pruning decisions for all trials that report at the same time.
 
-Successive halving and Hyperband compare a trial with those that reached the same rung before it.
-Judged one after another, the first of a tick would face fewer rivals than the last; here all
-values are entered first, and each is then held against the full set. With one trial a tick the
-verdicts are Optuna's. The other pruners compare with finished trials only, so Optuna's own code
-judges them one by one.
+Successive halving and Hyperband compare a trial with those that reached the same rung before it. If
+the trials were judged one after another, the first would be compared with fewer trials than the
+last; here all values are recorded first, and each is then compared with all of them. If trials
+report one at a time, the decisions are Optuna's. The other pruners compare with finished trials
+only, so Optuna's own code judges their trials one by one.
 """
 
 from __future__ import annotations
 
 import binascii
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ from headsweep.storage.trial_cache import TrialCache
 class BatchPruner(Protocol):
     """Decides which of the trials that just reported are pruned."""
 
-    def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """Ids of the trials to prune; values at the rungs are recorded in passing."""
+    def trials_to_prune(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
+        """Return the ids of the trials to prune, and record the values at rungs."""
 
 
 def build_batch_pruner(
@@ -39,9 +40,9 @@ def build_batch_pruner(
 
     Args:
         policy: a resolved pruner.
-        storage: of the study.
+        storage: the study's storage.
         study_id: id of the study.
-        spared: the best trials at an epoch that are never pruned.
+        spared: how many of the best trials at an epoch are never pruned.
         steps: the epochs at which the pruner decides.
     """
     pruner = _pruner_by_name(policy, storage, study_id, steps)
@@ -61,10 +62,10 @@ def _pruner_by_name(
 
 @dataclass(frozen=True)
 class FinalistProtection:
-    """Lets the best trials at an epoch go on whatever the pruner says.
+    """Never prunes the best trials at an epoch, whatever the pruner decides.
 
-    A study promises its finalists a full training: successive halving alone, with many trials at
-    a rung at once, would leave one in `reduction_factor ** rungs` of them.
+    A study guarantees that its finalists are trained fully: if many trials reach a rung at once,
+    successive halving alone would leave only one in `reduction_factor ** rungs` of them.
     """
 
     pruner: BatchPruner
@@ -72,28 +73,32 @@ class FinalistProtection:
     study_id: int
     spared: int
 
-    def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `BatchPruner`."""
-        condemned = self.pruner.verdicts(study, reported)
-        last = {key: self.storage.get_trial(key).last_step for key in condemned}
-        bars = {step: self._bar(step) for step in set(last.values()) if step is not None}
+    def trials_to_prune(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
+        """Return the ids of the trials to prune."""
+        pruned = self.pruner.trials_to_prune(study, reported)
+        last = {key: self.storage.get_trial(key).last_step for key in pruned}
+        thresholds = {
+            step: self._threshold(step) for step in set(last.values()) if step is not None
+        }
         return frozenset(
-            key for key, step in last.items() if step is None or not self._passes(key, step, bars)
+            key
+            for key, step in last.items()
+            if step is None or not self._passes(key, step, thresholds)
         )
 
-    def _bar(self, step: int) -> float:
-        """The value that the last of the spared trials reported at a step."""
+    def _threshold(self, step: int) -> float:
+        """Return the value that the last of the spared trials reported at a step."""
         return self.storage.current(self.study_id).reported_at(step).bar(self.spared)
 
-    def _passes(self, key: int, step: int, bars: dict[int, float]) -> bool:
-        return self.storage.get_trial(key).intermediate_values[step] >= bars[step]
+    def _passes(self, key: int, step: int, thresholds: dict[int, float]) -> bool:
+        return self.storage.get_trial(key).intermediate_values[step] >= thresholds[step]
 
 
 class OneByOnePruner:
-    """Any pruner of Optuna's, asked for each trial in turn.
+    """Any pruner of Optuna, called for each trial separately.
 
-    It is shown a trial's values at the epochs of `steps` alone, since Optuna's percentile pruner
-    judges the best of all values that a trial has reported.
+    The pruner sees only the values at the epochs of `steps`, since Optuna's percentile pruner
+    compares the best of all values that a trial has reported.
     """
 
     def __init__(self, policy: Policy, storage: BatchedStorage, steps: frozenset[int]) -> None:
@@ -101,8 +106,8 @@ class OneByOnePruner:
         self._storage = storage
         self._steps = steps
 
-    def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `BatchPruner`."""
+    def trials_to_prune(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
+        """Return the ids of the trials to prune."""
         return frozenset(key for key in reported if self._pruner.prune(study, self._at_steps(key)))
 
     def _at_steps(self, key: int) -> FrozenTrial:
@@ -115,8 +120,9 @@ class OneByOnePruner:
 class BatchHalving:
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), as Optuna defines it.
 
-    Rung r lies at epoch `min_resource * reduction_factor ** (min_early_stopping_rate + r)`; of n
-    values there, the best n // reduction_factor go on, at least one, and all that equal the last.
+    Rung r is at epoch `min_resource * reduction_factor ** (min_early_stopping_rate + r)`; of
+    its n values, the best n // reduction_factor continue, at least one, and all that are equal to
+    the last of these.
     """
 
     storage: BatchedStorage
@@ -126,19 +132,20 @@ class BatchHalving:
     min_early_stopping_rate: int = 0
     bootstrap_count: int = 0
 
-    def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `BatchPruner`."""
+    def trials_to_prune(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
+        """Return the ids of the trials to prune."""
         cache = self.storage.current(self.study_id)
         return self.among(lambda rung: cache.at_rung(rung).ascending, reported)
 
     def among(
         self, values_at: Callable[[int], Sequence[float]], reported: Sequence[int]
     ) -> frozenset[int]:
-        """Verdicts on reported trials.
+        """Return the ids of the trials to prune among those that compete at the same rungs.
 
         Args:
-            values_at: the values of all that compete at a rung, ascending, those recorded here
-                included.
+            values_at: returns the values of all competing trials at a rung, ascending, including
+                those recorded by this call.
+            reported: ids of the trials that reported.
         """
         pruned: set[int] = set()
         climbing = [self.storage.get_trial(key) for key in reported]
@@ -162,7 +169,7 @@ class BatchHalving:
         entering: Sequence[FrozenTrial],
         rung: int,
     ) -> set[int]:
-        """Records the values of the trials that enter a rung; those that do not go on."""
+        """Return the ids to prune among trials that enter a rung, and record their values."""
         if not entering:
             return set()
         values = {trial_id(t): t.intermediate_values[t.last_step or 0] for t in entering}
@@ -198,23 +205,22 @@ class BatchHyperband:
         self._study_id = study_id
         self._bracket_of: dict[int, int] = {}
 
-    def verdicts(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
-        """See `BatchPruner`."""
+    def trials_to_prune(self, study: Study, reported: Sequence[int]) -> frozenset[int]:
+        """Return the ids of the trials to prune."""
         cache = self._storage.current(self._study_id)
         pruned: frozenset[int] = frozenset()
         for bracket, halving in enumerate(self._brackets):
-            mine = [k for k in reported if self._known(study.study_name, cache, k) == bracket]
+            mine = [
+                k for k in reported if self._cached_bracket(study.study_name, cache, k) == bracket
+            ]
             pruned |= halving.among(self._values_of(study.study_name, cache, bracket), mine)
         return pruned
 
     def bracket(self, study_name: str, number: int) -> int:
-        """The bracket of a trial: drawn by its number, in proportion to the brackets' shares."""
+        """Return the bracket of a trial, drawn by its number in proportion to their shares."""
         draw = binascii.crc32(f"{study_name}_{number}".encode()) % sum(self._shares)
-        for bracket, share in enumerate(self._shares):
-            draw -= share
-            if draw < 0:
-                return bracket
-        raise AssertionError("the draw lies below the sum of the shares")
+        ends = itertools.accumulate(self._shares)
+        return next(bracket for bracket, end in enumerate(ends) if draw < end)
 
     def _values_of(
         self, study_name: str, cache: TrialCache, bracket: int
@@ -222,11 +228,11 @@ class BatchHyperband:
         return lambda rung: sorted(
             value
             for key, value in cache.at_rung(rung).by_trial().items()
-            if self._known(study_name, cache, key) == bracket
+            if self._cached_bracket(study_name, cache, key) == bracket
         )
 
-    def _known(self, study_name: str, cache: TrialCache, key: int) -> int:
-        """The bracket of a trial by its id, drawn once."""
+    def _cached_bracket(self, study_name: str, cache: TrialCache, key: int) -> int:
+        """Return the bracket of a trial by its id, drawn once."""
         if key not in self._bracket_of:
             trial = cache.get(key)
             assert trial is not None

@@ -13,7 +13,7 @@ from headsweep.search.spec import StudySpec
 from headsweep.studies.trials import FINISHED
 
 DEADLINE = "headsweep:deadline"
-"""Study attribute: when the search stops, naive UTC by the database's clock; null is never."""
+"""Study attribute: when the search stops, naive UTC by the database's clock; null means never."""
 
 StopReason = Literal["timeout", "patience"]
 
@@ -24,8 +24,8 @@ def stop_reason(
     """Return why no further trial may start; None if trials may.
 
     Args:
-        spec: of the study.
-        seconds_left: until the deadline; None if there is none.
+        spec: the study's definition.
+        seconds_left: time until the deadline; None if there is none.
         trials: the trials of the study.
     """
     if seconds_left is not None and seconds_left <= 0:

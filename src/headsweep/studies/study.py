@@ -196,7 +196,8 @@ class StoredStudy:
             Nothing.
 
         Raises:
-            InputError: the block raised one; it names both folders if they differ.
+            FeatureError: the block raised one; both folders are named if they differ.
+            ManifestError: the same.
         """
         try:
             yield
@@ -428,7 +429,11 @@ class StoredStudy:
 
 
 def _open_after(check: Callable[[], None], url: str) -> BatchedStorage:
-    """Reach a storage, check, then create what is missing in it; the database is opened once."""
+    """Open a storage, and create its missing tables after the check; open the database only once.
+
+    Returns:
+        The storage.
+    """
     file = Path(url.removeprefix("sqlite:///"))
     if url.startswith("sqlite:///") and not file.exists():
         check_output(file.parent)
@@ -454,7 +459,11 @@ def _study_id(name: str, storage: BatchedStorage) -> int:
 
 
 def _define(spec: StudySpec, storage: BatchedStorage) -> int:
-    """Write the spec of a study that is new, or compare it with the stored one."""
+    """Write the spec of a new study, or compare it with the stored one.
+
+    Returns:
+        The study's id.
+    """
     try:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:

@@ -43,11 +43,11 @@ from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 
 @dataclass(frozen=True)
 class Batch:
-    """Trials claimed at once, with their params, and whether more may come."""
+    """Trials claimed at once, with their params, and whether more can be claimed later."""
 
     trials: tuple[FrozenTrial, ...]
     over: bool
-    """Whether the budget is spent and no other worker's trial could still come back."""
+    """Whether the budget is spent and no running trial of another worker could be retried."""
     claimed_at: float
     """`time.monotonic()` no later than the first heartbeat of these trials."""
 
@@ -55,13 +55,13 @@ class Batch:
 class WorkerSession:
     """Claims, reports and finishes one worker's trials.
 
-    Changes are kept in memory; `flush` writes them in one transaction.
+    Changes are buffered; `flush` writes them in one transaction.
 
     Args:
         study: an existing study, whose storage is used by this session alone.
         settings: leases and limits.
-        worker: an id that no other live worker has; trials that a previous run of the same id left
-            running are handed back when the session is entered.
+        worker: an id that no other live worker has; trials that a previous run with the same id
+            left running are handed back when the session is entered.
     """
 
     def __init__(self, study: StoredStudy, settings: WorkerSettings, *, worker: str) -> None:
@@ -75,7 +75,7 @@ class WorkerSession:
         self.storage = storage
         self._settings = settings
         self._worker = worker
-        self._held: set[int] = set()
+        self._running: set[int] = set()
         self._distributions = {k: distribution(d) for k, d in self.spec.space.items()}
         storage.declare_distributions(self.study_id, self._distributions)
         self._pruner = build_batch_pruner(
@@ -86,7 +86,7 @@ class WorkerSession:
             steps=self.rungs,
         )
         sampler = build_sampler(self.spec, study.next_worker_index())
-        # Suggestions learn from all trials: no pruner here, or Hyperband would show its bracket's.
+        # Samplers use all trials: with Hyperband as its pruner, a study lists only one bracket's.
         self._study = SearchStudy(
             study.name, storage, sampler, NopPruner(), hidden=lambda: self._misfits
         )
@@ -101,7 +101,7 @@ class WorkerSession:
             self.study_id,
             lambda c: expiry.take_back(c, self.study_id, self._worker, max_retries=retries),
         )
-        self.storage.sync(self.study_id)  # all of it here, not under the lock of the first claim
+        self.storage.sync(self.study_id)  # reads all trials before the first claim takes the lock
         self._open.enter_context(self.storage.tick())
         return self
 
@@ -120,9 +120,9 @@ class WorkerSession:
         return trials_at_once(self.spec)
 
     @property
-    def held(self) -> frozenset[int]:
+    def running(self) -> frozenset[int]:
         """Ids of the trials that this worker runs."""
-        return frozenset(self._held)
+        return frozenset(self._running)
 
     def claim(self, n_wanted: int) -> Batch:
         """Claim up to `n_wanted` trials and suggest their params.
@@ -159,20 +159,20 @@ class WorkerSession:
 
         result, begun = self.storage.write(self.study_id, work)
         claimed = [trial_id(trial) for trial in result.trials]
-        self._held.update(claimed)
+        self._running.update(claimed)
         self.storage.adopt(self.study_id, result.trials)
         if claimed:
             self._suggest(result.trials)
             self.flush()
         elif result.foreign:
             self._notice_foreign(result.foreign)
-        trials = tuple(self.storage.get_trial(key) for key in claimed if key in self._held)
+        trials = tuple(self.storage.get_trial(key) for key in claimed if key in self._running)
         spent = result.budget_left == 0 and result.others_running == 0
         over = not claimed and (spent or self._stopped_by is not None)
         return Batch(trials, over, begun)
 
     def _check_stop(self, connection: Connection, cache: TrialCache) -> StopReason | None:
-        """Read whether the study's deadline or patience is reached."""
+        """Return why the study is to stop, if its deadline or patience is reached."""
         attrs = read_study_attrs(connection, self.study_id, (DEADLINE,))
         left_s = seconds_left(attrs, claims.database_now(connection)) if attrs else None
         self._ends_at = None if left_s is None else time.monotonic() + left_s
@@ -186,63 +186,63 @@ class WorkerSession:
             self.study_id, lambda c: claims.renew(c, self.study_id, self._worker, keys)
         )
 
-    def admitted(self, trial: FrozenTrial, tape_position: int) -> None:
-        """Record where on the tape a trial entered."""
+    def record_admission(self, trial: FrozenTrial, tape_position: int) -> None:
+        """Record the position of the tape at which a trial entered."""
         self.storage.set_trial_user_attr(trial_id(trial), TAPE_POSITION, tape_position)
 
     def report(self, key: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""
         self.storage.set_trial_intermediate_value(key, epoch, value)
 
-    def verdicts(self, reported: Sequence[int]) -> frozenset[int]:
-        """Return the ids of the trials to prune, compared with what all workers reported.
+    def trials_to_prune(self, reported: Sequence[int]) -> frozenset[int]:
+        """Return the ids of the trials to prune, compared with the reports of all workers.
 
-        After the study's deadline these are all.
+        After the study's deadline, all reported trials are pruned.
         """
         if not reported:
             return frozenset()
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             return frozenset(reported)
         self.storage.sync(self.study_id)
-        return self._pruner.verdicts(self._study, reported)
+        return self._pruner.trials_to_prune(self._study, reported)
 
     def complete(self, key: int, value: float, *, epochs: int) -> None:
-        """End a trial with its value; one that is not finite is a failure."""
+        """Complete a trial with its value, or fail it if the value is not finite."""
         if not math.isfinite(value):
-            self.fail(key, f"its value must be finite, found {value}")
+            self.fail(key, f"value must be finite, found {value}")
             return
         self.storage.set_trial_user_attr(key, EPOCHS_TRAINED, epochs)
         self.storage.set_trial_state_values(key, TrialState.COMPLETE, [value])
 
     def prune(self, key: int, *, epochs: int) -> None:
-        """End a trial that the pruner stopped; its value is its last report."""
+        """Prune a trial; its value is its last report."""
         trial = self.storage.get_trial(key)
         value = trial.intermediate_values[trial.last_step or 0]
         self.storage.set_trial_user_attr(key, EPOCHS_TRAINED, epochs)
         self.storage.set_trial_state_values(key, TrialState.PRUNED, [value])
 
     def fail(self, key: int, reason: str) -> None:
-        """End a trial that failed by itself; another one is claimed in its stead."""
+        """Fail a trial because of its own error; it is not counted in the budget."""
         self.storage.set_trial_user_attr(key, FAILURE, reason)
         self.storage.set_trial_state_values(key, TrialState.FAIL)
 
-    def note_effort(self, effort: WorkerTimings) -> None:
-        """Record in the study what this worker has spent so far."""
-        self.storage.set_study_user_attr(self.study_id, EFFORT + self._worker, asdict(effort))
+    def record_timings(self, timings: WorkerTimings) -> None:
+        """Record in the study how this worker has spent its time so far."""
+        self.storage.set_study_user_attr(self.study_id, EFFORT + self._worker, asdict(timings))
 
     def flush(self) -> frozenset[int]:
         """Write all pending changes.
 
         Returns:
-            Ids of the trials that this worker no longer runs since another one took them over.
+            Ids of the trials that another worker has taken over.
         """
         lost = self.storage.flush()
-        self._held &= self.storage.cache(self.study_id).own
+        self._running &= self.storage.cache(self.study_id).own
         return lost
 
     def hand_back(self, *, crashed: bool) -> None:
-        """Give up all trials still running; a retry of each waits for the next worker."""
-        keys = sorted(self._held)
+        """Fail all trials still running, and queue a retry of each for any worker."""
+        keys = sorted(self._running)
         changes = self.storage.take_changes(self.study_id)
         if not keys and not changes:
             return
@@ -261,12 +261,12 @@ class WorkerSession:
         self.abandon()
 
     def abandon(self) -> None:
-        """Forget all trials still running, and what was not written of them."""
-        self.storage.disown(self.study_id, sorted(self._held))
-        self._held.clear()
+        """Forget all trials still running, and discard their changes that were not written."""
+        self.storage.disown(self.study_id, sorted(self._running))
+        self._running.clear()
 
     def _suggest(self, claimed: Sequence[FrozenTrial]) -> None:
-        """Suggest params; a trial that was given unfit ones fails, the others do not notice."""
+        """Suggest params; an enqueued trial whose params do not fit fails without the others."""
         fitting = [trial for trial in claimed if self._fits(trial)]
         sampler = self._study.sampler
         batch = (
@@ -281,13 +281,15 @@ class WorkerSession:
                 suggest(asked, self.spec.space, self.spec.config)
 
     def _fits(self, trial: FrozenTrial) -> bool:
-        """Check the params that an enqueued trial was given; fail it if they do not fit."""
+        """Return whether the params of an enqueued trial fit the space; fail it if they do not."""
         try:
             ignored = check_given_params(trial, self._distributions)
         except TrialError as error:
             self.storage.set_trial_user_attr(trial_id(trial), REFUSED, True)
-            self.fail(trial_id(trial), f"enqueued with unfit params: {error}")
-            self._notice("refused", trial, f"failed, it was enqueued with unfit params: {error}")
+            self.fail(trial_id(trial), f"enqueued with params that do not fit: {error}")
+            self._notice(
+                "refused", trial, f"failed, it was enqueued with params that do not fit: {error}"
+            )
             return False
         if ignored:
             names = ", ".join(map(repr, sorted(ignored)))
@@ -313,7 +315,7 @@ class WorkerSession:
             )
 
     def _notice(self, kind: str, trial: FrozenTrial, text: str) -> None:
-        """Say something about a trial, once."""
+        """Print a notice about a trial, once for each kind."""
         if (kind, trial.number) not in self._noticed:
             self._noticed.add((kind, trial.number))
             print(f"Notice: trial {trial.number} {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What workers spent on a study: where their time went, and how full their engines were."""
+"""How the workers of a study spent their time, and how many of their slots were in use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headsweep.errors import StorageError
 from headsweep.storage.attributes import typed
 
 EFFORT = "effort:"
-"""Study attributes, one a worker, that begin so hold what the worker has spent until then."""
+"""Prefix of the study attributes that hold the timings of one worker each."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class WorkerTimings:
     training_s: float = 0.0
     metrics_s: float = 0.0
     store_s: float = 0.0
-    """Claims with their suggestions, reports, verdicts and results."""
+    """Claims with their suggestions, reports, pruning decisions and results."""
     waiting_s: float = 0.0
-    """For trials that other workers may hand back."""
+    """Time without trials, while trials of other workers may still be retried."""
     fused_steps: int = 0
     slot_steps: int = 0
     used_places: int = 0
@@ -37,7 +37,7 @@ class WorkerTimings:
 
     @property
     def us_per_slot_step(self) -> float | None:
-        """Microseconds of training and validation that one optimiser step of one trial takes."""
+        """Microseconds of training and validation that one optimizer step of one trial takes."""
         return 1e6 * self.training_s / self.slot_steps if self.slot_steps else None
 
     @property
@@ -58,7 +58,7 @@ class WorkerTimings:
         return {name: s / total for name, s in seconds.items()} if total > 0 else {}
 
     def to_dict(self) -> dict[str, Any]:
-        """The counters and what follows from them, as plain data."""
+        """Return the counters and the values derived from them as plain data."""
         derived = {
             "slots_per_step": self.slots_per_step,
             "us_per_slot_step": self.us_per_slot_step,
@@ -67,20 +67,24 @@ class WorkerTimings:
         return asdict(self) | derived | {"shares": self.shares}
 
     @classmethod
-    def total(cls, efforts: Iterable[Self]) -> Self:
-        """The sum over workers."""
-        return cls(*map(sum, zip(astuple(cls()), *map(astuple, efforts), strict=True)))
+    def total(cls, timings: Iterable[Self]) -> Self:
+        """Return the sum over workers."""
+        return cls(*map(sum, zip(astuple(cls()), *map(astuple, timings), strict=True)))
 
 
 def total_timings(study_attrs: Mapping[str, Any]) -> WorkerTimings:
-    """What all workers of a study spent, as far as its attributes tell."""
-    noted = {key: value for key, value in study_attrs.items() if key.startswith(EFFORT)}
-    return WorkerTimings.total(_timings(value, where=key) for key, value in noted.items())
+    """Return the sum of the timings in a study's attributes."""
+    stored = {key: value for key, value in study_attrs.items() if key.startswith(EFFORT)}
+    return WorkerTimings.total(_timings(value, where=key) for key, value in stored.items())
 
 
-def _timings(noted: Any, *, where: str) -> WorkerTimings:
-    """The counters that a worker noted."""
-    if not isinstance(noted, dict):
-        raise StorageError(f"{where}: must hold counters, found {str(noted)[:40]!r}")
+def _timings(stored: Any, *, where: str) -> WorkerTimings:
+    """Return the counters that a worker stored.
+
+    Raises:
+        StorageError: the attribute holds something else.
+    """
+    if not isinstance(stored, dict):
+        raise StorageError(f"{where}: must hold counters, found {str(stored)[:40]!r}")
     empty = asdict(WorkerTimings())
-    return WorkerTimings(**{name: typed(noted, name, empty[name], where=where) for name in empty})
+    return WorkerTimings(**{name: typed(stored, name, empty[name], where=where) for name in empty})

@@ -1,4 +1,4 @@
-"""One thread that keeps all of a worker's trials alive, and knows when it could not."""
+"""The thread that renews the leases of a worker's trials, and detects when they expired."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ RENEWALS_PER_LEASE = 4
 
 
 class Lease:
-    """Renews the trials it holds several times a lease.
+    """Renews the leases of a worker's trials several times within the duration of a lease.
 
-    A worker that was stopped, or cut off from the database, for longer than a lease is fenced:
-    others may run its trials by then, so it must tell nothing of them.
+    A worker that was suspended, or disconnected from the database, for longer than a lease is
+    fenced: other workers may run its trials by then, so it must not write results for them.
 
     Args:
         renew: writes one heartbeat for all these trials; may raise `StorageError`.
-        lease_s: for how long one renewal holds.
+        lease_s: how long a lease is valid after a renewal, in seconds.
     """
 
     def __init__(self, renew: Callable[[Iterable[int]], None], lease_s: float) -> None:
         self._renew = renew
         self._lease_s = lease_s
-        self._held: frozenset[int] = frozenset()
+        self._trial_ids: frozenset[int] = frozenset()
         self._renewed_at = time.monotonic()
         self._fenced = False
         self._changed = threading.Lock()
@@ -47,7 +47,7 @@ class Lease:
         self._ending.set()
         self._thread.join(timeout=self._lease_s)
 
-    def hold(self, trial_ids: frozenset[int], *, since: float | None = None) -> None:
+    def set_trials(self, trial_ids: frozenset[int], *, since: float | None = None) -> None:
         """Renew exactly these trials from now on.
 
         Args:
@@ -55,33 +55,33 @@ class Lease:
             since: `time.monotonic()` at which the trials were claimed, if some were just now.
         """
         with self._changed:
-            if since is not None and not self._held:
+            if since is not None and not self._trial_ids:
                 self._renewed_at = since
-            self._held = trial_ids
+            self._trial_ids = trial_ids
 
     def fenced(self) -> bool:
-        """Return whether the trials held may be another worker's by now."""
+        """Return whether other workers may run these trials by now."""
         with self._changed:
-            lapsed = time.monotonic() - self._renewed_at > self._lease_s
-            self._fenced = self._fenced or (bool(self._held) and lapsed)
+            expired = time.monotonic() - self._renewed_at > self._lease_s
+            self._fenced = self._fenced or (bool(self._trial_ids) and expired)
             return self._fenced
 
     def reset(self) -> None:
-        """Hold nothing, and begin anew."""
+        """Remove all trials, and end the fencing."""
         with self._changed:
-            self._held = frozenset()
+            self._trial_ids = frozenset()
             self._fenced = False
             self._renewed_at = time.monotonic()
 
     def _run(self) -> None:
         while not self._ending.wait(self._lease_s / RENEWALS_PER_LEASE):
-            held = self._held
-            # A renewal that comes too late must not hide that the lease had run out.
-            if not held or self.fenced():
+            trial_ids = self._trial_ids
+            # A renewal that comes too late must not hide that the lease had expired.
+            if not trial_ids or self.fenced():
                 continue
             started = time.monotonic()
             try:
-                self._renew(held)
+                self._renew(trial_ids)
             except (StorageError, StudyDeletedError):
                 continue
             with self._changed:

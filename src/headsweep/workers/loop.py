@@ -1,7 +1,7 @@
 """The loop of a worker: claims trials, trains them in slots, reports, refills, drains.
 
-Only this part knows which slot trains which trial. It asks for anything that behaves like an
-engine, and so loads no tensor library itself.
+Only this module maps slots to trials. It depends on the protocol `Slots` instead of the engine, and
+so does not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.lease import Lease
 from headsweep.workers.signals import Stop
-from headsweep.workers.timings import Accounts
+from headsweep.workers.timings import TimeAccounts
 from headsweep.workers.trial_logs import STOPPED_S, STUCK_S, TrialLogs
 
 if TYPE_CHECKING:
@@ -30,37 +30,37 @@ if TYPE_CHECKING:
 
 
 class Slots(Protocol):
-    """What the loop needs of an engine."""
+    """The part of the engine that the loop uses."""
 
     @property
     def slots(self) -> int:
-        """How many trials can be trained at once."""
+        """The number of trials that can be trained at once."""
 
     @property
     def usage(self) -> Usage:
-        """Where the engine's time went."""
+        """How the engine's time was spent."""
 
     @property
     def free(self) -> int:
-        """How many more trials can be admitted."""
+        """The number of trials that can still be admitted."""
 
     def admit(self, config: Config) -> Admission:
-        """Places a trial."""
+        """Place a trial in a slot."""
 
     def run_epoch(self) -> list[EpochReport]:
-        """Trains every slot by one epoch."""
+        """Train every slot for one epoch."""
 
     def evict(self, slot: int) -> None:
-        """Frees a slot."""
+        """Free a slot."""
 
 
 class Loop:
-    """Ticks until there is nothing left to do or the worker is asked to stop.
+    """Trains trials until the study is finished or the worker is asked to stop.
 
     Args:
-        session: the worker's share in the study.
-        engine: slots, all free.
-        settings: leases and pauses.
+        session: the worker's trials in the storage.
+        engine: an engine whose slots are all free.
+        settings: durations of leases and pauses.
         stop: whether the worker was asked to stop.
     """
 
@@ -72,15 +72,15 @@ class Loop:
         self._settings = settings
         self._stop = stop
         self._lease = Lease(session.renew, settings.lease_s)
-        self._accounts = Accounts(engine.usage, session.note_effort)
+        self._accounts = TimeAccounts(engine.usage, session.record_timings)
         self._logs = TrialLogs(session.spec)
         self._trial_in: dict[int, int] = {}
         self._unwritten: dict[int, list[EpochReport]] = {}
-        """Reports that wait for the next transaction, by slot."""
+        """Reports that the next transaction will write, by slot."""
         self._claim_not_before = 0.0
 
     def run(self) -> None:
-        """Works; whatever ends the loop, the trials still running are handed back.
+        """Run until the study is finished; on any exit, hand back the trials still running.
 
         Raises:
             SearchError: too many trials of the study failed.
@@ -89,44 +89,44 @@ class Loop:
         with self._lease:
             crashed = True
             try:
-                while not self._stop.asked and self._go_on():
-                    self._lease.hold(self._session.held)
+                while not self._stop.requested and self._tick():
+                    self._lease.set_trials(self._session.running)
                 crashed = False
             finally:
-                self._give_up(crashed=crashed)
-                self._logs.close(STOPPED_S if self._stop.asked else STUCK_S)
+                self._hand_back(crashed=crashed)
+                self._logs.close(STOPPED_S if self._stop.requested else STUCK_S)
 
-    def _go_on(self) -> bool:
-        """Run one tick.
+    def _tick(self) -> bool:
+        """Claim trials and train one epoch.
 
         Returns:
-            Whether the study may need another one of this worker.
+            Whether the study may still need this worker.
         """
         if self._lease.fenced():
-            self._start_afresh()
-        over = self._refill()
+            self._restart()
+        finished = self._refill()
         if self._trial_in:
-            self._accounts.epoch(len(self._trial_in), self._engine.slots)
+            self._accounts.add_epoch(len(self._trial_in), self._engine.slots)
             reports = self._engine.run_epoch()
             with self._accounts.storing():
                 self._record(reports)
-        elif not over:
+        elif not finished:
             with self._accounts.waiting():
                 self._stop.wait(self._settings.poll_s)
-        return not over or bool(self._trial_in)
+        return not finished or bool(self._trial_in)
 
     def _refill(self) -> bool:
         """Fill free slots with trials.
 
         Returns:
-            Whether there is nothing left to claim, for good.
+            Whether nothing is left to claim, now and later.
         """
         wanted = min(self._engine.free, self._session.at_once - len(self._trial_in))
         if wanted <= 0 or time.monotonic() < self._claim_not_before:
             return False
         with self._accounts.storing():
             batch = self._session.claim(wanted)
-        self._lease.hold(self._session.held, since=batch.claimed_at)
+        self._lease.set_trials(self._session.running, since=batch.claimed_at)
         if len(batch.trials) < wanted:
             self._claim_not_before = time.monotonic() + self._settings.poll_s
         for trial in batch.trials:
@@ -143,54 +143,54 @@ class Loop:
             self._session.flush()
             return
         self._trial_in[admission.slot] = key
-        self._session.admitted(trial, admission.tape_position)
-        self._logs.admitted(admission.slot, trial.number, config)
+        self._session.record_admission(trial, admission.tape_position)
+        self._logs.start(admission.slot, trial.number, config)
 
     def _record(self, reports: Sequence[EpochReport]) -> None:
         """Report an epoch to the study, and free the slots of trials that ended.
 
-        Only epochs at which the pruner decides or a trial ends cause a transaction; the values of
-        the epochs before are written with it.
+        A transaction is made only after epochs at which the pruner decides or a trial ends; it also
+        writes the values of the epochs before.
         """
         if self._lease.fenced():
             return
-        self._logs.heard(reports)
+        self._logs.add_reports(reports)
         session, trial_in = self._session, self._trial_in
-        sound = [report for report in reports if report.failure is None]
-        for report in sound:
+        trained = [report for report in reports if report.failure is None]
+        for report in trained:
             self._unwritten.setdefault(report.slot, []).append(report)
-        at_rung = [report for report in sound if report.epoch in session.rungs]
+        at_rung = [report for report in trained if report.epoch in session.rungs]
         if not at_rung and not any(report.finished for report in reports):
             return
         for slot, curve in self._unwritten.items():
             for report in curve:
                 session.report(trial_in[slot], report.epoch, report.auprc_macro)
         self._unwritten.clear()
-        pruned = session.verdicts([trial_in[report.slot] for report in at_rung])
+        pruned = session.trials_to_prune([trial_in[report.slot] for report in at_rung])
         ended = [r for r in reports if r.finished or trial_in[r.slot] in pruned]
         for report in ended:
             self._end(trial_in[report.slot], report)
         session.flush()
-        held = session.held
-        self._evict([slot for slot, key in trial_in.items() if key not in held])
+        running = session.running
+        self._evict([slot for slot, key in trial_in.items() if key not in running])
         if ended:
             self._claim_not_before = 0.0
 
     def _end(self, key: int, report: EpochReport) -> None:
         if report.failure is not None:
             self._session.fail(key, report.failure)
-            self._logs.ended(report.slot, "failed")
+            self._logs.end(report.slot, "failed")
         elif report.finished:
             self._session.complete(key, report.best_auprc_macro, epochs=report.epoch)
-            self._logs.ended(report.slot, "complete")
+            self._logs.end(report.slot, "complete")
         else:
             self._session.prune(key, epochs=report.epoch)
-            self._logs.ended(report.slot, "pruned")
+            self._logs.end(report.slot, "pruned")
 
-    def _start_afresh(self) -> None:
-        """Drop all trials after a lease ran out, and claim anew.
+    def _restart(self) -> None:
+        """Drop all trials after a lease expired, so that new ones are claimed.
 
-        Trials that no other worker has taken over are handed back; being suspended is no crash.
+        Trials that no other worker has taken over are handed back, without counting a crash.
         """
         self._evict(list(self._trial_in))
         self._session.hand_back(crashed=False)
@@ -199,15 +199,15 @@ class Loop:
     def _evict(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self._engine.evict(slot)
-            self._logs.forget(slot)
+            self._logs.drop(slot)
             self._unwritten.pop(slot, None)
             del self._trial_in[slot]
 
-    def _give_up(self, *, crashed: bool) -> None:
+    def _hand_back(self, *, crashed: bool) -> None:
         try:
             self._session.hand_back(crashed=crashed)
-            self._accounts.tell()
+            self._accounts.record()
         except (StorageError, StudyDeletedError):
-            # The leases run out instead; what ended the loop matters more.
+            # The leases will expire instead; the exception that ended the loop matters more.
             if not crashed:
                 raise

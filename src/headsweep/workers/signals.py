@@ -23,61 +23,62 @@ class Stop:
     """Whether the worker was asked to stop.
 
     Args:
-        grace_s: how long the worker may take to end after that; its leases run out otherwise.
+        grace_s: time in seconds for the worker to end after the first signal; after that the
+            process is ended, and its leases expire.
     """
 
     def __init__(self, grace_s: float = 30.0) -> None:
-        self.told_by: int | None = None
-        """The signal that told the worker to stop; None before, or when its launcher is gone."""
-        self._told = threading.Event()
+        self.signal_number: int | None = None
+        """The first signal received; None if there was none, even if the launcher is gone."""
+        self._received = threading.Event()
         self._grace_s = grace_s
         self._deadline: threading.Timer | None = None
         launcher = os.environ.get(LAUNCHER_VARIABLE, "")
         self._launcher = int(launcher) if launcher.isdigit() else None
 
     @property
-    def asked(self) -> bool:
-        """True after a signal, or when the launcher is gone."""
+    def requested(self) -> bool:
+        """Whether a signal was received, or the launcher is gone."""
         gone = self._launcher is not None and os.getppid() != self._launcher
-        return self._told.is_set() or gone
+        return self._received.is_set() or gone
 
     def wait(self, timeout_s: float) -> None:
-        """Sleeps, but wakes at a signal."""
-        self._told.wait(timeout_s)
+        """Sleep until a signal arrives or the timeout has passed."""
+        self._received.wait(timeout_s)
 
-    def hear(self, number: int, _: FrameType | None) -> None:
+    def handle(self, number: int, _: FrameType | None) -> None:
         """Handle a signal."""
-        if self._told.is_set():
+        if self._received.is_set():
             os._exit(128 + number)
-        self.told_by = number
-        self._told.set()
+        self.signal_number = number
+        self._received.set()
         self._deadline = threading.Timer(self._grace_s, os._exit, (128 + number,))
         self._deadline.daemon = True
         self._deadline.start()
 
-    def forget(self) -> None:
+    def cancel_deadline(self) -> None:
         """Cancel the deadline, since the worker ended in time."""
         if self._deadline is not None:
             self._deadline.cancel()
 
 
-class _StopHere(Stop):
-    """Stop of a worker in somebody's own process, which must never be ended from here."""
+class _StopInProcess(Stop):
+    """The same for a worker in the caller's process, which is never ended from here."""
 
     def __init__(self) -> None:
         super().__init__()
         self._launcher = None
 
-    def hear(self, number: int, _: FrameType | None) -> None:
+    def handle(self, number: int, _: FrameType | None) -> None:
         """Handle SIGINT: the first drains, the second interrupts.
 
         Raises:
             KeyboardInterrupt: at the second signal.
         """
-        if self._told.is_set():
+        if self._received.is_set():
             raise KeyboardInterrupt
-        self.told_by = number
-        self._told.set()
+        self.signal_number = number
+        self._received.set()
 
 
 @contextmanager
@@ -87,11 +88,11 @@ def stop_in_process() -> Iterator[Stop]:
     Yields:
         Whether the worker was asked to stop; outside the main thread it never is.
     """
-    stop = _StopHere()
+    stop = _StopInProcess()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGINT, stop.hear)
+    before = signal.signal(signal.SIGINT, stop.handle)
     try:
         yield stop
     finally:
@@ -100,17 +101,25 @@ def stop_in_process() -> Iterator[Stop]:
 
 @contextmanager
 def stop_on_signals(grace_s: float) -> Iterator[Stop]:
-    """Within it, signals are handled; outside the main thread only the launcher's end is."""
+    """Handle signals until the context is left.
+
+    Args:
+        grace_s: time in seconds for the worker to end after the first signal.
+
+    Yields:
+        Whether the worker was asked to stop. Outside the main thread no signal is handled, but the
+        end of the launcher is still noticed.
+    """
     stop = Stop(grace_s)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    # What is ignored stays ignored: `nohup` starts programs so.
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop.hear) for number in heard}
+    # Signals that are ignored stay ignored: `nohup` starts programs like that.
+    handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.handle) for number in handled}
     try:
         yield stop
     finally:
-        stop.forget()
+        stop.cancel_deadline()
         for number, handler in before.items():
             signal.signal(number, handler)

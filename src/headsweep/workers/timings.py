@@ -1,4 +1,4 @@
-"""A worker's accounts: what it spends its time on, told to the study now and then."""
+"""How a worker spends its time, recorded in the study every few seconds."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from headsweep.studies.worker_timings import WorkerTimings
 if TYPE_CHECKING:
     from headsweep.engine.timings import Usage
 
-TELL_EVERY_S = 10.0
+RECORD_EVERY_S = 10.0
 
 
-class Accounts:
-    """Adds up seconds and places beside what the engine itself counts.
+class TimeAccounts:
+    """Adds the time spent on storage and waiting, and the use of slots, to the engine's counters.
 
     Args:
         usage: the engine's counters.
-        tell: notes the worker's effort so far in the study.
+        record: writes the worker's timings so far to the study.
     """
 
-    def __init__(self, usage: Usage, tell: Callable[[WorkerTimings], None]) -> None:
+    def __init__(self, usage: Usage, record: Callable[[WorkerTimings], None]) -> None:
         self._usage = usage
-        self._tell = tell
+        self._record = record
         self._store_s = self._waiting_s = 0.0
-        self._used_places = self._places = 0
-        self._told_at = time.monotonic()
+        self._used_slots = self._slots = 0
+        self._recorded_at = time.monotonic()
 
     @contextmanager
     def storing(self) -> Iterator[None]:
-        """Count the time inside as the storage's."""
+        """Count the time inside the context as spent on the storage."""
         begun = time.perf_counter()
         yield
         self._store_s += time.perf_counter() - begun
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for other workers."""
+        """Count the time inside the context as spent on waiting for other workers."""
         begun = time.perf_counter()
         yield
         self._waiting_s += time.perf_counter() - begun
 
-    def epoch(self, used: int, places: int) -> None:
-        """Note how many of all places were used in an epoch; tell the study when it is due."""
-        self._used_places += used
-        self._places += places
-        if time.monotonic() - self._told_at >= TELL_EVERY_S:
+    def add_epoch(self, used: int, slots: int) -> None:
+        """Count the slots used in an epoch; every `RECORD_EVERY_S` seconds, record all timings."""
+        self._used_slots += used
+        self._slots += slots
+        if time.monotonic() - self._recorded_at >= RECORD_EVERY_S:
             with self.storing():
-                self.tell()
+                self.record()
 
-    def tell(self) -> None:
-        """Tell the study all that was spent until now."""
-        self._told_at = time.monotonic()
-        self._tell(
+    def record(self) -> None:
+        """Write the timings so far to the study."""
+        self._recorded_at = time.monotonic()
+        self._record(
             WorkerTimings(
                 **asdict(self._usage),
                 store_s=self._store_s,
                 waiting_s=self._waiting_s,
-                used_places=self._used_places,
-                places=self._places,
+                used_places=self._used_slots,
+                places=self._slots,
             )
         )

@@ -1,7 +1,7 @@
 """A study's trials as runs of W&B or TensorBoard, grouped under its name.
 
-A trial becomes a run when it ends, on a thread of its own, so that training waits for no logger.
-The first fault of a logger is said once and ends logging; the trials go on.
+A trial is logged as a run after it ended, on a separate thread, so that training does not wait for
+the logger. The first error of the logger is printed once and ends logging; training goes on.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from headsweep.engine.slots import EpochReport
 
 STUCK_S = 60.0
-"""A logger that writes no run for so long after the last trial is given up."""
+"""Logging ends if no run is written for so many seconds after the last trial."""
 
 STOPPED_S = 5.0
-"""The same for a worker that was asked to stop."""
+"""The same if the worker was asked to stop."""
 
 
 @dataclass
@@ -42,63 +42,63 @@ class _Run:
 
 
 class TrialLogs:
-    """Collects what is said of trials; does nothing when `logging.logger_name` is none.
+    """Collects the reports of trials and logs them; does nothing if `logging.logger_name` is none.
 
-    Runs lie in `<paths.output_dir>/<study>/runs/trial-<number>`. A run's group is the study's name
-    unless `logging.group` names another; its state is one of its tags.
+    Runs are stored in `<paths.output_dir>/<study>/runs/trial-<number>`. The study's name is
+    the run's group, unless `logging.group` names another; the run's state is one of its tags.
 
     Args:
-        spec: of the study.
+        spec: the study's definition.
     """
 
     def __init__(self, spec: StudySpec) -> None:
         self._study = spec.name
         self._folder = Path(spec.config.paths.output_dir) / spec.name / "runs"
-        self._wanted = spec.config.logging.logger_name != "none"
+        self._enabled = spec.config.logging.logger_name != "none"
         self._in_slot: dict[int, _Run] = {}
-        self._ended: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
         self._logged = 0
         self._thread = threading.Thread(target=self._work, name="trial logs", daemon=True)
-        if self._wanted:
+        if self._enabled:
             self._thread.start()
 
-    def admitted(self, slot: int, number: int, config: Config) -> None:
-        """Note that a trial was given a slot."""
-        if self._wanted:
+    def start(self, slot: int, number: int, config: Config) -> None:
+        """Start collecting the reports of the trial in a slot."""
+        if self._enabled:
             self._in_slot[slot] = _Run(number, config)
 
-    def heard(self, reports: Sequence[EpochReport]) -> None:
-        """Note the reports of an epoch of some slots."""
+    def add_reports(self, reports: Sequence[EpochReport]) -> None:
+        """Collect the reports of an epoch."""
         for report in reports:
             if report.failure is None and (run := self._in_slot.get(report.slot)):
                 run.epochs.append(report.metrics)
                 run.best_epoch = report.best_epoch
 
-    def ended(self, slot: int, state: str) -> None:
-        """Note that the trial in a slot is complete, pruned or failed; its run is written soon."""
+    def end(self, slot: int, state: str) -> None:
+        """Queue the run of the trial in a slot, which is complete, pruned or failed."""
         if run := self._in_slot.pop(slot, None):
             run.state = state
-            self._ended.put(run)
+            self._queue.put(run)
 
-    def forget(self, slot: int) -> None:
-        """Note that a slot was emptied; a trial that had not ended there will run again."""
+    def drop(self, slot: int) -> None:
+        """Discard the reports of a trial that was taken out of its slot before it ended."""
         self._in_slot.pop(slot, None)
 
-    def close(self, patience_s: float) -> None:
-        """Wait until all runs are written, or none has been for `patience_s`."""
-        if not self._wanted:
+    def close(self, timeout_s: float) -> None:
+        """Wait until all runs are written, or none was written for `timeout_s` seconds."""
+        if not self._enabled:
             return
-        self._ended.put(None)
+        self._queue.put(None)
         logged = -1
         while self._thread.is_alive() and self._logged > logged:
             logged = self._logged
-            self._thread.join(patience_s)
+            self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self._give_up(f"logging of trials ended, no run was written in {patience_s:g} s")
+            self._disable(f"logging of trials ended: no run was written in {timeout_s:g} s")
 
     def _work(self) -> None:
-        while (run := self._ended.get()) is not None:
-            if self._wanted:
+        while (run := self._queue.get()) is not None:
+            if self._enabled:
                 self._write(run)
             self._logged += 1
 
@@ -113,22 +113,22 @@ class TrialLogs:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self._give_up(f"logging of trials ended: {folder}: {error.strerror}")
+            self._disable(f"logging of trials ended: {folder}: {error.strerror}")
             return
         tracker = start_tracker(
             with_values(run.config, values, where=self._study),
             folder,
             run_id=f"{self._study}-{run.number}-{secrets.token_hex(4)}",
             first_epoch=1,
-            notice=self._give_up,
+            notice=self._disable,
         )
         for epoch, metrics in enumerate(run.epochs, start=1):
             tracker.log(epoch, metrics)
         best = run.epochs[run.best_epoch - 1] if run.epochs else {"epoch": 0}
         tracker.finish(best, folder / "model.safetensors")
 
-    def _give_up(self, reason: str) -> None:
-        """Say why, once."""
-        if self._wanted:
-            self._wanted = False
+    def _disable(self, reason: str) -> None:
+        """End logging, and print the reason."""
+        if self._enabled:
+            self._enabled = False
             print(f"Notice: {reason}", file=sys.stderr, flush=True)

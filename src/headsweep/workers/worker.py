@@ -1,4 +1,4 @@
-"""A worker: a study, its data, an engine, and the loop that brings them together."""
+"""A worker: opens a study and its data, builds an engine, and runs the loop."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def work(
     *,
     data: Dataset | None = None,
 ) -> None:
-    """Work on a study until its budget is spent and no trial is left that could come back.
+    """Work on a study until its budget is spent and no running trial could still be retried.
 
     A worker that is asked to stop hands its trials back and returns early.
 
     Args:
         study: an open study, whose storage is used by this worker alone.
-        engine_settings: of the engine that trains the trials.
+        engine_settings: settings of the engine that trains the trials.
         stop: whether the worker was asked to stop.
-        worker_settings: leases and limits; None is the defaults.
-        data: the data to search on; None is what the study's config names.
+        worker_settings: leases and limits; None uses the defaults.
+        data: the data to search on; None loads the data that the study's config names.
 
     Raises:
         InputError: the storage, the study or its data cannot be used.

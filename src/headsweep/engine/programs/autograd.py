@@ -33,8 +33,7 @@ class AutogradTrainer(SingleTrainer[AutogradBatch]):
         super().__init__(slot, inputs)
         if not isinstance(self.head, LabelHead):
             raise ConfigError(
-                f"a head without a program of its own must be a LabelHead, "
-                f"found {type(self.head).__name__}"
+                f"{type(self.head).__name__} has no program of its own and is not a LabelHead"
             )
         self.x_valid = inputs.matrix(self.variant, valid=True)
         self.loss = loss_settings(slot.config.training, inputs.pos_weight)

@@ -18,9 +18,9 @@ from headsweep.heads.base import Head
 
 @dataclass(frozen=True)
 class GroupKey:
-    """What all slots of one group have in common.
+    """Values that all slots of one group share.
 
-    `also` is what the program cannot mix besides, from `Program.cannot_mix`.
+    `also` has further values that the program cannot mix, from `Program.cannot_mix`.
     """
 
     program: str
@@ -32,8 +32,8 @@ class GroupKey:
 class Program(ABC):
     """Trains the slots of one group, epoch by epoch of the tape.
 
-    Slots may differ in everything that is not in the `GroupKey`, input variant and batch size
-    included. A slot's numbers never depend on its neighbours.
+    Slots may differ in everything that is not in the `GroupKey`, including input variant and
+    batch size. A slot's results never depend on the other slots.
     """
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
@@ -42,16 +42,16 @@ class Program(ABC):
 
     @classmethod
     def cannot_mix(cls, config: Config, inputs: Inputs) -> tuple[Hashable, ...]:
-        """Return what else the slots of one group must have in common; nothing by default."""
+        """Return further values that the slots of one group must share; none by default."""
         return ()
 
     @abstractmethod
     def admit(self, slot: Slot) -> None:
-        """Give the slot freshly initialised weights and moments."""
+        """Give the slot newly initialized weights and moments."""
 
     @abstractmethod
     def evict(self, slot: Slot) -> None:
-        """Forget the slot."""
+        """Remove the slot."""
 
     @abstractmethod
     def train_epoch(self, order: Tensor, position: int) -> None:
@@ -59,7 +59,7 @@ class Program(ABC):
 
         A slot takes consecutive minibatches of `slot.batch_size` rows of `order`
         (`tape.batch_bounds`), from its `slot.taken`-th one on. Dropout noise of the i-th
-        minibatch of an epoch is keyed by step `position * slot.steps_per_epoch + i`. Slots of
+        minibatch of an epoch is determined by step `position * slot.steps_per_epoch + i`. Slots of
         one batch size have always taken equally many minibatches. When memory runs out, every
         slot's clock says which steps it has taken.
 
@@ -79,24 +79,24 @@ class Program(ABC):
     def probabilities(self, scores: Tensor) -> Tensor:
         """Return the label probabilities of validation scores `(K, c, n_valid)` on the CPU.
 
-        They are the sigmoid of logits, slot by slot: a vector kernel computes the remainder of a
-        tensor with other bits, which must not depend on a slot's neighbours.
+        They are the sigmoid of logits, slot by slot: vector kernels compute the remainder of a
+        tensor with other bits, and which slot that affects would depend on the other slots.
         """
         return torch.stack([logits.sigmoid() for logits in scores])
 
     @abstractmethod
     def keep_best(self, slot: Slot) -> None:
-        """Remember the slot's present weights as its best."""
+        """Store the slot's present weights as its best."""
 
     @abstractmethod
     def state(self, slot: Slot) -> dict[str, Tensor]:
-        """Return the slot's live tensors by name: weights, moments and best weights.
+        """Return the slot's tensors by name, not copied: weights, moments and best weights.
 
-        With the slot's clock and the tape's position they determine all that follows.
+        With the slot's clock and the tape's position they determine the rest of the training.
         """
 
     def restore(self, slot: Slot, state: Mapping[str, Tensor]) -> None:
-        """Overwrite a slot's tensors with those that `state` gave."""
+        """Overwrite a slot's tensors with those that `state` returned."""
         for name, tensor in self.state(slot).items():
             tensor.copy_(state[name])
 

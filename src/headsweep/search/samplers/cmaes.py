@@ -1,8 +1,8 @@
-"""CMA-ES that keeps no optimiser in the store: it is computed from the finished trials.
+"""CMA-ES that stores no optimizer: its state is computed from the finished trials.
 
-Optuna's own `CmaEsSampler` stores its optimiser as a pickle, which runs code if somebody else wrote
-it. Its state follows from what each generation got, so here only the number of the generation
-lies in the store, with the trial, and a worker that joins tells itself all generations again.
+Optuna's own `CmaEsSampler` stores its optimizer as a pickle, and a pickle that somebody else wrote
+can run any code. The state follows from the results of all generations, so here only the number of
+the generation is stored with each trial, and a worker that joins replays all generations.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class ReplayedCmaEsSampler(BaseSampler):
 
     Args:
         n_startup_trials: below so many complete trials, suggestions are random.
-        popsize: of a generation; None is CMA-ES's own choice.
+        popsize: trials of a generation; None uses CMA-ES's own choice.
         consider_pruned_trials: whether generations count trials that were pruned.
         lr_adapt: whether the learning rate is adapted, for noisy and multimodal functions.
-        seed: of all draws; None draws one.
+        seed: seed of all draws; None draws one.
 
     Raises:
         ImportError: the package `cmaes` is not installed.
@@ -67,12 +67,12 @@ class ReplayedCmaEsSampler(BaseSampler):
         self._optimizer: Any = None
 
     def reseed_rng(self) -> None:
-        """See `BaseSampler`."""
+        """Seed the random numbers anew."""
         self._rng.seed()
         self._random.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
-        """See `BaseSampler`."""
+        """Return the params that are suggested jointly."""
         shared = self._shared_space.calculate(study)
         return {
             name: distribution
@@ -84,18 +84,18 @@ class ReplayedCmaEsSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
-        """See `BaseSampler`."""
-        told = study.get_trials(deepcopy=False, states=self._states)
-        if not search_space or len(told) < self._n_startup:
+        """Return values for the params that are suggested jointly."""
+        finished = study.get_trials(deepcopy=False, states=self._states)
+        if not search_space or len(finished) < self._n_startup:
             return {}
-        self.follow(told, search_space, maximize=study.direction == StudyDirection.MAXIMIZE)
+        self.replay(finished, search_space, maximize=study.direction == StudyDirection.MAXIMIZE)
         point = self._optimizer.ask()
         set_system_attr(study, trial, GENERATION, self._optimizer.generation)
         named = zip(search_space.items(), point, strict=True)
         return {name: _from_unit(distribution, u) for (name, distribution), u in named}
 
-    def follow(self, trials: Sequence[FrozenTrial], space: Space, *, maximize: bool) -> None:
-        """Tells the optimiser every generation that is complete and that it was not told yet."""
+    def replay(self, trials: Sequence[FrozenTrial], space: Space, *, maximize: bool) -> None:
+        """Pass the results of every generation that is complete and new to the optimizer."""
         if self._optimizer is None or space != self._space:
             self._space, self._optimizer = space, self._begin(len(space))
         optimizer, sign = self._optimizer, -1.0 if maximize else 1.0
@@ -119,12 +119,12 @@ class ReplayedCmaEsSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """See `BaseSampler`."""
+        """Return a value for one param."""
         drawn = self._random.sample_independent(study, trial, param_name, param_distribution)
         return on_step(param_distribution, drawn)
 
     def _begin(self, n_dimensions: int) -> Any:
-        """An optimiser in the middle of the unit cube, as wide as Optuna's."""
+        """Return an optimizer in the middle of the unit cube, as wide as Optuna's."""
         return self._new(
             mean=np.full(n_dimensions, 0.5),
             sigma=1 / 6,
@@ -137,14 +137,14 @@ class ReplayedCmaEsSampler(BaseSampler):
 
 
 def _edges(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:
-    """The ends of the range on its scale, widened by half a step where there are steps."""
+    """Return the ends of the range on its scale, widened by half a step where there are steps."""
     half = 0.0 if distribution.step is None else distribution.step / 2
     low, high = distribution.low - half, distribution.high + half
     return (math.log(low), math.log(high)) if distribution.log else (low, high)
 
 
 def _to_unit(space: Space, params: Mapping[str, Any]) -> Floats | None:
-    """Params (d,) in the unit cube; None where the store holds others than were suggested."""
+    """Return params (d,) in the unit cube; None if stored values are not ones of the space."""
     point = []
     for name, distribution in space.items():
         assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -157,7 +157,7 @@ def _to_unit(space: Space, params: Mapping[str, Any]) -> Floats | None:
 
 
 def _from_unit(distribution: BaseDistribution, u: float) -> float | int:
-    """The inverse of `_to_unit` for one param, on a step where there are steps."""
+    """Return the inverse of `_to_unit` for one param, rounded to a step if there are steps."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high = _edges(distribution)
     value = low + float(u) * (high - low)

@@ -24,12 +24,12 @@ Floats = NDArray[np.float64]
 
 _TINY = 1e-300
 _FINEST = 100
-"""No kernel is narrower than this share of the range, once there are as many observations."""
+"""No kernel is narrower than 1/100 of the range; fewer observations have wider kernels."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale on which a numerical dimension is searched: of logarithms, if `log`.
+    """The scale on which a numerical dimension is searched, logarithmic if `log`.
 
     A stepped dimension is widened by half a step at both ends.
     """
@@ -45,16 +45,16 @@ class Scale:
         return self.high - self.low
 
     def of(self, x: Floats) -> Floats:
-        """Values on this scale."""
+        """Return values on this scale."""
         return np.log(x) if self.log else x
 
 
 Widths = Callable[[Floats, Scale], Floats]
-"""From (n,) observations on a scale to the widths (n,) of their kernels."""
+"""Maps (n,) observations on a scale to the widths (n,) of their kernels."""
 
 
 def neighbour_gaps(mu: Floats, scale: Scale) -> Floats:
-    """A kernel's width is the larger gap to its neighbours; the ends look inwards only.
+    """Return kernel widths (n,): the larger gap to the neighbours, at the ends the inner gap.
 
     Source: `optuna.samplers.TPESampler`.
     """
@@ -69,11 +69,12 @@ def neighbour_gaps(mu: Floats, scale: Scale) -> Floats:
 
 
 def closing_in(weights: Floats, n_dimensions: int) -> Widths:
-    """As `neighbour_gaps`, but no wider than the observations are spread, by Scott's rule.
+    """Return widths as those of `neighbour_gaps`, but at most as wide as Scott's rule allows.
 
     Source: D. W. Scott, *Multivariate Density Estimation*, 1992, with the effective number of
-    weighted observations. Few observations tell little of their spread: n of them have kernels of
-    at least 1 / n² of the range; and neighbours on a stepped dimension stay within reach.
+    weighted observations. Few observations give a poor estimate of their spread, so n of them have
+    kernels of at least 1 / n² of the range. On a stepped dimension kernels are at least a quarter
+    of a step wide, so that neighbouring points can be drawn.
     """
 
     def widths(mu: Floats, scale: Scale) -> Floats:
@@ -96,7 +97,7 @@ def closing_in(weights: Floats, n_dimensions: int) -> Widths:
 class _Numbers:
     """Kernels of one numerical dimension: `mu` and `sigma` on its scale, shape (m,), prior first.
 
-    Where there are steps, a value stands for the interval of one step around it.
+    If the dimension is stepped, a value stands for the interval of one step around it.
     """
 
     mu: Floats
@@ -104,7 +105,7 @@ class _Numbers:
     scale: Scale
 
     def log_kernels(self, x: Floats) -> Floats:
-        """Log densities, or masses where there are steps; (n,) values → (n, m)."""
+        """Return log densities, or log masses if stepped, (n, m) of (n,) values."""
         total = np.log(self._mass(self.scale.low, self.scale.high))
         if self.scale.step is None:
             z = self.scale.of(x)[:, None] - self.mu
@@ -113,15 +114,15 @@ class _Numbers:
             z *= -0.5
             z -= np.log(self.sigma * np.sqrt(2 * np.pi)) + total
             return z
-        # Many values are equal; each needs two normal integrals a kernel.
-        distinct, place = np.unique(x, return_inverse=True)
+        # Many values are equal, and each needs two normal integrals a kernel.
+        distinct, index = np.unique(x, return_inverse=True)
         half = self.scale.step / 2
         left, right = (self.scale.of(distinct + side * half) for side in (-1, 1))
         mass = self._mass(left[:, None], right[:, None])
-        return (np.log(np.maximum(mass, _TINY)) - total)[place]
+        return (np.log(np.maximum(mass, _TINY)) - total)[index]
 
     def draw(self, kernels: NDArray[np.intp], rng: np.random.RandomState) -> Floats:
-        """One value from each of the given kernels."""
+        """Return one value from each of the given kernels."""
         mu, sigma, scale = self.mu[kernels], self.sigma[kernels], self.scale
         below, above = ndtr((scale.low - mu) / sigma), ndtr((scale.high - mu) / sigma)
         scaled = mu + sigma * ndtri(below + rng.uniform(size=len(mu)) * (above - below))
@@ -129,7 +130,7 @@ class _Numbers:
         return np.exp(x) if scale.log else x
 
     def kernel_at(self, x: float) -> _Numbers:
-        """The kernel of one more observation, as wide as the larger gap to its neighbours."""
+        """Return the kernel of one more observation, as wide as the larger gap beside it."""
         point = float(self.scale.of(np.array([x]))[0])
         others = self.mu[1:]  # the first kernel is the prior's
         left = np.max(others, where=others <= point, initial=self.scale.low)
@@ -139,7 +140,7 @@ class _Numbers:
         return replace(self, mu=np.array([point]), sigma=width)
 
     def joined(self, other: _Numbers) -> _Numbers:
-        """With the kernels of another estimate of the same dimension."""
+        """Return these kernels and those of another estimate of the same dimension."""
         mu, sigma = np.append(self.mu, other.mu), np.append(self.sigma, other.sigma)
         return replace(self, mu=mu, sigma=sigma)
 
@@ -155,24 +156,24 @@ class _Categories:
     weights: Floats
 
     def log_kernels(self, x: Floats) -> Floats:
-        """Log masses; (n,) indices of choices → (n, m)."""
+        """Return log masses (n, m) of (n,) indices of choices."""
         masses: Floats = np.log(self.weights.T)[x.astype(int)]
         return masses
 
     def draw(self, kernels: NDArray[np.intp], rng: np.random.RandomState) -> Floats:
-        """One index from each of the given kernels."""
+        """Return one index from each of the given kernels."""
         cumulative = self.weights[kernels].cumsum(axis=1)
         cumulative[:, -1] = 1.0
         drawn: Floats = (cumulative < rng.uniform(size=len(kernels))[:, None]).sum(axis=1) * 1.0
         return drawn
 
     def kernel_at(self, x: float) -> _Categories:
-        """The kernel of one more observation, as smooth as the others."""
+        """Return the kernel of one more observation, as smooth as the others."""
         n_kernels, n_choices = self.weights.shape
         return _Categories(_smoothed(np.array([x]), n_choices, n_kernels))
 
     def joined(self, other: _Categories) -> _Categories:
-        """With the kernels of another estimate of the same dimension."""
+        """Return these kernels and those of another estimate of the same dimension."""
         return _Categories(np.concatenate([self.weights, other.weights]))
 
 
@@ -183,7 +184,7 @@ class Parzen:
         observations: (n, d), in Optuna's internal representation.
         space: the d distributions.
         weights: (n,), relative to the prior's weight of 1.
-        widths: how wide the kernels of numbers are.
+        widths: returns the widths of kernels of numbers.
     """
 
     def __init__(
@@ -203,22 +204,22 @@ class Parzen:
         return float(self._weights.sum())
 
     def draw(self, n: int, rng: np.random.RandomState) -> Floats:
-        """`n` points (n, d), legal in their dimensions, all values of a point from one kernel."""
+        """Return `n` legal points (n, d), all values of a point drawn from one kernel."""
         kernels = self._kernels(n, rng)
         return self._legal([column.draw(kernels, rng) for column in self._columns])
 
     def recombine(self, n: int, rng: np.random.RandomState) -> Floats:
-        """`n` points (n, d), legal in their dimensions, each value from a kernel of its own."""
+        """Return `n` legal points (n, d), each value drawn from its own kernel."""
         return self._legal([column.draw(self._kernels(n, rng), rng) for column in self._columns])
 
     def log_density(self, points: Floats) -> Floats:
-        """Log densities (n,) at (n, d) points of what `draw` draws."""
+        """Return log densities (n,) of the points (n, d) that `draw` draws."""
         kernels = _log_products(self._columns, points) + np.log(self._shares)
         density: Floats = logsumexp(kernels, axis=1)
         return density
 
     def log_recombined(self, points: Floats) -> Floats:
-        """The same of what `recombine` draws: the product of the dimensions' own densities."""
+        """Return the same for `recombine`: the product of the densities of single dimensions."""
         density = np.zeros(len(points))
         for column, x in zip(self._columns, points.T, strict=True):
             # One dimension of the broad kernel is never so thin that the sum would vanish.
@@ -226,10 +227,10 @@ class Parzen:
         return density
 
     def add(self, point: Floats, weight: float, *, at: Floats) -> Floats:
-        """Lets one more point into the mixture.
+        """Add a point to the mixture.
 
         Returns:
-            Log densities (n,) of its kernel at (n, d) points.
+            Log densities (n,) of its kernel at the points `at` (n, d).
         """
         kernels = [c.kernel_at(x) for c, x in zip(self._columns, point, strict=True)]
         pairs = zip(self._columns, kernels, strict=True)
@@ -262,7 +263,7 @@ def _column(
     if distribution.log:
         mu, low, high = np.log(mu), float(np.log(low)), float(np.log(high))
     scale = Scale(low, high, distribution.log, distribution.step)
-    mu = np.clip(mu, low, high)  # a trial may be from before the range was narrowed
+    mu = np.clip(mu, low, high)  # an older trial may be outside of a range that was narrowed
     sigma = np.append(scale.span, widths(mu, scale))
     return _Numbers(np.append(0.5 * (low + high), mu), sigma, scale)
 
@@ -275,7 +276,7 @@ def _log_products(columns: Sequence[_Numbers | _Categories], points: Floats) -> 
 
 
 def _smoothed(indices: Floats, n_choices: int, n_kernels: int) -> Floats:
-    """One-hot weights of (n,) choices, each choice a share of one observation heavier."""
+    """Return one-hot weights of (n,) choices; every choice gets 1 / n_kernels more."""
     weights = np.full((len(indices), n_choices), 1.0 / n_kernels)
     weights[np.arange(len(indices)), indices.astype(int)] += 1.0
     smoothed: Floats = weights / weights.sum(axis=1, keepdims=True)
@@ -288,7 +289,7 @@ def _clipped_gaps(gaps: Floats, scale: Scale, n_kernels: int) -> Floats:
 
 
 def _legal(x: Floats, distribution: BaseDistribution) -> Floats:
-    """Drawn values, rounded to the steps and kept within the bounds."""
+    """Return drawn values, rounded to the steps and kept within the bounds."""
     if isinstance(distribution, CategoricalDistribution):
         return x
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -1,4 +1,4 @@
-"""Any sampler of Optuna's, with its stepped values decimal for decimal."""
+"""A wrapper for Optuna's samplers that makes stepped values exact decimals."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from headsweep.search.steps import on_step
 
 
 class SteppedSampler(BaseSampler):
-    """A sampler whose values lie on the points that the study file describes.
+    """Rounds the values of a sampler to the points that the study file describes.
 
-    Optuna's samplers add up steps as floats, so that 0.1 three times is 0.30000000000000004.
+    Optuna's samplers add steps as floats, so that three steps of 0.1 give 0.30000000000000004.
 
     Args:
-        sampler: that draws the values.
+        sampler: the sampler that draws the values.
     """
 
     def __init__(self, sampler: BaseSampler) -> None:
         self.sampler = sampler
 
     def reseed_rng(self) -> None:
-        """See `BaseSampler`."""
+        """Seed the random numbers anew."""
         self.sampler.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """See `BaseSampler`."""
+        """Prepare for a trial."""
         self.sampler.before_trial(study, trial)
 
     def after_trial(
@@ -40,19 +40,19 @@ class SteppedSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """See `BaseSampler`."""
+        """Take the result of a trial."""
         self.sampler.after_trial(study, trial, state, values)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """See `BaseSampler`."""
+        """Return the params that are suggested jointly."""
         return self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """See `BaseSampler`."""
+        """Return values for the params that are suggested jointly."""
         drawn = self.sampler.sample_relative(study, trial, search_space)
         return {name: on_step(search_space[name], value) for name, value in drawn.items()}
 
@@ -63,6 +63,6 @@ class SteppedSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """See `BaseSampler`."""
+        """Return a value for one param."""
         value = self.sampler.sample_independent(study, trial, param_name, param_distribution)
         return on_step(param_distribution, value)

@@ -1,8 +1,8 @@
 """TPE for many slots: one fit serves all suggestions of a batch.
 
 As in Optuna's `TPESampler`, a suggestion is the draw from the density of good trials at which the
-density of the others is lowest in proportion. Running trials count among the others, and so does
-every suggestion of the batch: its kernel is added without fitting again.
+ratio of the density of all other trials to it is lowest. Running trials count as other trials, and
+so does every suggestion of the batch: its kernel is added without fitting again.
 
 A batch of 32 is fitted once where one trial after another is fitted 32 times, so a fit must use its
 trials better, and stay wide. These differences from Optuna's were chosen by measurement
@@ -45,16 +45,16 @@ MAX_SHARED_VALUES = 32
 """A param with more values than this is never shared: suggestions would rarely agree on it."""
 
 N_DRAWN_TO_AGREE = 16
-"""Suggestions drawn at once where params are shared: most are passed over."""
+"""Suggestions drawn at once where params are shared: most of them are rejected."""
 
 
 class BatchedTPESampler(BaseSampler):
-    """TPE for one objective, which inside `with sampler.batch(n):` fits once.
+    """TPE for one objective; inside `with sampler.batch(n):` one fit serves all suggestions.
 
     Args:
         n_startup_trials: below so many finished trials, suggestions are random.
         n_ei_candidates: draws from which each suggestion is chosen.
-        multivariate: whether params are suggested jointly; None is yes.
+        multivariate: whether params are suggested jointly; None means yes.
         group: whether a conditional space is split into groups of params that always occur
             together, each suggested jointly.
         constant_liar: whether to stay away from running trials.
@@ -62,7 +62,7 @@ class BatchedTPESampler(BaseSampler):
             or integers with few values.
         n_shared: how many consecutive suggestions agree; 1 shares nothing. Each suggestion alone
             is distributed as without it.
-        seed: of all draws; None draws one.
+        seed: seed of all draws; None draws one.
 
     Raises:
         ValueError: `group` without `multivariate`, or `n_shared` below 1.
@@ -102,7 +102,7 @@ class BatchedTPESampler(BaseSampler):
 
     @contextmanager
     def batch(self, n: int) -> Iterator[None]:
-        """Fit once for the `n` suggestions within."""
+        """Fit once for the `n` suggestions made inside the context."""
         self._batch_size, self._fits = n, None
         try:
             yield
@@ -110,12 +110,12 @@ class BatchedTPESampler(BaseSampler):
             self._batch_size, self._fits = None, None
 
     def reseed_rng(self) -> None:
-        """See `BaseSampler`."""
+        """Seed the random numbers anew."""
         self._rng.seed()
         self._random.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """See `BaseSampler`."""
+        """Prepare for a trial."""
         if self._batch_size is None:
             self._fits = None
         if self._n_sharing % self._n_shared == 0:
@@ -123,7 +123,7 @@ class BatchedTPESampler(BaseSampler):
         self._n_sharing += 1
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
-        """See `BaseSampler`."""
+        """Return the params that are suggested jointly."""
         if not self._multivariate:
             return {}
         return {n: d for group in self._fits_of(study).groups for n, d in group.items()}
@@ -131,7 +131,7 @@ class BatchedTPESampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
-        """See `BaseSampler`."""
+        """Return values for the params that are suggested jointly."""
         fits = self._fits_of(study)
         if fits.n_finished < self._n_startup:
             return {}
@@ -149,7 +149,7 @@ class BatchedTPESampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """See `BaseSampler`."""
+        """Return a value for one param."""
         fits = self._fits_of(study)
         if fits.n_finished >= self._n_startup:
             return self._suggestion(fits, {param_name: param_distribution})[param_name]
@@ -166,8 +166,8 @@ class BatchedTPESampler(BaseSampler):
         if fits is None:
             name = study.study_name
             history = self._histories[name] = self._histories.get(name) or History(study)
-            trials = history.learn(study.get_trials(deepcopy=False))
-            fits = self._fits = Fits(history, trials, group=self._group)
+            running = history.learn(study.get_trials(deepcopy=False))
+            fits = self._fits = Fits(history, running, group=self._group)
         return fits
 
     def _suggestion(self, fits: Fits, space: Space) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class BatchedTPESampler(BaseSampler):
         return params
 
     def _share(self, space: Space, params: dict[str, Any]) -> None:
-        """Let the next suggestions agree with these params."""
+        """Make the next suggestions agree with these params."""
         for name, distribution in space.items():
             if name in self._shared_names and can_be_shared(distribution):
                 self._shared.setdefault(name, distribution.to_internal_repr(params[name]))
@@ -213,7 +213,7 @@ def can_be_shared(distribution: BaseDistribution) -> bool:
 
 
 def _is_legal(value: float | None, distribution: BaseDistribution) -> bool:
-    """Whether an internal value is one of a distribution that can be shared."""
+    """Return whether an internal value is one of a distribution that can be shared."""
     if value is None:
         return False
     if isinstance(distribution, CategoricalDistribution):

@@ -1,4 +1,4 @@
-"""What batched TPE knows of a study: its trials as numbers, and the densities fitted to them."""
+"""A study as batched TPE sees it: its trials as numbers, and the densities fitted to them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.search.samplers.parzen import Floats, Parzen, closing_in
 
-T = TypeVar("T")
+T = TypeVar("T", bound=np.generic)
 Space = dict[str, BaseDistribution]
 
 GOOD, MAX_GOOD = 0.7, 25
-"""Of n finished trials, the best 0.7 √n are good; at most so many."""
+"""Of n finished trials, the best 0.7 √n are good, but at most 25."""
 RECOMBINED = 0.5
 """The share of suggestions whose values come from good trials one by one, not all from the same."""
 MAX_OBSERVATIONS = 600
-"""The trials that are not good are thinned to about so many, or fits would grow with the study."""
+"""Trials that are not good are thinned to about this number, so that fits do not get slower."""
 N_AT_FULL_WEIGHT = 25
 """The most recent trials that are not good weigh 1, and those before them less the older they are.
 """
 LIE_WEIGHT = 0.3
 """The weight of a running trial, against one that is known not to be good."""
 MAX_REJECTED = 200
-"""Most suggestions that are drawn in vain for one that agrees with shared values."""
+"""Most suggestions that are rejected while one that agrees with shared values is drawn."""
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _RUNNING = TrialState.RUNNING
@@ -41,7 +41,8 @@ class History:
     """A study's finished trials as numbers, and the spaces they span.
 
     `groups` partitions all params such that every trial has all or none of a group; `common` are
-    the params that all trials have, with the same distribution.
+    the params that all trials have, with the same distribution. `finished` holds the trials'
+    numbers (n,), ascending, and `rows` their params in internal representation, by number.
 
     Raises:
         ValueError: the study has several objectives.
@@ -51,69 +52,88 @@ class History:
         if len(study.directions) > 1:
             raise ValueError("a batched TPE must have one objective, found several")
         self._sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-        self._rows: dict[int, Mapping[str, float]] = {}
-        self._ranks: list[tuple[tuple[float, ...], int]] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self.rows: dict[int, Mapping[str, float]] = {}
+        self.finished: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self.groups: list[Space] = []
         self.common: Space = {}
+        self._best: list[tuple[tuple[float, ...], int]] = []
+        """Rank and number of the best `MAX_GOOD` trials, best first."""
+        self._n_read = 0
+        """How many trials were read so far: the first ones of the study."""
+        self._last_number = -1
+        """The number of the last trial that was read."""
+        self._unfinished: list[int] = []
+        """Positions of the trials that had not ended when they were read."""
 
     @property
     def n_finished(self) -> int:
         """How many finished trials are known."""
-        return len(self._rows)
+        return len(self.rows)
 
     def learn(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Take in the trials that have finished since.
+        """Take in the trials that have finished since the last call.
+
+        Only trials that are new or had not ended are read, so that the cost of a call does not
+        grow with the study. If trials were deleted or hidden since, all are read again.
+
+        Args:
+            trials: all trials of the study, by number.
 
         Returns:
-            The trials that a fit sees: finished ones, and running ones with params. Running trials
-            without were claimed just now; counted, they would lower the weight of all others.
+            The running trials that a fit counts: those with params. Trials without params were
+            claimed just now; if they were counted, they would lower the weight of all others.
         """
-        seen = [t for t in trials if t.state in _FINISHED or (t.state == _RUNNING and t.params)]
-        for trial in seen:
-            if trial.number in self._rows or trial.state == _RUNNING:
-                continue
+        n = self._n_read
+        if n > len(trials) or (n and trials[n - 1].number != self._last_number):
+            self._clear()
+        unread = [(i, trials[i]) for i in (*self._unfinished, *range(self._n_read, len(trials)))]
+        if unread:
+            self._n_read, self._last_number = len(trials), trials[-1].number
+        self._unfinished = [i for i, trial in unread if not trial.state.is_finished()]
+        self._enter([trial for _, trial in unread if trial.state in _FINISHED])
+        return [trial for _, trial in unread if trial.state == _RUNNING and trial.params]
+
+    def _enter(self, finished: Sequence[FrozenTrial]) -> None:
+        for trial in finished:
             space = {n: d for n, d in trial.distributions.items() if not d.single()}
             self.groups = refined(self.groups, space)
-            common = self.common if self._rows else space
+            common = self.common if self.rows else space
             self.common = {n: d for n, d in common.items() if space.get(n) == d}
-            self._rows[trial.number] = _row(trial)
-            self._ranks.append((_rank(trial, self._sign), trial.number))
-        return seen
+            self.rows[trial.number] = internal_params(trial)
+        ranks = [(_rank(trial, self._sign), trial.number) for trial in finished]
+        self._best = heapq.nsmallest(MAX_GOOD, [*self._best, *ranks])
+        numbers = np.array([trial.number for trial in finished], dtype=np.int64)
+        self.finished = np.sort(np.concatenate([self.finished, numbers]), kind="stable")
 
     def best(self, n: int) -> list[int]:
-        """Return the numbers of the `n` best trials, best first."""
-        return [number for _, number in heapq.nsmallest(n, self._ranks)]
-
-    def row(self, trial: FrozenTrial) -> Mapping[str, float]:
-        """Return a trial's params in internal representation."""
-        return self._rows[trial.number] if trial.number in self._rows else _row(trial)
+        """Return the numbers of the `n` best trials, best first; `n` is at most `MAX_GOOD`."""
+        return [number for _, number in self._best[:n]]
 
 
 class Fits:
     """Densities fitted to a study as it stands: for each set of params, when it is first needed."""
 
-    def __init__(self, history: History, trials: Sequence[FrozenTrial], *, group: bool) -> None:
+    def __init__(self, history: History, running: Sequence[FrozenTrial], *, group: bool) -> None:
         self.n_finished = history.n_finished
         self.groups = history.groups if group else [history.common]
         self.made: dict[tuple[str, ...], DensityRatio] = {}
         self._history = history
-        self._trials = trials
+        self._running = {trial.number: internal_params(trial) for trial in running}
 
     def densities(self, space: Space, *, lie: bool) -> tuple[Parzen, Parzen]:
         """Return those of the good trials and of all others, running ones among these if `lie`."""
         n_good = min(math.ceil(GOOD * math.sqrt(self.n_finished)), MAX_GOOD)
-        best = self._history.best(n_good)
-        good = set(best)
-        trial_of = {trial.number: trial for trial in self._trials if trial.number in good}
-        others = [
-            trial
-            for trial in self._trials
-            if trial.number not in good and (lie or trial.state != _RUNNING)
-        ]
+        good = np.array(self._history.best(n_good), dtype=np.int64)
+        finished = self._history.finished
+        running = np.array([*self._running] if lie else [], dtype=np.int64)
+        others = np.sort(np.concatenate([finished[~np.isin(finished, good)], running]))
         distributions = list(space.values())
-        below, ranked = self._observed([trial_of[n] for n in best], rank_weights(n_good), space)
+        below, ranked = self._observed(good, rank_weights(n_good), space)
         weights = fading_weights(len(others))
-        weights[[trial.state == _RUNNING for trial in others]] *= LIE_WEIGHT
+        weights[np.isin(others, running)] *= LIE_WEIGHT
         above, faded = self._observed(*thinned(others, weights), space)
         return (
             Parzen(below, distributions, ranked, closing_in(ranked, len(space))),
@@ -121,10 +141,11 @@ class Fits:
         )
 
     def _observed(
-        self, trials: Sequence[FrozenTrial], weights: Floats, space: Space
+        self, numbers: NDArray[np.int64], weights: Floats, space: Space
     ) -> tuple[Floats, Floats]:
         """Return observations (n, d) of the trials with all of these params, and their weights."""
-        rows = [self._history.row(trial) for trial in trials]
+        known = self._history.rows
+        rows = [known[n] if n in known else self._running[n] for n in numbers.tolist()]
         usable = [i for i, row in enumerate(rows) if space.keys() <= row.keys()]
         observations = np.array([[rows[i][name] for name in space] for i in usable], dtype=float)
         return observations.reshape(-1, len(space)), weights[usable]
@@ -171,7 +192,7 @@ class DensityRatio:
             for i, value in fixed.items():
                 best[i] = value
         if lie:
-            # A sum over kernels, not a mean: what is added leaves the others as they are.
+            # A sum over kernels, not a mean: adding a kernel does not change the others.
             kernel = self._above.add(best, LIE_WEIGHT, at=self._drawn.reshape(-1, len(best)))
             kernel = kernel.reshape(self._log_above.shape)
             self._log_above = np.logaddexp(self._log_above, kernel + math.log(LIE_WEIGHT))
@@ -192,7 +213,7 @@ class DensityRatio:
         n_recombined = rng.binomial(self._n_ahead, RECOMBINED)
         joint = below.draw((self._n_ahead - n_recombined) * self._n_candidates, rng)
         recombined = below.recombine(n_recombined * self._n_candidates, rng)
-        # Some suggestions may be passed over, so both kinds come in any order.
+        # Some suggestions may be rejected, so the two kinds are mixed at random.
         order: NDArray[np.intp] = rng.permutation(self._n_ahead)
         self._drawn = np.concatenate([joint, recombined]).reshape(*shape, -1)[order]
         self._log_below, self._log_above = (
@@ -230,7 +251,7 @@ def fading_weights(n: int) -> Floats:
     return np.concatenate([ramp, np.ones(n - n_fading)])
 
 
-def thinned(rows: Sequence[T], weights: Floats) -> tuple[Sequence[T], Floats]:
+def thinned(rows: NDArray[T], weights: Floats) -> tuple[NDArray[T], Floats]:
     """Return the recent half as it is; of the rest, every s-th with s times its weight."""
     if len(rows) <= MAX_OBSERVATIONS:
         return rows, weights
@@ -238,11 +259,15 @@ def thinned(rows: Sequence[T], weights: Floats) -> tuple[Sequence[T], Floats]:
     n_old = len(rows) - n_recent
     stride = -(-n_old // (MAX_OBSERVATIONS - n_recent))
     old = slice(n_old % stride, n_old, stride)
-    return [*rows[old], *rows[n_old:]], np.concatenate([weights[old] * stride, weights[n_old:]])
+    old_weights = weights[old] * stride
+    return (
+        np.concatenate([rows[old], rows[n_old:]]),
+        np.concatenate([old_weights, weights[n_old:]]),
+    )
 
 
 def _rank(trial: FrozenTrial, sign: float) -> tuple[float, ...]:
-    """Best first: complete trials by value, then pruned ones by how far and how well they came."""
+    """Return a sort key, best first: complete trials by value, then pruned ones by last epoch."""
     if trial.state == TrialState.COMPLETE:
         return (0, sign * (trial.value or 0.0))
     step = trial.last_step
@@ -252,5 +277,6 @@ def _rank(trial: FrozenTrial, sign: float) -> tuple[float, ...]:
     return (1, -step, float("inf") if value != value else sign * value)
 
 
-def _row(trial: FrozenTrial) -> Mapping[str, float]:
+def internal_params(trial: FrozenTrial) -> dict[str, float]:
+    """Return a trial's params in Optuna's internal representation."""
     return {name: d.to_internal_repr(trial.params[name]) for name, d in trial.distributions.items()}

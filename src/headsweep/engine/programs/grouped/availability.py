@@ -51,7 +51,11 @@ def triton_available() -> bool:
 
 
 def _probe() -> None:
-    """Run one small kernel, and compare."""
+    """Run one small kernel.
+
+    Raises:
+        RuntimeError: its result is wrong.
+    """
     from headsweep.engine.programs.grouped.elementwise_kernels import clip_kernel
 
     device = torch.device("cuda")

@@ -63,7 +63,7 @@ def gather_kernel(
 
 @triton.jit
 def _sigmoids(z):
-    """Compute sigmoid(z), sigmoid(-z) and log(sigmoid(z)), each to full relative accuracy."""
+    """Return sigmoid(z), sigmoid(-z) and log(sigmoid(z)), each to full relative accuracy."""
     t = tl.exp(-tl.abs(z))
     p = tl.where(z >= 0, 1.0, t) / (1.0 + t)
     q = tl.where(z >= 0, t, 1.0) / (1.0 + t)
@@ -72,7 +72,7 @@ def _sigmoids(z):
 
 @triton.jit
 def _log1p(t):
-    """Compute log(1 + t) for -1 < t <= 1 without losing a small t (Kahan)."""
+    """Return log(1 + t) for -1 < t <= 1 without losing a small t (Kahan)."""
     u = 1.0 + t
     d = u - 1.0
     return tl.where(d == 0, t, tl.log(u) * (t / tl.where(d == 0, 1.0, d)))
@@ -80,7 +80,7 @@ def _log1p(t):
 
 @triton.jit
 def _power(x, exponent):
-    """Compute `x ** exponent` for x in [0, 1] and an exponent of at least -1."""
+    """Return `x ** exponent` for x in [0, 1] and an exponent of at least -1."""
     power = tl.exp(exponent * tl.log(tl.maximum(x, 1e-37)))
     at_zero = tl.where(exponent > 0, 0.0, power)
     return tl.where(exponent == 0, 1.0, tl.where(x <= 0, at_zero, power))
@@ -88,7 +88,7 @@ def _power(x, exponent):
 
 @triton.jit
 def _tanh(y):
-    """Compute tanh(y); a series where the exponential would cancel."""
+    """Return tanh(y), by a series where the exponential form would cancel."""
     t = tl.exp(-2.0 * tl.abs(y))
     large = tl.where(y >= 0, 1.0, -1.0) * (1.0 - t) / (1.0 + t)
     s = y * y
@@ -98,7 +98,7 @@ def _tanh(y):
 
 @triton.jit
 def _activated(y, kind):
-    """Compute the activation that `kind` numbers (see `records.ACTIVATIONS`)."""
+    """Return the activation that `kind` numbers (see `records.ACTIVATIONS`)."""
     if kind == 0:
         a = tl.where(y <= 0, 0.0, y)
     elif kind == 1:
@@ -113,7 +113,7 @@ def _activated(y, kind):
 
 @triton.jit
 def _slope(y, kind):
-    """Compute the derivative of the activation."""
+    """Return the derivative of the activation."""
     if kind == 0:
         d = tl.where(y <= 0, 0.0, 1.0)
     elif kind == 1:
@@ -130,7 +130,7 @@ def _slope(y, kind):
 
 @triton.jit
 def _mixed(x):
-    """Apply the hash `lowbias32` to uint32 numbers (see `numerics.dropout_noise`)."""
+    """Return the hash `lowbias32` of uint32 numbers (see `numerics.dropout_noise`)."""
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D
     x = x ^ (x >> 15)
@@ -140,7 +140,7 @@ def _mixed(x):
 
 @triton.jit
 def _dropout_factor(clock, layer, position, hyper):
-    """Compute 1 / (1 - p) for what is kept and 0 for what is dropped, by position (int32)."""
+    """Return 1 / (1 - p), or 0 for dropped inputs, by position (int32)."""
     step = (tl.load(clock) + tl.load(clock + 2)).to(tl.uint32)
     layer_key = (layer + 1).to(tl.uint32)
     key = _mixed(_mixed(tl.load(clock + 1).to(tl.uint32) ^ (step * 0x9E3779B9)) ^ layer_key)
@@ -225,7 +225,7 @@ def activation_kernel(
 def _error_before_activation(
     activations, weights, record, hyper, clock, place, position, at, mask, n_units
 ):
-    """Compute the errors of the activation's input, and the normalized values (or the input)."""
+    """Return the errors of the activation's input, and the normalized values (or the input)."""
     scale = tl.load(record + SCALE)
     kind = tl.load(record + ACTIVATION).to(tl.int32)
     layer = tl.load(record + LAYER).to(tl.int32)
@@ -310,7 +310,7 @@ def activation_error_kernel(
 
 @triton.jit
 def _loss_slope(z, y, pos_weight, hyper, kind):
-    """Compute the derivative of a loss with respect to logits (see `numerics.losses`)."""
+    """Return the derivative of a loss with respect to logits (see `numerics.losses`)."""
     p, q, log_p = _sigmoids(z)
     if kind == 0:
         slope = p - y

@@ -165,7 +165,11 @@ class TrainLane(_Lane):
         return taken
 
     def begin_epoch(self, seed_key: int, first_step: int, rows_read: int) -> int:
-        """Write rates and clock of an epoch; returns the steps that are left of it."""
+        """Write the rates and clock of an epoch.
+
+        Returns:
+            How many of its steps are left.
+        """
         taken = self.taken
         slots = len(self.tables.hypers)
         if self.rates.shape[:2] != (self.steps, slots):
@@ -257,7 +261,7 @@ class ScoreLane(_Lane):
         self._scores: Tensor = torch.zeros(0, device=weights.device)
 
     def scores(self, n_rows: int, n_labels: int) -> Tensor:
-        """Compute logits `(K, c, n)` of all slots."""
+        """Return logits `(K, c, n)` of all slots."""
         slots = len(self.tables.hypers)
         if self._scores.shape != (slots, n_labels, n_rows):
             self._scores = torch.zeros(slots, n_labels, n_rows, device=self.arena.device)

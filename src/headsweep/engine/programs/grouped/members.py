@@ -139,7 +139,7 @@ INITIAL_WEIGHTS = InitialWeights()
 
 
 def place(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> Member:
-    """Reserve memory for a slot, and fill it with initial weights and zero moments."""
+    """Return memory for a slot, filled with initial weights and zero moments."""
     config = slot.config
     pinned = arena.device.type == "cuda"
     flat = INITIAL_WEIGHTS.of(config.head, shape, config.training.seed, pinned=pinned)

@@ -27,7 +27,7 @@ LENGTH = tl.constexpr(records.LENGTH)
 
 @triton.jit
 def _to_bf16(x):
-    """Round float32 numbers to 8 significant bits, as a conversion to bfloat16 does."""
+    """Return float32 numbers rounded to 8 significant bits, as a conversion to bfloat16 does."""
     bits = x.to(tl.int32, bitcast=True)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
     return tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
@@ -35,14 +35,14 @@ def _to_bf16(x):
 
 @triton.jit
 def _to_tf32(x):
-    """Round float32 numbers to 11 significant bits, away from zero from halfway."""
+    """Return float32 numbers rounded to 11 significant bits, away from zero from halfway."""
     bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -8192
     return tl.where(tl.abs(x) < float("inf"), bits.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit
 def _add_product(x, y, total, PRECISION: tl.constexpr, EMULATED: tl.constexpr):
-    """Add the product of two tiles; `EMULATED` rounds by hand, where there are no tensor cores."""
+    """Return `total` plus the product of two tiles; `EMULATED` rounds without tensor cores."""
     if PRECISION == "bf16":
         if EMULATED:
             total = tl.dot(_to_bf16(x), _to_bf16(y), total, input_precision="ieee")
@@ -163,7 +163,7 @@ def _weight_gradient(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Compute a tile of `error.T @ input`."""
+    """Return a tile of `error.T @ input`."""
     source = activations + tl.load(record + INPUT) * 16
     errors = activations + tl.load(record + ERROR) * 16
     width_in = tl.load(record + WIDTH_IN).to(tl.int32) * 16
@@ -189,7 +189,7 @@ def _weight_gradient(
 
 @triton.jit
 def _updated(p, m, v, g, hyper, rate, sgd):
-    """Apply PyTorch's AdamW or SGD to parameters `p`, moments `m` and `v`, and gradients `g`."""
+    """Return parameters `p` and moments `m`, `v` after a step of PyTorch's AdamW or SGD."""
     if sgd:
         momentum = tl.load(hyper + 4)
         decay = tl.load(hyper + 5)
@@ -254,7 +254,7 @@ def update_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Compute a tile of a weight gradient in registers, and update weights and moments at once."""
+    """Return a tile of a weight gradient in registers, and update weights and moments at once."""
     tile = tiles + 2 * tl.program_id(0)
     index = tl.load(tile)
     if index < 0:

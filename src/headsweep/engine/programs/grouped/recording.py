@@ -57,6 +57,9 @@ class GraphedStep:
         """Record without collecting garbage, which `torch.cuda.graph` does for 0.1 s and more.
 
         A step allocates nothing, so the graph's memory pool stays empty.
+
+        Returns:
+            The function that replays the graph.
         """
         assert self.stream is not None
         self.stream.synchronize()

@@ -71,6 +71,9 @@ def membership(
         rows: of a minibatch.
         tiles: shapes of tiles.
         train: whether there is a backward pass.
+
+    Returns:
+        The tables of all slots.
     """
     variants, x_start, top = _variant_table(members, inputs, rows)
     parts, partials, gradients = [], 0, 0
@@ -115,14 +118,22 @@ def _variant_table(
 
 
 def _add_vector_gradients(part: r.Records, start: int) -> int:
-    """Reserve memory for kept gradients of three vectors a map; returns its end."""
+    """Reserve memory for the gradients of three vectors a map.
+
+    Returns:
+        Its end.
+    """
     ends = start + np.cumsum(3 * part[:, r.WIDTH_OUT])
     part[:, r.VECTOR_GRADIENT] = ends - 3 * part[:, r.WIDTH_OUT]
     return int(ends[-1])
 
 
 def _add_partials(part: r.Records, start: int, tiles: r.Tiles) -> int:
-    """Number the partial sums of a slot's gradients; returns how many there are."""
+    """Assign numbers to the partial sums of a slot's gradients.
+
+    Returns:
+        How many there are.
+    """
     weights, vectors = r.weight_tiles(part, tiles), r.vector_tiles(part, tiles)
     ends = start + np.cumsum(weights + vectors)
     part[:, r.PARTIAL] = ends - weights - vectors
@@ -194,7 +205,11 @@ class DeviceTables:
         self._all_tiles = empty.int()
 
     def load(self, new: Membership) -> bool:
-        """Copy a membership to the device; returns whether what was recorded is outdated."""
+        """Copy a membership to the device.
+
+        Returns:
+            Whether the recorded graphs are outdated.
+        """
         clips = self.clips or bool(new.sums[:, 1].any())
         moved = self._fit_tiles(new) | self._fit(new) | (clips != self.clips)
         self.clips = clips
@@ -227,7 +242,7 @@ class DeviceTables:
         self.upload(self.kinds, new.kinds)
 
     def _fit_tiles(self, new: Membership) -> bool:
-        """Make room for all tiles."""
+        """Return buffers for all tiles."""
         need = {region: len(tiles) for region, tiles in new.tiles.items()}
         room = {region: len(tiles) for region, tiles in self.tiles.items()}
         enough = all(room.get(region, 0) >= count for region, count in need.items())
@@ -246,7 +261,7 @@ class DeviceTables:
         return True
 
     def _fit(self, new: Membership) -> bool:
-        """Make room for everything else."""
+        """Return buffers for everything except tiles."""
         slots, partials = len(new.hypers), int(new.sums.sum(axis=1).max(initial=0))
         grown = [
             self._grow("maps", len(new.maps), r.LENGTH, torch.int64),
