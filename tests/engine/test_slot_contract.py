@@ -261,7 +261,7 @@ def test_admit_to_a_full_engine_raises() -> None:
     engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=1))
     engine.admit(WATCHED[0])
     assert engine.free == 0
-    with pytest.raises(RuntimeError, match="at most 1 slots"):
+    with pytest.raises(RuntimeError, match="all 1 slots are in use"):
         engine.admit(WATCHED[0])
 
 
