@@ -220,7 +220,7 @@ def fitted(tiles: Tiles, rows: int) -> Tiles:
 
 
 class _Streams:
-    """Runs lanes on their own streams, after earlier and before later work of the current stream."""
+    """Runs lanes on their own streams, between earlier and later work of the current stream."""
 
     def __init__(self, lanes: Sequence[TrainLane | ScoreLane]) -> None:
         self.lanes = [lane for lane in lanes if lane.graphed.stream is not None]
