@@ -276,7 +276,7 @@ class TestRefusals:
 
     def test_engine_without_a_rankable_label_is_refused(self) -> None:
         train, valid = SPLITS
-        with pytest.raises(ManifestError, match="positives and negatives, found none"):
+        with pytest.raises(ManifestError, match="no label has both positives and negatives"):
             Engine(train, replace(valid, targets=valid.targets * 0), SETTINGS)
 
     def test_engine_on_an_unknown_device_is_refused(self) -> None:
