@@ -101,7 +101,7 @@ def test_help_loads_no_heavy_library():
 
 
 @pytest.mark.parametrize(
-    ("args", "law"),
+    ("args", "message"),
     [
         (["run"], "Missing argument 'STUDY.yaml'"),
         (["lunch"], "No such command 'lunch'"),
@@ -116,10 +116,10 @@ def test_help_loads_no_heavy_library():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_usage_error_is_one_line_with_exit_code_2(headsweep, args, law):
+def test_usage_error_is_one_line_with_exit_code_2(headsweep, args, message):
     ended = headsweep(*args)
     assert (ended.code, ended.out) == (2, "")
-    assert law in ended.err
+    assert message in ended.err
     assert ended.err.count("\n") == 1
 
 
