@@ -269,6 +269,9 @@ def witness(array: Array) -> Iterator[WorkerSession]:
             yield session
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*hold 0 and 1 but are not used:headsweep.errors.HeadsweepWarning"
+)
 def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
     array: Array, witness: WorkerSession
 ) -> None:

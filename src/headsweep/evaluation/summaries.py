@@ -14,6 +14,7 @@ from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.metrics.bootstrap import (
     Multiplicities,
+    bound_of_perfect,
     intervals,
     logit_intervals,
     patient_resamples,
@@ -44,6 +45,9 @@ In simulations (like `scripts/benchmarks/coverage.py --rare`, 60 and 300 patient
 patients on, those of its AUPRC in 95 to 99; percentiles of AUROC in 55 to 74 with 2 patients, 72 to
 89 with 3 and 84 to 96 with 5.
 """
+
+RANKINGS = ("auprc", "auroc")
+"""Metrics of the ranking: those of exactly 1 have one-sided intervals."""
 
 MAX_SHARED = 1 << 23
 """Largest resamples, in cells, that are cached for the next finalist: 32 MiB."""
@@ -190,6 +194,7 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
             patients(name)[1],
             rules,
             area=name == "auroc",
+            ranking=name in RANKINGS,
         )
         for name, values in measured.values.items()
     }
@@ -199,7 +204,11 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
         "n_labels_used": int(used.sum()),
         **{
             f"{name}_macro": summarize(
-                macro(values), measured.macro_draws.get(name), patients(name)[0], rules
+                macro(values),
+                measured.macro_draws.get(name),
+                patients(name)[0],
+                rules,
+                ranking=name in RANKINGS,
             )
             for name, values in measured.values.items()
         },
@@ -232,7 +241,12 @@ def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict
 
 
 def summarize(
-    by_seed: Metric, draws: Metric | None, patients: float, rules: Rules = CURRENT
+    by_seed: Metric,
+    draws: Metric | None,
+    patients: float,
+    rules: Rules = CURRENT,
+    *,
+    ranking: bool = False,
 ) -> Summary:
     """Summarize a metric as mean and standard deviation over seeds, and interval over patients.
 
@@ -241,13 +255,15 @@ def summarize(
         draws: (B,) values on resamples, averaged over seeds; None leaves the interval out.
         patients: on how many of them the values rest.
         rules: of the board.
+        ranking: whether the values are AUPRC or AUROC.
 
     Returns:
         `mean`, `std`, `ci_low` and `ci_high`, each None where it is undefined. The interval is
         undefined with fewer than `MIN_PATIENTS` patients.
     """
     columns = None if draws is None else draws[:, None]
-    (summary,) = summarize_labels(by_seed[:, None], columns, np.array([float(patients)]), rules)
+    rest_on = np.array([float(patients)])
+    (summary,) = summarize_labels(by_seed[:, None], columns, rest_on, rules, ranking=ranking)
     return summary
 
 
@@ -258,6 +274,7 @@ def summarize_labels(
     rules: Rules = CURRENT,
     *,
     area: bool = False,
+    ranking: bool = False,
 ) -> list[Summary]:
     """Summarize a metric of every label; as `summarize`, with another axis (c,) in the end.
 
@@ -267,6 +284,8 @@ def summarize_labels(
         patients: (c,) on how many of them each label's values rest.
         rules: of the board.
         area: whether the values are ROC areas, whose intervals are taken on the logit scale.
+        ranking: whether the values are AUPRC or AUROC, of which one of exactly 1 has a one-sided
+            interval.
 
     Returns:
         A summary for each label.
@@ -278,6 +297,10 @@ def summarize_labels(
         compute = logit_intervals if on_logits else intervals
         low, high = compute(np.array(means), draws, patients, CONFIDENCE)
         if rules.corrects_few_patients:
+            if ranking:
+                ends = bound_of_perfect(np.array(means), patients, CONFIDENCE)
+                low = np.where(np.isfinite(ends[0]), ends[0], low)
+                high = np.where(np.isfinite(ends[1]), ends[1], high)
             enough = patients >= MIN_PATIENTS
             low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
     spreads = [values.std(ddof=1) if len(values) > 1 else np.nan for values in by_seed.T]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 
 from headsweep.atomic_files import locked, write_json
 from headsweep.config.schema import Config, Modality
@@ -52,6 +54,7 @@ from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, writ
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.progress import progress_bar
 from headsweep.settings import EngineSettings
+from headsweep.storage.optuna_tables import SearchStudy, trial_id
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
 
@@ -82,15 +85,20 @@ def finalize(
 
     Raises:
         StudyError: test was opened for other trials.
-        SearchError: no trial is complete.
+        SearchError: no trial is complete that fits the space.
         TrialError: a finalist diverged under a seed.
         InputError: the data or the folder cannot be used.
     """
     spec = stored.spec
-    study = optuna.load_study(study_name=stored.name, storage=stored.storage)
-    trials = study.get_trials(deepcopy=False)
-    finalists = choose_finalists(trials, stored.config_of, spec.finalists.top_k)
+    trials = stored.trials()
     searched = sum(trial.state in FINISHED for trial in trials)
+    unfit = {trial_id(t) for t in trials if t.state in FINISHED and not stored.fits(t)}
+    study = SearchStudy(
+        *(stored.name, stored.storage, RandomSampler(), NopPruner()), hidden=lambda: unfit
+    )
+    finalists = choose_finalists(
+        study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
+    )
     seeds = tuple(sorted(spec.finalists.seeds))
     ended = SearchFacts.of(stored.summary())
     facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)

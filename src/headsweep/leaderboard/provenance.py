@@ -131,6 +131,7 @@ def describe(
             "unit": "patient",
             "interval": "bias-corrected percentiles, expanded",
             "interval_of_auroc_per_label": "Student's t on the logit scale",
+            "interval_of_perfect_ranking": "one-sided exact binomial bound over patients",
             "min_patients": MIN_PATIENTS,
         },
         "commit": code_commit(),

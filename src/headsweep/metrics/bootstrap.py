@@ -193,6 +193,30 @@ def logit_intervals(
     return low, high
 
 
+def bound_of_perfect(
+    estimates: Metric, patients: Metric, confidence: float
+) -> tuple[Metric, Metric]:
+    """Compute one-sided intervals of ROC areas and average precisions of exactly 1 (or 0).
+
+    Every resample is perfect too, so the bootstrap has no width. But if all positives of m patients
+    rank above all negatives, the share of positives that do so is at least
+    `(1 - confidence)^(1 / m)` with this confidence (an exact binomial bound, about 1 - 3 / m at
+    95 %), and neither metric is below this share.
+
+    Args:
+        estimates: (c,) metrics on the sample.
+        patients: (c,) m, those with a row of the rarer class.
+        confidence: of the intervals, such as 0.95.
+
+    Returns:
+        Lower and upper ends (c,), NaN where a metric is neither 1 nor 0.
+    """
+    least = (1 - confidence) ** (1 / np.maximum(patients, 1))
+    low = np.where(estimates == 1, least, np.where(estimates == 0, 0.0, np.nan))
+    high = np.where(estimates == 1, 1.0, np.where(estimates == 0, 1 - least, np.nan))
+    return low, high
+
+
 def _logit(areas: Metric | float) -> Metric:
     """Return log odds of areas; those next to 0 and 1 are clipped so that they are finite."""
     return np.asarray(logit(np.clip(areas, AREA_MARGIN, 1 - AREA_MARGIN)))

@@ -25,6 +25,10 @@ from headsweep.atomic_files import write_bytes
 from headsweep.leaderboard.report.ink import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED
 
 WIDTH_IN = 4.2
+NAME_SHOWN = 14
+"""Characters of a choice below a small plot."""
+NAMES_IN_A_ROW = 24
+"""Characters of all choices together that fit below a small plot."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headsweep",
@@ -171,7 +175,7 @@ def learning_curves(
     A trial with a single report is a dot.
     """
     for epochs, values in pruned:
-        axes.plot(epochs, values, color=GREY, alpha=0.35, linewidth=0.8)
+        axes.plot(epochs, values, color=GREY, alpha=0.6, linewidth=0.8)
         axes.plot(epochs[-1:], values[-1:], ".", color=GREY, markersize=4)
     for epochs, values in complete:
         marker = "." if len(epochs) == 1 else ""
@@ -191,13 +195,29 @@ def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> No
 
 
 def value_slice(
-    axes: Axes, found: Sequence[float] | Sequence[str], values: Values, *, log: bool
+    axes: Axes, found: Values, values: Values, *, names: Sequence[str] = (), log: bool
 ) -> None:
-    """Draw values of trials against one parameter."""
+    """Draw values of trials against one parameter; `names` are those of the positions 0, 1, ..."""
     axes.plot(found, values, ".", color=BLUE, alpha=0.7, markersize=4)
+    if names:
+        _name_positions(axes, [_shortened(name) for name in names])
     if log:
         axes.set_xscale("log")
     axes.set_ylabel("valid macro AUPRC")
+
+
+def _name_positions(axes: Axes, names: Sequence[str]) -> None:
+    """Name the positions 0, 1, ... of a small plot; names that do not fit in a row are slanted."""
+    axes.set_xticks(range(len(names)), list(names))
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    if sum(map(len, names)) > NAMES_IN_A_ROW:
+        axes.set_position((0.22, 0.36, 0.75, 0.6))
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, horizontalalignment="right", rotation_mode="anchor")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_SHOWN else f"{name[: NAME_SHOWN - 3]}..."
 
 
 def _legend_above(axes: Axes) -> None:

@@ -179,13 +179,17 @@ def _slices(complete: Sequence[FrozenTrial]) -> Iterator[Plot]:
         trials = [trial for trial in complete if name in trial.params]
         distribution = trials[0].distributions[name]
         log = isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log
-        numeric = not isinstance(distribution, CategoricalDistribution)
-        found = [trial.params[name] if numeric else str(trial.params[name]) for trial in trials]
+        found = [trial.params[name] for trial in trials]
+        names: list[str] = []
+        if isinstance(distribution, CategoricalDistribution):
+            chosen = [choice for choice in distribution.choices if choice in found]
+            found, names = [chosen.index(value) for value in found], [str(c) for c in chosen]
         if len(set(found)) > 1:
             draw = partial(
                 value_slice,
                 found=found,
                 values=[or_nan(trial.value) for trial in trials],
+                names=names,
                 log=log,
             )
             yield small_plot(f"slice-{name}", name, draw)
