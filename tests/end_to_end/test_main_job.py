@@ -120,7 +120,7 @@ def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(stud
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors.splitlines()[-1]
+    assert "the same command continues" in errors.splitlines()[-1]
     assert 5 <= finished_trials(study) < BUDGET
     assert not (study.board / "leaderboard.csv").exists()
 
@@ -132,7 +132,7 @@ def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(stud
 def finished_trials(study: Job) -> int:
     try:
         return study.summary().finished
-    except InputError:  # the store or the study is yet to be made
+    except InputError:  # the storage or the study does not exist yet
         return 0
 
 

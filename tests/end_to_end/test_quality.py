@@ -16,7 +16,7 @@ N_TRIALS = 30
 """Fewer trials than in the shipped studies, to save time; enough for the expected values."""
 
 LOGISTIC_REGRESSION = {"visual": 0.665, "text": 0.668, "both": 0.771}
-"""Macro AUPRC on valid of scikit-learn's logistic regression with the best C (see the README)."""
+"""Macro AUPRC on valid of scikit-learn's logistic regression, best C (README of the data)."""
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ heads = st.builds(
         BASE, {"head.hidden_dims": tuple(widths), "training.clip_norm": clip, **values},
         where="test",
     ),
-    st.lists(st.integers(4, 36), min_size=0, max_size=3),  # a norm of 2 units cancels
+    st.lists(st.integers(4, 36), min_size=0, max_size=3),  # a norm of 2 units is constant
     st.fixed_dictionaries(
         {
             "head.activation": st.sampled_from(["relu", "gelu", "silu", "tanh"]),
@@ -300,7 +300,7 @@ def test_run_epoch_with_a_diverging_grouped_head_fails_only_it(
     )
     engine = Engine(*SPLITS, SETTINGS)
     ok, bad = engine.admit(BASE).slot, engine.admit(broken).slot
-    with pytest.warns(RuntimeWarning):  # NumPy's, of the interpreter
+    with pytest.warns(RuntimeWarning):  # from NumPy in Triton's interpreter
         reports = {report.slot: report for report in engine.run_epoch()}
     assert reports[bad].failure is not None
     assert reports[ok].failure is None

@@ -56,9 +56,9 @@ class TestSharingSizes:
         ("sizes", "sharing"),
         [
             ([64, 256, 1024], [[1024, 256, 64]]),
-            ([64, 96, 256], [[256, 64], [96]]),  # 256 rows hold no whole number of 96
-            ([8, 64], [[64], [8]]),  # 8 rows fill no whole vector
-            ([64, 8192], [[8192], [64]]),  # too long for a cache
+            ([64, 96, 256], [[256, 64], [96]]),  # 256 is no multiple of 96
+            ([8, 64], [[64], [8]]),  # 8 rows fill no whole SIMD vector
+            ([64, 8192], [[8192], [64]]),  # does not fit into a cache
         ],
     )
     def test_sharing_sizes_are_those_whose_minibatches_are_parts_of_each_other(

@@ -72,7 +72,7 @@ def test_manifest_gives_a_worker_its_environment(documents):
     reference = variables[STORAGE_URL_VARIABLE]["valueFrom"]["secretKeyRef"]
     assert reference["name"] == secret["metadata"]["name"]
     assert reference["key"] in secret["stringData"]
-    # Of its own index, and of one that is defined before it, as Kubernetes demands.
+    # It uses its own index, and a variable that is defined before it, as Kubernetes requires.
     assert "$(INDEX)" in variables[WORKER_VARIABLE]["value"]
     assert list(variables).index("INDEX") < list(variables).index(WORKER_VARIABLE)
     assert variables[HOST_VARIABLE]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"

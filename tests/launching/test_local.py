@@ -128,7 +128,7 @@ def test_launch_local_when_a_worker_is_killed_restarts_it_and_meets_the_budget(
     assert {trial.user_attrs["worker"] for trial in long_storage.get_all_trials(1)}
     assert commands
     assert not any(b"sqlite" in command for command in commands)
-    # The worker that took the dead one's place is the same, on the same slice.
+    # The worker that replaced the killed one has the same id and the same slice.
     assert sorted(given.values(), key=str) == [{SLICES[0]}, {SLICES[1]}]
     assert {t.user_attrs["worker"] for t in long_storage.get_all_trials(1)} <= set(given)
     assert f"{summary.states['COMPLETE']} complete" in line(summary)

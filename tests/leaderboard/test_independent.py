@@ -23,8 +23,8 @@ TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
 SPLITS = ("valid", *TESTS)
 EXACT = {"rel": 0, "abs": 1e-9}
 FRESH = 300
-# A quantile at 0.025 of 2,000 draws less that of 300 others has a standard error of 0.17 standard
-# deviations of the draws.
+# The difference between the 0.025 quantiles of 2,000 draws and of 300 other draws has a standard
+# error of 0.17 standard deviations of the draws.
 MONTE_CARLO = 4 * 0.17
 
 
@@ -61,7 +61,7 @@ class Board:
         return self.reports[rank, split]
 
     def groups(self, split: str) -> dict[str, list[str]]:
-        """Sex of every row of a test split, from its manifest; none where that has no metadata."""
+        """Return the sex of every row of a test split, if its manifest has metadata."""
         with (self.data / f"manifests/{split}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         if "PatientSex" not in rows[0]:
@@ -197,7 +197,7 @@ def test_table_of_the_board_equals_the_recomputed_numbers(board, study):
             split, rest = name.split("/")
             metric, _, end = rest.partition("_ci_")
             assert (float(row[name]) if row[name] else None) == kept[split][metric][f"ci_{end}"]
-        # The first of the three stages that the report shows as optimism.
+        # The value from the search, the first of the three stages in the report's optimism plot.
         assert int(row["trial"]) == one["trial"]
         assert one["value"] == values[one["trial"]]
         reached.append(due["val/auprc_macro"])

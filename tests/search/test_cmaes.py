@@ -76,7 +76,7 @@ def test_optimize_stores_only_generations_with_trials(stock):
 
 
 def test_follow_when_trials_are_foreign_ignores_them(stock):
-    """Values that are not finite, params outside the space, generations of another type."""
+    """Ignored are values that are not finite, params outside the space and bad generations."""
     sampler = ReplayedCmaEsSampler(seed=0)
     space = sampler.infer_relative_search_space(stock, stock.trials[-1])
     sampler.follow(stock.trials, space, maximize=False)

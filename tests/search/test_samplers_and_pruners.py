@@ -78,7 +78,7 @@ def test_pruner_of_every_name_runs_a_study(tmp_path: Path, url: str, name: str) 
     trials = run(spec, url)
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
     assert len(trials) == 24
-    # These curves only rise, and patience is for those that do not.
+    # These curves only rise, so the patient pruner never prunes.
     assert bool(pruned) == (name not in ("none", "patient"))
     for trial in pruned:
         assert trial.value == trial.intermediate_values[trial.last_step or 0]
@@ -170,7 +170,7 @@ def test_samplers_never_unpickle() -> None:
 
 
 def test_private_parts_of_optuna_are_used_by_one_module() -> None:
-    """Imports of `optuna.…._….`, and attributes with an underscore of anything but `self`."""
+    """Private are modules such as `optuna._x`, and attributes with an underscore but `self._x`."""
     private = re.compile(
         r"(?:from|import) optuna[\w.]*\._|from optuna\S* import [^\n]*\b_[a-z]"
         r"|\b(?:study|trial|storage|sampler|frozen)\._[a-z]"

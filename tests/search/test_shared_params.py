@@ -67,7 +67,7 @@ def features(drawn: np.ndarray) -> np.ndarray:
     rate, batch, decay, depth = np.moveaxis(drawn, -1, 0)
     columns = [np.log10(rate), np.log10(rate) ** 2, decay, decay**2]
     columns += [batch == choice for choice in range(3)] + [depth == value for value in (1, 2, 3)]
-    # That params go together: the rate at every batch size.
+    # Dependence between params: the rate at every batch size.
     columns += [(batch == choice) * (np.log10(rate) + 2.5) for choice in range(3)]
     return np.stack(columns, axis=-1).astype(float)
 
@@ -89,8 +89,8 @@ def test_suggestions_that_agree_are_each_distributed_as_plain_ones(
         errors.append(per_batch.std(axis=0) / np.sqrt(n))
     difference = np.abs(means[0] - means[1])
     error = np.hypot(*errors)
-    # Where suggestions stay away from each other, those that agree have less room to: a little of
-    # the spread. The rarest choice may be absent from 500 batches that agree on it.
+    # With the constant liar, suggestions avoid each other, and shared ones can do so less: allow a
+    # small part of the spread. The rarest choice may be absent from 500 batches that share it.
     room = (0.15 if liar else 0.01) * plain.std(axis=(0, 1)) + 0.005
     assert (difference <= 3.5 * error + room).all(), np.round(difference / error, 1)
 
@@ -101,7 +101,7 @@ def test_suggestions_in_a_row_agree_across_batches(study: optuna.Study) -> None:
     agreed = drawn[:, :, [1, 3]]
     assert (agreed == agreed[:, :1]).all()
     assert len(np.unique(agreed[:, 0], axis=0)) > 2
-    assert len(np.unique(drawn[:, :, 0])) == drawn[:, :, 0].size  # the others stay their own
+    assert len(np.unique(drawn[:, :, 0])) == drawn[:, :, 0].size  # these are not shared
 
 
 def test_suggestions_at_random_agree_before_the_first_fit() -> None:

@@ -55,7 +55,7 @@ def test_points_of_any_decimal_range_are_its_decimals(
     assert n_points(float(low), float(low + n * step), float(step)) == n + 1
     assert last_point(float(low), float(low + n * step + step / 2), float(step)) == points[-1]
     stepped = FloatDistribution(float(low), float(low + n * step), step=float(step))
-    # Optuna counts steps in floats, and so knows none finer than this.
+    # Optuna counts steps in floats, so it cannot represent finer steps than this.
     countable = float(step) > 1e-7 * max(map(abs, points))
     for index, value in enumerate(points):
         assert stepped._contains(value) or not countable
@@ -81,11 +81,11 @@ def test_suggest_when_stepped_gives_the_decimals_of_the_file(
     for key, legal in LEGAL.items():
         suggested = {trial.params[key] for trial in study.trials}
         assert suggested <= legal
-        assert name == "gp" or len(suggested) > 2  # a process may settle early
+        assert name == "gp" or len(suggested) > 2  # a Gaussian process may converge early
 
 
 def test_stock_tpe_when_its_own_arguments_are_given_gives_the_decimals(tmp_path: Path) -> None:
-    """Arguments that only Optuna's own TPE takes select that one."""
+    """Arguments that only Optuna's TPE accepts select Optuna's TPE."""
     sampler = {"name": "tpe", "n_startup_trials": 0, "consider_endpoints": True}
     with pytest.warns(FutureWarning):
         spec = make_spec(tmp_path, sampler=sampler, base=["head=mlp"], space=STEPPED)

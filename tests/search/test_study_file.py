@@ -181,7 +181,7 @@ def test_load_when_the_file_is_bad_is_refused_in_one_line(
 
 
 def _set(document: dict[str, Any], key: str, value: Any) -> None:
-    """Sets `section`, `section.key`, `space.<config path>` or `space.<config path>.key`."""
+    """Set `section`, `section.key`, `space.<config path>` or `space.<config path>.key`."""
     section, *rest = key.split(".")
     if section == "space" and rest:
         path, field = ".".join(rest[:2]), rest[2:]

@@ -110,7 +110,7 @@ def test_recombine_when_observations_cluster_mixes_clusters() -> None:
 
 
 def test_add_changes_the_density_like_an_observation() -> None:
-    """Exactly so for its own kernel; the widths of its neighbours are not fitted again."""
+    """Exact for the added kernel; the widths of neighbouring kernels are not fitted again."""
     space = [FloatDistribution(0.0, 1.0), CategoricalDistribution(("a", "b"))]
     observations = np.array([[0.1, 0], [0.5, 1], [0.52, 0], [0.9, 1]])
     grown = Parzen(observations[:3], space, np.ones(3))
@@ -203,7 +203,7 @@ def test_batched_tpe_reaches_stock_tpe_and_beats_random(name: str) -> None:
     `scripts/benchmarks/samplers.py --seeds 20 --contestants stock random` printed the record,
     with `--seeds 60` that of Hartmann 6.
     """
-    # A few bits more or less may send a search to Hartmann's other basin.
+    # Rounding differences may send a search to the other basin of the Hartmann function.
     seeds = range(7 if name == "Hartmann 6" else 3)
     objective = head_study() if name == "head" else FUNCTIONS[name]
     stock = json.loads((RECORDED / "stock.json").read_text())["quartiles"]

@@ -47,7 +47,9 @@ def test_commands_on_real_reports_from_train_to_scaling_succeed(
     assert measured["test_manual_all"]["auprc_macro"]["mean"] > 0.5
     run("align", "--checkpoint", cut)
     found = read(cut / "alignment/alignment.json")["test_manual_all"]["protocols"]
-    assert found["same_scan/1"]["visual_to_text"]["recall@10"]["mean"] > 0.165  # raw features'
+    assert (
+        found["same_scan/1"]["visual_to_text"]["recall@10"]["mean"] > 0.165
+    )  # value of raw features
     assert len(found) == 5
 
     (tmp_path / "scaling.yaml").write_text(yaml.safe_dump(SCALING))

@@ -228,7 +228,7 @@ def test_session_of_an_old_study_gives_it_a_token_once(tmp_path: Path, store_url
     assert len(tokens[0]) == 32
 
 
-# Within one storage object, as in a dashboard that stays open.
+# The following tests use one storage object, like a dashboard that stays open.
 
 
 @pytest.fixture

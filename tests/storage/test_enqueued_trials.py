@@ -173,7 +173,7 @@ def test_retry_of_a_trial_keeps_its_params(tmp_path: Path, store_url: str) -> No
         assert [trial.params for trial in session.claim(2).trials] == params
 
 
-# Many workers.
+# Tests with many workers.
 
 WORKERS, ENQUEUED, BUDGET = 6, 20, 30
 
@@ -208,7 +208,7 @@ def test_trials_enqueued_while_workers_run_are_claimed_once_each(
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0] * WORKERS
-    # Those that came when the budget was spent wait for a larger one.
+    # Trials enqueued after the budget was spent wait for a larger budget.
     create(tmp_path, store_url, f"study.n_trials={BUDGET + ENQUEUED}")
     work_as_process(store_url, "last")
     trials = trials_of(store_url)

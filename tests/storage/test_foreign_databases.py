@@ -78,7 +78,7 @@ READ = """
 import contextlib, io, os, sys
 from headsweep.cli import main
 arguments = {arguments!r}
-# What is loaded late is loaded here: the reader may not enter the checkout.
+# Import lazily loaded modules now, because the other user may not enter the checkout.
 copied = [text.replace({folder!r}, {copy!r}) for text in arguments]
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main(copied)

@@ -103,7 +103,7 @@ def test_create_when_stock_sampler_left_its_state_refuses(
     study = stock_study(url, direction="maximize", sampler=sampler)
     for _ in range(2):
         study.tell(study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), 0.5)
-    for trial_id in (1, 2):  # the trials are gone, the sampler's position in its sequence is not
+    for trial_id in (1, 2):  # deletes the trials, but not the sampler's position in its sequence
         with storage.database.engine.begin() as connection:
             for table in ("trial_values", "trial_params", "trials"):
                 connection.exec_driver_sql(f"DELETE FROM {table} WHERE trial_id = {trial_id}")
@@ -126,7 +126,7 @@ def test_create_when_stock_study_has_enqueued_trials_runs_them(
 def test_session_when_study_of_before_minimizes_refuses(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
-    """Earlier versions adopted such studies, and their workers searched for the worst value."""
+    """Earlier versions adopted such studies, and their workers searched for the lowest value."""
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
     with storage.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE study_directions SET direction = 'MINIMIZE'")

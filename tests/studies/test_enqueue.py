@@ -76,7 +76,7 @@ def test_create_with_enqueued_params_runs_each_of_them_once(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
     section = listed({RATE: 0.01, SIZE: 64}, {OPTIMIZER: "sgd", MOMENTUM: 0.95, SIZE: 256})
-    for _ in range(3):  # continuing the study enqueues nothing twice
+    for _ in range(3):  # continuing the study enqueues no params twice
         study = StoredStudy.create(make_spec(tmp_path, study=section), storage)
     search(url)
     trials = study.trials()

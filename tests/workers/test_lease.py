@@ -33,7 +33,7 @@ def test_lease_of_claimed_trials_counts_from_the_claim(clock) -> None:
     lease.set_trials(FIRST, since=105.0)
     assert fenced_at(clock, lease, 115.0) is False
     assert fenced_at(clock, lease, 115.5) is True
-    assert fenced_at(clock, lease, 105.0) is True  # once fenced, until it begins anew
+    assert fenced_at(clock, lease, 105.0) is True  # stays fenced until `reset`
     lease.reset()
     assert fenced_at(clock, lease, 115.5) is False  # it holds nothing
     clock.now = 105.0
@@ -76,7 +76,7 @@ def test_lease_renews_four_times_while_it_holds(clock) -> None:
 
     def renew(keys: Iterable[int]) -> None:
         renewed.append(frozenset(keys))
-        clock.now += 1.0  # a renewal holds from its beginning
+        clock.now += 1.0  # a renewal counts from its start
         if len(renewed) == 2:
             raise StorageError("away")
 

@@ -115,7 +115,9 @@ def test_worker_on_a_signal_hands_its_trials_back(
     states = Counter(trial.state.name for trial in storage.get_all_trials(study_id))
     assert states["RUNNING"] == 0
     assert states["WAITING"] > 0
-    work_here(store_url, CurveEngine(slots=8), max_retries=0)  # being told to stop is no crash
+    work_here(
+        store_url, CurveEngine(slots=8), max_retries=0
+    )  # a stop signal is not counted as a crash
     assert_exact(storage.get_all_trials(study_id), 40)
 
 
