@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How well the views of a scan find each other; arguments are those of `headsweep align`."""
+"""Measure retrieval between the views of scans; arguments are those of `headsweep align`."""
 
 import sys
 

@@ -85,7 +85,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One break: `node` is the place of the broken node in the walk of its module."""
+    """One change; `node` is the position of the changed node in the walk of its module."""
 
     module: str
     node: int
@@ -285,7 +285,7 @@ def _with(node: ast.AST, **fields: object) -> ast.AST:
 
 
 def _annotations(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below a node's type annotations and decorators."""
+    """Yield all nodes below a node's type annotations and decorators."""
     for name in ("annotation", "returns"):
         annotation = getattr(node, name, None)
         if isinstance(annotation, ast.AST):

@@ -1,7 +1,10 @@
-"""The README's pictures, of a real search: `python scripts/pictures.py STUDY.yaml [key=value …]`.
+"""Make the README's pictures from a real search.
 
-Runs the study in a terminal of its own, and writes docs/images/terminal.svg, which shows the live
-line half way and the leaderboard at the end, and docs/images/report.png, the top of the report.
+    python scripts/pictures.py STUDY.yaml [key=value …]
+
+Runs the study in a pseudo-terminal and writes docs/images/terminal.svg, which shows the progress
+line at half of the trials and the leaderboard at the end, and docs/images/report.png, the top of
+the report.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes one manifest from CT-RATE's tables."""
+"""Make one manifest from CT-RATE's tables."""
 
 from __future__ import annotations
 

@@ -74,10 +74,18 @@ arguments](https://optuna.readthedocs.io/en/stable/reference/samplers/index.html
 
 **`tpe` is not Optuna's `TPESampler`.** It is a variant of the same method that suggests values
 for many trials at once, from one fit of the density estimators; the trials of one batch are kept
-apart, and running trials count as bad ones. It accepts the keyword arguments `n_startup_trials`,
-`n_ei_candidates`, `multivariate` and others that are listed in the error for an unknown one. Its
-suggestions differ from those of Optuna for the same seed. See [](../../benchmarks.md) for a
-comparison of the two on six objectives.
+apart, and running trials count as bad ones. It takes `n_startup_trials`, `n_ei_candidates`,
+`multivariate`, `group`, `constant_liar` and `n_shared`; with any other argument of Optuna's
+`TPESampler`, Optuna's own sampler is used. Its suggestions differ from those of Optuna for the same
+seed. See [](../../benchmarks.md) for a comparison of the two on six objectives.
+
+`n_shared` is the number of consecutive suggestions with the same `training.batch_size`, because
+trials of one batch size share a training step. The default is half of the trials that run at once;
+1 turns it off. The values of the other keys follow their distribution given that batch size.
+
+A worker runs at most a quarter of `study.n_trials` at once with `tpe`, and a tenth with `gp` and
+`cmaes`, but at least 4, so that the sampler can learn from finished trials. With other samplers it
+fills all of its slots.
 
 `cmaes` computes what Optuna's `CmaEsSampler` computes, but stores no pickled optimizer in the
 database: its state is computed again from the finished trials. It takes `n_startup_trials`,

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -21,6 +22,10 @@ __all__ = ["chromium", "postgres", "slurm", "store_url"]
 # The time of a single example varies too much on a busy machine to be a limit.
 settings.register_profile("headsweep", deadline=None)
 settings.load_profile("headsweep")
+
+# A shell's background jobs ignore SIGINT, `nohup` ignores SIGHUP, and child processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Triton reads it when it is imported: its kernels then run on the CPU.
 os.environ["TRITON_INTERPRET"] = "1"

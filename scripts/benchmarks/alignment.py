@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Retrieval of 20,000 rows among themselves: in blocks, and a row at a time.
+"""Time retrieval of 20,000 rows among themselves: in blocks, and a row at a time.
 
 Two loops take a sample of the queries one by one on the same core; their time for all queries is
 extrapolated. One computes everything with NumPy; the other, as published scripts do, sorts and

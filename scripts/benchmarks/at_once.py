@@ -1,16 +1,16 @@
-"""How many trials at once, and how many that agree on what separates work: best value by time.
+"""Compare numbers of trials at once, and of trials that share settings: best value by time.
 
     python scripts/benchmarks/at_once.py [--seeds 20] [--trials 100] [--at-once 4 10 20 32 64]
         [--shared 1 8] [--processes 2]
 
-Searches the recorded linear study (`tests/search/recorded`) as a worker does: all trials in flight
+Searches the recorded linear study (`tests/search/recorded`) as a worker does: all running trials
 train one epoch a tick, successive halving judges those at a rung together, and batched TPE fills
 free slots. Values are those of recorded curves nearby. Times are modelled from the step times below
 for 46,438 rows of 512 features: on one CPU core, where every batch size and every normalization
 costs a product of its own, and on a GPU, where every batch size costs the launches of a step.
 `stock` is Optuna's TPE with one trial at a time.
 
-A search goes on until it has taken as long as the median search of `--trials` trials with a tenth
+A search continues until it has taken as long as the median search of `--trials` trials with a tenth
 of them at once and nothing shared, so that best values can be compared at equal time.
 """
 
@@ -59,7 +59,7 @@ RANKING_US = 2000
 
 @dataclass
 class Flight:
-    """A trial that trains."""
+    """A trial that is training."""
 
     trial: optuna.Trial
     batch_size: int
@@ -69,12 +69,12 @@ class Flight:
 
     @property
     def best(self) -> float:
-        """The best value so far."""
+        """Return the best value so far."""
         return float(self.curve[: self.epoch].max())
 
     @property
     def finished(self) -> bool:
-        """Whether training ended: after its last epoch, or too long after its best one."""
+        """Return whether training has ended: by its last epoch, or too long after its best one."""
         since_best = self.epoch - 1 - int(self.curve[: self.epoch].argmax())
         return self.epoch == len(self.curve) or since_best >= PATIENCE
 
@@ -155,7 +155,7 @@ class Search:
 
 @cache
 def recorded() -> Any:
-    """The spec, the shares of recorded trials by params, and their curves."""
+    """Return the spec, the recorded trials' shares by params, and their curves."""
     return recorded_spec(STUDY), nearness(STUDY), recorded_curves(STUDY)
 
 
@@ -166,7 +166,11 @@ def rung_epochs() -> frozenset[int]:
 def search(
     at_once: int, n_shared: int, keys: Sequence[str], seed: int, trials: int, until_s: float
 ) -> Mapping[str, Any]:
-    """Search until `trials` trials have ended and `until_s` seconds of one core are taken."""
+    """Search until `trials` trials have ended and `until_s` seconds of one core have passed.
+
+    Returns:
+        The measurements by name.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     if at_once == 1:
@@ -177,7 +181,7 @@ def search(
     outcome: dict[str, Any] = {}
     path: list[tuple[float, float, float]] = []
     while one.n_ended < trials or one.cpu_s < until_s:
-        # A budget is filled to its end; what goes on beyond it is for equal time alone.
+        # The budget is spent first; trials beyond it only serve the comparison at equal time.
         one.tick(trials if one.n_ended < trials else 10**9)
         path.append((one.cpu_s, one.gpu_s, one.best))
         if one.n_ended >= trials and not outcome:
@@ -221,7 +225,7 @@ def main() -> None:
 def table(
     ways: Sequence[tuple[int, int]], outcomes: Mapping[Any, Mapping[str, Any]], until_s: float
 ) -> Iterator[str]:
-    """A line a way, and one of JSON."""
+    """Yield a line for each setting, and one line of JSON."""
     plain = {}
     for n, k in ways:
         mine = [outcome for job, outcome in outcomes.items() if job[:2] == (n, k)]
@@ -241,7 +245,7 @@ def table(
 
 
 def best_by(path: Sequence[tuple[float, float, float]], cpu_s: float) -> float:
-    """The best value of trials that ended within so many seconds of one core."""
+    """Return the best value of trials that ended within so many seconds of one core."""
     return max((best for at, _, best in path if at <= cpu_s), default=-math.inf)
 
 

@@ -1,4 +1,4 @@
-"""Time of a patient bootstrap of AUPRC and AUROC, against a loop over scikit-learn.
+"""Time a patient bootstrap of AUPRC and AUROC against a loop over scikit-learn.
 
 The loop runs on a few of the resamples and its time is scaled to all of them; both give the same
 values on those, which is checked. Both run on one core.

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How often 95 % bootstrap intervals of macro AUPRC and AUROC hold the truth.
+"""Measure how often 95 % bootstrap intervals of macro AUPRC and AUROC cover the true value.
 
 Test sets are drawn as `headsweep data synth` draws them: CT-RATE's labels, one or two scans a
-patient, up to three reconstructions a scan. One logistic regression scores them all; the truth is
-what it reaches on very many patients. Three intervals meet the same sets: the leaderboard's, from
-resampled patients; the plain percentiles of the same resamples; and, as in many papers, the plain
-percentiles of resampled rows.
+patient, up to three reconstructions a scan. One logistic regression scores them all; its value on
+very many patients is the true value. Three intervals are computed on the same sets: the
+leaderboard's, from resampled patients; the plain percentiles of the same resamples; and, as in many
+papers, the plain percentiles of resampled rows.
 
 With `--rare`, a single label that few patients have: coverage of the leaderboard's interval by the
 number of patients with it, from 2 on, also below the number from which a board gives intervals.
@@ -130,7 +130,7 @@ COUNTS = ((20, "20 or more"), (10, "10 to 19"), (5, "5 to 9"), (4, "4"), (3, "3"
 def one_label(
     rng: np.random.Generator, patients: int, prevalence: float, shift: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[str]]:
-    """Targets (n, 1), scores (1, n, 1) and patients; one to three rows a patient."""
+    """Return targets (n, 1), scores (1, n, 1) and patients; one to three rows per patient."""
     patient = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
     has = (rng.random(patients) < prevalence)[patient]
     noise = np.sqrt(0.6) * rng.normal(size=patients)[patient]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How often DeLong's test over patients rejects equal models, at a level of 5 %.
+"""Measure how often DeLong's test over patients rejects equal models at a level of 5 %.
 
 Both models are equally good; patients have one row, 1 to 4, or up to 30, and one label for all
 their rows or several. The test with Student's distribution is the leaderboard's, the other one is

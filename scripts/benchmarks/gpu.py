@@ -1,4 +1,4 @@
-"""Everything that a GPU can show, in one command of at most eight minutes.
+"""Measure everything about a GPU in one command of at most eight minutes.
 
     PYTHONPATH=src python scripts/benchmarks/gpu.py --out gpu.json
 
@@ -69,7 +69,7 @@ BYTES_A_PARAMETER = 24
 
 @dataclass
 class Sizes:
-    """How much is done; `SMALL` is for a machine without a GPU."""
+    """Sizes of all measurements; `SMALL` is for a machine without a GPU."""
 
     rows: int = 46_438
     valid_rows: int = 3_039
@@ -106,7 +106,7 @@ SMALL = Sizes(
 
 @dataclass
 class Run:
-    """What the sections share."""
+    """State that the sections share."""
 
     sizes: Sizes
     out: Path | None
@@ -204,7 +204,11 @@ def grouped_programs(*, on: bool = True) -> Iterator[None]:
 
 
 def about(run: Run, until: float) -> dict[str, Any]:
-    """Name the card, and measure the speed of a copy."""
+    """Name the card, and measure the speed of a copy.
+
+    Returns:
+        The measurements.
+    """
     found = {
         "card": torch.cuda.get_device_name() if CUDA else "CPU, Triton's interpreter",
         "torch": torch.__version__,
@@ -253,7 +257,11 @@ def checked_configs(width: int, **more: object) -> list[Config]:
 
 
 def correctness(run: Run, until: float) -> dict[str, Any]:
-    """Compare the grouped programs with the CPU's, with repeats, alone, and among others."""
+    """Compare the grouped programs with the CPU's, with repeats, alone, and among others.
+
+    Returns:
+        The measurements.
+    """
     s = run.sizes
     splits = (
         make_split("train", s.checked_rows, s.width, s.labels, seed=3),
@@ -386,7 +394,11 @@ def epoch_seconds(program: GroupedProgram, slots: Sequence[Slot], rounds: int = 
 
 
 def steps(run: Run, until: float) -> dict[str, Any]:
-    """Time steps: microseconds a slot-step, and the update kernel's share of the bandwidth."""
+    """Time steps: microseconds a slot-step, and the update kernel's share of the bandwidth.
+
+    Returns:
+        The measurements.
+    """
     found: dict[str, Any] = {}
     copy = run.results.get("about", {}).get("copy_gb_s") or float("nan")
     for precision in ("float32", "tf32", "bf16"):
@@ -452,7 +464,11 @@ def validate_seconds(program: GroupedProgram) -> float:
 
 
 def studies(run: Run, until: float) -> dict[str, Any]:
-    """Run shipped studies: the worker's loop, its session, SQLite and the study's own sampler."""
+    """Run shipped studies: the worker's loop, its session, SQLite and the study's own sampler.
+
+    Returns:
+        The measurements.
+    """
     found: dict[str, Any] = {}
     for name, trials, aim, most in run.sizes.studies:
         left = min(most, until - _now())
@@ -475,7 +491,11 @@ def studies(run: Run, until: float) -> dict[str, Any]:
 
 
 def study(run: Run, name: str, trials: int, seconds: float) -> dict[str, Any]:
-    """Run one shipped study with its budget changed, for some seconds at most."""
+    """Run one shipped study with its budget changed, for some seconds at most.
+
+    Returns:
+        The measurements.
+    """
     from headsweep.search.study_file import load_study_file
     from headsweep.studies.study import StoredStudy
     from headsweep.studies.worker_session import WorkerSession
@@ -589,7 +609,11 @@ def in_chunks(train: Callable[[Sequence[Config], Inputs], object], key: Callable
 
 
 def ways(run: Run, until: float) -> dict[str, Any]:
-    """Train with headsweep, and in the ways it is compared with, for one epoch."""
+    """Train with headsweep, and in the ways it is compared with, for one epoch.
+
+    Returns:
+        Microseconds a slot-step by head and way.
+    """
     return {head: ways_of(run, until, head, ours, theirs) for head, ours, theirs in run.sizes.ways}
 
 
@@ -641,7 +665,11 @@ def ways_of(run: Run, until: float, head: str, ours: int, theirs: int) -> dict[s
 
 
 def profile(run: Run, until: float) -> dict[str, Any]:
-    """Count and time the kernels of replayed steps with PyTorch's profiler."""
+    """Count and time the kernels of replayed steps with PyTorch's profiler.
+
+    Returns:
+        The measurements.
+    """
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
@@ -707,7 +735,11 @@ def shapes_of(kind: str) -> dict[str, tuple[dict[str, Any], ...]]:
 
 
 def tiles(run: Run, until: float) -> dict[str, Any]:
-    """Time shapes of tiles, and let the programs of later sections have the fastest."""
+    """Time shapes of tiles, and let the programs of later sections use the fastest.
+
+    Returns:
+        The measurements.
+    """
     found: dict[str, Any] = {}
     names = {
         n: w for n, w in workloads(run).items() if "MLP study draws, b" in n and "both" not in n
@@ -842,7 +874,11 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def without_triton(run: Run, until: float) -> dict[str, Any]:
-    """Train MLPs in the program that serves where Triton is missing."""
+    """Train MLPs in the program that is used where Triton is missing.
+
+    Returns:
+        The measurements.
+    """
     s = run.sizes
     splits = (
         make_split("train", s.checked_rows, s.width, s.labels, seed=3),

@@ -1,4 +1,4 @@
-"""A path of penalties for every label: headsweep's joint solve against scikit-learn's loop.
+"""Time a path of penalties for every label: headsweep's joint solve against scikit-learn's loop.
 
 scikit-learn fits `--sample` of the problems, spread over penalties and labels, with its default
 solver and tolerance; its time for all of them is scaled from those. The joint solve's scores are

@@ -1,4 +1,4 @@
-"""Time of AUPRC and AUROC over all slots and labels, against a loop over scikit-learn.
+"""Time AUPRC and AUROC over all slots and labels against a loop over scikit-learn.
 
 Both run on one core: neither sorting nor elementwise NumPy uses threads.
 """

@@ -1,11 +1,11 @@
-"""One study, the same pre-drawn configs, under five services: trials a minute of each.
+"""Compare five services on the same pre-drawn configs of one study: trials a minute.
 
-headsweep (one worker, its SQLite store); Optuna's `study.optimize` in this process; Ray Tune with
-reused actors; Syne Tune's local backend; and one process a trial that reads a file a row, as the
-seed benchmark did. Every service prunes by successive halving at the same rungs, but the last,
-which never pruned, and trains on one core, one trial process at a time. The trial itself is, for
-all but headsweep, a PyTorch loop with tensors in memory, fused AdamW and scikit-learn's metric.
-Before the clock starts, the data lie in memory for these, and headsweep has packed them.
+The services are headsweep (one worker, its SQLite storage), Optuna's `study.optimize` in this
+process, Ray Tune with reused actors, Syne Tune's local backend, and one process for each trial that
+reads one file per row, as the seed benchmark did. All of them train on one core, one trial process
+at a time, and all but the last prune by successive halving at the same rungs. Except in headsweep,
+a trial is a PyTorch loop with tensors in memory, fused AdamW and scikit-learn's metric. Before the
+clock starts, the data are loaded into memory for these, and packed for headsweep.
 
 Ray Tune and Syne Tune are compared where they are installed (the `benchmark` extra).
 """
@@ -45,7 +45,7 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Data:
-    """Where the files lie, and the same features and labels in memory."""
+    """The folder of the files, and the same features and labels in memory."""
 
     root: Path
     train: tuple[np.ndarray, np.ndarray]
@@ -53,7 +53,11 @@ class Data:
 
 
 def make_data(root: Path, rows: int, width: int, n_labels: int) -> Data:
-    """Features as one file a row, and manifests; written once, before any clock starts."""
+    """Write features as one file a row, and manifests, before any clock starts.
+
+    Returns:
+        The files, and their contents in memory.
+    """
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(width, n_labels)) / width**0.5
     (root / "features").mkdir()
@@ -74,7 +78,7 @@ def make_data(root: Path, rows: int, width: int, n_labels: int) -> Data:
 
 
 def draw(n: int) -> list[dict[str, float]]:
-    """Learning rates and weight decays."""
+    """Return random learning rates and weight decays."""
     rng = np.random.default_rng(1)
     rates, decays = 10 ** rng.uniform(-4, -1.5, n), 10 ** rng.uniform(-4, 0, n)
     return [
@@ -92,7 +96,7 @@ def head_of(kind: str, width: int, n_labels: int) -> nn.Module:
 def epochs_of(
     params: dict[str, float], kind: str, train: tuple[Any, Any], valid: tuple[Any, Any]
 ) -> Iterator[float]:
-    """Validation macro AUPRC after each epoch of one trial."""
+    """Yield validation macro AUPRC after each epoch of one trial."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x, y = torch.as_tensor(train[0]), torch.as_tensor(train[1]).float()
@@ -125,7 +129,7 @@ def macro(targets: np.ndarray, scores: np.ndarray) -> float:
 
 
 def study_of(n_trials: int, kind: str, data: Data, folder: Path) -> StudySpec:
-    """The same study for headsweep, by its file."""
+    """Return the same study for headsweep, from its file."""
     from headsweep.search.study_file import load_study_file
 
     file = folder / "study.yaml"
@@ -156,7 +160,7 @@ def study_of(n_trials: int, kind: str, data: Data, folder: Path) -> StudySpec:
 
 
 def pack(kind: str, data: Data) -> None:
-    """What `headsweep data pack` does."""
+    """Pack the features, as `headsweep data pack` does."""
     from headsweep.data.dataset import Dataset
 
     os.environ["HEADSWEEP_CACHE"] = str(data.root / "packed")
@@ -165,7 +169,7 @@ def pack(kind: str, data: Data) -> None:
 
 
 def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
-    """The study file, the configs enqueued by stock Optuna, one worker."""
+    """Run the study file, with configs enqueued by stock Optuna, in one worker."""
     from headsweep.settings import EngineSettings
     from headsweep.studies.study import StoredStudy
     from headsweep.workers.signals import Stop
@@ -186,7 +190,7 @@ def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder:
 
 
 def by_optimize(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
-    """Optuna in this process, on its own SQLite storage."""
+    """Run Optuna in this process, on its own SQLite storage."""
     study = optuna.create_study(
         storage=f"sqlite:///{folder}/optuna.db", direction="maximize",
         pruner=optuna.pruners.SuccessiveHalvingPruner(
@@ -217,7 +221,7 @@ def by_optimize(configs: list[dict[str, float]], kind: str, data: Data, folder: 
 
 
 def by_ray(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
-    """Ray Tune: ASHA, actors reused, data in the object store."""
+    """Run Ray Tune: ASHA, reused actors, data in the object store."""
     import ray
     from ray import tune
 
@@ -261,7 +265,7 @@ for epoch, value in enumerate(epochs_of(params, {kind!r}, train, valid), 1):
 
 
 def by_syne_tune(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
-    """Syne Tune: ASHA on its local backend, which starts a process a trial."""
+    """Run Syne Tune: ASHA on its local backend, which starts a process for each trial."""
     from syne_tune import StoppingCriterion, Tuner
     from syne_tune.backend import LocalBackend
     from syne_tune.config_space import finrange
@@ -324,7 +328,7 @@ for epoch in range(EPOCHS):
 
 
 def by_process(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:
-    """One process a trial, one file a row and epoch, no pruning."""
+    """Run one process for each trial, reading one file per row and epoch, without pruning."""
     script = ONE_PROCESS_TRIAL.format(
         scripts=str(Path(__file__).parent), root=str(data.root), kind=kind
     )

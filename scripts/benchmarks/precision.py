@@ -1,4 +1,4 @@
-"""What `training.precision` does to validation AUPRC: the same configs at every precision.
+"""Measure the effect of `training.precision` on validation AUPRC, on the same configs.
 
 Configs are drawn from a shipped study's space. A CPU rounds the inputs of products by hand, so the
 effect on the metric is that of a GPU's tensor cores; the effect on time is not.

@@ -1,10 +1,10 @@
-"""What samplers find with equal trials: batched TPE, stock TPE, random search.
+"""Compare samplers at equal trials: batched TPE, stock TPE, random search.
 
     python scripts/benchmarks/samplers.py [--seeds 24] [--trials 320] [--processes 2]
         [--objectives "Branin 2" ... head] [--contestants batched stock ...]
 
-On five standard functions and a recorded head study. `batched` and `stock in batches` ask for 32
-trials before any of them gets a value; `stock` gets each value before it asks for the next trial.
+The objectives are five standard functions and a recorded head study. `batched` and `stock in
+batches` suggest 32 trials before any of them has a value; `stock` suggests one after another.
 Contestants run in turn, seed by seed. The head study's values are minus the AUPRC.
 """
 
@@ -45,7 +45,11 @@ def objective_of(name: str) -> Objective:
 
 
 def contest(contestant: str, name: str, seed: int, n_trials: int) -> tuple[float, float]:
-    """The best value, and the seconds that took."""
+    """Run one search.
+
+    Returns:
+        The best value, and the seconds of the search.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     objective, (build, batch) = objective_of(name), CONTESTANTS[contestant]

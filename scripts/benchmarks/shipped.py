@@ -1,9 +1,9 @@
-"""A whole shipped study: headsweep's worker against `study.optimize` of a plain loop.
+"""Compare a whole shipped study: headsweep's worker against `study.optimize` of a plain loop.
 
 Both search the same space with the same budget, pruner and data, on one core, in turn. The plain
 loop is what a good engineer writes: Optuna's own TPE and pruner on its SQLite storage, tensors in
-memory that are normalised once, fused AdamW, early stopping, scikit-learn's metric. Wall seconds
-are what a user waits; CPU seconds are also comparable on a machine that does other work.
+memory that are normalized once, fused AdamW, early stopping, scikit-learn's metric. CPU seconds are
+comparable even on a machine that does other work; wall seconds are not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one study of one service took and reached; steps are counted by headsweep alone."""
+    """Cost and best value of one study in one service; only headsweep counts steps."""
 
     wall_s: float
     cpu_s: float
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def make_dataset(rows: int, width: int, n_labels: int) -> Dataset:
-    """Random features whose labels follow them linearly, with validation rows as in CT-RATE."""
+    """Return random features with linear labels, with as many validation rows as in CT-RATE."""
     parts = [
         make_split("train", rows, width, n_labels, seed=1),
         make_split("valid", VALID_ROWS, width, n_labels, seed=2),
@@ -68,7 +68,11 @@ def make_dataset(rows: int, width: int, n_labels: int) -> Dataset:
 
 
 def by_headsweep(spec: StudySpec, data: Dataset, folder: Path, slots: int | None) -> Outcome:
-    """One worker on its own SQLite storage."""
+    """Run one worker on its own SQLite storage.
+
+    Returns:
+        The outcome.
+    """
     stored = StoredStudy.create(spec, f"sqlite:///{folder}/headsweep.db")
     settings = EngineSettings(device="cpu") if slots is None else EngineSettings("cpu", slots)
     start, cpu = time.perf_counter(), time.process_time()
@@ -83,7 +87,11 @@ def by_headsweep(spec: StudySpec, data: Dataset, folder: Path, slots: int | None
 
 
 def by_optimize(spec: StudySpec, data: Dataset, folder: Path, slots: int | None) -> Outcome:
-    """Optuna in this process."""
+    """Run Optuna in this process.
+
+    Returns:
+        The outcome.
+    """
     start, cpu = time.perf_counter(), time.process_time()
     inputs = Inputs(*data.search_splits(data.apply_to(spec.config)), CPU)
     study = optuna.create_study(

@@ -1,10 +1,10 @@
-"""Cost of whole trial cycles in the store: claim, 6 params, 5 rung reports, verdicts, tell.
+"""Measure whole trial cycles in the storage: claim, 6 params, 5 rung reports, verdicts, finish.
 
-Training is left out: what is timed is all that a worker does besides. headsweep takes turns with
-stock Optuna's RDB storage, its gRPC proxy in front of that, and its journal in a file. All run the
-same cycles: at each tick a fifth of the slots is claimed anew, every slot reports and is judged,
-and those at the last rung are finished. Verdicts are asked for and not obeyed, so that every trial
-reports five times. Only whole rounds of ticks count, after a first one in which the slots fill.
+Nothing is trained: the rest of a worker's work is timed. headsweep takes turns with stock Optuna's
+RDB storage, its gRPC proxy in front of that, and its journal in a file. All run the same cycles: at
+each tick a fifth of the slots is claimed again, every slot reports and is judged, and trials at the
+last rung are finished. Verdicts are computed but ignored, so every trial reports five times. Only
+whole rounds of ticks count, after a first one in which the slots fill.
 
 PostgreSQL is started from the binaries that the tests use. The whole plan takes hours; each
 dimension is an option:
@@ -93,7 +93,7 @@ PROCESSES = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of the plan; `running` trials of another worker stand in the study."""
+    """One combination of the plan; `running` trials belong to another worker."""
 
     finished: int
     running: int
@@ -117,7 +117,7 @@ class Contestant(Protocol):
 
 
 class Ours:
-    """headsweep's session."""
+    """headsweep's worker session."""
 
     def __init__(self, url: str, spec: StudySpec) -> None:
         self.session = join(NAME, url, WorkerSettings(), worker=str(random.random())).__enter__()
@@ -177,14 +177,14 @@ class Stock(ABC):
 
 
 class Rdb(Stock):
-    """Its RDB storage, on the database itself."""
+    """Optuna's RDB storage on the database itself."""
 
     def open(self, url: str) -> BaseStorage | str:
         return stock_url(url)
 
 
 class Grpc(Stock):
-    """Its gRPC proxy: one process holds the RDB storage for all."""
+    """Optuna's gRPC proxy: one process holds the RDB storage for all."""
 
     def open(self, url: str) -> BaseStorage | str:
         host, port = url.removeprefix("grpc://").split(":")
@@ -192,7 +192,7 @@ class Grpc(Stock):
 
 
 class Journal(Stock):
-    """Its journal, a file."""
+    """Optuna's journal in a file."""
 
     def open(self, url: str) -> BaseStorage | str:
         return journal(url)
@@ -216,7 +216,7 @@ def journal(url: str) -> JournalStorage:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one worker did in whole rounds; of a database server's processor nothing is counted."""
+    """Work of one worker in whole rounds, without the database server's CPU time."""
 
     trials: int
     wall_s: float
@@ -225,7 +225,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a trial, in milliseconds of a worker's time and processor time; what all do a second."""
+    """Cost of a trial: milliseconds of wall and CPU time of a worker; the rate of all workers."""
 
     ms: float
     processor_ms: float
@@ -233,7 +233,11 @@ class Cost:
 
 
 def work(name: str, url: str, spec: StudySpec, slots: int, seconds: float) -> Turn:
-    """Run one worker's trial cycles and return what they cost."""
+    """Run one worker's trial cycles.
+
+    Returns:
+        Their cost.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     contestant = CONTESTANTS[name](url, spec)

@@ -1,4 +1,4 @@
-"""The two programs for MLPs against each other: slot by slot, and stacked.
+"""Compare the two programs for MLPs: slot by slot, and stacked.
 
 For every width, batch size and number of slots, both train the same configs on the same minibatches
 in turn. Times are milliseconds a slot and step, medians over the rounds. The figures decide which

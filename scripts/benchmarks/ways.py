@@ -1,4 +1,4 @@
-"""Four ways to train heads on frozen features: headsweep's engine and what it is compared with.
+"""Four ways to train heads on frozen features: headsweep's engine and three others.
 
 (a) headsweep's engine; (b) one head at a time in a PyTorch loop as a good engineer writes it:
 tensors in memory, fused AdamW, scikit-learn's metrics each epoch; (c) dinov2's way: many heads in

@@ -1,4 +1,4 @@
-"""What the engine's benchmarks train: random features, and configs drawn from a shipped study."""
+"""Workload of the engine's benchmarks: random features, and configs drawn from a shipped study."""
 
 from __future__ import annotations
 

@@ -79,6 +79,9 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used.
 
+    Returns:
+        The object of this name.
+
     Raises:
         AttributeError: the package has no such name.
     """

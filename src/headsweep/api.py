@@ -1,4 +1,4 @@
-"""`Study`, the handle of the Python API: create, search, look, confirm."""
+"""`Study`, the handle of the Python API: create, search, inspect, confirm."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Study:
         overrides: Sequence[str] = (),
         n_trials: int | None = None,
     ) -> Self:
-        """Create a study, or continue the one of this name; everything is checked first.
+        """Create a study, or continue the one of this name, after checking all inputs.
 
         Args:
             study: a study file, the name of one that comes with headsweep, or its sections as a
@@ -182,17 +182,17 @@ class Study:
         timeout_s: float | None = None,
         progress: bool = True,
     ) -> Self:
-        """Search until the budget is spent; called again, it goes on where it stopped.
+        """Search until the budget is spent; called again, it continues where it stopped.
 
-        Worker processes are started on this machine. A study on data in memory runs in this
-        process instead, with one worker. Ctrl-C lets trials hand back first.
+        Worker processes are started on this machine. A study on data in memory runs in this process
+        instead, with one worker. After Ctrl-C, workers hand their trials back before they end.
 
         Args:
             workers: worker processes; None is one for each GPU, and on a CPU two.
             device: `auto`, `cpu`, `cuda` or `cuda:i`.
             slots: trials that one worker trains at once.
             timeout_s: seconds after which no trial starts and running ones end at their next rung,
-                on all machines; None is no limit. The search goes on when `run` is called again.
+                on all machines; None is no limit. The search continues when `run` is called again.
             progress: whether progress is shown on standard error.
 
         Returns:
@@ -222,8 +222,8 @@ class Study:
         """Add trials with given params; workers run each of them once, before they suggest others.
 
         Args:
-            params: values by keys of the space. Keys that are left out get the study's default
-                value, so `{}` is the default config.
+            params: values by config keys of the space. Keys that are left out get the study's
+                default value, so `{}` is the default config.
 
         Returns:
             Numbers of the trials.
@@ -339,7 +339,11 @@ class Study:
         return Path(file)
 
     def _run_here(self, engine: EngineSettings, show: Any) -> None:
-        """Work on the study in this process, on a connection of the worker's own."""
+        """Work on the study in this process, on a connection of the worker's own.
+
+        Raises:
+            KeyboardInterrupt: after trials were handed back.
+        """
         from headsweep.workers.worker import work
 
         url = self._stored.storage.database.secret_url()
@@ -381,7 +385,7 @@ def load_spec(
         The checked spec.
 
     Raises:
-        StudyError: the file breaks its schema.
+        StudyError: the file does not match its schema.
         ConfigError: a config value is not allowed.
     """
     if isinstance(study, Mapping):
@@ -413,7 +417,7 @@ def _check_data(spec: StudySpec, data: Dataset) -> None:
 
 @contextmanager
 def _threads_restored() -> Iterator[None]:
-    """Undo what an engine does to the number of threads of this process."""
+    """Restore the number of threads of this process, which an engine changes."""
     import torch
 
     before = torch.get_num_threads()

@@ -45,8 +45,8 @@ METRICS = ("auprc_macro", "auroc_macro")
 class ScalingStudy(Section):
     """The file of a scaling study.
 
-    `sources` names a train manifest for every label source; the first is the reference, whose
-    labels are measured against. `base` holds group choices and overrides, as in other studies.
+    `sources` names a train manifest for every label source. The first is the reference: heads are
+    measured against its labels. `base` holds group choices and overrides, as in other studies.
     """
 
     name: StudyName
@@ -60,7 +60,7 @@ class ScalingStudy(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained head: where it stands in the study, the size of its data, what it reached."""
+    """One trained head: source, budget, fold and seed, the size of its data, and its metrics."""
 
     source: str
     budget: int
@@ -75,10 +75,13 @@ class Cell:
 
 
 def read_scaling_study(path: Path, overrides: Sequence[str]) -> tuple[ScalingStudy, Config]:
-    """The study in a file, and the config of its heads with overrides on top.
+    """Read the study in a file, and the config of its heads with overrides on top.
+
+    Returns:
+        The study and the config.
 
     Raises:
-        ConfigError: the file, a key, a value or an override breaks its law.
+        ConfigError: the file, one of its values or an override is not valid.
     """
     data = read_document(path)
     try:
@@ -86,7 +89,7 @@ def read_scaling_study(path: Path, overrides: Sequence[str]) -> tuple[ScalingStu
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, data)}") from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: a study must be plain data, found {error}") from None
+        raise ConfigError(f"{path}: not plain data: {error}") from None
     for source, manifest in study.sources.items():
         if escapes(manifest):
             raise ConfigError(
@@ -106,10 +109,13 @@ def run_scaling(
     progress: bool = False,
     on_cell: Callable[[Cell], None] | None = None,
 ) -> dict[str, Any]:
-    """Train every head of the study; write and return its curves and tests.
+    """Train every head of the study; write its curves and tests.
 
     `out` then holds `cells.csv` (a row a head), `scaling.json` (curves and tests) and
     `scaling.svg` and `.png`.
+
+    Returns:
+        Curves and tests, as `scaling.json` holds them.
 
     Raises:
         InputError: the study, the data or the folder cannot be used; nothing was written.
@@ -133,16 +139,19 @@ def run_scaling(
                     )
                     if on_cell:
                         on_cell(cells[-1])
-    summary = summarise(study, cells)
+    summary = summarize(study, cells)
     _write(study, cells, summary, out)
     return summary
 
 
-def summarise(study: ScalingStudy, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Curves with intervals, and paired tests of sources and of neighbouring budgets.
+def summarize(study: ScalingStudy, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Compute curves with intervals, and paired tests of sources and of neighbouring budgets.
 
     Seeds are averaged within folds; variances are Nadeau and Bengio's; p-values are corrected by
     Holm and by Benjamini-Hochberg over all tests of a metric.
+
+    Returns:
+        Curves and tests as plain data.
     """
     share = {
         budget: float(np.mean([c.test_rows / c.rows for c in cells if c.budget == budget]))
@@ -183,7 +192,7 @@ def _tests(
 ) -> list[dict[str, Any]]:
     tests: list[dict[str, Any]] = []
     for a, b in pairs:
-        # With unequal budgets the smaller training set gives the larger, safer variance.
+        # With unequal budgets the smaller training set gives the larger, conservative variance.
         found = corrected_mean(values[a] - values[b], max(share[a[1]], share[b[1]]))
         sides = {
             side: {"source": source, "budget": budget}
@@ -198,9 +207,14 @@ def _tests(
 
 
 def _load(study: ScalingStudy, config: Config, *, progress: bool) -> tuple[dict[str, Split], Split]:
-    """The rows of every source, and the valid split."""
+    """Return the rows of every source, and the valid split.
+
+    Raises:
+        ConfigError: no valid manifest is named.
+        ManifestError: the sources differ in their labels.
+    """
     if config.data.val_manifest is None:
-        raise ConfigError("data.val_manifest must name a manifest in a scaling study, found null")
+        raise ConfigError("data.val_manifest is null; a scaling study needs a valid manifest")
     data = Dataset.from_config(config, progress=progress)
     splits: dict[str, Split] = {}
     for source, manifest in study.sources.items():
@@ -210,18 +224,18 @@ def _load(study: ScalingStudy, config: Config, *, progress: bool) -> tuple[dict[
         labels = next(iter(splits.values())).labels
         if splits[source].labels != labels:
             raise ManifestError(
-                f"{manifest}: all sources must have the labels of the first, in its order "
-                f"(training.target_labels chooses some), found {splits[source].labels}"
+                f"{manifest}: labels or their order differ from those of the first source: "
+                f"{splits[source].labels}. training.target_labels selects labels"
             )
     return splits, valid
 
 
 def _folds(reference: Split, study: ScalingStudy) -> dict[str, int]:
-    """The fold of every patient; patients who share a report stay together."""
-    keys: list[Sequence[Hashable]] = []
+    """Return the fold of every patient; patients who share a report stay together."""
+    linked: list[Sequence[Hashable]] = []
     if reference.reports is not None:
-        keys.append([report or None for report in reference.reports])
-    groups = linked_groups(reference.patients, *keys).tolist()
+        linked.append([report or None for report in reference.reports])
+    groups = linked_groups(reference.patients, *linked).tolist()
     folds = group_folds(groups, reference.targets, study.folds, study.fold_seed)
     return dict(zip(reference.patients, folds.tolist(), strict=True))
 
@@ -234,13 +248,13 @@ def _check_budgets(
             rows = sum(fold_of.get(patient) != fold for patient in split.patients)
             if max(study.budgets) > rows:
                 raise ConfigError(
-                    f"budgets must be at most the rows outside of a fold, found "
-                    f"{max(study.budgets)} where {source} has {rows} outside of fold {fold}"
+                    f"budgets must be at most {rows}, the rows of {source} outside of fold {fold}, "
+                    f"found {max(study.budgets)}"
                 )
 
 
 def _budgets(pool: Split, budgets: Sequence[int], seed: int) -> list[tuple[int, Split]]:
-    """Stratified parts of the pool, each within the next larger; patients stay whole."""
+    """Return stratified parts of the pool, each within the next larger; patients stay whole."""
     parts = []
     for budget in sorted(set(budgets), reverse=True):
         if budget < len(pool.volumes):
@@ -297,7 +311,7 @@ def _train_cell(
 def _by_fold(
     study: ScalingStudy, cells: Sequence[Cell], source: str, budget: int, metric: str
 ) -> Metric:
-    """Values (folds,) of one point of a curve, seeds averaged."""
+    """Return the values (folds,) of one point of a curve, seeds averaged."""
     found = {
         (cell.fold, cell.seed): getattr(cell, metric)
         for cell in cells
@@ -315,11 +329,11 @@ def _sizes(cells: Sequence[Cell], source: str, budget: int) -> dict[str, float |
     }
 
 
-def _plain(found: FoldMean) -> dict[str, float | None]:
+def _plain(mean: FoldMean) -> dict[str, float | None]:
     return {
-        "mean": finite(found.mean),
-        "ci_low": finite(found.low),
-        "ci_high": finite(found.high),
+        "mean": finite(mean.mean),
+        "ci_low": finite(mean.low),
+        "ci_high": finite(mean.high),
     }
 
 

@@ -490,7 +490,7 @@ def manifests() -> Iterator[Case]:
     rows = ["train_1_a_1,image/train_1_a_1.npz,1,0", "train_2_a_1,image/train_2_a_1.npz,0,1"]
     sound = "\n".join([header, *rows]) + "\n"
     texts: list[str] = []
-    labels = ["", "2", "-1", "0.5", "nan", "inf", "yes", "true", "O", "l", "1e0", "01", "+1",
+    labels = ["", "2", "-1", "0.5", "nan", "inf", "yes", "O", "l", "1e0", "01", "+1",
     "1.00", "\u0661", "0x1",
               "None", "[1]", "1;0", "'1'"]  # fmt: skip
     paths = [

@@ -23,7 +23,7 @@ from headsweep.data.manifest import read_manifest
 from headsweep.data.packing import pack
 from headsweep.data.validation import check
 from headsweep.errors import FeatureError, InputError, ManifestError, StudyError
-from headsweep.launching.slurm import Resources, places_of, render
+from headsweep.launching.slurm import Resources, array_paths, render
 from headsweep.search.spec import spec_from_json, spec_to_json
 from headsweep.search.study_file import load_study_file
 from headsweep.settings import EngineSettings
@@ -52,7 +52,7 @@ def test_study_name_in_any_script_or_with_spaces_is_accepted(tmp_path: Path) -> 
         assert spec_from_json(spec_to_json(spec)).name == name
         (tmp_path / "outputs" / name / "logs").mkdir(parents=True)
         out = tmp_path / "outputs" / name
-        script = render(name, EngineSettings(), Resources(workers=1), places_of(out))
+        script = render(name, EngineSettings(), Resources(workers=1), array_paths(out))
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
         command = shlex.split(script.splitlines()[-1])
         assert command[command.index("worker") + 1] == name

@@ -51,7 +51,7 @@ VALUES = st.recursive(
 )
 
 
-def due(name: str) -> bool:
+def is_required(name: str) -> bool:
     """Return whether the extra `test` installs a package on this platform and Python."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (found,) = (r for r in map(Requirement, project["optional-dependencies"]["test"])
@@ -61,7 +61,7 @@ def due(name: str) -> bool:
 
 # If the marker of atheris excludes this platform, this test is left out; the hypothesis tests below
 # cover the same targets everywhere. If the marker includes it, a missing atheris is a failure.
-if due("atheris"):
+if is_required("atheris"):
 
     @pytest.mark.parametrize("target", TARGETS)
     def test_fuzz_targets_under_atheris_do_not_crash(target: str, tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_compose_config_with_random_override_composes_or_raises_one_line(
 ) -> None:
     """Fails when `compose` lets an error of Hydra or OmegaConf through."""
     override = f"{key}{sign}{value}"
-    told = ""
+    message = ""
     try:
         compose_config([override], where="the command line")
     except ConfigError as error:
-        told = exits.line(error)
-    assert told.isprintable(), override
+        message = exits.line(error)
+    assert message.isprintable(), override

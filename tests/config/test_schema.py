@@ -98,13 +98,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "law"), REFUSED, ids=lambda x: json.dumps(x)[:40])
-def test_parse_config_of_bad_config_raises_in_one_line(data: dict[str, Any], law: str) -> None:
+@pytest.mark.parametrize(("data", "expected"), REFUSED, ids=lambda x: json.dumps(x)[:40])
+def test_parse_config_of_bad_config_raises_in_one_line(data: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_config(data, where="file.yaml")
     message = str(refused.value)
     assert message.startswith("file.yaml: ")
-    assert law in message
+    assert expected in message
     assert "\n" not in message
 
 

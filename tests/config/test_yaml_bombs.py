@@ -109,19 +109,19 @@ for file in sorted(Path().glob("bomb*")):
 
 def test_load_study_file_of_yaml_bomb_raises_within_a_second_and_200_mib(tmp_path: Path) -> None:
     names = {}
-    for i, (name, (text, law)) in enumerate(BOMBS.items()):
+    for i, (name, (text, message)) in enumerate(BOMBS.items()):
         for kind in ("study", "config") if i % 8 == 0 else ("study",):
             file = f"bomb_{i:02}_{kind}.yaml"
-            names[file] = (name, law)
+            names[file] = (name, message)
             (tmp_path / file).write_text(text)
     code = [sys.executable, "-c", CHILD, STUDY]
     ended = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, check=True)
     results = [json.loads(line) for line in ended.stdout.splitlines()]
     assert {file for file, *_ in results} == names.keys()
     for file, found, seconds, mib in results:
-        name, law = names[file]
+        name, message = names[file]
         if file.endswith("study.yaml"):
-            assert law in found or law == "line", (name, found)
+            assert message in found or message == "line", (name, found)
         assert found != "accepted", name
         assert "\n" not in found, name
         assert (seconds < SECONDS, mib < MIB) == (True, True), (name, seconds, mib)

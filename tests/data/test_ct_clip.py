@@ -46,7 +46,7 @@ def test_read_ctclip_latents_without_reports_and_labels_returns_images(folder: P
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "law"),
+    ("name", "data", "message"),
     [
         ("image_latents.npz", IMAGES[:1], "must hold 2 rows (as accessions.txt has), found shape"),
         ("image_latents.npz", IMAGES[:, :, :0], "must hold 2 rows"),
@@ -57,25 +57,25 @@ def test_read_ctclip_latents_without_reports_and_labels_returns_images(folder: P
     ],
 )
 def test_read_ctclip_latents_with_invalid_arrays_raises(
-    folder: Path, name: str, data: np.ndarray, law: str
+    folder: Path, name: str, data: np.ndarray, message: str
 ) -> None:
     np.savez(folder / name, data=data)
-    refused(lambda: read_ctclip_latents(folder), folder, law)
+    refused(lambda: read_ctclip_latents(folder), folder, message)
 
 
 @pytest.mark.parametrize(
-    ("data", "law"),
+    ("data", "message"),
     [
         (SCORES + 1, "scores must be probabilities, found others"),
         (SCORES.T, "must hold 2 rows (as accessions.txt has) of 18 labels, found shape (18, 2)"),
     ],
 )
 def test_read_ctclip_scores_with_invalid_arrays_raises(
-    folder: Path, data: np.ndarray, law: str
+    folder: Path, data: np.ndarray, message: str
 ) -> None:
     np.testing.assert_allclose(read_ctclip_scores(folder).scores, SCORES, rtol=1e-6)
     np.savez(folder / "predicted_weights.npz", data=data)
-    refused(lambda: read_ctclip_scores(folder), folder, law)
+    refused(lambda: read_ctclip_scores(folder), folder, message)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
@@ -88,8 +88,8 @@ def test_read_ctclip_latents_without_readable_volume_list_raises(
     refused(lambda: read_ctclip_latents(folder), folder, "accessions.txt: cannot read the text")
 
 
-def refused(read: Callable[[], object], folder: Path, law: str) -> None:
+def refused(read: Callable[[], object], folder: Path, message: str) -> None:
     with pytest.raises(FeatureError) as error:
         read()
     assert str(error.value).startswith(str(folder))
-    assert law in str(error.value)
+    assert message in str(error.value)

@@ -84,8 +84,8 @@ def test_search_splits_when_feature_row_is_copied_raises(tmp_path):
     config = write_dataset(tmp_path)
     copied = np.load(tmp_path / "features/image/train_1_a_2.npz")["arr"]
     write_feature(tmp_path, "image/valid_2_a_1.npz", copied)
-    law = r"valid\.csv:3: visual features must be in one split.*train\.csv:3, with other labels"
-    with pytest.raises(FeatureError, match=law):
+    message = r"valid\.csv:3: visual features must be in one split.*train\.csv:3, with other labels"
+    with pytest.raises(FeatureError, match=message):
         search(config, tmp_path)
 
 

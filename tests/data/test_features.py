@@ -87,7 +87,7 @@ def test_read_feature_of_compressed_npz_returns_vector(tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
-    ("array", "law"),
+    ("array", "message"),
     [
         (np.array([1, np.nan], np.float32), "finite, found nan at index 1"),
         (np.array([np.inf, 1], np.float16), "finite, found inf at index 0"),
@@ -99,8 +99,8 @@ def test_read_feature_of_compressed_npz_returns_vector(tmp_path):
         (np.array([True, False]), "floats or integers"),
     ],
 )
-def test_read_feature_without_finite_vector_raises(tmp_path, suffix, array, law):
-    with pytest.raises(FeatureError, match=rf"x{suffix}: .*{law}"):
+def test_read_feature_without_finite_vector_raises(tmp_path, suffix, array, message):
+    with pytest.raises(FeatureError, match=rf"x{suffix}: .*{message}"):
         read_feature(save(tmp_path / f"x{suffix}", array))
 
 
@@ -207,7 +207,7 @@ def test_read_feature_with_wrong_checksum_raises(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("write", "law"),
+    ("write", "message"),
     [
         (
             lambda p: np.savez(p / "x.npz", a=VECTOR, b=VECTOR),
@@ -220,10 +220,10 @@ def test_read_feature_with_wrong_checksum_raises(tmp_path):
         (lambda p: None, "feature file not found"),
     ],
 )
-def test_read_feature_of_unusable_file_raises(tmp_path, write, law):
+def test_read_feature_of_unusable_file_raises(tmp_path, write, message):
     write(tmp_path)
     path = next(iter(tmp_path.iterdir()), tmp_path / "absent.npz")
-    with pytest.raises(FeatureError, match=law):
+    with pytest.raises(FeatureError, match=message):
         read_feature(path)
 
 

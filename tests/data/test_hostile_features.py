@@ -38,8 +38,8 @@ Write = Callable[[Path], object]
 
 def npy(array: np.ndarray, shape: object = None) -> bytes:
     """Return an npy stream; `shape` is written to the header in place of the real one."""
-    told = array.shape if shape is None else shape
-    header = repr({"descr": array.dtype.str, "fortran_order": False, "shape": told}).encode()
+    written = array.shape if shape is None else shape
+    header = repr({"descr": array.dtype.str, "fortran_order": False, "shape": written}).encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + array.tobytes()
 
 
@@ -203,10 +203,10 @@ def test_pack_with_malicious_file_raises_and_leaves_no_trace(tmp_path: Path, bef
             pack_in(root, suffix)
         memory = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        told = str(refused.value)
-        assert "\n" not in told, name
-        assert f"{hostile}: " in told, name
-        assert "train.csv:3" in told, name
+        message = str(refused.value)
+        assert "\n" not in message, name
+        assert f"{hostile}: " in message, name
+        assert "train.csv:3" in message, name
         assert memory < MOST_MEMORY, (name, memory)
         assert contents(root) == old, name
 

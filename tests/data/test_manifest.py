@@ -107,7 +107,7 @@ def test_fingerprint_of_manifest_depends_on_content_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "law"),
+    ("row", "message"),
     [
         (["train_2_a_1", "b.npz", "2", "0"], "a label must be 0 or 1, found '2' in .*'Emphysema'"),
         (["train_2_a_1", "b.npz", "1", ""], "a label must be 0 or 1, found '' in .*'Lung nodule'"),
@@ -120,14 +120,14 @@ def test_fingerprint_of_manifest_depends_on_content_only(tmp_path):
         (["train_2_a_1", "b.npz", "1", "0", "0"], "a row must have 4 cells, found 5"),
     ],
 )
-def test_read_manifest_with_bad_row_raises_with_file_and_row(tmp_path, row, law):
+def test_read_manifest_with_bad_row_raises_with_file_and_row(tmp_path, row, message):
     path = write_table(tmp_path / "train.csv", HEADER, [*SOUND, row])
-    with pytest.raises(ManifestError, match=rf"train\.csv:3: .*{law}"):
+    with pytest.raises(ManifestError, match=rf"train\.csv:3: .*{message}"):
         read(path)
 
 
 @pytest.mark.parametrize(
-    ("header", "law"),
+    ("header", "message"),
     [
         (
             ["volume", *HEADER[1:]],
@@ -138,14 +138,14 @@ def test_read_manifest_with_bad_row_raises_with_file_and_row(tmp_path, row, law)
         (["volumename", "visual_feature_path", "split", "fold"], "must have a label column"),
     ],
 )
-def test_read_manifest_with_bad_header_raises(tmp_path, header, law):
+def test_read_manifest_with_bad_header_raises(tmp_path, header, message):
     path = write_table(tmp_path / "train.csv", header, SOUND)
-    with pytest.raises(ManifestError, match=rf"train\.csv:1: .*{law}"):
+    with pytest.raises(ManifestError, match=rf"train\.csv:1: .*{message}"):
         read(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "law"),
+    ("content", "message"),
     [
         (None, "not found"),
         (b"", "column not found: 'volumename' among none"),
@@ -154,11 +154,11 @@ def test_read_manifest_with_bad_header_raises(tmp_path, header, law):
         (b'volumename\n"open', "must be CSV text"),
     ],
 )
-def test_read_manifest_of_unreadable_file_raises_with_path(tmp_path, content, law):
+def test_read_manifest_of_unreadable_file_raises_with_path(tmp_path, content, message):
     path = tmp_path / "train.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ManifestError, match=law) as refused:
+    with pytest.raises(ManifestError, match=message) as refused:
         read(path)
     assert str(path) in str(refused.value)
 

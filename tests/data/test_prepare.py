@@ -174,7 +174,7 @@ def test_prepare_manifest_with_split_list_drops_unknown_and_repeated_names(root)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "law"),
+    ("old", "new", "message"),
     [
         (
             "valid_2_a_1.nii.gz,0",
@@ -185,10 +185,10 @@ def test_prepare_manifest_with_split_list_drops_unknown_and_repeated_names(root)
         ("VolumeName", "AccessionNo", "must have the column 'VolumeName'"),
     ],
 )
-def test_prepare_manifest_with_bad_label_table_raises(root, old, new, law):
+def test_prepare_manifest_with_bad_label_table_raises(root, old, new, message):
     table = ct_rate_tables(root, "valid").labels
     table.write_text(table.read_text().replace(old, new))
-    with pytest.raises(ManifestError, match=f"valid_predicted_labels.csv: .*{law}"):
+    with pytest.raises(ManifestError, match=f"valid_predicted_labels.csv: .*{message}"):
         prepare(root)
 
 

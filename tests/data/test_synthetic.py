@@ -140,15 +140,15 @@ def test_synthesize_with_equal_seeds_writes_equal_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "law"),
+    ("values", "message"),
     [
         ({"patients_train": 0}, "patients_train must be at least 1, found 0"),
         ({"patients_test": 1}, "patients_test must be at least 2, found 1"),
         ({"width": 16}, "width must be at least 85, found 16"),
     ],
 )
-def test_synthesize_with_too_small_sizes_raises_and_writes_nothing(tmp_path, values, law):
-    with pytest.raises(ConfigError, match=law):
+def test_synthesize_with_too_small_sizes_raises_and_writes_nothing(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
         synthesize(tmp_path / "d", **{**SMALL, **values}, seed=0)
     assert not list(tmp_path.iterdir())
 

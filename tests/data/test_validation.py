@@ -55,7 +55,7 @@ def spoil_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "place", "law"),
+    ("spoil", "place", "message"),
     [
         (lambda p: (p / "manifests/valid.csv").unlink(), ("valid.csv", None), "manifest not found"),
         (lambda p: (p / "features/image/valid_2_a_1.npz").unlink(), ("valid.csv", 3), "not found"),
@@ -85,13 +85,13 @@ def spoil_rows(tmp_path):
         ),
     ],
 )
-def test_check_with_one_fault_reports_its_file_and_row(tmp_path, spoil, place, law):
+def test_check_with_one_fault_reports_its_file_and_row(tmp_path, spoil, place, message):
     config = write_dataset(tmp_path)
     spoil(tmp_path)
     faults = [fault for fault in check(config) if (fault.path.name, fault.row) == place]
     assert len(faults) == 1
     assert faults[0].severity == "error"
-    assert re.search(law, faults[0].message)
+    assert re.search(message, faults[0].message)
 
 
 def test_check_with_several_faults_reports_all(tmp_path):

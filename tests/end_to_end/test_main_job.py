@@ -120,7 +120,7 @@ def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(stud
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors.splitlines()[-1]
+    assert "the same command continues" in errors.splitlines()[-1]
     assert 5 <= finished_trials(study) < BUDGET
     assert not (study.board / "leaderboard.csv").exists()
 

@@ -96,7 +96,7 @@ def test_verify_with_a_board_of_an_earlier_version_succeeds(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_recompute_with_a_board_of_an_earlier_version_succeeds(before: Path, kind: str) -> None:
-    assert recompute(before / kind) == "metrics of 2 finalists follow from their predictions"
+    assert recompute(before / kind) == "metrics of 2 finalists agree with their predictions"
 
 
 def test_verify_when_a_board_of_an_earlier_version_was_changed_names_the_file(

@@ -137,4 +137,4 @@ def test_largest_difference_when_a_file_is_unreadable_names_the_whole_file(
     for found in (torn, absent):
         told = largest_difference(found, absent)
         assert told is not None
-        assert (told.place, told.expected, told.size) == ("file", "a readable file", math.inf)
+        assert (told.position, told.expected, told.size) == ("file", "a readable file", math.inf)

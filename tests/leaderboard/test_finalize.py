@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from headsweep.errors import StudyError
@@ -138,6 +140,22 @@ def test_finalize_when_the_data_changed_since_the_search_is_refused(data, tmp_pa
     own = make_study(tmp_path / "own", data, name="own", base="head=linear", n_trials=2)
     with StoredStudy.open(own.name, own.storage_url) as stored:
         stored.pin_data({"train manifest": "0" * 64, "valid text features": "1" * 64})
-    with pytest.raises(StudyError, match=r"^train manifest: .* found [0-9a-f]{12}$"):
+    with pytest.raises(
+        StudyError,
+        match=r"^train manifest: the data have changed.* is [0-9a-f]{12}, was [0-9a-f]{12}$",
+    ):
         own.finalize(tmp_path / "board")
     assert not (tmp_path / "board").exists()
+
+
+def test_finalize_with_a_foreign_trial_out_of_the_space_never_confirms_it(data, tmp_path):
+    study = make_study(tmp_path / "study", data, name="foreign", base="head=linear")
+    wide = {
+        "training.learning_rate": FloatDistribution(1e-4, 1.0, log=True),
+        "training.weight_decay": FloatDistribution(1e-6, 1.0, log=True),
+    }
+    params = {"training.learning_rate": 0.9, "training.weight_decay": 0.9}
+    study.optuna.add_trial(create_trial(value=0.99, params=params, distributions=wide))
+    board = study.finalize(tmp_path / "board")
+    assert {row["trial"] for row in rows_of(board)} <= {"0", "1", "2"}
+    assert "3 complete and 0 pruned trials" in (board / "report.html").read_text()

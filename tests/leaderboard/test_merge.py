@@ -78,7 +78,7 @@ def test_merge_written_as_csv_markdown_and_html_has_the_same_rows(finished, on_t
 
 
 def test_merge_of_a_folder_without_a_board_is_refused(tmp_path):
-    with pytest.raises(OutputError, match="found none"):
+    with pytest.raises(OutputError, match="leaderboard not found: "):
         merge([tmp_path])
 
 

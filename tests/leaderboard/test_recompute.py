@@ -10,7 +10,7 @@ from headsweep.leaderboard.verification.recompute import recompute
 
 
 def test_recompute_of_an_unchanged_board_succeeds(finished):
-    assert recompute(finished) == "metrics of 2 finalists follow from their predictions"
+    assert recompute(finished) == "metrics of 2 finalists agree with their predictions"
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,5 @@ def test_recompute_when_the_table_was_changed_names_the_cell(board):
     header, first, *rest = path.read_text().splitlines()
     changed = re.sub(r"0\.\d{3}", "0.999", first, count=1)
     path.write_text("\n".join([header, changed, *rest]) + "\n")
-    with pytest.raises(VerificationError, match=r"leaderboard\.csv.*val/auprc_macro = 0\.999"):
+    with pytest.raises(VerificationError, match=r"leaderboard\.csv.*val/auprc_macro is 0\.999"):
         recompute(board)

@@ -1,7 +1,15 @@
 """The report is one self-contained HTML file; its plots are also stored as files."""
 
+import itertools
 import re
 from html.parser import HTMLParser
+
+from matplotlib.figure import Figure
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import create_trial
+
+from headsweep.leaderboard.report.plots import value_slice
+from headsweep.leaderboard.report.sections import _slices
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -59,3 +67,28 @@ def test_plots_folder_has_every_plot_as_svg_and_some_as_png(finished):
     alone = {path.stem for path in (finished / "plots").glob("*.png")}
     assert {"history", "learning-curves", "optimism-test_manual_all"} <= alone <= names
     assert {name.split("-")[0] for name in names - alone} == {"pr", "roc", "reliability", "slice"}
+
+
+def test_value_slice_names_choices_in_the_order_of_the_space_and_slants_long_names():
+    choices = ["weighted_bce", "bce", "focal", "asymmetric", "asymmetric_with_a_long_name"]
+    for names, slanted in ((["64", "256", "1024"], False), (choices, True)):
+        axes = Figure(figsize=(2.3, 1.9)).add_subplot()
+        positions = list(range(len(names)))[::-1]
+        value_slice(axes, positions, [0.5] * len(names), names=names, log=False)
+        ticks = axes.get_xticklabels()
+        assert [tick.get_text()[:11] for tick in ticks] == [name[:11] for name in names]
+        assert {tick.get_rotation() for tick in ticks} == {30.0 if slanted else 0.0}
+        assert axes.get_xlim() == (-0.5, len(names) - 0.5)
+        boxes = [tick.get_window_extent() for tick in ticks]
+        assert all(a.x1 < b.x1 for a, b in itertools.pairwise(boxes))
+
+
+def test_slices_of_a_categorical_parameter_follow_the_order_of_its_choices():
+    space = {"head.width": CategoricalDistribution([64, 128, 256])}
+    trials = [
+        create_trial(value=value, params={"head.width": width}, distributions=space)
+        for value, width in ((0.1, 256), (0.2, 64), (0.3, 256))
+    ]
+    (plot,) = _slices(trials)
+    names = re.findall(r">(\d+)</text>", plot.svg.decode())
+    assert [name for name in names if name in ("64", "128", "256")] == ["64", "256"]

@@ -114,7 +114,7 @@ def test_evaluate_with_two_manifests_of_the_same_name_is_refused(
     other = Path(shutil.copy(one, tmp_path / "valid.csv"))
     ended = headsweep("evaluate", exported, f"manifest={one}", f"manifest={other}")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert f"found {one} and {other}" in ended.err
+    assert f"{one} and {other} have the same stem" in ended.err
     assert not (exported / "evaluation").exists()
 
 

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from headsweep.evaluation.predictions import Predictions
+from headsweep.evaluation.rules import RULES
 from headsweep.evaluation.summaries import (
     choose_thresholds,
     measure,
     report_of,
     retrieval_report,
     summarize,
+    summarize_labels,
 )
 
 
@@ -82,3 +85,46 @@ def test_retrieval_report_of_two_seeds_averages_recall_in_both_directions():
     assert report["definition"] == "instance-recall/1"
     assert (report["recall_at_1"], report["recall_at_10"]) == (0.5, 0.75)
     assert report["text_to_visual"]["recall_at_50"] == 0.25
+
+
+@pytest.mark.parametrize(("patients", "low"), [(10, 0.7411), (50, 0.9418), (1000, 0.9970)])
+def test_summarize_labels_of_a_perfect_ranking_gives_a_one_sided_interval(patients, low):
+    perfect, draws = np.ones((3, 1)), np.ones((50, 1))
+    for area in (True, False):
+        (found,) = summarize_labels(
+            perfect, draws, np.array([float(patients)]), area=area, ranking=True
+        )
+        assert (found["mean"], found["ci_high"]) == (1.0, 1.0)
+        assert found["ci_low"] == pytest.approx(low, abs=1e-4)
+        # With so low a share of positives above all negatives, m of m are seen 5 times in 100.
+        assert found["ci_low"] ** patients == pytest.approx(0.05)
+    macro = summarize(np.ones(3), np.ones(50), patients, ranking=True)
+    assert macro["ci_low"] == pytest.approx(low, abs=1e-4)
+
+
+def test_summarize_labels_of_a_reversed_ranking_is_bounded_from_above():
+    (found,) = summarize_labels(
+        np.zeros((2, 1)), np.zeros((50, 1)), np.array([10.0]), area=True, ranking=True
+    )
+    assert (found["ci_low"], found["ci_high"]) == (0.0, pytest.approx(1 - 0.05**0.1))
+
+
+def test_summarize_of_a_perfect_ranking_with_few_patients_or_old_rules_is_as_before():
+    few = summarize(np.ones(3), np.ones(50), 9, ranking=True)
+    assert (few["ci_low"], few["ci_high"]) == (None, None)
+    old = summarize(np.ones(3), np.ones(50), 50, RULES[1], ranking=True)
+    assert (old["ci_low"], old["ci_high"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("distance", [4.0, 5.0])
+def test_interval_of_a_perfect_ranking_holds_the_true_value(distance):
+    truth = norm.cdf(distance / np.sqrt(2))
+    rng, n_perfect = np.random.default_rng(0), 0
+    targets = np.arange(60) < 12
+    for _ in range(200):
+        scores = rng.normal(size=60) + distance * targets
+        if scores[targets].min() > scores[~targets].max():
+            n_perfect += 1
+            found = summarize(np.ones(1), np.ones(20), 12, ranking=True)
+            assert found["ci_low"] <= truth <= found["ci_high"]
+    assert n_perfect > 20

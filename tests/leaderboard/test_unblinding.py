@@ -47,7 +47,7 @@ def test_finalize_with_other_finalists_needs_a_reason_and_shows_it(young, tmp_pa
         add_trials(young, 4, seed=seed)
         seed += 1
     before = (board / "leaderboard.csv").read_bytes()
-    with pytest.raises(StudyError, match=r"opened once.*--reopen"):
+    with pytest.raises(StudyError, match=r"already opened.*--reopen"):
         young.finalize(board)
     assert (board / "leaderboard.csv").read_bytes() == before
 
@@ -67,7 +67,7 @@ def test_finalize_after_more_trials_with_the_same_finalists_records_no_new_openi
 
 def test_finalize_without_a_complete_trial_is_refused(tmp_path, data):
     study = make_study(tmp_path / "empty", data, name="empty", base="head=linear", n_trials=1)
-    with pytest.raises(SearchError, match="at least one complete trial"):
+    with pytest.raises(SearchError, match="a leaderboard needs at least one"):
         study.finalize(tmp_path / "board")
     assert not past_openings(study.optuna)
 

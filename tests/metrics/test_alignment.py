@@ -110,9 +110,9 @@ def test_retrieve_by_every_relevance_equals_definition(relevance, tied, within):
         first, second, gallery = make(90, seed, tied=tied)
         candidates = first if within else second
         found = retrieve(first, candidates, gallery, RELEVANCES, within=within)[relevance]
-        due = by_definition(first, candidates, gallery, relevance, within=within)
-        assert found.keys() == due.keys()
-        for name, values in due.items():
+        expected = by_definition(first, candidates, gallery, relevance, within=within)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, **EXACT, err_msg=name)
 
 
@@ -128,8 +128,8 @@ def test_report_to_volume_equals_ct_clip_definition(tied):
         found = report_to_volume(reports, volumes)
         similarity = reports @ volumes.T
         for k in RECALL_AT:
-            due = [float(i in first_of(row, k)) for i, row in enumerate(similarity)]
-            np.testing.assert_array_equal(found[f"recall@{k}"], due)
+            expected = [float(i in first_of(row, k)) for i, row in enumerate(similarity)]
+            np.testing.assert_array_equal(found[f"recall@{k}"], expected)
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["random", "tied"])

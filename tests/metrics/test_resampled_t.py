@@ -16,10 +16,10 @@ differences = st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=2, 
 
 @given(values=differences.filter(lambda v: len(set(v)) > 1))
 def test_corrected_mean_without_overlap_equals_paired_t_test(values):
-    found, due = corrected_mean(np.array(values), 0.0), ttest_1samp(values, 0)
-    interval = due.confidence_interval(0.95)
+    found, expected = corrected_mean(np.array(values), 0.0), ttest_1samp(values, 0)
+    interval = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
-    assert found.p == pytest.approx(due.pvalue, abs=1e-12)
+    assert found.p == pytest.approx(expected.pvalue, abs=1e-12)
 
 
 def test_corrected_mean_of_five_folds_equals_formula():

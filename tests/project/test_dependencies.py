@@ -130,8 +130,8 @@ def test_licences_of_installed_packages_are_all_known_and_free():
     unknown = {}
     for found in distributions():
         name = canonicalize_name(found.name)
-        due = APART.get(name)
-        known = re.search(due, licence(name)) if due else FREE.search(licence(name))
+        pattern = APART.get(name)
+        known = re.search(pattern, licence(name)) if pattern else FREE.search(licence(name))
         if not NO_PACKAGES.match(name) and not known:
             unknown[name] = licence(name)
     assert unknown == {}
@@ -143,7 +143,7 @@ UNASKED = {"name": "numpy", "skip_reason": "Dependency not found on PyPI"}
 
 
 @pytest.mark.parametrize(
-    ("answers", "code", "told"),
+    ("answers", "code", "expected"),
     [
         ([[SOUND], [SOUND, SOUND]], 0, "none known to pypi for 2 pins"),
         ([[SOUND], [SOUND, ILL]], 1, "torch 2.13.0: PYSEC-1"),
@@ -152,7 +152,7 @@ UNASKED = {"name": "numpy", "skip_reason": "Dependency not found on PyPI"}
         ([[UNASKED], [SOUND], [ILL]], 1, "torch 2.13.0: PYSEC-1"),
     ],
 )
-def test_audit_without_answer_is_reported_as_unknown(tmp_path, capsys, answers, code, told):
+def test_audit_without_answer_is_reported_as_unknown(tmp_path, capsys, answers, code, expected):
     """pip-audit is replaced by a script with fixed output; None is an unreachable database."""
     loader = SourceFileLoader("dependencies", str(ROOT / "scripts/dependencies"))
     dependencies = module_from_spec(spec_from_loader(loader.name, loader))
@@ -167,7 +167,7 @@ def test_audit_without_answer_is_reported_as_unknown(tmp_path, capsys, answers, 
     output = tmp_path / "advisories.json"
     assert dependencies.audit(tmp_path, output) == code
     printed = "".join(capsys.readouterr())
-    assert told in printed
+    assert expected in printed
     assert output.exists() == ("neither" not in printed)
 
 

@@ -57,11 +57,11 @@ def lint(text: str) -> tuple[int, str]:
 def test_linter_with_any_pickle_call_reports_it() -> None:
     """Before rule `TID251`, numpy, joblib, cloudpickle and torch.load were not reported."""
     for name, text in FORBIDDEN.items():
-        code, told = lint(text)
+        code, output = lint(text)
         assert code == 1, name
-        assert any(rule in told for rule in ("S301", "S302", "TID251")), (name, told)
-    code, told = lint("from headsweep.data.features import read_feature\n")
-    assert code == 0, told
+        assert any(rule in output for rule in ("S301", "S302", "TID251")), (name, output)
+    code, output = lint("from headsweep.data.features import read_feature\n")
+    assert code == 0, output
 
 
 def test_pickle_rules_are_suppressed_at_known_lines_only() -> None:

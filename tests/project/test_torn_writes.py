@@ -135,10 +135,10 @@ def test_writer_killed_or_failed_at_any_file_operation_leaves_old_or_new(
     ended: Counter[int | None] = Counter()
     for at in itertools.count(1, STRIDE.get(name, 1)):
         for error in (faults[1 + at % len(NO_SPACE)], None):
-            told = "killed" if error is None else os.strerror(error)
+            how = "killed" if error is None else os.strerror(error)
             code = attacked.suffers(
                 lambda folder, at=at, error=error: ends(write_with_fault, name, folder, at, error),
-                f"{told} at touch {at}",
+                f"{how} at touch {at}",
             )
             ended[code] += 1
         if code == DONE:  # it was not killed: there are fewer operations

@@ -148,7 +148,7 @@ def test_budgets_are_nested_and_keep_patients_together(data: tuple[str, ...]):
     [
         ({"budget": [1]}, "budget: unknown key"),
         ({"folds": 1}, "folds: input should be greater than or equal to 2"),
-        ({"budgets": [600]}, "budgets must be at most the rows outside of a fold"),
+        ({"budgets": [600]}, "outside of fold 0, found 600"),
         ({"sources": {"manual": "absent.csv"}}, "absent.csv"),
     ],
 )

@@ -53,7 +53,7 @@ def test_notebook_on_a_finished_study_runs_every_cell_and_draws(
     assert drawn[0] == "macro AUPRC"
     said = capsys.readouterr().out
     assert said.startswith("explored: 1 finalists of 2 trials")
-    assert "metrics of 1 finalists follow from their predictions" in said
+    assert "metrics of 1 finalists agree with their predictions" in said
     imports = [
         line.split()[1]
         for c in cells

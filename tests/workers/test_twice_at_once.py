@@ -239,7 +239,7 @@ def test_open_test_by_two_callers_at_once_records_one_and_refuses_the_other(
     study = optuna.load_study(study_name="probe", storage=storage)
     assert firewall.past_openings(study) == openings
     assert [opening.trials for opening in openings] == [(0, 1)]
-    assert "test must be opened once" in refused[0]
+    assert "the test set was already opened" in refused[0]
 
 
 def test_replacing_by_two_writers_at_once_makes_the_second_wait(tmp_path: Path) -> None:

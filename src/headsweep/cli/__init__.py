@@ -1,4 +1,4 @@
-"""The command line; every command imports what it needs when it runs, so that help is instant."""
+"""The command line; every command imports what it needs when it runs, so help is fast."""
 
 from headsweep.cli.root import main
 

@@ -24,9 +24,9 @@ def leaderboard() -> None:
 @folders
 @click.option("--markdown", "form", flag_value="markdown", help="Print Markdown.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, figures in full.")
-@click.option("--html", "form", flag_value="html", help="Print a page that needs nothing else.")
+@click.option("--html", "form", flag_value="html", help="Print a self-contained page.")
 def show(folders: tuple[Path, ...], form: str | None) -> None:
-    """Print the leaderboard of DIR, or the best finalists of several as one board.
+    """Print the leaderboard of DIR, or the best finalists of several studies as one board.
 
     Rows on different data are never ranked together.
     """
@@ -52,30 +52,33 @@ def show(folders: tuple[Path, ...], form: str | None) -> None:
     "--recompute", "only_recompute", is_flag=True, help="Do not train; use the predictions."
 )
 def verify(folder: Path, overrides: tuple[str, ...], only_recompute: bool) -> None:
-    """Train again from the exported configs of DIR and compare with what it holds.
+    """Train again from the exported configs of DIR and compare the results with the stored files.
 
-    Where the data have moved, paths.data_root=DIR and paths.manifest_dir=DIR say where to.
+    If the data have moved, name their new folders with paths.data_root=DIR and
+    paths.manifest_dir=DIR.
+
+    Raises:
+        click.UsageError: the options exclude each other.
     """
     from headsweep.leaderboard.leaderboard import Leaderboard
 
     if only_recompute and overrides:
         raise click.UsageError("--recompute reads no data, so it takes no overrides")
-    moved = _places(overrides)
+    moved = _moved(overrides)
     click.echo(Leaderboard(folder).verify(recompute=only_recompute, moved=moved))
 
 
-def _places(overrides: tuple[str, ...]) -> dict[str, str]:
+def _moved(overrides: tuple[str, ...]) -> dict[str, str]:
     from headsweep.config.overrides import override_value
     from headsweep.errors import ConfigError
     from headsweep.leaderboard.verification.verify import MOVABLE
 
-    places = {}
+    moved = {}
     for text in overrides:
         key, value = override_value(text, where="command line")
         if key not in MOVABLE:
             raise ConfigError(
-                f"command line: verification may be told only where the data lie "
-                f"({', '.join(MOVABLE)}), found {text!r}"
+                f"command line: {text!r} is not allowed; only {', '.join(MOVABLE)} can be changed"
             )
-        places[key] = value
-    return places
+        moved[key] = value
+    return moved

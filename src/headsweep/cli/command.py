@@ -1,4 +1,4 @@
-"""Commands and groups that take `--debug`, so that it may stand anywhere on the line."""
+"""Commands and groups that take `--debug` anywhere on the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Group(click.Group):
         self.params.append(_debug())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the commands in the order in which they were added."""
+        """Return the names of the commands in the order in which they were added."""
         return list(self.commands)
 
 

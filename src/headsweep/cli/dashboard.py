@@ -1,4 +1,4 @@
-"""optuna-dashboard on the storage: loopback only and read-only, for it knows no users."""
+"""Serve optuna-dashboard on the storage: on loopback and read-only, because it has no users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 REQUEST_OUTAGE_S = 30.0
-"""How long a request waits for a database that is away; the page asks again by itself."""
+"""How long a request waits for an unreachable database; the page repeats it by itself."""
 _READS = re.compile(
     r"/|/favicon\.ico|/dashboard(/.*)?|/static/.+|/csv/\d+"
     r"|/api/meta|/api/studies|/api/studies/\d+(/param_importances|/plot/\w+)?"
@@ -49,7 +49,7 @@ _SAFE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _NO_PAGE = "sandbox; default-src 'none'"
-"""The content security policy of whatever is not the dashboard's own page."""
+"""The content security policy of all answers but the dashboard's own page."""
 
 
 def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
@@ -64,31 +64,34 @@ def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
         server = make_server(LOOPBACK, port, app, Server, QuietHandler)
     except OSError as error:
         raise click.BadParameter(
-            f"the port must be free, found {port}: {error.strerror}", param_hint="'--port'"
+            f"port {port} cannot be used: {error.strerror}", param_hint="'--port'"
         ) from None
-    mode = "WRITABLE by whoever reaches this port" if writable else "read-only"
+    mode = "WRITABLE by anyone who can reach this port" if writable else "read-only"
     with server, suppress(KeyboardInterrupt):
-        click.echo(f"http://{LOOPBACK}:{server.server_port}/ ({mode}; Ctrl-C ends it)")
+        click.echo(f"http://{LOOPBACK}:{server.server_port}/ ({mode}; Ctrl-C stops it)")
         server.serve_forever()
 
 
 def application(storage: BatchedStorage) -> WSGIApplication:
-    """optuna-dashboard on a storage, with the artifacts of its studies."""
+    """Return optuna-dashboard on a storage, with the artifacts of its studies."""
     app: WSGIApplication = wsgi(storage, ArtifactFolder(storage))
     return app
 
 
 def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIApplication:
-    """The application, answering only requests of this very host, and only on routes it knows.
+    """Wrap the application so that it answers only requests of this host, on known routes.
 
     A foreign Host header means that a web page has made its own name point here (DNS rebinding), a
-    foreign Origin that a page from elsewhere asks. Artifacts bear the types that a database names
-    which others write to, so they are pictures or downloads, never pages.
+    foreign Origin that the request comes from a page of another site. The content types of
+    artifacts come from an untrusted database, so artifacts are pictures or downloads, never pages.
 
     Args:
         app: optuna-dashboard.
         port: at which it is served.
         writable: whether methods and routes that write may pass.
+
+    Returns:
+        The guarded application.
     """
     hosts = {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
     origins = {f"http://{host}" for host in hosts}
@@ -98,27 +101,27 @@ def guarded(app: WSGIApplication, *, port: int, writable: bool = False) -> WSGIA
         reads = method in ("GET", "HEAD")
 
         def start(status: str, headers: Sequence[tuple[str, str]], *error: Any) -> Any:
-            return start_response(status, _tamed(path, headers), *error)
+            return start_response(status, _restricted(path, headers), *error)
 
         if environ.get("HTTP_HOST") not in hosts:
-            return _refuse(start, "403 Forbidden", "the host must be this machine")
+            return _refuse(start, "403 Forbidden", "the Host header names another host")
         origin = environ.get("HTTP_ORIGIN")
         if origin not in (*origins, None):
-            return _refuse(start, "403 Forbidden", "the origin must be this dashboard")
+            return _refuse(start, "403 Forbidden", "the Origin header names another page")
         if not reads and not (writable and method in _WRITES):
-            return _refuse(start, "405 Method Not Allowed", "only reading is allowed")
+            return _refuse(start, "405 Method Not Allowed", "the dashboard is read-only")
         if not reads and origin is None:
-            return _refuse(start, "403 Forbidden", "whoever writes must name the origin")
+            return _refuse(start, "403 Forbidden", "the Origin header is missing")
         if not (_READS if reads else _WRITES[method]).fullmatch(path):
-            return _refuse(start, "403 Forbidden", "the route must be known")
+            return _refuse(start, "403 Forbidden", "unknown route")
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # optuna-dashboard needs one
         return app(environ, start)
 
     return answer
 
 
-def _tamed(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers of an answer, of which the browser makes no more than is meant."""
+def _restricted(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the headers of an answer, restricted so that a browser runs nothing from it."""
     given = {name.title(): value for name, value in headers}
     if path.startswith("/artifacts/"):
         kind = given.get("Content-Type")
@@ -129,47 +132,47 @@ def _tamed(path: str, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str
     return [*({"Content-Security-Policy": _NO_PAGE} | given | _SAFE_HEADERS).items()]
 
 
-def _refuse(start: Any, status: str, law: str) -> Iterable[bytes]:
+def _refuse(start: Any, status: str, reason: str) -> Iterable[bytes]:
     start(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{law}\n".encode()]
+    return [f"{reason}\n".encode()]
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     click.echo(exits.printable(exits.redact(line)), err=True)
 
 
 class OneLine(logging.Handler):
-    """Says of what optuna-dashboard logs the first line; a stack follows it."""
+    """Log handler that prints the first line of each record, without the traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
-        _say(record.getMessage().partition("\n")[0])
+        _print(record.getMessage().partition("\n")[0])
 
 
 class LastLine(io.StringIO):
-    """Where tracebacks of a request go: on the terminal, each is its last line."""
+    """Error stream of a request that prints only the last line of each traceback."""
 
     def flush(self) -> None:
-        """Say what was written since the last call."""
+        """Print the last line of what was written since the last call."""
         lines = [line for line in self.getvalue().split("\n") if line.strip()]
         self.seek(0)
         self.truncate()
         if lines:
-            _say(lines[-1])
+            _print(lines[-1])
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """One thread a request, none of which outlives the server."""
+    """Server with one thread for each request; no thread outlives the server."""
 
     daemon_threads = True
 
 
 class QuietHandler(WSGIRequestHandler):
-    """A handler that logs no requests, and faults in one line."""
+    """Request handler that logs no requests, and errors in one line."""
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Keep the terminal for the address."""
 
     def get_stderr(self) -> LastLine:
-        """See `LastLine`."""
+        """Return a stream that prints only the last line of a traceback."""
         return LastLine()

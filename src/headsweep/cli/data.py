@@ -69,7 +69,7 @@ for command in (prepare, subsets, folds):
 @data.command()
 @options.overrides
 def pack(overrides: tuple[str, ...]) -> None:
-    """Pack the features of all manifests, for later commands to start at once."""
+    """Pack the features of all manifests, so that later commands start faster."""
     from headsweep.config.overrides import compose_config
     from headsweep.data.manifest import read_manifest
     from headsweep.data.packing import pack_for
@@ -92,7 +92,11 @@ def pack(overrides: tuple[str, ...]) -> None:
 @data.command()
 @options.overrides
 def check(overrides: tuple[str, ...]) -> None:
-    """Name every fault of manifests and features by file and row."""
+    """Report every fault of manifests and features by file and row.
+
+    Raises:
+        click.exceptions.Exit: there are errors.
+    """
     from headsweep.config.overrides import compose_config
     from headsweep.data.validation import check as faults_of
     from headsweep.progress import is_interactive

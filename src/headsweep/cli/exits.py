@@ -1,4 +1,4 @@
-"""How a failed command ends: one line on stderr, an exit code, and never a password."""
+"""How a failed command ends: one line on stderr, without passwords, and an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headsweep.errors import HeadsweepError
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 MAX_CHARACTERS = 2000
-"""Most characters of an error's line."""
+"""Maximum length of an error's line."""
 
 _WORD = re.compile(r"[^\s'\"]+")
 _LOGIN = re.compile(r"\b\w+://[^:/@]*:")
@@ -20,29 +20,29 @@ _QUERY_PASSWORD = re.compile(r"((?:password|passwd|pwd|passfile)\s*=\s*)[^\s&'\"
 
 
 def redact(text: str) -> str:
-    """The text with every password of a URL or of a connection string replaced by `***`."""
+    """Return the text with every password of a URL or of a connection string replaced by `***`."""
     return _QUERY_PASSWORD.sub(r"\1***", _WORD.sub(_without_password, text))
 
 
 def _without_password(word: re.Match[str]) -> str:
-    """A word whose URL has no password; in steps that each take as long as the word does."""
+    """Return a word with the password of its URL removed; takes linear time."""
     before, at, after = word[0].rpartition("@")
     login = _LOGIN.search(before)
     return f"{before[: login.end()]}***{at}{after}" if login else word[0]
 
 
 def printable(text: str) -> str:
-    """The text with every control character, by which it could command a terminal, spelt out."""
+    """Return the text with every control character, which a terminal could obey, spelled out."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code of the command that ended with `error`."""
+    """Return the exit code of the command that ended with `error`."""
     return error.exit_code if isinstance(error, HeadsweepError | click.ClickException) else FAILED
 
 
 def line(error: Exception) -> str:
-    """One line that says what went wrong; a value found in a file may be a megabyte long."""
+    """Return one line that describes the error, shortened, since values from files may be long."""
     text = printable(redact(" ".join(_message(error).split()))[: MAX_CHARACTERS + 1])
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
@@ -56,14 +56,14 @@ def _message(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError):
-        place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{place}"
+        file = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{file}"
     if _is_database_error(error):
         return f"the storage failed: {getattr(error, 'orig', None) or error}"
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _is_database_error(error: Exception) -> bool:
-    """Whether SQLAlchemy raised it; a command that never loaded SQLAlchemy is not made to."""
+    """Return whether SQLAlchemy raised the error, without importing SQLAlchemy."""
     exc = sys.modules.get("sqlalchemy.exc")
     return exc is not None and isinstance(error, exc.SQLAlchemyError)

@@ -42,7 +42,8 @@ def local(
 ) -> None:
     """Keep workers running on this machine until the study's budget is spent.
 
-    One worker a GPU; a worker that dies is started again. Ctrl-C drains them all.
+    One worker for each GPU; a worker that crashes is started again. Ctrl-C makes all hand their
+    trials back and end.
     """
     from headsweep.api import Study
     from headsweep.cli.tables import print_end
@@ -60,7 +61,7 @@ def local(
     type=options.n_workers,
     required=True,
     metavar="N",
-    help="Tasks of the array, a worker each.",
+    help="Tasks of the array, one worker for each.",
 )
 @click.option("--partition", metavar="NAME", help="Partition to run in.")
 @click.option("--gres", metavar="GRES", help="A worker's GPU, as in gpu:1.")
@@ -101,27 +102,27 @@ def slurm(
 ) -> None:
     """Submit an array of workers to Slurm.
 
-    The study must have been made by `headsweep create`, in a PostgreSQL that the nodes reach; they
-    must see this folder. Tasks that are preempted or near their time limit hand their trials back
-    and are queued again.
+    Create the study first with `headsweep create`, in a PostgreSQL that the nodes can reach; they
+    need access to this folder. Tasks that are preempted or near their time limit hand their trials
+    back and are queued again.
     """
     from headsweep.api import out_folder
-    from headsweep.launching.slurm import Resources, places_of, refuse_embedded, render, submit
+    from headsweep.launching.slurm import Resources, array_paths, refuse_embedded, render, submit
     from headsweep.settings import EngineSettings
     from headsweep.studies.study import StoredStudy
 
     refuse_embedded(storage_url)
     with StoredStudy.open(study_name, storage_url) as study:
         spec = study.spec
-    places = places_of(out_folder(spec, out))
+    paths = array_paths(out_folder(spec, out))
     script = render(
         spec.name,
         EngineSettings(device=device, slots=slots),
         Resources(workers, cpus, partition, gres, time, mem, more),
-        places,
+        paths,
     )
     if dry_run:
         click.echo(script, nl=False)
         return
-    job = submit(script, places, storage_url)
-    click.echo(f"job {job}: {workers} workers of {spec.name}; logs in {places.logs}")
+    job = submit(script, paths, storage_url)
+    click.echo(f"job {job}: {workers} workers of {spec.name}; logs in {paths.logs}")

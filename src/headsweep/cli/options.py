@@ -39,7 +39,7 @@ device = click.option(
     show_default=True,
     metavar="auto|cpu|cuda[:i]",
     callback=lambda ctx, param, value: _device(value),
-    help="Where heads are trained.",
+    help="Device that trains heads.",
 )
 slots = click.option(
     "--slots",
@@ -71,7 +71,7 @@ timeout = click.option(
     metavar="TIME",
     callback=lambda ctx, param, value: None if value is None else _seconds(value),
     help="Stop the search after this time, as in 2h, 90m or 1d12h; running trials end at their "
-    "next rung. The same command goes on later.",
+    "next rung. The same command continues later.",
 )
 overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 study_file = click.argument(
@@ -90,7 +90,11 @@ def _study_file(given: Path) -> Path:
 
 
 def _seconds(text: str) -> float:
-    """Return a duration such as `1h30m` in seconds; a plain number is seconds."""
+    """Return a duration such as `1h30m` in seconds; a plain number is seconds.
+
+    Raises:
+        click.BadParameter: the text is no duration.
+    """
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     if re.fullmatch(r"[0-9]{1,9}", text):
         text += "s"

@@ -19,7 +19,7 @@ table = GivenPath(path_type=Path, dir_okay=False)
 
 
 def spelled(name: str) -> tuple[str, str]:
-    """An option's name with dashes and, as the seed benchmark's scripts had it, underscores."""
+    """Return an option's name with dashes and, as in the seed benchmark's scripts, underscores."""
     return f"--{name}", f"--{name.replace('-', '_')}"
 
 
@@ -62,7 +62,11 @@ def prepare(
     row_policy: RowPolicy,
     data_root: Path | None,
 ) -> None:
-    """Build a manifest from CT-RATE's tables; list every row lost."""
+    """Build a manifest from CT-RATE's tables; list every row lost.
+
+    Raises:
+        click.UsageError: the options exclude each other.
+    """
     from headsweep.data.ct_rate.prepare import (
         PathPattern,
         Tables,

@@ -1,4 +1,4 @@
-"""The root command, and the one place that turns an error into a line and an exit code."""
+"""The root command, and the conversion of exceptions into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _show_version(ctx: click.Context) -> NoReturn:
 
     from headsweep.package_info import code_commit
 
-    click.echo(f"headsweep {version('headsweep')} ({code_commit() or 'commit not known'})")
+    click.echo(f"headsweep {version('headsweep')} ({code_commit() or 'unknown commit'})")
     ctx.exit()
 
 
@@ -89,7 +89,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(exits.BAD_INPUT)
     except click.Abort:
-        click.echo("Interrupted: what is finished is kept; the same command goes on", err=True)
+        click.echo("Interrupted: finished work is stored; the same command continues", err=True)
         sys.exit(exits.INTERRUPTED)
     except Exception as error:
         if "--debug" in args:

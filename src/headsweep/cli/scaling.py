@@ -1,4 +1,4 @@
-"""The command `scaling`: one file, every head of a scaling study, curves and tests."""
+"""The command `scaling`: train all heads of a scaling study, draw curves, test differences."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Train one head, or with -m several; files go to paths.checkpoint_dir.
 
-    After an interruption, training.resume.enabled=true goes on where training stood.
+    After an interruption, training.resume.enabled=true continues where training stopped.
     """
     from headsweep.cli.progress import epochs_shown
     from headsweep.config.overrides import config_of
@@ -90,7 +90,7 @@ def train(
     default="valid",
     show_default=True,
     help="Where the thresholds of F1, sensitivity and specificity are chosen. With none, only "
-    "the test manifests are read: they may be any, even train or valid.",
+    "the test manifests are read; they may be any manifests, even train or valid.",
 )
 @click.option(
     "--ctclip",
@@ -109,6 +109,9 @@ def evaluate(
     """Measure the trained head of DIR on data.test_manifests.
 
     With manifest=FILE.csv, score the rows of that file instead; it needs no labels.
+
+    Raises:
+        click.UsageError: the options exclude each other.
     """
     from headsweep.cli.tables import print_evaluation
     from headsweep.evaluation.evaluate import MODEL, checkpoint_of, evaluate_ctclip
@@ -146,8 +149,8 @@ def _refuse_equal_stems(manifests: list[Path]) -> None:
         other = by_stem.setdefault(manifest.stem, manifest)
         if other is not manifest:
             raise click.UsageError(
-                f"manifests must differ in their stems, which name the files of their scores, "
-                f"found {other} and {manifest}"
+                f"{other} and {manifest} have the same stem, which would name the files of their "
+                "scores; rename one"
             )
 
 
@@ -171,7 +174,7 @@ ALIGNMENT_PROTOCOLS = (
     multiple=True,
     default=ALIGNMENT_PROTOCOLS,
     metavar="NAME",
-    help=f"What counts as found; may be given several times.  [default: all of "
+    help=f"Which rows are relevant; may be given several times.  [default: all of "
     f"{', '.join(ALIGNMENT_PROTOCOLS)}]",
 )
 @click.option(
@@ -188,7 +191,11 @@ def align(
     protocols: tuple[str, ...],
     ctclip: Path | None,
 ) -> None:
-    """Retrieve scans across and within modalities, raw or through a head."""
+    """Retrieve scans across and within modalities, raw or through a head.
+
+    Raises:
+        click.UsageError: the options exclude each other.
+    """
     from headsweep.cli.tables import print_alignment
     from headsweep.config.overrides import config_of
     from headsweep.evaluation.align import align as align_views

@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Search, confirm, open test once, write the leaderboard.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    An interrupted run continues where it stopped when the same command is given again.
     """
     from headsweep.api import Study
     from headsweep.cli.tables import print_end
@@ -92,14 +92,14 @@ def worker(
 ) -> None:
     """Pull trials of a study until its budget is spent.
 
-    A time limit of an earlier search that has passed is removed; a coming one holds here too.
-    Start one a GPU, on as many machines as reach the storage. SIGINT, SIGTERM or SIGUSR1 make it
-    hand its trials back and end; a second one ends it at once.
+    Start one for each GPU, on any machine that can reach the storage. A time limit of an earlier
+    search is removed if it has passed, and applies otherwise. At SIGINT, SIGTERM or SIGUSR1 the
+    worker hands its trials back and ends; at a second signal it ends at once.
     """
     from headsweep.settings import LAUNCHER_VARIABLE, EngineSettings, WorkerSettings
     from headsweep.workers.signals import stop_on_signals
 
-    # Loading takes seconds, in which a signal must be handled too.
+    # Loading takes seconds, during which signals must be handled too.
     with stop_on_signals(WorkerSettings.grace_s) as stop:
         from headsweep.studies.study import StoredStudy
         from headsweep.workers.worker import work
@@ -201,6 +201,9 @@ def enqueue(
 
     Params that are left out get the study's default value. With --from-study, trials whose params
     do not fit the space are left out.
+
+    Raises:
+        click.UsageError: neither or both kinds of trials are given.
     """
     from headsweep.api import Study
     from headsweep.config.overrides import override_value
@@ -241,6 +244,9 @@ def studies(name: str | None) -> None:
     """List the study files that come with headsweep, or print one of them.
 
     `run`, `create` and `scaling` take such a name in place of a file.
+
+    Raises:
+        click.BadParameter: there is no study file of this name.
     """
     from headsweep.package_info import shipped_studies
 
@@ -265,7 +271,11 @@ def _finalize(study: Study, *, reopen: str | None, **engine: Any) -> None:
 
 
 def _trial(value: str) -> int | None:
-    """The number of the trial asked for; None is the best one."""
+    """Return the number of the requested trial; None is the best one.
+
+    Raises:
+        click.BadParameter: the text is neither `best` nor a number.
+    """
     if value == "best":
         return None
     if re.fullmatch("[0-9]{1,9}", value):

@@ -1,4 +1,4 @@
-"""Results as tables for people."""
+"""Print results as tables."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from headsweep.studies.summary import Summary
 
 PLAIN_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""
+"""Width of a table that is written to a file or a pipe, in characters."""
 
 
 def console() -> Console:
-    """Standard output; in a pipe, tables are wide rather than folded."""
+    """Return a console on standard output; in a pipe, tables are wide rather than folded."""
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
@@ -62,7 +62,7 @@ def print_boards(boards: Sequence[Board]) -> None:
 def _finalist_lines(
     row: Mapping[str, str], splits: Sequence[str], *, named: bool
 ) -> Iterator[tuple[str, ...]]:
-    """A line a split, and beside them what describes the finalist: it all fits 80 columns."""
+    """Yield one line for each split, with the finalist's description beside them, in 80 columns."""
     name = row["study"] if named else f"trial {row['trial']}"
     described = [name, f"{row['head']}, {row['features']}", f"{row['n_seeds']} seeds"]
     measured = [_split_cells(row, split) for split in splits]
@@ -82,7 +82,7 @@ def _split_cells(row: Mapping[str, str], split: str) -> tuple[str, ...]:
 
 
 def _mean_and_spread(row: Mapping[str, str], name: str) -> str:
-    """`mean ± std` over seeds; empty where the board has no such metric, a dash if undefined."""
+    """Return `mean ± std` over seeds; empty without such a metric, a dash if it is undefined."""
     if name not in row:
         return ""
     return f"{number(row[name])} {spread(row[f'{name}_std'])}".rstrip()
@@ -120,7 +120,7 @@ def _mean_and_interval(summary: Mapping[str, float | None]) -> str:
 
 
 def _effort_cells(summary: Summary) -> list[str]:
-    """Where the workers' time went, and how full their engines were."""
+    """Return the shares of the workers' time, and how full their engines were."""
     effort = summary.effort
     shares = [f"{share:.0%}" for share in effort.shares.values()]
     return [
@@ -133,7 +133,7 @@ def _effort_cells(summary: Summary) -> list[str]:
 
 
 def print_end(summary: Summary) -> None:
-    """Print what a search that has ended did."""
+    """Print the summary of a search that has ended."""
     from headsweep.launching.progress import saved, stopped
 
     print(saved(summary))
@@ -142,7 +142,7 @@ def print_end(summary: Summary) -> None:
 
 
 def print_status(summaries: Sequence[Summary]) -> None:
-    """Print how far every study is, a row a study."""
+    """Print the progress of every study, one row for each."""
     from headsweep.launching.progress import line
 
     rows = [
@@ -163,6 +163,9 @@ def print_status(summaries: Sequence[Summary]) -> None:
         shares = ("training", "metrics", "store", "waiting")
         print_table(["study", *shares, "slots used", "slots a step", "µs a slot-step"], spent)
     for summary in summaries:
+        if summary.n_refused:
+            reason = f"{summary.study}: refused, as their params do not fit the space"
+            console().print(printable(f"{reason}: {summary.n_refused} trials"))
         if summary.last_failure:
             said = f"{summary.study}: the last failure was: {summary.last_failure}"
             console().print(printable(said))

@@ -1,4 +1,4 @@
-"""How well the views of a scan find each other, raw or through a retrieval head."""
+"""Measure how well the views of a scan retrieve each other, raw or through a retrieval head."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DIRECTIONS: tuple[tuple[Modality, Modality], ...] = (
     ("visual", "visual"),
 )
 MEANS = {"reciprocal_rank": "mrr", "average_precision": "map"}
-"""Names of means over queries, where they differ from the query's."""
+"""Names of means over queries, where they differ from the name for one query."""
 
 Views = Mapping[Modality, NDArray[np.float32]]
 
@@ -57,18 +57,21 @@ def align(
     protocols: Sequence[str] = PROTOCOLS,
     progress: bool,
 ) -> dict[str, dict[str, Any]]:
-    """Retrieval by every protocol and in every direction on every test manifest.
+    """Measure retrieval by every protocol and in every direction on every test manifest.
 
     Means are over queries; intervals resample the queries' patients, the gallery stays as it is.
 
     Args:
-        config: names the manifests and where features lie.
-        model: a retrieval head's `model.safetensors`; None compares the features as they are, and
-            manifests without text features are then searched within the visual ones alone.
+        config: names the manifests and the folder of the features.
+        model: a retrieval head's `model.safetensors`; None compares the raw features; manifests
+            without text features are then searched within the visual ones.
         out: folder that gets `alignment.json`.
         data: the data set to search; None is what the config names.
         protocols: some of `PROTOCOLS`.
         progress: draw a progress bar while features are packed.
+
+    Returns:
+        The results by manifest, as `alignment.json` holds them.
 
     Raises:
         InputError: the head, the data or the output folder cannot be used.
@@ -90,13 +93,16 @@ def align(
 def align_ctclip(
     folder: Path, out: Path, *, protocols: Sequence[str] = PROTOCOLS
 ) -> dict[str, dict[str, Any]]:
-    """Retrieval among the latents that CT-CLIP's scripts left in a folder.
+    """Measure retrieval among the latents that CT-CLIP's scripts wrote into a folder.
 
     Args:
-        folder: holds `image_latents.npz`, `accessions.txt`, perhaps `text_latents.npz` and
+        folder: holds `image_latents.npz`, `accessions.txt`, and may hold `text_latents.npz` and
             `labels_weights.npz`; without the latter, protocols that need labels are left out.
         out: folder that gets `alignment.json`.
         protocols: some of `PROTOCOLS`.
+
+    Returns:
+        The results, as `alignment.json` holds them.
 
     Raises:
         InputError: a file cannot be used, or the output folder cannot be written.
@@ -132,18 +138,22 @@ def _retrieval_predictor(model: Path) -> Predictor:
 
 
 def _projected(split: Split, predictor: Predictor) -> Views:
-    """Unit vectors `(n, dim)` of both modalities in the head's space."""
+    """Return unit vectors `(n, dim)` of both modalities in the head's space."""
     tensors = {m: torch.from_numpy(np.array(split.features[m])) for m in MODALITIES}
     return {m: view.numpy() for m, view in predictor.project(tensors).items()}
 
 
 def _raw_views(split: Split) -> Views:
-    """The features as unit vectors `(n, d)`."""
+    """Return the features as unit vectors `(n, d)`.
+
+    Raises:
+        ConfigError: the features of the modalities differ in width.
+    """
     widths = {modality: matrix.shape[1] for modality, matrix in split.features.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(
-            f"{split.name}: features of both modalities must be equally wide to be compared as "
-            f"they are, found {widths} (a retrieval head, --checkpoint, projects them)"
+            f"{split.name}: raw features of different widths cannot be compared: {widths}. "
+            "Pass a retrieval head with --checkpoint, which projects them"
         )
     return {modality: _unit(matrix) for modality, matrix in split.features.items()}
 
@@ -198,7 +208,7 @@ def _measure(
 def _summary(
     values: Mapping[str, Metric], patients: Sequence[str], counts: Multiplicities
 ) -> dict[str, Any]:
-    """Mean over queries and percentile interval of every metric; null where no query has one."""
+    """Return mean over queries and percentile interval of each metric; null where none has it."""
     tail = (1 - CONFIDENCE) / 2
     draws = resampled_means(values, patients, counts)
     defined = np.isfinite(next(iter(values.values())))

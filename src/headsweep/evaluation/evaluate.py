@@ -1,4 +1,4 @@
-"""A trained head measured on the test manifests, with every metric of the leaderboard."""
+"""Measure a trained head on the test manifests, with every metric of the leaderboard."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ MODEL = "model.safetensors"
 
 
 def checkpoint_of(folder: Path | None, overrides: Sequence[str]) -> tuple[Path, Config]:
-    """The folder of a trained head and its config, with overrides on top.
+    """Return the folder of a trained head and its config, with overrides on top.
 
-    The config lies beside the model, or one folder up, as under `finalists/<rank>/seed_<s>/`.
+    The config is beside the model, or one folder up, as under `finalists/<rank>/seed_<s>/`.
 
     Raises:
         ConfigError: the folder holds no trained head.
     """
     folder = folder or Path(compose_config(overrides, where=COMMAND_LINE).paths.checkpoint_dir)
     if not (folder / MODEL).is_file():
-        raise ConfigError(f"{folder}: a checkpoint must hold {MODEL}, found none")
-    places = [folder / "config.yaml", folder.parent / "config.yaml"]
-    file = next((place for place in places if place.is_file()), None)
+        raise ConfigError(f"model not found: {folder / MODEL}")
+    files = [folder / "config.yaml", folder.parent / "config.yaml"]
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise ConfigError(f"{folder}: a checkpoint must hold config.yaml, found none")
+        raise ConfigError(f"config not found: {folder / 'config.yaml'}")
     return folder, config_of(file, overrides)
 
 
@@ -63,7 +63,7 @@ def evaluate(
 
     Args:
         folder: holds `model.safetensors`.
-        config: names the manifests and where features lie; labels are the head's own.
+        config: names the manifests and the folder of the features; labels are the head's own.
         out: folder of the results.
         data: the data set to measure on; None is what the config names.
         tune: choose thresholds on valid, and refuse test manifests that share rows with train or
@@ -97,13 +97,16 @@ def evaluate(
 
 
 def evaluate_ctclip(folder: Path, out: Path) -> dict[str, Any]:
-    """Measure the scores that CT-CLIP's inference scripts left in a folder.
+    """Measure the scores that CT-CLIP's inference scripts wrote into a folder.
 
-    Their thresholds would be chosen on the evaluated data, so threshold metrics are null.
+    Thresholds could only be chosen on the evaluated data, so threshold metrics are null.
 
     Args:
         folder: holds `predicted_weights.npz`, `labels_weights.npz` and `accessions.txt`.
         out: folder of the results, as `evaluate` writes them.
+
+    Returns:
+        The metrics by split.
 
     Raises:
         InputError: a file cannot be used, or the output folder cannot be written.
@@ -118,14 +121,18 @@ def evaluate_ctclip(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def no_thresholds(n_labels: int) -> Thresholds:
-    """Thresholds of labels that have none."""
+    """Return thresholds of labels that have none."""
     return Thresholds(np.full(n_labels, np.nan), np.full(n_labels, np.nan))
 
 
 def write_metrics(
     by_split: Sequence[Predictions], thresholds: Thresholds, out: Path
 ) -> dict[str, Any]:
-    """Write and return the metrics of one head's predictions, by split."""
+    """Write the metrics of one head's predictions.
+
+    Returns:
+        The metrics by split.
+    """
     metrics: dict[str, Any] = {}
     for predictions in by_split:
         write_predictions(predictions, out / "predictions" / f"{predictions.name}.parquet")

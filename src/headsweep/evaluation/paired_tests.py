@@ -98,7 +98,7 @@ def compare_macro(
 
 
 def _percentiles(drawn: Metric, patients: float, rules: Rules) -> tuple[float, float, float]:
-    """Interval and p-value of a difference; NaN where they are undefined."""
+    """Return interval and p-value of a difference; NaN where they are undefined."""
     if not drawn.size or (rules.corrects_few_patients and patients < MIN_PATIENTS):
         return (np.nan,) * 3
     p = _two_sided(drawn)
@@ -177,6 +177,6 @@ def corrected(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _two_sided(drawn: Metric) -> float:
-    """Double the share of resamples on the far side of zero; never zero, as draws are finite."""
+    """Return twice the share of resamples on the far side of zero, which is never zero."""
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     return float(min(1.0, 2 * (tail + 1) / (drawn.size + 1)))

@@ -31,8 +31,8 @@ DIRECTIONS = ("visual_to_text", "text_to_visual")
 class Predictions:
     """Scores of one head on one split; `targets`, `scores` and `logits` have shape (n, c).
 
-    `scores` are probabilities: float64, or float32 on boards of before. `logits` are None where
-    the probabilities themselves rank the rows: for retrieval heads, and on boards of before.
+    `scores` are probabilities: float64, or float32 on boards of earlier versions. `logits` are None
+    where the probabilities rank the rows: for retrieval heads and boards of earlier versions.
     """
 
     name: str
@@ -152,7 +152,7 @@ def write_scores(
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what `write_predictions` wrote, now or before logits were stored.
+    """Read what `write_predictions` wrote, including files without logits.
 
     Returns:
         The predictions; float32 scores without logits if that is what the file holds.
@@ -168,12 +168,7 @@ def read_predictions(path: Path) -> Predictions:
         scores = _matrix(table, SCORE, labels)
         has_logits = any(name.startswith(LOGIT) for name in table.column_names)
         logits = _matrix(table, LOGIT, labels) if has_logits else None
-        if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
-            raise ValueError("no rows, or targets other than 0 and 1")
-        if scores.dtype not in (np.float32, np.float64) or not np.isfinite(scores).all():
-            raise ValueError("scores that are no finite numbers")
-        if logits is not None and (logits.dtype != np.float32 or not np.isfinite(logits).all()):
-            raise ValueError("logits that are no finite numbers")
+        _check(targets, scores, logits)
         volumes = tuple(table["volumename"].to_pylist())
         patients = tuple(table["patient"].to_pylist())
         return Predictions(path.stem, volumes, patients, labels, targets, scores, logits)
@@ -181,12 +176,26 @@ def read_predictions(path: Path) -> Predictions:
         raise VerificationError(f"{path}: cannot read predictions: {error}") from None
 
 
-def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
+def _check(targets: NDArray[Any], scores: NDArray[Any], logits: NDArray[Any] | None) -> None:
+    """Check the arrays of a file of predictions.
+
+    Raises:
+        ValueError: an array has no rows, another type, or values that are not allowed.
+    """
+    if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
+        raise ValueError("no rows, or targets other than 0 and 1")
+    if scores.dtype not in (np.float32, np.float64) or not np.isfinite(scores).all():
+        raise ValueError("scores that are not finite numbers")
+    if logits is not None and (logits.dtype != np.float32 or not np.isfinite(logits).all()):
+        raise ValueError("logits that are not finite numbers")
+
+
+def read_seeds(paths: Sequence[Path], folder: Path) -> list[Predictions]:
     """Read predictions of one split by each seed of a finalist, all of the same rows.
 
     Args:
         paths: a file for each seed.
-        place: the finalist's folder, for messages.
+        folder: the finalist's, for messages.
 
     Returns:
         The predictions, in the order of `paths`.
@@ -196,7 +205,7 @@ def read_seeds(paths: Sequence[Path], place: Path) -> list[Predictions]:
     """
     seeds = [read_predictions(path) for path in paths]
     if not seeds:
-        raise VerificationError(f"{place}: the finalist has no predictions")
+        raise VerificationError(f"{folder}: the finalist has no predictions")
     first = seeds[0]
     for path, seed in zip(paths, seeds, strict=True):
         same = (seed.volumes, seed.patients, seed.labels) == (
@@ -250,7 +259,7 @@ def read_ranks(path: Path) -> dict[str, NDArray[np.int64]]:
 
 
 def _matrix(table: pa.Table, kind: str, labels: Sequence[str]) -> NDArray[Any]:
-    """Columns of one kind, `(n, c)`."""
+    """Return the columns of one kind, `(n, c)`."""
     return np.stack([table[f"{kind}{label}"].to_numpy() for label in labels], axis=1)
 
 

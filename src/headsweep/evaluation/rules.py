@@ -1,4 +1,4 @@
-"""Rules by which the figures of a board are computed; each board keeps those it was made with."""
+"""Rules by which the figures of a board are computed; a board keeps the rules it was made with."""
 
 from __future__ import annotations
 

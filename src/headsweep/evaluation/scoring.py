@@ -1,4 +1,4 @@
-"""Score new features with a trained head; nothing but its exported folder is needed."""
+"""Score new features with a trained head; only its exported folder is needed."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import (
+    RANKINGS,
     mean_patients,
     shared_resamples,
     summarize,
@@ -97,7 +98,9 @@ def _measure(
         "n_patients": len(set(patients)),
         "n_labels_used": int(n_defined(values[0][0])),
         **{
-            f"{name}_macro": summarize(macro(value), macro(drawn).mean(axis=0), rest_on, rules)
+            f"{name}_macro": summarize(
+                macro(value), macro(drawn).mean(axis=0), rest_on, rules, ranking=name in RANKINGS
+            )
             for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True)
         },
     }

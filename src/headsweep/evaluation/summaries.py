@@ -14,6 +14,7 @@ from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.metrics.bootstrap import (
     Multiplicities,
+    bound_of_perfect,
     intervals,
     logit_intervals,
     patient_resamples,
@@ -37,7 +38,7 @@ RESAMPLING_SEED = 0
 CONFIDENCE = 0.95
 RECALL_AT = (1, 5, 10, 50)
 MIN_PATIENTS = 10
-"""Patients of the rarer class from which on intervals and p-values of the bootstrap are given.
+"""Patients of the rarer class from which intervals and p-values of the bootstrap are given.
 
 In simulations (like `scripts/benchmarks/coverage.py --rare`, 60 and 300 patients, AUROC 0.64 to
 0.92) 95 % intervals of a label's AUROC cover the true value in 95 to 99 of 100 data sets from 10
@@ -45,8 +46,11 @@ patients on, those of its AUPRC in 95 to 99; percentiles of AUROC in 55 to 74 wi
 89 with 3 and 84 to 96 with 5.
 """
 
+RANKINGS = ("auprc", "auroc")
+"""Metrics of the ranking: those of exactly 1 have one-sided intervals."""
+
 MAX_SHARED = 1 << 23
-"""Cells of resamples that are kept for the next finalist: 32 MiB."""
+"""Largest resamples, in cells, that are cached for the next finalist: 32 MiB."""
 
 Summary = dict[str, float | None]
 
@@ -63,7 +67,7 @@ class Thresholds:
 class Measured:
     """One finalist on one split: values by metric (S, c), and on resamples (S, B, c).
 
-    Metrics without a resampled counterpart have no interval.
+    Metrics that are not resampled have no interval.
     """
 
     predictions: Predictions
@@ -109,7 +113,7 @@ def _shared_resamples(patients: tuple[str, ...], n_resamples: int) -> Multiplici
 
 
 def choose_thresholds(valid: Predictions) -> Thresholds:
-    """Both kinds of thresholds of every label, from predictions on valid."""
+    """Return both kinds of thresholds of every label, from predictions on valid."""
     return Thresholds(
         f1_optimal(valid.targets, valid.scores), youden_optimal(valid.targets, valid.scores)
     )
@@ -121,12 +125,15 @@ def measure(
     *,
     n_resamples: int = N_RESAMPLES,
 ) -> Measured:
-    """Every metric of every seed and label, on the split and on resamples of its patients.
+    """Compute every metric of every seed and label, on the split and on resamples of its patients.
 
     Args:
         by_seed: predictions of each seed on one split.
         thresholds: those of each seed.
         n_resamples: how many resamples of the patients.
+
+    Returns:
+        The metrics by name.
     """
     targets = by_seed[0].targets
     scores = np.stack([predictions.scores for predictions in by_seed])
@@ -187,6 +194,7 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
             patients(name)[1],
             rules,
             area=name == "auroc",
+            ranking=name in RANKINGS,
         )
         for name, values in measured.values.items()
     }
@@ -196,7 +204,11 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
         "n_labels_used": int(used.sum()),
         **{
             f"{name}_macro": summarize(
-                macro(values), measured.macro_draws.get(name), patients(name)[0], rules
+                macro(values),
+                measured.macro_draws.get(name),
+                patients(name)[0],
+                rules,
+                ranking=name in RANKINGS,
             )
             for name, values in measured.values.items()
         },
@@ -213,7 +225,7 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
 
 
 def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Any]:
-    """Instance recall of each direction as the mean over seeds; visual → text comes first."""
+    """Return instance recall by direction, visual → text first, as the mean over seeds."""
 
     def recalls(direction: str) -> dict[str, float]:
         return {
@@ -229,7 +241,12 @@ def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict
 
 
 def summarize(
-    by_seed: Metric, draws: Metric | None, patients: float, rules: Rules = CURRENT
+    by_seed: Metric,
+    draws: Metric | None,
+    patients: float,
+    rules: Rules = CURRENT,
+    *,
+    ranking: bool = False,
 ) -> Summary:
     """Summarize a metric as mean and standard deviation over seeds, and interval over patients.
 
@@ -238,13 +255,15 @@ def summarize(
         draws: (B,) values on resamples, averaged over seeds; None leaves the interval out.
         patients: on how many of them the values rest.
         rules: of the board.
+        ranking: whether the values are AUPRC or AUROC.
 
     Returns:
         `mean`, `std`, `ci_low` and `ci_high`, each None where it is undefined. The interval is
         undefined with fewer than `MIN_PATIENTS` patients.
     """
     columns = None if draws is None else draws[:, None]
-    (summary,) = summarize_labels(by_seed[:, None], columns, np.array([float(patients)]), rules)
+    rest_on = np.array([float(patients)])
+    (summary,) = summarize_labels(by_seed[:, None], columns, rest_on, rules, ranking=ranking)
     return summary
 
 
@@ -255,6 +274,7 @@ def summarize_labels(
     rules: Rules = CURRENT,
     *,
     area: bool = False,
+    ranking: bool = False,
 ) -> list[Summary]:
     """Summarize a metric of every label; as `summarize`, with another axis (c,) in the end.
 
@@ -264,6 +284,8 @@ def summarize_labels(
         patients: (c,) on how many of them each label's values rest.
         rules: of the board.
         area: whether the values are ROC areas, whose intervals are taken on the logit scale.
+        ranking: whether the values are AUPRC or AUROC, of which one of exactly 1 has a one-sided
+            interval.
 
     Returns:
         A summary for each label.
@@ -275,6 +297,10 @@ def summarize_labels(
         compute = logit_intervals if on_logits else intervals
         low, high = compute(np.array(means), draws, patients, CONFIDENCE)
         if rules.corrects_few_patients:
+            if ranking:
+                ends = bound_of_perfect(np.array(means), patients, CONFIDENCE)
+                low = np.where(np.isfinite(ends[0]), ends[0], low)
+                high = np.where(np.isfinite(ends[1]), ends[1], high)
             enough = patients >= MIN_PATIENTS
             low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
     spreads = [values.std(ddof=1) if len(values) > 1 else np.nan for values in by_seed.T]
@@ -293,12 +319,12 @@ def mean_patients(rarer: Metric) -> float:
 
 
 def finite(value: float) -> float | None:
-    """The value as plain data; None, which is JSON's null, where it is undefined."""
+    """Return the value as plain data; None, which is JSON's null, where it is undefined."""
     return float(value) if np.isfinite(value) else None
 
 
 def _skill(auprc: Metric, prevalence: Metric) -> Metric:
-    """AUPRC rescaled so that chance, the prevalence, is 0 and perfection 1."""
+    """Return AUPRC rescaled so that chance (the prevalence) is 0 and a perfect ranking is 1."""
     absent = np.where(prevalence < 1, 1 - prevalence, np.nan)
     return np.asarray((auprc - prevalence) / absent)
 
@@ -309,5 +335,5 @@ def _ratios(point: OperatingPoint) -> dict[str, Metric]:
 
 
 def _label_draws(by_seed: Metric | None) -> Metric | None:
-    """Draws (S, B, c), averaged over seeds."""
+    """Return draws (S, B, c), averaged over seeds."""
     return None if by_seed is None else np.asarray(by_seed.mean(axis=0))

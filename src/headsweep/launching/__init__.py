@@ -1,1 +1,1 @@
-"""Launching: starting workers and watching over them."""
+"""Start workers on this machine or on Slurm, and monitor them."""

@@ -1,4 +1,4 @@
-"""The GPUs of this host under the names by which CUDA knows them; no tensor library is loaded."""
+"""The GPUs of this host by the names that CUDA uses; no tensor library is loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _MIG_UUID = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """What `$CUDA_VISIBLE_DEVICES` may name: indices, UUIDs of GPUs, UUIDs of MIG slices.
+    """Return names for `$CUDA_VISIBLE_DEVICES`: indices, UUIDs of GPUs, UUIDs of MIG slices.
 
-    A scheduler's choice is respected. Without one it is every GPU, and of a GPU in MIG mode every
-    slice, since CUDA itself would show a process only the first.
+    If the variable is set, for example by a scheduler, its devices are used. Otherwise all GPUs
+    are, and all slices of a GPU in MIG mode, of which CUDA by itself shows a process only the
+    first.
     """
     given = os.environ.get(VISIBLE_DEVICES)
     if given is None:
@@ -24,13 +25,13 @@ def visible_gpus() -> tuple[str, ...]:
     names: list[str] = []
     for name in given.split(","):
         if not _NAME.fullmatch(name.strip()):
-            break  # CUDA does not see what follows a name that is none, such as -1
+            break  # CUDA ignores everything after an invalid name, such as -1
         names.append(name.strip())
     return tuple(names)
 
 
 def device_of_worker(device: str, worker: int) -> dict[str, str]:
-    """The environment that gives a worker its GPU; with more workers than GPUs, in turn.
+    """Return the environment that selects a worker's GPU; with more workers than GPUs, in turn.
 
     Args:
         device: `auto` or `cuda`, by which a GPU is taken; any other leaves the environment alone.
@@ -41,14 +42,14 @@ def device_of_worker(device: str, worker: int) -> dict[str, str]:
 
 
 def default_workers(device: str) -> int:
-    """One worker a GPU; on a CPU two, or one where there is a single core."""
+    """Return one worker for each GPU; on a CPU two, or one where there is a single core."""
     if device in ("auto", "cuda") and (gpus := visible_gpus()):
         return len(gpus)
     return min(2, len(os.sched_getaffinity(0))) if device in ("auto", "cpu") else 1
 
 
 def _from_driver() -> tuple[str, ...]:
-    """As `nvidia-smi -L` lists them: a line a GPU, and indented below it a line a MIG slice."""
+    """Return the devices that `nvidia-smi -L` lists: one line per GPU, its MIG slices below it."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30

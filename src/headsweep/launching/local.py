@@ -1,4 +1,4 @@
-"""Local workers: started, watched, restarted, drained; the study's progress shown meanwhile."""
+"""Local workers: start, monitor, restart and drain them while the study's progress is shown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POLL_S = 0.25
 FIRST_PAUSE_S = 1.0
 MAX_CRASHES_IN_A_ROW = 5
 STEADY_S = 60.0
-"""A worker that ran this long did not crash at start; its count of crashes begins anew."""
+"""A worker that ran this long did not crash at start; its count of crashes is reset."""
 TAIL_BYTES = 4000
 
 
@@ -82,20 +82,24 @@ def launch_local(
     log_dir: Path,
     show: Callable[[Summary], None],
 ) -> Summary:
-    """Runs `n_workers` local workers until the study's budget is spent.
+    """Run `n_workers` local workers until the study's budget is spent.
 
-    A worker that dies is started again after a growing pause. SIGINT, SIGTERM and SIGHUP drain all
-    workers; a second one ends them at once.
+    A worker that crashes is started again after a growing pause. SIGINT, SIGTERM and SIGHUP drain
+    all workers; a second one ends them at once.
 
     Args:
         study: an open study; its storage's URL is passed in the workers' environment, never on a
             command line.
+        n_workers: number of worker processes.
         engine: given to every worker; with `auto` and `cuda`, workers take the GPUs in turn.
         log_dir: gets one log a worker.
         show: called about once a second, and once at the end.
 
+    Returns:
+        The summary of the study at the end.
+
     Raises:
-        WorkerError: workers died again and again.
+        WorkerError: workers crashed several times in a row.
         SearchError: too many trials of the study failed.
         KeyboardInterrupt: after the workers were drained.
     """
@@ -121,7 +125,7 @@ def launch_local(
 def _workers(
     study: StoredStudy, n_workers: int, engine: EngineSettings, log_dir: Path
 ) -> list[_Worker]:
-    """Describe the workers of one launch."""
+    """Return the workers of one launch, not yet started."""
     launch = f"{host_name()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     return [
         _Worker(
@@ -135,7 +139,7 @@ def _workers(
                 **device_of_worker(engine.device, i),
                 STORAGE_URL_VARIABLE: study.storage.database.secret_url(),
                 LAUNCHER_VARIABLE: str(os.getpid()),
-                # A worker started again is the same one, and takes back what it left running.
+                # A worker that is started again has the same id and reclaims its running trials.
                 WORKER_VARIABLE: f"{launch}:{i}",
                 "OMP_NUM_THREADS": str(engine.threads),
             },
@@ -156,7 +160,7 @@ def _watch(workers: list[_Worker], interrupts: _Interrupts) -> None:
 
 
 def _attend(worker: _Worker, *, draining: bool) -> None:
-    """Starts a worker that is due, and follows up on one that ended."""
+    """Start a worker whose pause has ended, and handle one that has ended."""
     if worker.done:
         return
     if worker.process is None:
@@ -177,7 +181,7 @@ def _attend(worker: _Worker, *, draining: bool) -> None:
 def _plan_restart(worker: _Worker, code: int) -> None:
     lines = _last_lines(worker.log)
     if code in (1, 2):
-        # The worker said why: it would say so again.
+        # The worker said why: it would report the same fault again.
         raise SearchError(lines[-1].removeprefix(ERROR_PREFIX) if lines else f"see {worker.log}")
     lasted = time.monotonic() - worker.started_at
     worker.crashes = 1 if lasted > STEADY_S else worker.crashes + 1
@@ -189,7 +193,7 @@ def _plan_restart(worker: _Worker, code: int) -> None:
 
 
 def _end(workers: list[_Worker]) -> None:
-    """Leaves no worker behind."""
+    """End all workers that are still running."""
     _signal(workers, signal.SIGTERM)
     for worker in workers:
         if worker.process is not None:
@@ -207,7 +211,14 @@ def _signal(workers: list[_Worker], number: int) -> None:
 
 
 def _open_log(path: Path) -> IO[bytes]:
-    """Open a worker's log, or nothing where it cannot be written: a log must not end a search."""
+    """Open a worker's log, or the null device: a log that cannot be written must not end a search.
+
+    Returns:
+        The open file.
+
+    Raises:
+        WorkerError: the null device cannot be opened either.
+    """
     for file in (path, Path(os.devnull)):
         with contextlib.suppress(OSError):
             return file.open("ab")

@@ -1,4 +1,4 @@
-"""A study's progress: a bar in a terminal or notebook, a line now and then elsewhere."""
+"""A study's progress: a bar in a terminal or notebook, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stopped(summary: Summary) -> str:
     after = f"{summary.finished} of {summary.n_trials} trials"
     match summary.stopped_by:
         case "timeout":
-            return f"stopped by the time limit after {after}; the same command goes on"
+            return f"stopped by the time limit after {after}; the same command continues"
         case "patience":
             return f"stopped after {after}: no better one in the last study.patience trials"
         case None:
@@ -88,7 +88,7 @@ def shown(*, visible: bool = True) -> Iterator[Callable[[Summary], None]]:
 def refreshed(refresh: Callable[[], None]) -> Iterator[None]:
     """Call a function about once a second, in a thread, while the block runs.
 
-    An outage of the storage only delays the next call: what needs the storage fails by itself.
+    An outage of the storage only delays the next call; other code reports the outage.
 
     Args:
         refresh: called until the block ends; an error of headsweep is skipped.
@@ -127,5 +127,5 @@ class _PlainLines:
             self._ended = done
             done_of_all = f"{summary.finished}/{summary.n_trials} trials"
             text = f"{done_of_all}: {line(summary)}{_expected_end(summary)}"
-            with suppress(OSError, ValueError):  # nobody reads standard error any more
+            with suppress(OSError, ValueError):  # standard error is closed
                 print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Slurm: a plain array of workers for sbatch; a worker that was ended early is queued again."""
+"""Slurm: submit a plain array of workers; a worker that was ended early is queued again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headsweep.settings import (
 from headsweep.storage.connections import shown_url
 
 DRAIN_NOTICE_S = 120
-"""How long before its time limit a worker is asked to hand its trials back."""
+"""Seconds before the time limit at which a worker is signalled to hand its trials back."""
 SCRIPT = "workers.sbatch"
 SECRETS = "storage.env"
 SECRET_VARIABLES = (STORAGE_URL_VARIABLE, "PGPASSWORD")
@@ -32,10 +32,10 @@ SECRET_VARIABLES = (STORAGE_URL_VARIABLE, "PGPASSWORD")
 
 @dataclass(frozen=True)
 class Resources:
-    """What Slurm is asked for; every worker is one task of an array.
+    """Resources requested from Slurm; every worker is one task of an array.
 
-    `gres`, `time` and `mem` are in Slurm's words, a worker each; None leaves the partition's
-    default. `more` are further options of sbatch, such as `--account=NAME`.
+    `gres`, `time` and `mem` are values of sbatch's options, for each worker; None is the
+    partition's default. `more` holds further options of sbatch, such as `--account=NAME`.
     """
 
     workers: int
@@ -48,11 +48,11 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the array runs: absolute paths that every node sees.
+class ArrayPaths:
+    """Paths of the array, absolute and visible to every node.
 
-    `folder` holds the script and the file of secrets, `logs` a log a worker; workers run in
-    `directory`, to which a study's relative paths refer, with the interpreter `python`.
+    `folder` holds the script and the file of secrets, `logs` one log for each worker. Workers run
+    in `directory`, to which a study's relative paths refer, with the interpreter `python`.
     """
 
     folder: Path
@@ -61,10 +61,10 @@ class Places:
     python: Path
 
 
-def places_of(out: Path) -> Places:
-    """Of a study's folder, for workers that run as this process does."""
-    # The interpreter's own path, not where it links to: a virtual environment is known by it.
-    return Places(
+def array_paths(out: Path) -> ArrayPaths:
+    """Return the paths for a study's folder, for workers that run as this process does."""
+    # Links are not resolved: the path of the interpreter identifies its virtual environment.
+    return ArrayPaths(
         folder=out.absolute() / "slurm",
         logs=out.absolute() / "logs",
         directory=Path.cwd(),
@@ -85,18 +85,16 @@ def refuse_embedded(storage_url: str) -> None:
         )
 
 
-def render(study_name: str, engine: EngineSettings, resources: Resources, places: Places) -> str:
-    """The script for sbatch.
+def render(study_name: str, engine: EngineSettings, resources: Resources, paths: ArrayPaths) -> str:
+    """Return the script for sbatch.
 
     Raises:
         LaunchError: a further option is not one line that begins with `--`.
     """
-    directives = "\n".join(
-        f"#SBATCH {option}" for option in _options(study_name, resources, places)
-    )
+    directives = "\n".join(f"#SBATCH {option}" for option in _options(study_name, resources, paths))
     worker = shlex.join(
         [
-            *(str(places.python), "-m", "headsweep", "worker", study_name),
+            *(str(paths.python), "-m", "headsweep", "worker", study_name),
             *engine.options(),
             "--requeue",
         ]
@@ -106,63 +104,72 @@ def render(study_name: str, engine: EngineSettings, resources: Resources, places
 # Workers of the study {study_name}, one an array task: sbatch starts them, scancel ends them.
 {directives}
 set -euo pipefail
-# The storage's URL may hold a password: it lies in a file that its owner alone can read.
+# The storage's URL may contain a password: it is in a file that only its owner can read.
 set -a
-source {shlex.quote(str(places.folder / SECRETS))}
+source {shlex.quote(str(paths.folder / SECRETS))}
 set +a
-# A task that Slurm starts again is the same worker again.
+# A task that Slurm starts again is the same worker.
 export {WORKER_VARIABLE}="slurm:$SLURM_CLUSTER_NAME:${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 export OMP_NUM_THREADS={engine.threads}
 exec srun --ntasks=1 --cpus-per-task={resources.cpus} {worker}
 """
 
 
-def submit(script: str, places: Places, storage_url: str) -> str:
-    """Writes the script and the secrets, and hands the script to sbatch; the job's id.
+def submit(script: str, paths: ArrayPaths, storage_url: str) -> str:
+    """Write the script and the secrets, and submit the script with sbatch.
+
+    Returns:
+        Id of the job.
 
     Raises:
         LaunchError: there is no sbatch, or it refuses the job.
         OutputError: a folder cannot be written.
     """
     if shutil.which("sbatch") is None:
-        raise LaunchError("sbatch: Slurm must be installed on this machine, found no such program")
+        raise LaunchError("sbatch not found: Slurm is not installed on this machine")
     try:
-        places.folder.mkdir(parents=True, exist_ok=True)
-        places.logs.mkdir(parents=True, exist_ok=True)
-        write_text(places.folder / SCRIPT, script)
-        _write_secrets(places.folder / SECRETS, storage_url)
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        paths.logs.mkdir(parents=True, exist_ok=True)
+        write_text(paths.folder / SCRIPT, script)
+        _write_secrets(paths.folder / SECRETS, storage_url)
     except OSError as error:
         raise OutputError(
-            f"{error.filename}: the folder must be writable, found {error.strerror}"
+            f"{error.filename}: cannot write to the folder: {error.strerror}"
         ) from None
     ours = {*SECRET_VARIABLES, LAUNCHER_VARIABLE, WORKER_VARIABLE}
     ended = subprocess.run(
-        ["sbatch", "--parsable", str(places.folder / SCRIPT)],
-        # sbatch hands the job its own environment, which Slurm keeps: no secret may be in it.
+        ["sbatch", "--parsable", str(paths.folder / SCRIPT)],
+        # sbatch gives the job this environment, and Slurm stores it, so it must contain no secret.
         env={name: value for name, value in os.environ.items() if name not in ours},
         capture_output=True,
         text=True,
         check=False,
     )
     if ended.returncode != 0:
-        raise LaunchError(f"sbatch must take the job, found: {_last_line(ended.stderr)}")
+        raise LaunchError(f"sbatch refused the job: {_last_line(ended.stderr)}")
     return ended.stdout.strip().partition(";")[0]
 
 
-def queue_again(told_by: int | None) -> bool:
-    """Queues the Slurm task that this process runs in once more; whether that was due.
+def queue_again(received: int | None) -> bool:
+    """Queue the Slurm task of this process once more, if it was ended early.
 
-    It is due when the time limit was near (SIGUSR1) or when a job of higher priority needed the
-    place, since Slurm does not run again what ends by itself within its grace time. It is not due
-    after scancel, nor where Slurm itself queues the task again.
+    A task is queued again when its time limit was near (SIGUSR1) or when a job of higher priority
+    preempts it, because Slurm does not queue a task that ends by itself within its grace time. A
+    task is not queued after scancel, nor if Slurm queues it by itself.
+
+    Args:
+        received: the signal that ended the worker, if any.
+
+    Returns:
+        Whether the task was queued again.
 
     Raises:
         WorkerError: Slurm does not answer, or does not queue the task.
     """
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None or told_by not in (signal.SIGUSR1, signal.SIGTERM):
+    if job is None or received not in (signal.SIGUSR1, signal.SIGTERM):
         return False
-    if told_by == signal.SIGTERM and not _is_preempted(
+    if received == signal.SIGTERM and not _is_preempted(
         _scontrol("show", "job", "--oneliner", job), job
     ):
         return False
@@ -170,8 +177,8 @@ def queue_again(told_by: int | None) -> bool:
     return True
 
 
-def _options(study_name: str, resources: Resources, places: Places) -> Iterator[str]:
-    asked = {
+def _options(study_name: str, resources: Resources, paths: ArrayPaths) -> Iterator[str]:
+    options = {
         "job-name": f"headsweep-{study_name}",
         "array": f"0-{resources.workers - 1}",
         "ntasks": "1",
@@ -181,7 +188,7 @@ def _options(study_name: str, resources: Resources, places: Places) -> Iterator[
         "time": resources.time,
         "mem": resources.mem,
     }
-    for name, value in asked.items():
+    for name, value in options.items():
         if value is not None:
             yield f"--{name}={shlex.quote(value)}"
     for option in resources.more:
@@ -193,12 +200,12 @@ def _options(study_name: str, resources: Resources, places: Places) -> Iterator[
     yield "--requeue"
     yield f"--signal=USR1@{DRAIN_NOTICE_S}"
     yield "--open-mode=append"
-    yield f"--chdir={shlex.quote(str(places.directory))}"
-    yield f"--output={shlex.quote(str(places.logs / 'slurm_%A_%a.log'))}"
+    yield f"--chdir={shlex.quote(str(paths.directory))}"
+    yield f"--output={shlex.quote(str(paths.logs / 'slurm_%A_%a.log'))}"
 
 
 def _write_secrets(path: Path, storage_url: str) -> None:
-    """Writes the file so that it is never readable by others, not even for a moment."""
+    """Write the file so that it is never readable by others, not even for a moment."""
     secrets = {STORAGE_URL_VARIABLE: storage_url}
     secrets |= {name: os.environ[name] for name in SECRET_VARIABLES[1:] if name in os.environ}
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in secrets.items()]
@@ -206,8 +213,8 @@ def _write_secrets(path: Path, storage_url: str) -> None:
 
 
 def _is_preempted(shown: str, job: str) -> bool:
-    """Whether `scontrol show job` says that a running job is about to lose its place."""
-    # The first task of an array bears the array's number, under which all tasks are shown.
+    """Return whether `scontrol show job` reports that a running job is being preempted."""
+    # The first task has the array's job id, for which scontrol shows all tasks.
     line = next((line for line in shown.splitlines() if line.startswith(f"JobId={job} ")), "")
     facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
     return facts.get("JobState") == "RUNNING" and facts.get("PreemptTime", "None") != "None"
@@ -219,11 +226,9 @@ def _scontrol(*arguments: str) -> str:
             ["scontrol", *arguments], capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise WorkerError(f"scontrol must run, found {error.strerror}") from None
+        raise WorkerError(f"cannot run scontrol: {error.strerror}") from None
     if ended.returncode != 0:
-        raise WorkerError(
-            f"scontrol {' '.join(arguments)} must succeed, found: {_last_line(ended.stderr)}"
-        )
+        raise WorkerError(f"scontrol {' '.join(arguments)} failed: {_last_line(ended.stderr)}")
     return ended.stdout
 
 

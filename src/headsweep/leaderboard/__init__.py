@@ -1,1 +1,1 @@
-"""From the trials of a finished study to a leaderboard that can be defended and reproduced."""
+"""Turn the trials of a finished study into a leaderboard that can be verified."""

@@ -49,9 +49,12 @@ class Confirmed:
 def choose_finalists(
     trials: Sequence[FrozenTrial], config_of: Callable[[FrozenTrial], Config], top_k: int
 ) -> list[Finalist]:
-    """The `top_k` complete trials of the highest value; of equal values the earlier one.
+    """Choose the `top_k` complete trials with the highest values; of equal values the earlier one.
 
     Trials that differ in nothing but where they entered the tape are one finalist.
+
+    Returns:
+        The finalists, best first.
 
     Raises:
         SearchError: no trial is complete.
@@ -59,8 +62,7 @@ def choose_finalists(
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise SearchError(
-            "a leaderboard needs at least one complete trial, "
-            f"found none among {len(trials)} trials"
+            f"none of the {len(trials)} trials is complete; a leaderboard needs at least one"
         )
     chosen: dict[str, Finalist] = {}
     for trial in sorted(complete, key=lambda trial: (-_value(trial), trial.number)):
@@ -82,7 +84,7 @@ def confirm(
     rules: Rules = CURRENT,
     on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
 ) -> list[Confirmed]:
-    """Train every finalist with every seed in one fused run; in the order given.
+    """Train every finalist with every seed in one fused run.
 
     Args:
         finalists: in any order.
@@ -93,10 +95,13 @@ def confirm(
         rules: of the board.
         on_epoch: called with the reports of every epoch; `slot` counts seeds within finalists.
 
+    Returns:
+        The trained finalists, in the order given.
+
     Raises:
         TrialError: a head diverged.
     """
-    # Always in one order, so that the same heads stand in the same slots when trained again.
+    # A fixed order, so that the same heads get the same slots when they are trained again.
     by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
     configs = [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
     ranks_logits = rules.ranks_logits
@@ -119,12 +124,12 @@ def confirm(
 
 
 def ranked(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
-    """Best mean on valid first; of equal means the earlier trial."""
+    """Return the finalists by mean on valid, best first; of equal means the earlier trial."""
     return sorted(confirmed, key=lambda one: (-one.val_mean, one.finalist.trial))
 
 
 def with_seed(config: Config, seed: int) -> Config:
-    """The config as it is confirmed: with this seed, from the start of the tape."""
+    """Return the config with which a finalist is trained: this seed, from the start of the tape."""
     values = {"training.seed": seed, "training.tape_position": 0}
     return with_values(config, values, where="finalist")
 

@@ -1,4 +1,4 @@
-"""From a finished search to the leaderboard: confirm, open test once, write, install."""
+"""Make a leaderboard from a finished search: confirm, open test once, write the folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 
 from headsweep.atomic_files import locked, write_json
 from headsweep.config.schema import Config, Modality
@@ -52,6 +54,7 @@ from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, writ
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.progress import progress_bar
 from headsweep.settings import EngineSettings
+from headsweep.storage.optuna_tables import SearchStudy, trial_id
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
 
@@ -82,15 +85,20 @@ def finalize(
 
     Raises:
         StudyError: test was opened for other trials.
-        SearchError: no trial is complete.
+        SearchError: no trial is complete that fits the space.
         TrialError: a finalist diverged under a seed.
         InputError: the data or the folder cannot be used.
     """
     spec = stored.spec
-    study = optuna.load_study(study_name=stored.name, storage=stored.storage)
-    trials = study.get_trials(deepcopy=False)
-    finalists = choose_finalists(trials, stored.config_of, spec.finalists.top_k)
+    trials = stored.trials()
     searched = sum(trial.state in FINISHED for trial in trials)
+    unfit = {trial_id(t) for t in trials if t.state in FINISHED and not stored.fits(t)}
+    study = SearchStudy(
+        *(stored.name, stored.storage, RandomSampler(), NopPruner()), hidden=lambda: unfit
+    )
+    finalists = choose_finalists(
+        study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
+    )
     seeds = tuple(sorted(spec.finalists.seeds))
     ended = SearchFacts.of(stored.summary())
     facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)
@@ -117,7 +125,7 @@ def finalize(
 
 
 def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
-    """Refuse data that are not those which the study's workers searched on.
+    """Raise unless the data are those that the study's workers searched on.
 
     Raises:
         StudyError: a manifest or the features of a split have changed since.
@@ -126,8 +134,8 @@ def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
     for name in sorted(searched.keys() & found.keys()):
         if searched[name] != found[name]:
             raise StudyError(
-                f"{name}: the data must be those the study was searched on (fingerprint "
-                f"{searched[name][:FINGERPRINT_SHOWN]}), found {found[name][:FINGERPRINT_SHOWN]}"
+                f"{name}: the data have changed since the search: their fingerprint is "
+                f"{found[name][:FINGERPRINT_SHOWN]}, was {searched[name][:FINGERPRINT_SHOWN]}"
             )
 
 
@@ -140,7 +148,7 @@ def write_board(
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
 ) -> tuple[list[FinalistResult], dict[str, Any]]:
-    """Measure the finalists, in the order of their ranks, and write all but report and provenance.
+    """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
         The results, and the paired comparisons.
@@ -192,7 +200,7 @@ def confirm_with_progress(
 
 
 def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
-    """The modalities that any of the configs reads, in their usual order."""
+    """Return the modalities that any of the configs reads, in their usual order."""
     required = {modality for config in configs for modality in required_modalities(config)}
     return tuple(modality for modality in MODALITIES if modality in required)
 
@@ -200,7 +208,7 @@ def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
 def is_current(
     out: Path, facts: StudyFacts, finalists: Sequence[Finalist], splits: Sequence[Split]
 ) -> bool:
-    """Whether a folder holds, unaltered, the leaderboard of this study, trials and data."""
+    """Return whether a folder holds, unchanged, the leaderboard of this study, trials and data."""
     try:
         recorded = read_provenance(out)
         same = (
@@ -217,11 +225,14 @@ def is_current(
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A folder whose content becomes `out`'s once everything in it is written.
+    """Yield a folder whose content is moved to `out` once everything in it is written.
 
-    Other files of `out` are left alone. Provenance goes first and comes back last, so a folder
-    that an interruption left between the old and the new holds none. One process at a time
-    stages into `out`; what processes left that were killed is removed.
+    Other files of `out` stay. Provenance is removed first and written last, so a folder without
+    provenance was interrupted between the old and the new content. One process at a time stages
+    into `out`; remains of killed processes are removed.
+
+    Yields:
+        The temporary folder.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -234,9 +245,7 @@ def staging(out: Path) -> Iterator[Path]:
                 shutil.rmtree(leftover)
             staged = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
         except OSError as error:
-            raise OutputError(
-                f"{out}: the folder must be writable, found {error.strerror}"
-            ) from None
+            raise OutputError(f"{out}: cannot write to the folder: {error.strerror}") from None
         held.callback(shutil.rmtree, staged)
         yield staged
         entries = sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE)
@@ -244,6 +253,6 @@ def staging(out: Path) -> Iterator[Path]:
             (out / PROVENANCE).unlink(missing_ok=True)
         for entry in entries:
             target = out / entry.name
-            if target.is_dir():  # goes with the staged folder, whole until then
+            if target.is_dir():  # removed with the temporary folder, complete until then
                 target.replace(staged / f"{PARTIAL}{entry.name}")
             entry.replace(target)

@@ -20,7 +20,7 @@ from headsweep.evaluation.summaries import finite, mean_patients, shared_resampl
 from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
-from headsweep.leaderboard.table import FINGERPRINT_SHOWN, METRICS, SPREADS
+from headsweep.leaderboard.table import ADDED, FINGERPRINT_SHOWN, METRICS, SPREADS
 from headsweep.metrics.bootstrap import rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
@@ -36,7 +36,7 @@ WHOLE = ("rank", "trial", "n_seeds", "n_trials_searched")
 """Columns that hold whole numbers."""
 
 NOTE = (
-    "Ranks are those on valid, where rows were chosen. Below a value on test stands its 95 % "
+    "Ranks are those on valid, where rows were chosen. Below each value on test is its 95 % "
     "interval over resampled patients. A tied rank is one more than the number of rows "
     "that are significantly better on that split (AUPRC, paired bootstrap, Holm). Boards on "
     "different data are never ranked together."
@@ -117,37 +117,37 @@ def read_board(folder: Path) -> list[TableRow]:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
-        raise OutputError(f"{path}: a finished study must have this file, found none") from None
+        raise OutputError(f"leaderboard not found: {path}") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise OutputError(f"{path}: a leaderboard must be a table, found {error}") from None
+        raise OutputError(f"{path}: cannot read the leaderboard: {error}") from None
     if not rows:
-        raise OutputError(f"{path}: a leaderboard must have rows, found only a header")
+        raise OutputError(f"{path}: the leaderboard has no rows")
     for line, row in enumerate(rows, start=2):
         if (fault := _fault(row)) is not None:
             raise OutputError(f"{path}:{line}: {fault}")
     if len({row["rank"] for row in rows}) < len(rows):
-        raise OutputError(f"{path}: ranks must differ, found one twice")
+        raise OutputError(f"{path}: a rank occurs twice")
     return rows
 
 
 def _fault(row: TableRow) -> str | None:
     """Return what is wrong with a row of a leaderboard, if anything."""
     if None in row or None in row.values():
-        return "a row must have as many cells as the header, found another number"
+        return "the row has another number of cells than the header"
     stems = stems_of(row)
     figures = ["val/auprc_macro", "val/auprc_macro_std"]
     figures += [f"{s}/{metric}{end}" for s in stems for metric in METRICS for end in SPREADS]
     for name in (*TEXTS, *figures):
         if name not in row:
-            return f"a leaderboard must have the column {name!r}, found none"
-    for name in figures:
+            return f"column {name!r} is missing"
+    for name in (*figures, *(name for name in ADDED if name in row)):
         if not _is_figure(row[name]):
-            return f"a figure must be a finite number or empty, found {name} = {row[name]!r}"
+            return f"{name} must be a finite number or empty, found {row[name]!r}"
     if not row["val/auprc_macro"]:
-        return "val/auprc_macro must be a number, found it empty"
+        return "val/auprc_macro is empty"
     for name in (row["config"], *stems):
         if escapes(name) or (name in stems and set(name) & {*"/\\*?["}):
-            return f"a file must lie in the leaderboard's folder, found {name!r}"
+            return f"{name!r} is not a file name inside of the leaderboard's folder"
     return None
 
 
@@ -269,7 +269,7 @@ def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
 
 
 def _macro_auprc(finalist: Path, stem: str) -> tuple[float | None, Metric, float]:
-    """Macro AUPRC of a finalist, the mean over seeds; that on resamples (B,); its patients."""
+    """Return macro AUPRC (mean over seeds), its values on resamples (B,), number of patients."""
     files = sorted(finalist.glob(f"seed_*/predictions/{stem}.parquet"))
     by_seed = read_seeds(files, finalist)
     targets = by_seed[0].targets

@@ -1,4 +1,4 @@
-"""Where a leaderboard comes from: study, data, code, machine, and the digest of every file."""
+"""The origin of a leaderboard: study, data, code, machine, and the digest of every file."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ PACKAGES = ("headsweep", "numpy", "torch", "optuna", "pyarrow", "safetensors", "
 
 def _inside(name: str) -> str:
     if escapes(name):
-        raise ValueError(f"a recorded file must lie in the leaderboard's folder, found {name!r}")
+        raise ValueError(f"{name!r} is not a file name inside of the leaderboard's folder")
     return name
 
 
 class _Read(BaseModel):
-    """A part of a provenance that is read again; it holds more than that."""
+    """The part of a provenance that is read again; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -82,7 +82,7 @@ class _Provenance(_Read):
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What the leaderboard says about its study, and the rules of its figures."""
+    """What the leaderboard states about its study, and the rules of its figures."""
 
     name: str
     fingerprint: str
@@ -131,6 +131,7 @@ def describe(
             "unit": "patient",
             "interval": "bias-corrected percentiles, expanded",
             "interval_of_auroc_per_label": "Student's t on the logit scale",
+            "interval_of_perfect_ranking": "one-sided exact binomial bound over patients",
             "min_patients": MIN_PATIENTS,
         },
         "commit": code_commit(),
@@ -150,7 +151,7 @@ def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
 
 
 def fingerprints(split: Split) -> dict[str, Any]:
-    """Fingerprints of a split's manifest and features."""
+    """Return the fingerprints of a split's manifest and features."""
     return {
         "manifest": split.manifest_fingerprint,
         "features": dict(sorted(split.feature_fingerprints.items())),
@@ -158,7 +159,7 @@ def fingerprints(split: Split) -> dict[str, Any]:
 
 
 def data_fingerprint(splits: Sequence[Split]) -> str:
-    """One SHA-256 over the manifests of all splits: rows of one leaderboard share it.
+    """Return one SHA-256 over the manifests of all splits; rows of one leaderboard share it.
 
     Features are left out, so that encoders can be compared on the same data.
     """
@@ -167,7 +168,7 @@ def data_fingerprint(splits: Sequence[Split]) -> str:
 
 
 def machine(settings: EngineSettings) -> dict[str, Any]:
-    """What the bits of a result depend on besides config and data."""
+    """Return what the bits of a result depend on besides config and data."""
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
     kind = "cuda" if on_gpu else "cpu"
     return {
@@ -189,7 +190,7 @@ def write_data_rows(splits: Sequence[Split], path: Path) -> None:
 
 
 def data_rows(split: Split) -> dict[str, list[str]]:
-    """Columns `split, volumename, targets`, then digests of the features by modality."""
+    """Return columns `split, volumename, targets`, then digests of the features by modality."""
     return {
         "split": [split.name] * len(split.volumes),
         "volumename": list(split.volumes),
@@ -202,7 +203,7 @@ def data_rows(split: Split) -> dict[str, list[str]]:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under a folder, by relative path; provenance itself is left out."""
+    """Return the SHA-256 of every file under a folder by relative path, without provenance."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != PROVENANCE)
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -211,7 +212,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
-    """Recorded files that are missing or no longer what they were."""
+    """Return the recorded files that are missing or have changed."""
     return [
         name
         for name, digest in recorded.items()
@@ -221,26 +222,28 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
 
 
 def check_contained(folder: Path) -> None:
-    """Raise unless all that lies in a leaderboard's folder, links followed, is a file in it.
+    """Check that a leaderboard's folder holds only files and folders, links followed.
 
-    A foreign link would have us read, and tell of, any file that we may read; a pipe would have
-    us wait for ever.
+    A link of a foreign leaderboard could make us read and quote any file that this user can read;
+    reading a pipe could hang.
+
+    Raises:
+        VerificationError: it holds a link out of it, or something else, such as a pipe.
     """
     root = os.path.realpath(folder)
     for path in folder.rglob("*"):
         real = Path(os.path.realpath(path))
         if not real.is_relative_to(root):
-            raise VerificationError(
-                f"{path}: a leaderboard's file must lie in its folder, found a link to {real}"
-            )
+            raise VerificationError(f"{path}: links out of the leaderboard's folder, to {real}")
         if not real.is_file() and not real.is_dir():
-            raise VerificationError(
-                f"{path}: a leaderboard must hold files and folders alone, found neither"
-            )
+            raise VerificationError(f"{path}: neither a file nor a folder")
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """The provenance of a finished study's folder; every file that it names lies in there.
+    """Read the provenance of a finished study; every file that it names is inside of the folder.
+
+    Returns:
+        The provenance as plain data.
 
     Raises:
         VerificationError: the file is missing, no JSON, or not what a leaderboard is written with.
@@ -252,14 +255,12 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise VerificationError(f"{path}: {explain(error, {})}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise VerificationError(
-            f"{path}: a finished study must have its provenance, found {error}"
-        ) from None
+        raise VerificationError(f"{path}: cannot read the provenance: {error}") from None
     return provenance
 
 
 def rules_of(provenance: Mapping[str, Any]) -> Rules:
-    """Return the rules by which a board's figures were computed; the first where none are named.
+    """Return the rules by which a board's figures were computed; version 1 where none is named.
 
     Raises:
         VerificationError: a newer headsweep wrote the board.
@@ -280,7 +281,7 @@ def search_of(provenance: Mapping[str, Any]) -> SearchFacts | None:
 
 
 def _processor() -> str:
-    """The processor's model, whose vector width decides the order of sums."""
+    """Return the model of the processor, whose vector width decides the order of sums."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

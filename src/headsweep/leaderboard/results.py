@@ -1,4 +1,4 @@
-"""What a finalist reached, and its folder: config, metrics, weights, thresholds, predictions."""
+"""Results of a finalist and its folder: config, metrics, weights, thresholds, predictions."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def measure_seeds(
 
 
 def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
-    """Write a finalist's folder; each `seed_<s>/` in it is all that it takes to use that head."""
+    """Write a finalist's folder; each `seed_<s>/` holds everything needed to use that head."""
     finalist = result.finalist
     config, trial = finalist.config, finalist.trial
     path = folder / "config.yaml"
@@ -180,7 +180,7 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
 
 
 def plain_thresholds(thresholds: Thresholds, labels: Sequence[str]) -> dict[str, Any]:
-    """Thresholds by kind and label as plain data."""
+    """Return thresholds by kind and label as plain data."""
     return {
         name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
         for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))

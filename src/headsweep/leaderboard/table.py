@@ -1,4 +1,4 @@
-"""The leaderboard as a table, one row a finalist: CSV for programs, Markdown for people."""
+"""The leaderboard as a table with one row per finalist: CSV for programs, Markdown for people."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ Row = Mapping[str, Cell]
 METRICS = ("auprc_macro", "auroc_macro", "f1_macro")
 SPREADS = {"": "mean", "_std": "std", "_ci_low": "ci_low", "_ci_high": "ci_high"}
 FINGERPRINT_SHOWN = 12
-"""Characters of a fingerprint that a person is shown."""
+"""Characters of a fingerprint that are shown."""
+
+ADDED = ("val/auroc_macro", "val/auroc_macro_std")
+"""Columns that boards of earlier versions lack."""
 
 
 def leaderboard_row(
     result: FinalistResult, study: StudyFacts, valid: str, data_fingerprint: str
 ) -> dict[str, Cell]:
-    """The row of a finalist; `valid` names the split on which it was chosen."""
+    """Return the row of a finalist; `valid` names the split on which it was chosen."""
     config = result.finalist.config
     return {
         "rank": result.rank,
@@ -44,7 +47,7 @@ def leaderboard_row(
 
 
 def metric_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
-    """The cells of a row that repeat its `metrics.json`; `valid` names the split of the search."""
+    """Return the cells that repeat a row's `metrics.json`; `valid` names the search's split."""
     on_valid = metrics[valid]["auprc_macro"]
     cells = {"val/auprc_macro": on_valid["mean"], "val/auprc_macro_std": on_valid["std"]}
     for stem in (stem for stem in metrics if stem != valid):
@@ -57,7 +60,7 @@ def metric_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
 def added_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
     """Return the cells after those of the first version of the table."""
     on_valid = metrics[valid]["auroc_macro"]
-    return {"val/auroc_macro": on_valid["mean"], "val/auroc_macro_std": on_valid["std"]}
+    return dict(zip(ADDED, (on_valid["mean"], on_valid["std"]), strict=True))
 
 
 def write_tables(

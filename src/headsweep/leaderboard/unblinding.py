@@ -1,4 +1,4 @@
-"""The firewall: test manifests are opened by one act, for named trials, and the act is recorded."""
+"""The firewall: test manifests are opened once, for named trials, and each opening is recorded."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from headsweep.package_info import code_commit
 from headsweep.studies.study import StoredStudy
 
 OPENINGS = "headsweep:test_openings"
-"""Study attribute that keeps the acts, oldest first."""
+"""Study attribute that holds the openings, oldest first."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """One act of opening test: when (UTC), for which trials, with which commit of the code.
+    """One opening of test: when (UTC), for which trials, with which commit of the code.
 
-    `why` is the reason given for opening test again; the first act has none.
+    `why` is the reason given for opening test again; the first opening has none.
     """
 
     when: str
@@ -44,9 +44,9 @@ def open_test(
     *,
     reopen: str | None = None,
 ) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
-    """Record the act in the study, then read the test manifests; all acts and the splits.
+    """Record the opening in the study, then read the test manifests.
 
-    Opening again for the same trials is the same act: it can tell nothing new.
+    Opening again for the same trials is not recorded, since it shows nothing new.
 
     Args:
         study: whose finalists are fixed.
@@ -56,28 +56,31 @@ def open_test(
         modalities: which features to load.
         reopen: why test is opened for other trials than before; None refuses that.
 
+    Returns:
+        All openings so far, and the test splits.
+
     Raises:
         StudyError: test was opened before for other trials, and no reason is given.
-        ManifestError, FeatureError: the data are at fault.
+        ManifestError, FeatureError: the data cannot be used.
     """
     named = tuple(sorted(trials))
 
-    def act(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    def amend(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         openings = _openings(recorded or [])
         if openings and openings[-1].trials == named:
             return recorded or []
         if openings and not reopen:
             raise StudyError(
-                f"{study.name}: test must be opened once, found it opened "
-                f"{openings[-1].when} for trials {_listed(openings[-1].trials)} and asked for "
-                f'{_listed(named)}; --reopen "why" opens it again, and is shown on the leaderboard'
+                f"{study.name}: the test set was already opened for trials "
+                f"{_listed(openings[-1].trials)} on {openings[-1].when}. To evaluate trials "
+                f'{_listed(named)}, pass --reopen "reason"; the reason is shown on the leaderboard'
             )
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         opening = Opening(when, named, code_commit(), reopen if openings else None)
         return [*(recorded or []), asdict(opening)]
 
-    # In one transaction: of two acts at once, the second must know of the first.
-    recorded = study.amend_attr(OPENINGS, act)
+    # In one transaction, so that of two simultaneous openings the second sees the first.
+    recorded = study.amend_attr(OPENINGS, amend)
     return _openings(recorded), load_test(data, config, modalities)
 
 
@@ -100,7 +103,7 @@ def load_test_subgroups(
 
 
 def past_openings(study: optuna.Study) -> tuple[Opening, ...]:
-    """The acts recorded so far, oldest first."""
+    """Return the openings recorded so far, oldest first."""
     return _openings(study.user_attrs.get(OPENINGS, []))
 
 

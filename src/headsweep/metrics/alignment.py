@@ -1,6 +1,6 @@
-"""Retrieval within and between views of the same scans, one named definition for each question.
+"""Retrieval within and between views of the same scans, with one named definition per question.
 
-Protocols (the name and version stand in every result):
+Protocols (every result has the name and version):
 
 - `same_scan/1`: rows of the query's scan are relevant; rows of other scans with the same report
   are left out.
@@ -14,8 +14,8 @@ Protocols (the name and version stand in every result):
 Within one view the query itself is left out and, for labels, so are all rows of its scan, except
 in CT-CLIP's protocol. A query without a relevant row has no value and is counted.
 
-Ties: in the first three protocols rows of equal similarity stand in the order that is worst for
-the query, irrelevant rows first. In CT-CLIP's they stand in the order of the gallery, as there.
+Ties: in the first three protocols, rows of equal similarity are ordered as is worst for the query,
+irrelevant rows first. In CT-CLIP's protocols they keep the order of the gallery, as in CT-CLIP.
 
 Recall@K is the share of queries with a relevant row among the first K; average precision divides
 by all relevant rows; NDCG has binary gains, discount log2(1 + rank), and no cut-off.
@@ -41,11 +41,11 @@ VERSION = 1
 RECALL_AT = (1, 5, 10, 50, 100)
 JACCARD_AT = (1, 5, 10, 50)
 METRICS = (*(f"recall@{k}" for k in RECALL_AT), "reciprocal_rank", "average_precision", "ndcg")
-"""What `retrieve` gives for every query."""
+"""Metrics that `retrieve` computes for every query."""
 
 # 64 MiB of similarities: enough queries at once for the matrix product to run at full speed.
 _CELLS_PER_BLOCK = 1 << 24
-# Up to so many relevant rows, counting what stands before each is faster than sorting all.
+# Up to so many relevant rows, counting the rows before each is faster than sorting all.
 _COUNTED = 16
 
 Rows = NDArray[np.float32]
@@ -54,11 +54,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """What is known of the rows that are searched; queries are the same rows.
+    """Scans, reports and labels of the rows that are searched; queries are the same rows.
 
     Attributes:
-        scans: scan key of each row, length n.
-        reports: text of each row, or None; an empty text is unlike any other.
+        scans: scan id of each row, length n.
+        reports: text of each row, or None; an empty text equals no other.
         targets: (n, c), 0 or 1.
     """
 
@@ -75,14 +75,14 @@ def retrieve(
     *,
     within: bool,
 ) -> dict[str, dict[str, Metric]]:
-    """Recall@K, reciprocal rank, average precision and NDCG of every query.
+    """Compute recall@K, reciprocal rank, average precision and NDCG of every query.
 
     Args:
         queries: (n, d) unit rows of one view.
         candidates: (n, d) unit rows of the view that is searched.
-        gallery: what row i of both is.
-        relevances: which rows are relevant; all are read off the same similarities.
-        within: both views are one, so that a query is not to find itself.
+        gallery: scans, reports and labels of the rows of both.
+        relevances: which rows are relevant; all use the same similarities.
+        within: both views are one, so that a query must not retrieve itself.
 
     Returns:
         Values (n,) by relevance and metric; NaN for queries without a relevant row.
@@ -102,7 +102,7 @@ def retrieve(
 
 
 def report_to_volume(reports: Rows, volumes: Rows) -> dict[str, Metric]:
-    """CT-CLIP's report → volume retrieval: whether row i is among the first K of query i.
+    """Compute CT-CLIP's report → volume retrieval: whether row i is among the first K of query i.
 
     Args:
         reports: (n, d).
@@ -121,10 +121,10 @@ def report_to_volume(reports: Rows, volumes: Rows) -> dict[str, Metric]:
 
 
 def volume_to_volume(volumes: Rows, targets: NDArray[np.uint8]) -> dict[str, Metric]:
-    """CT-CLIP's volume → volume retrieval: mean label Jaccard of the first K.
+    """Compute CT-CLIP's volume → volume retrieval: mean label Jaccard of the first K.
 
-    `as_published@K` is the mean over all smaller K and this one, which is what the published
-    script prints, since it never empties its list of ratios.
+    `as_published@K` is the mean over all smaller K and this one, as the published script prints it,
+    since it never clears its list of ratios.
 
     Args:
         volumes: (n, d) unit rows.
@@ -148,14 +148,17 @@ def volume_to_volume(volumes: Rows, targets: NDArray[np.uint8]) -> dict[str, Met
 
 
 def pair_similarity(queries: Rows, candidates: Rows, gallery: Gallery) -> dict[str, Metric]:
-    """Similarity of every query to its own row, and its mean over rows of other scans.
+    """Compute the similarity of every query to its own row, and its mean over rows of other scans.
 
     Rows of other scans with the same report are left out. NaN where there is no such row.
 
     Args:
         queries: (n, d) unit rows of one view.
         candidates: (n, d) unit rows of another view.
-        gallery: what row i of both is.
+        gallery: scans, reports and labels of the rows of both.
+
+    Returns:
+        Values (n,) by name.
     """
     scan, report, _ = _integers(gallery)
     pairs = np.unique(np.stack([scan, report]), axis=1, return_inverse=True)[1]
@@ -174,18 +177,18 @@ def pair_similarity(queries: Rows, candidates: Rows, gallery: Gallery) -> dict[s
 def resampled_means(
     values: Mapping[str, Metric], patients: Sequence[str], counts: NDArray[np.int32]
 ) -> dict[str, Metric]:
-    """Mean of each metric on resamples of the queries' patients; the gallery stays as it is.
+    """Compute the mean of each metric on resamples of the queries' patients; the gallery is fixed.
 
     Args:
         values: (n,) by metric; NaN is left out.
-        patients: patient key of each row, length n.
-        counts: (B, P), how often each patient is drawn, in the order of the sorted keys.
+        patients: patient of each row, length n.
+        counts: (B, P), how often each patient is drawn, in sorted order.
 
     Returns:
         (B,) by metric; NaN where a resample holds no value.
     """
     patient = np.unique(np.asarray(patients), return_inverse=True)[1]
-    weights = counts.astype(np.float64)  # once, so that products need no conversion
+    weights = counts.astype(np.float64)  # converted once, not in every product
     means = {}
     for name, value in values.items():
         defined = np.isfinite(value)
@@ -198,7 +201,7 @@ def resampled_means(
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """What is known of the rows, as integers that are equal where the rows are."""
+    """Scans, reports and labels of the rows as integers that are equal where the rows are."""
 
     scan: NDArray[np.int32]
     report: NDArray[np.int32]
@@ -208,11 +211,11 @@ class _Known:
 
     @classmethod
     def of(cls, gallery: Gallery) -> _Known:
-        """Of the rows of a gallery."""
+        """Return the integers of the rows of a gallery."""
         return cls(*_integers(gallery), _words(gallery.targets))
 
     def standing(self, i: int, relevance: Relevance, *, within: bool) -> tuple[Mask, Mask]:
-        """Rows that are relevant to query `i`, and rows that are left out, (n,) each."""
+        """Return rows that are relevant to query `i`, and rows that are left out, (n,) each."""
         own = self.scan == self.scan[i]
         if relevance == "same_scan":
             relevant, left_out = own.copy(), (self.report == self.report[i]) & ~own
@@ -230,7 +233,7 @@ class _Known:
 
 
 def _ranked(similarity: Rows, relevant: Mask, left_out: Mask) -> tuple[float, ...]:
-    """The metrics of one query in the order of `METRICS`; overwrites `similarity` (n,)."""
+    """Return the metrics of one query in the order of `METRICS`; overwrites `similarity` (n,)."""
     total = np.count_nonzero(relevant)
     if not total:
         return (np.nan,) * len(METRICS)
@@ -246,7 +249,7 @@ def _ranked(similarity: Rows, relevant: Mask, left_out: Mask) -> tuple[float, ..
 
 
 def _ranks_by_counting(similarity: Rows, relevant: Mask, left_out: Mask) -> NDArray[np.int64]:
-    """Ranks of the relevant rows, best first; overwrites `similarity` (n,)."""
+    """Return ranks of the relevant rows, best first; overwrites `similarity` (n,)."""
     found = np.sort(similarity[relevant])[::-1]
     np.copyto(similarity, -np.inf, where=relevant | left_out)
     before = [np.count_nonzero(similarity >= bound) for bound in found]
@@ -254,11 +257,11 @@ def _ranks_by_counting(similarity: Rows, relevant: Mask, left_out: Mask) -> NDAr
 
 
 def _ranks_by_sorting(similarity: Rows, relevant: Mask, left_out: Mask) -> NDArray[np.int64]:
-    """Ranks of the relevant rows, best first; overwrites `similarity` (n,).
+    """Return ranks of the relevant rows, best first; overwrites `similarity` (n,).
 
     The bits of a non-negative float order like integers, those of a negative one in reverse; a
     cosine's, below 2 even after rounding, stay below 2^30 in magnitude. So the doubled integer has
-    its lowest bit free for relevance, and one sort brings both.
+    its lowest bit free for relevance, and one sort orders both.
     """
     similarity += 0.0  # -0 and 0 have different bits; -0 + 0 is 0
     keys = similarity.view(np.int32)
@@ -272,26 +275,26 @@ def _ranks_by_sorting(similarity: Rows, relevant: Mask, left_out: Mask) -> NDArr
 
 @lru_cache(maxsize=1)
 def _gains(width: int) -> tuple[Metric, Metric]:
-    """Gain of a relevant row at each rank, and the most that so many relevant rows can gain."""
+    """Return the gain of a relevant row at each rank, and the maximum for each number of them."""
     gain = 1 / np.log2(1 + np.arange(1, width + 1))
     return gain, np.cumsum(gain)
 
 
 def _first(similarity: Rows, k: int) -> NDArray[np.int64]:
-    """Columns of the `k` largest of each row, largest first; among equals the leftmost first."""
+    """Return the columns of the `k` largest of each row, largest first, of equals the leftmost."""
     width = similarity.shape[1]
     k = min(k, width)
     nearest = np.empty((len(similarity), k), dtype=np.int64)
     for i, row in enumerate(similarity):
         # The k-th largest value may be tied: of its equals only the leftmost are taken.
         bound = np.partition(row, width - k)[width - k]
-        places = np.flatnonzero(row >= bound)
-        nearest[i] = places[np.argsort(-row[places], kind="stable")[:k]]
+        columns = np.flatnonzero(row >= bound)
+        nearest[i] = columns[np.argsort(-row[columns], kind="stable")[:k]]
     return nearest
 
 
 def _similarities(queries: Rows, candidates: Rows) -> Iterator[tuple[slice, Rows]]:
-    """Blocks of queries with their similarities to all candidates, one buffer for all blocks."""
+    """Yield blocks of queries with their similarities to all candidates, in one buffer."""
     if not len(candidates):
         return
     step = max(1, _CELLS_PER_BLOCK // len(candidates))
@@ -305,7 +308,7 @@ def _similarities(queries: Rows, candidates: Rows) -> Iterator[tuple[slice, Rows
 def _integers(
     gallery: Gallery,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Scans, reports and label vectors as integers, equal where those are."""
+    """Return scans, reports and label vectors as integers, equal where those are."""
     scan = np.unique(np.asarray(gallery.scans), return_inverse=True)[1]
     labels = np.unique(gallery.targets, axis=0, return_inverse=True)[1].ravel()
     report = scan
@@ -319,14 +322,14 @@ def _integers(
 
 
 def _words(targets: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Label vectors as bits, (words, n): two rows share a label where they share a bit."""
+    """Return label vectors as bits, (words, n): two rows share a label where they share a bit."""
     packed = np.packbits(targets.astype(bool), axis=1)
     padded = np.pad(packed, [(0, 0), (0, -packed.shape[1] % 4)])
     return np.ascontiguousarray(np.ascontiguousarray(padded).view(np.uint32).T)
 
 
 def _group_sums(rows: Rows, group: NDArray[np.int32]) -> Metric:
-    """For each row the sum `(n, d)` over the rows of its group."""
+    """Return for each row the sum `(n, d)` over the rows of its group."""
     sums = np.zeros((group.max() + 1, rows.shape[1]))
     np.add.at(sums, group, rows)
     return np.asarray(sums[group])

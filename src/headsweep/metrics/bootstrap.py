@@ -21,20 +21,20 @@ from headsweep.metrics.thresholds import OperatingPoint
 Multiplicities = NDArray[np.int32]
 
 AREA_MARGIN = 1e-3
-"""How near to 0 and 1 an ROC area is told from them on the logit scale."""
+"""Distance from 0 and 1 to which an ROC area is clipped on the logit scale."""
 
-# Bounds memory; a row's counts over thousands of resamples are one long vector.
+# Limits memory; a row's counts over thousands of resamples are one long vector.
 _CELLS_PER_BLOCK = 1 << 23
 
 
 def patient_resamples(patients: Sequence[str], n_resamples: int, seed: int) -> Multiplicities:
-    """Patients drawn with replacement, as many as there are; all rows of a patient go together.
+    """Draw patients with replacement, as many as there are; all rows of a patient go together.
 
-    Resamples depend on the set of patients and the seed alone, so that models compared on one
-    manifest meet the same ones.
+    Resamples depend only on the set of patients and the seed, so models that are compared on one
+    manifest get the same resamples.
 
     Args:
-        patients: patient key of each row, length n.
+        patients: patient of each row, length n.
         n_resamples: number of resamples, B.
         seed: of the draws.
 
@@ -50,7 +50,7 @@ def patient_resamples(patients: Sequence[str], n_resamples: int, seed: int) -> M
 def resampled_ranking(
     targets: Targets, scores: Scores, resamples: Multiplicities
 ) -> tuple[Metric, Metric]:
-    """Average precision and ROC area of each slot and label on each resample.
+    """Compute average precision and ROC area of each slot and label on each resample.
 
     Args:
         targets: (n, c), 0 or 1.
@@ -77,13 +77,16 @@ def resampled_ranking(
 def resampled_operating_points(
     targets: Targets, scores: Scores, thresholds: Metric, resamples: Multiplicities
 ) -> OperatingPoint:
-    """What frozen thresholds give on each resample; every count is (K, B, c).
+    """Count what frozen thresholds give on each resample; every count is (K, B, c).
 
     Args:
         targets: (n, c), 0 or 1.
         scores: (K, n, c).
         thresholds: (K, c); NaN where there is none.
         resamples: (B, n), how often each row counts.
+
+    Returns:
+        Counts (K, B, c) and the ratios of them.
     """
     weights = resamples.astype(np.float32)  # sums of small integers stay exact
     positive = targets.astype(bool)
@@ -103,9 +106,9 @@ def resampled_operating_points(
 
 
 def rarer_class_patients(targets: Targets, patients: Sequence[str]) -> Metric:
-    """How many patients have a row of each label's rarer class, (n, c) → (c,).
+    """Return how many patients have a row of each label's rarer class, (n, c) → (c,).
 
-    So many independent values a ranking metric of that label rests on.
+    This is the number of independent values on which a ranking metric of the label rests.
     """
     patient = np.unique(np.asarray(patients), return_inverse=True)[1]
     positive = targets.astype(bool)
@@ -135,13 +138,13 @@ def intervals(
     """Compute bias-corrected percentile intervals (Efron 1981), expanded for few patients.
 
     Average precision is higher on a sample than in the population, and higher again on resamples,
-    which repeat rows; the percentiles are shifted by as much the other way. Resamples of m
+    which repeat rows; the percentiles are shifted back by the same amount. Resamples of m
     patients vary by (m - 1) / m of what they should, and normal quantiles are too close for a
     variance so estimated: both are corrected as Hesterberg (2015, expanded percentiles) does.
 
     Args:
         estimates: (c,) metrics on the sample.
-        draws: (B, c) the metrics on resamples; what is not finite is left out.
+        draws: (B, c) the metrics on resamples; values that are not finite are left out.
         patients: (c,) m, on how many independent values each metric rests.
         confidence: of the intervals, such as 0.95.
 
@@ -172,7 +175,7 @@ def logit_intervals(
 
     Args:
         estimates: (c,) areas on the sample.
-        draws: (B, c) areas on resamples; what is not finite is left out.
+        draws: (B, c) areas on resamples; values that are not finite are left out.
         patients: (c,) m, on how many independent values each area rests.
         confidence: of the intervals, such as 0.95.
 
@@ -190,13 +193,37 @@ def logit_intervals(
     return low, high
 
 
+def bound_of_perfect(
+    estimates: Metric, patients: Metric, confidence: float
+) -> tuple[Metric, Metric]:
+    """Compute one-sided intervals of ROC areas and average precisions of exactly 1 (or 0).
+
+    Every resample is perfect too, so the bootstrap has no width. But if all positives of m patients
+    rank above all negatives, the share of positives that do so is at least
+    `(1 - confidence)^(1 / m)` with this confidence (an exact binomial bound, about 1 - 3 / m at
+    95 %), and neither metric is below this share.
+
+    Args:
+        estimates: (c,) metrics on the sample.
+        patients: (c,) m, those with a row of the rarer class.
+        confidence: of the intervals, such as 0.95.
+
+    Returns:
+        Lower and upper ends (c,), NaN where a metric is neither 1 nor 0.
+    """
+    least = (1 - confidence) ** (1 / np.maximum(patients, 1))
+    low = np.where(estimates == 1, least, np.where(estimates == 0, 0.0, np.nan))
+    high = np.where(estimates == 1, 1.0, np.where(estimates == 0, 1 - least, np.nan))
+    return low, high
+
+
 def _logit(areas: Metric | float) -> Metric:
-    """Log odds of areas, those next to 0 and 1 drawn in so that they are finite."""
+    """Return log odds of areas; those next to 0 and 1 are clipped so that they are finite."""
     return np.asarray(logit(np.clip(areas, AREA_MARGIN, 1 - AREA_MARGIN)))
 
 
 def _quantiles(ordered: Metric, n: NDArray[np.integer], levels: Metric) -> Metric:
-    """Linearly interpolated quantiles of the first `n` values of each column, (B, c) → (c,).
+    """Return interpolated quantiles of the first `n` values of each column, (B, c) → (c,).
 
     Equal to `numpy.quantile`, to the bit.
     """
@@ -242,9 +269,9 @@ def _rank(targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores) -> _Ra
 
 
 def _weighted_areas(ranked: _Ranked, counts: NDArray[np.float32]) -> tuple[Metric, Metric]:
-    """Average precision and ROC area of one label on each resample, (n, B) → (B,), (B,).
+    """Return average precision and ROC area of one label by resample, (n, B) → (B,), (B,).
 
-    The sums over groups of `ranking`, with the rows of a resample counted as often as drawn.
+    The same sums over groups as in `ranking`, with each row counted as often as it is drawn.
     """
     gained = ranked.positive @ counts
     true = np.zeros(counts.shape[1])

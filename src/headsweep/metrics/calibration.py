@@ -1,4 +1,4 @@
-"""How well probabilities match frequencies: Brier score, calibration error, reliability."""
+"""Calibration of probabilities: Brier score, calibration error, reliability curve."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Reliability:
 
 
 def brier(targets: Targets, probabilities: Scores) -> Metric:
-    """Mean squared error of the probabilities of each label, (n, c) → (c,) (Brier 1950)."""
+    """Return the mean squared error of each label's probabilities, (n, c) → (c,) (Brier 1950)."""
     return np.asarray(((probabilities.astype(np.float64) - targets) ** 2).mean(axis=0))
 
 
 def expected_calibration_error(targets: Targets, probabilities: Scores, bins: int = BINS) -> Metric:
-    """Mean gap of frequency and probability over equal-width bins, weighted by rows, (c,).
+    """Return the mean gap of frequency and probability over equal-width bins, by rows, (c,).
 
     The binary form of Naeini et al. 2015, on the probability of the positive class.
     """
@@ -43,7 +43,7 @@ def expected_calibration_error(targets: Targets, probabilities: Scores, bins: in
 def reliability(
     targets: NDArray[np.uint8] | NDArray[np.bool_], probabilities: Scores, bins: int = BINS
 ) -> Reliability:
-    """The reliability curve of one label, (n,) → bins; NaN where a bin is empty.
+    """Return the reliability curve of one label, (n,) → bins; NaN where a bin is empty.
 
     A probability on an edge falls into the upper bin, 1.0 into the last.
     """

@@ -17,7 +17,7 @@ from scipy.special import stdtr
 from headsweep.metrics.ranking import Metric, Scores
 
 MIN_PATIENTS = 5
-"""Patients of each class from which on a p-value is given.
+"""Patients of each class from which a p-value is given.
 
 In simulations of equal models with 15 to 150 patients, the test at 5 % rejects 2.7 to 5.8 % of
 the time where each class has at least this many (`scripts/benchmarks/delong.py`).
@@ -26,7 +26,7 @@ the time where each class has at least this many (`scripts/benchmarks/delong.py`
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """Structural components of an ROC area: how each row stands among those of the other class.
+    """Structural components of an ROC area: how each row ranks among those of the other class.
 
     A positive's component is the share of negatives that it outranks, a negative's the share of
     positives that outrank it (ties count one half); the area is the mean of either.
@@ -37,7 +37,7 @@ class Components:
 
 
 def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
-    """Components of one label from scores (S, n), averaged over seeds; needs both classes."""
+    """Return the components of one label; scores (S, n) are averaged over seeds."""
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     of_row = np.empty(scores.shape)
@@ -67,10 +67,11 @@ def delong_p_value(
 
     Args:
         positive: (n,) which rows are positive.
-        patients: patient key of each row.
+        patients: patient of each row.
         one: components of one model.
         other: components of the other model on the same rows.
-        few_patients: use Student's distribution; False is the normal one, as boards of before have.
+        few_patients: use Student's distribution; False is the normal one, as on boards of earlier
+            versions.
 
     Returns:
         Two-sided p-value; NaN when the variance of the difference is zero, or a class has fewer
@@ -103,14 +104,14 @@ def delong_p_value(
 
 
 def _average_ranks(scores: Scores) -> Metric:
-    """Ranks from 1, equal scores sharing the mean of theirs; as `scipy.stats.rankdata`."""
+    """Return ranks from 1, equal scores sharing the mean of theirs, as `scipy.stats.rankdata`."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks: Metric = np.cumsum(counts) - (counts - 1) / 2
     return ranks[inverse]
 
 
 def _degrees_of_freedom(rows: Metric) -> float:
-    """Degrees of freedom of a variance between patients with so many rows each, (n,).
+    """Return the degrees of freedom of a variance between patients with so many rows each, (n,).
 
     Bell and McCaffrey (2002): trace(A)² / trace(A²) of the quadratic form A that gives the variance
     of a mean over rows, when patients' means vary alike. With equal counts it is n - 1.

@@ -10,17 +10,17 @@ from headsweep.metrics.ranking import Metric
 
 
 def holm(p_values: Metric) -> Metric:
-    """Holm's step-down adjustment (1979): controls the chance of any false finding.
+    """Return p-values adjusted by Holm (1979), which controls the chance of any false rejection.
 
-    NaN stays NaN and counts for nothing.
+    NaN stays NaN and is not counted as a comparison.
     """
     return _adjusted(p_values, lambda p: np.maximum.accumulate(p * np.arange(len(p), 0, -1)))
 
 
 def benjamini_hochberg(p_values: Metric) -> Metric:
-    """Benjamini and Hochberg's step-up adjustment (1995): controls the share of false findings.
+    """Return p-values adjusted by Benjamini and Hochberg (1995): the share of false rejections.
 
-    NaN stays NaN and counts for nothing.
+    NaN stays NaN and is not counted as a comparison.
     """
 
     def adjust(p: Metric) -> Metric:
@@ -31,7 +31,11 @@ def benjamini_hochberg(p_values: Metric) -> Metric:
 
 
 def _adjusted(p_values: Metric, adjust: Callable[[Metric], Metric]) -> Metric:
-    """Applies an adjustment of ascending p-values, in the order given and at most 1."""
+    """Apply an adjustment of ascending p-values.
+
+    Returns:
+        Adjusted p-values in the order given, at most 1.
+    """
     adjusted = np.full(p_values.shape, np.nan)
     known = np.flatnonzero(np.isfinite(p_values))
     ascending = known[np.argsort(p_values[known], kind="stable")]

@@ -2,7 +2,7 @@
 
 Instead of sorting indices, each score is packed with its label into one unsigned integer whose
 order is the order of the scores. Sorting plain integers is vectorised in NumPy, and the sorted
-array holds all that both metrics need.
+array is sufficient for both metrics.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def auroc(targets: Targets, scores: Scores) -> Metric:
 
 
 def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metric, Metric]:
-    """Average precision and area under the ROC curve, as scikit-learn defines them.
+    """Compute average precision and area under the ROC curve, as scikit-learn defines them.
 
     Average precision is the step-wise sum of precision over recall, equal scores entering
     together; the ROC area is trapezoidal, so a tied pair counts one half.

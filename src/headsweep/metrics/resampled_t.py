@@ -22,7 +22,7 @@ class FoldMean:
 
 
 def corrected_mean(by_fold: Metric, test_share: float, *, confidence: float = 0.95) -> FoldMean:
-    """The corrected resampled t-interval of a mean over folds.
+    """Compute the corrected resampled t-interval of a mean over folds.
 
     Folds share training rows, so the variance of their mean is not s²/K: it is taken as
     (1/K + n_test/n_train) · s², with K - 1 degrees of freedom.
@@ -48,5 +48,5 @@ def corrected_mean(by_fold: Metric, test_share: float, *, confidence: float = 0.
 
 
 def seeds_averaged(values: Metric) -> Metric:
-    """Values (..., folds, seeds) → (..., folds): a seed is no independent sample."""
+    """Return values (..., folds, seeds) as (..., folds): a seed is no independent sample."""
     return np.asarray(values.mean(axis=-1))

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 INSTANCE_RECALL = "instance-recall/1"
-"""Recall@K: share of queries whose own scan is found among the first K of the gallery.
+"""Recall@K: share of queries whose own scan is among the first K of the gallery.
 
 A query ranks its scan by the most similar of the scan's rows. Only rows of other scans, with
-another report, can stand before it; equal similarity counts against the query.
+another report, can rank before it; equal similarity counts against the query.
 """
 
 _QUERIES_PER_BLOCK = 512
@@ -23,13 +23,16 @@ def instance_ranks(
     scans: Sequence[str],
     reports: Sequence[str] | None = None,
 ) -> NDArray[np.int64]:
-    """Rank (from 1) of each query's own scan, as `INSTANCE_RECALL` defines it.
+    """Rank (from 1) each query's own scan, as `INSTANCE_RECALL` defines it.
 
     Args:
         queries: (n, d) unit-length projections of one view.
         gallery: (n, d) unit-length projections of the other view of the same rows.
-        scans: scan key of each row; the reconstructions of a scan share one.
+        scans: scan of each row; the reconstructions of a scan share one.
         reports: text of each row; a duplicate report is no negative.
+
+    Returns:
+        Ranks (n,).
     """
     scan = np.unique(np.asarray(scans), return_inverse=True)[1]
     report = scan if reports is None else np.unique(np.asarray(reports), return_inverse=True)[1]
@@ -45,5 +48,5 @@ def instance_ranks(
 
 
 def recall_at(ranks: NDArray[np.int64], k: int) -> float:
-    """Share of the queries whose rank is at most `k`."""
+    """Return the share of the queries whose rank is at most `k`."""
     return float((ranks <= k).mean())

@@ -1,4 +1,4 @@
-"""Thresholds chosen on one split and frozen, and what a thresholded score then reaches.
+"""Thresholds chosen on one split and frozen, and the metrics of scores at a threshold.
 
 A score is called positive when it is at or above the threshold. Every array has one entry a label.
 """
@@ -53,7 +53,7 @@ class OperatingPoint:
 
 
 def f1_optimal(targets: Targets, scores: Scores) -> Metric:
-    """Threshold of the largest F1 of each label, the highest of equals, (n, c) → (c,).
+    """Return the threshold of the largest F1 of each label, the highest of equals, (n, c) → (c,).
 
     NaN where a label has no positive.
     """
@@ -61,7 +61,7 @@ def f1_optimal(targets: Targets, scores: Scores) -> Metric:
 
 
 def youden_optimal(targets: Targets, scores: Scores) -> Metric:
-    """Threshold of the largest sensitivity + specificity - 1 (Youden's J), (n, c) → (c,).
+    """Return the threshold of the largest sensitivity + specificity - 1 (Youden), (n, c) → (c,).
 
     The highest of equals; NaN where a label lacks positives or negatives.
     """
@@ -69,7 +69,7 @@ def youden_optimal(targets: Targets, scores: Scores) -> Metric:
 
 
 def at_thresholds(targets: Targets, scores: Scores, thresholds: Metric) -> OperatingPoint:
-    """What frozen thresholds (c,) give on targets and scores (n, c)."""
+    """Return the counts of frozen thresholds (c,) on targets and scores (n, c)."""
     positive = targets.astype(bool)
     called = scores >= thresholds
     known = np.isfinite(thresholds)
@@ -83,7 +83,7 @@ def at_thresholds(targets: Targets, scores: Scores, thresholds: Metric) -> Opera
 
 
 def sensitivity_at_specificity(targets: Targets, scores: Scores, specificity: float) -> Metric:
-    """Largest sensitivity among thresholds whose specificity is at least the one asked, (c,).
+    """Return the largest sensitivity of thresholds with at least this specificity, (c,).
 
     Read off the ROC curve of the very split: it describes the ranking, not a frozen threshold.
     """
@@ -100,7 +100,7 @@ def sensitivity_at_specificity(targets: Targets, scores: Scores, specificity: fl
 def operating_curve(
     targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores
 ) -> tuple[Metric, OperatingPoint]:
-    """Every threshold of one label, descending, and the operating point at each, (n,) → (t,)."""
+    """Return every threshold of one label, descending, and its operating point, (n,) → (t,)."""
     order = np.argsort(-scores, kind="stable")
     ranked, positive = scores[order], targets[order].astype(bool)
     ends = np.flatnonzero(np.diff(ranked, append=-np.inf))
@@ -111,7 +111,7 @@ def operating_curve(
 
 
 def ratio(numerator: Counts, denominator: Counts) -> Metric:
-    """The quotient, NaN where the denominator is zero or unknown."""
+    """Return the quotient, NaN where the denominator is zero or unknown."""
     quotient = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     np.divide(numerator, denominator, out=quotient, where=denominator > 0)
     return quotient

@@ -1,4 +1,4 @@
-"""Params that a trial was given when it was enqueued, by headsweep or by stock Optuna."""
+"""Params that a trial was given, by headsweep or by stock Optuna: whether they fit the space."""
 
 from __future__ import annotations
 
@@ -53,6 +53,33 @@ def check_given_params(
         if name in distributions:
             check_value(name, value, distributions[name])
     return tuple(str(name) for name in fixed if name not in distributions)
+
+
+def fits_space(trial: FrozenTrial, distributions: dict[str, BaseDistribution]) -> bool:
+    """Return whether the params of a finished trial lie in a study's space.
+
+    Those of a trial that another program wrote may not.
+
+    Args:
+        trial: a finished trial.
+        distributions: those of the space, by name. Equal objects of trials replace them, since
+            the trials of a storage share these: they are compared by identity from then on.
+    """
+    for name, distribution in trial.distributions.items():
+        expected = distributions.get(name)
+        if expected is None:
+            return False
+        if expected is distribution:
+            continue
+        if expected == distribution:
+            distributions[name] = distribution
+            continue
+        try:
+            check_distribution_compatibility(expected, distribution)
+            check_value(name, trial.params[name], expected)
+        except (ValueError, TrialError):
+            return False
+    return True
 
 
 def check_value(name: str, value: Any, distribution: BaseDistribution) -> None:

@@ -255,14 +255,14 @@ def altered(trial: FrozenTrial, **fields: Any) -> FrozenTrial:
 
 
 class SearchStudy(Study):
-    """A study whose samplers do not see some of its trials.
+    """A study that does not show some of its trials, to samplers and reports.
 
     Args:
         name: name of the study.
         storage: its storage.
         sampler: suggests params.
         pruner: as for Optuna's study.
-        hidden: returns the ids of the trials that samplers must not see.
+        hidden: returns the ids of those trials.
     """
 
     def __init__(

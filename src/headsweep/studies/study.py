@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
@@ -22,6 +23,8 @@ from headsweep.config.schema import Config
 from headsweep.errors import FeatureError, ManifestError, StorageError, StudyError
 from headsweep.preflight import check_output
 from headsweep.search.enqueued import complete_params
+from headsweep.search.given_params import fits_space
+from headsweep.search.space import distribution
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
@@ -100,6 +103,7 @@ class StoredStudy:
         self.storage = storage
         self._owns_storage = owns_storage
         self._parsed: tuple[str, StudySpec] | None = None
+        self._distributions: dict[str, BaseDistribution] | None = None
         storage.bind(study_id)
 
     @classmethod
@@ -244,13 +248,21 @@ class StoredStudy:
             raise StudyError(f"study {self.name!r} has no trial {number}") from None
         return self.storage.get_trial(trial_id)
 
+    def fits(self, trial: FrozenTrial) -> bool:
+        """Return whether a finished trial's params lie in the space; another program's may not."""
+        if self._distributions is None:
+            self._distributions = {k: distribution(d) for k, d in self.spec.space.items()}
+        return fits_space(trial, self._distributions)
+
     def best_trials(self, n: int) -> list[FrozenTrial]:
         """Return the `n` best COMPLETE trials, best first; the earlier of two equals comes first.
+
+        Trials of other programs whose params do not fit the space are left out.
 
         Raises:
             StudyError: no trial is COMPLETE.
         """
-        trials = self.trials((TrialState.COMPLETE,))
+        trials = [trial for trial in self.trials((TrialState.COMPLETE,)) if self.fits(trial)]
         if not trials:
             raise StudyError(f"study {self.name!r} has no complete trial yet")
         return sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))[:n]
@@ -297,7 +309,9 @@ class StoredStudy:
             StudyDeletedError: the study was deleted.
         """
         attrs = self.attrs()
-        return summarize(self._spec_of(attrs), attrs, self.study_id, self.storage, lease_s=lease_s)
+        return summarize(
+            self._spec_of(attrs), attrs, self.study_id, self.storage, self.fits, lease_s=lease_s
+        )
 
     def pin_data(self, fingerprints: Mapping[str, str]) -> None:
         """Bind the study to the data it is searched on: the first worker writes, others compare.

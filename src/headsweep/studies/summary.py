@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
 from headsweep.search.spec import StudySpec
-from headsweep.storage.attributes import FAILURE, HOST, WORKER, typed
+from headsweep.storage.attributes import FAILURE, HOST, REFUSED, WORKER, typed
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import database_now, heartbeats
 from headsweep.storage.optuna_tables import trial_id
@@ -46,6 +46,9 @@ class Summary:
     """What the workers spent, as of their last report."""
     stopped_by: StopReason | None = None
     """Why the search stopped before its budget was spent; None if it did not."""
+    n_refused: int = 0
+    """Trials whose params do not fit the space: enqueued ones, which count in FAIL too, and
+    finished ones of other programs, which are never among the best."""
 
     @property
     def live_workers(self) -> int:
@@ -82,6 +85,7 @@ def summarize(
     attrs: Mapping[str, Any],
     study_id: int,
     storage: BatchedStorage,
+    fits: Callable[[FrozenTrial], bool],
     *,
     lease_s: float,
 ) -> Summary:
@@ -92,6 +96,7 @@ def summarize(
         attrs: the study's user attributes.
         study_id: the study's id.
         storage: the storage that holds the study.
+        fits: whether a finished trial's params lie in the space.
         lease_s: a worker is live if it renewed a trial within this time.
 
     Returns:
@@ -109,8 +114,9 @@ def summarize(
     finished = [trial for trial in trials if trial.state in FINISHED]
     failed = [trial for trial in trials if FAILURE in trial.user_attrs]
     states = Counter(trial.state.name for trial in trials)
+    fitting = [trial for trial in finished if fits(trial)]
     best = max(
-        (t for t in finished if t.state == TrialState.COMPLETE),
+        (t for t in fitting if t.state == TrialState.COMPLETE),
         key=lambda trial: (trial.value or 0.0, -trial.number),
         default=None,
     )
@@ -133,7 +139,8 @@ def summarize(
             typed(t.user_attrs, EPOCHS_TRAINED, 0, where=_named(t)) for t in finished
         ),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
-        stopped_by=stop_reason(spec, deadline_s, trials) if left else None,
+        stopped_by=stop_reason(spec, deadline_s, fitting) if left else None,
+        n_refused=len(finished) - len(fitting) + sum(REFUSED in t.user_attrs for t in failed),
         last_failure=_text(failed[-1], FAILURE) if failed else None,
         effort=total_timings(attrs),
     )

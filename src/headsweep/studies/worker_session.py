@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
 from headsweep.errors import TrialError
-from headsweep.search.given_params import check_given_params
+from headsweep.search.given_params import check_given_params, fits_space
 from headsweep.search.samplers.tpe import BatchedTPESampler
 from headsweep.search.samplers_and_pruners import (
     build_sampler,
@@ -176,7 +176,8 @@ class WorkerSession:
         attrs = read_study_attrs(connection, self.study_id, (DEADLINE,))
         left_s = seconds_left(attrs, claims.database_now(connection)) if attrs else None
         self._ends_at = None if left_s is None else time.monotonic() + left_s
-        self._stopped_by = stop_reason(self.spec, left_s, cache.trials)
+        fitting = (trial for trial in cache.trials if fits_space(trial, self._distributions))
+        self._stopped_by = stop_reason(self.spec, left_s, fitting)
         return self._stopped_by
 
     def renew(self, trial_ids: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""A finished study's board, curves and plots as notes and artifacts, for optuna-dashboard."""
+"""Attach a finished study's leaderboard, curves and plots as notes, for optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headsweep.studies.study import StoredStudy
 
 
 def attach_board(stored: StoredStudy, folder: Path) -> None:
-    """Attach a leaderboard to its study and finalists; what was attached before is replaced.
+    """Attach a leaderboard to its study and finalists, replacing what was attached before.
 
     Args:
         stored: the study that was finalized.
@@ -30,28 +30,36 @@ def attach_board(stored: StoredStudy, folder: Path) -> None:
         OutputError: the artifacts cannot be written.
     """
     storage = stored.storage
-    # Of a study that suggests nothing a finished trial can be opened without asking its sampler.
+    # With a random sampler, opening a finished trial does not call the study's own sampler.
     study = optuna.Study(stored.name, storage, RandomSampler())
     artifacts = ArtifactFolder(storage)
     files = [folder / "leaderboard.csv", *sorted((folder / "plots").glob("*.png"))]
     try:
         artifacts.path.mkdir(parents=True, exist_ok=True)
-        # Two at once would attach every file twice.
+        # Two processes at once would attach every file twice.
         with locked(artifacts.path / ".lock"):
-            keys = {path.name: _attach(study, path, artifacts) for path in files}
+            ids = {path.name: _attach(study, path, artifacts) for path in files}
     except OSError as error:
-        raise OutputError(f"{artifacts.path}: must be writable, found {error.strerror}") from None
+        raise OutputError(
+            f"{artifacts.path}: cannot write to the folder: {error.strerror}"
+        ) from None
     board = (folder / "leaderboard.md").read_text(encoding="utf-8")
     study_id = stored.study_id
-    plots = {name: f"/artifacts/{study_id}/{key}" for name, key in keys.items()}
+    plots = {name: f"/artifacts/{study_id}/{id_}" for name, id_ in ids.items()}
     save_note(study, f"# Leaderboard\n\n{board}\n\n{_pictures(plots)}")
     for rank, finalist in enumerate(read_provenance(folder)["finalists"], start=1):
-        key = storage.get_trial_id_from_study_id_trial_number(study_id, finalist["trial"])
-        save_note(optuna.Trial(study, key), _of_finalist(rank, folder / "finalists" / str(rank)))
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, finalist["trial"])
+        save_note(
+            optuna.Trial(study, trial_id), _of_finalist(rank, folder / "finalists" / str(rank))
+        )
 
 
 def _attach(study: optuna.Study, path: Path, store: ArtifactFolder) -> str:
-    """Stores one file under the key that a file of its name has already, or a new one."""
+    """Store a file under the id of an earlier file of this name, or a new id.
+
+    Returns:
+        Id of the artifact.
+    """
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
     if path.name not in known:
         return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)

@@ -1,4 +1,4 @@
-"""The report for people: one HTML file that holds everything, and its plots beside it."""
+"""The report: one self-contained HTML file, and its plots as files beside it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from headsweep.leaderboard.report.sections import (
 from headsweep.leaderboard.results import FinalistResult
 
 NOTE = (
-    "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below a "
-    "value on test stands its 95 % interval over resampled patients. The tied rank is "
+    "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below "
+    "each value on test is its 95 % interval over resampled patients. The tied rank is "
     "one more than the number of finalists that are significantly better (AUPRC, Holm). F1 uses "
     "thresholds chosen on valid."
 )
@@ -96,7 +96,7 @@ def _headline(provenance: Mapping[str, Any]) -> str:
 def _board(
     results: Sequence[FinalistResult], ranks: Mapping[str, int], valid: str, test: str
 ) -> TableCard:
-    """The leaderboard on one test split; `ranks` are those with ties."""
+    """Return the table of the leaderboard on one test split; `ranks` are those with ties."""
     retrieves = "retrieval" in results[0].metrics[test]
     header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
     header += ["recall@10"] if retrieves else []

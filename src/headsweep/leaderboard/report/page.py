@@ -1,4 +1,4 @@
-"""Pages of HTML that hold everything they show."""
+"""Self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TableCard:
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template."""
+    """Return the page of a template."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("headsweep.leaderboard"),
         autoescape=True,

@@ -1,7 +1,7 @@
 """Figures of the report, each drawn once, and rendered for the page or for a file.
 
-A figure is as wide as a phone, so that its text stays readable where figures stand side by side
-and where they stand below each other. Ink takes the page's text colour, light or dark.
+A figure is as wide as a phone, so that its text is readable with figures side by side and one
+below the other. Ink takes the page's text colour, light or dark.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from headsweep.atomic_files import write_bytes
 from headsweep.leaderboard.report.ink import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED
 
 WIDTH_IN = 4.2
+NAME_SHOWN = 14
+"""Characters of a choice below a small plot."""
+NAMES_IN_A_ROW = 24
+"""Characters of all choices together that fit below a small plot."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headsweep",
@@ -45,10 +49,10 @@ Values = Sequence[float] | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with the name of its file and the sentence that says what it shows.
+    """A figure with the name of its file and the sentence that describes it.
 
-    `render` draws it as a file of a kind, "svg" or "png". One that does not stand `alone` has no
-    title: only beside its caption, among its like, does it say anything; it has no PNG.
+    `render` draws it as a file of a kind, "svg" or "png". A figure that is not `alone` has no title
+    and no PNG: it is shown with its caption, next to figures of the same kind.
     """
 
     name: str
@@ -58,7 +62,7 @@ class Plot:
 
     @cached_property
     def svg(self) -> bytes:
-        """The figure as an SVG file."""
+        """Return the figure as an SVG file."""
         return self.render("svg")
 
     def to_svg(self) -> str:
@@ -90,7 +94,7 @@ def plot(name: str, caption: str, draw: Callable[[Axes], None], *, height_in: fl
 
 
 def small_plot(name: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
-    """Return a plot that stands among many: without a title, its caption says what it shows."""
+    """Return a small plot without a title, described by its caption."""
     with mpl.rc_context({**STYLE, "font.size": 7}):
         figure = Figure(figsize=(2.3, 1.9))
         axes = figure.add_axes((0.22, 0.2, 0.75, 0.76))
@@ -121,7 +125,7 @@ def intervals(
     *,
     xlabel: str,
 ) -> None:
-    """A horizontal interval for every name, the first on top."""
+    """Draw a horizontal interval for every name, the first on top."""
     y = np.arange(len(names))
     axes.hlines(y, lows, highs, color=BLUE, linewidth=2.5)
     axes.plot(means, y, "o", color=BLUE)
@@ -134,7 +138,7 @@ def intervals(
 def optimism(
     axes: Axes, names: Sequence[str], stages: Sequence[str], values: NDArray[np.float64]
 ) -> None:
-    """One line a finalist over the stages of its evaluation, values (finalists, stages)."""
+    """Draw one line per finalist over the stages of its evaluation, values (finalists, stages)."""
     for row, name, color in zip(values, names, _colors(len(names)), strict=True):
         axes.plot(np.arange(len(stages)), row, "o-", color=color, label=name, linewidth=1.5)
     axes.set_xticks(np.arange(len(stages)), list(stages))
@@ -171,7 +175,7 @@ def learning_curves(
     A trial with a single report is a dot.
     """
     for epochs, values in pruned:
-        axes.plot(epochs, values, color=GREY, alpha=0.35, linewidth=0.8)
+        axes.plot(epochs, values, color=GREY, alpha=0.6, linewidth=0.8)
         axes.plot(epochs[-1:], values[-1:], ".", color=GREY, markersize=4)
     for epochs, values in complete:
         marker = "." if len(epochs) == 1 else ""
@@ -181,7 +185,7 @@ def learning_curves(
 
 
 def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> None:
-    """Horizontal bars, the first on top."""
+    """Draw horizontal bars, the first on top."""
     y = np.arange(len(names))
     axes.barh(y, values, color=BLUE, height=0.6)
     axes.set_yticks(y, list(names))
@@ -191,13 +195,29 @@ def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> No
 
 
 def value_slice(
-    axes: Axes, found: Sequence[float] | Sequence[str], values: Values, *, log: bool
+    axes: Axes, found: Values, values: Values, *, names: Sequence[str] = (), log: bool
 ) -> None:
-    """Values of trials against one parameter."""
+    """Draw values of trials against one parameter; `names` are those of the positions 0, 1, ..."""
     axes.plot(found, values, ".", color=BLUE, alpha=0.7, markersize=4)
+    if names:
+        _name_positions(axes, [_shortened(name) for name in names])
     if log:
         axes.set_xscale("log")
     axes.set_ylabel("valid macro AUPRC")
+
+
+def _name_positions(axes: Axes, names: Sequence[str]) -> None:
+    """Name the positions 0, 1, ... of a small plot; names that do not fit in a row are slanted."""
+    axes.set_xticks(range(len(names)), list(names))
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    if sum(map(len, names)) > NAMES_IN_A_ROW:
+        axes.set_position((0.22, 0.36, 0.75, 0.6))
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, horizontalalignment="right", rotation_mode="anchor")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_SHOWN else f"{name[: NAME_SHOWN - 3]}..."
 
 
 def _legend_above(axes: Axes) -> None:

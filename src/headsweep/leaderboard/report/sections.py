@@ -1,4 +1,4 @@
-"""Sections of the report: which figures there are, and the data that each one draws."""
+"""Sections of the report: the figures and the data that each one draws."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from headsweep.metrics.thresholds import operating_curve
 
 METRIC_NAMES = {"auprc_macro": "macro AUPRC", "auroc_macro": "macro AUROC", "f1_macro": "macro F1"}
 MAX_CURVES = 200
-"""Learning curves drawn at most: more would hide each other."""
+"""Largest number of learning curves in a plot; more would cover each other."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Plots under one title; `folded` is the line behind which they wait to be opened."""
+    """Plots under one title; `folded` is the line that opens them when clicked."""
 
     title: str
     text: str
@@ -44,7 +44,7 @@ class Section:
 
 
 def board_sections(results: Sequence[FinalistResult], tests: Sequence[str]) -> Iterator[Section]:
-    """Intervals of all finalists, for every test split."""
+    """Yield intervals of all finalists, for every test split."""
     names = [row_name(result) for result in results]
     for test in tests:
         plots = []
@@ -67,7 +67,7 @@ def board_sections(results: Sequence[FinalistResult], tests: Sequence[str]) -> I
 def optimism_section(
     results: Sequence[FinalistResult], valid: str, tests: Sequence[str]
 ) -> Section:
-    """From the value in the search to the value on test, for every test split."""
+    """Return values from the search to test, for every test split."""
     names = [row_name(result) for result in results]
     plots = []
     for test in tests:
@@ -91,7 +91,7 @@ def optimism_section(
 
 
 def search_sections(study: optuna.Study) -> Iterator[Section]:
-    """How the search went: values, learning curves, which parameters mattered."""
+    """Yield plots of the search: values, learning curves, parameters."""
     trials = study.get_trials(deepcopy=False)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
@@ -123,9 +123,10 @@ def search_sections(study: optuna.Study) -> Iterator[Section]:
 
 
 def _importance(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[str, float]:
-    """Importance of the parameters that all complete trials share; empty when it has no meaning.
+    """Return the importance of the parameters of all complete trials; empty if undefined.
 
-    PED-ANOVA asks which parameters tell the best tenth from the rest, so it needs differing values.
+    PED-ANOVA measures which parameters separate the best tenth of the trials from the others, so it
+    needs values that differ.
     """
     if len(complete) < 10 or len({trial.value for trial in complete}) < 2:
         return {}
@@ -140,7 +141,7 @@ def _importance(study: optuna.Study, complete: Sequence[FrozenTrial]) -> dict[st
 
 
 def curve_sections(result: FinalistResult, test: str) -> Iterator[Section]:
-    """PR and ROC curves and reliability of a finalist, one small plot a label, one line a seed."""
+    """Yield PR, ROC and reliability curves of a finalist, a plot per label, a line per seed."""
     predictions = [seed.predictions[test] for seed in result.seeds]
     targets = predictions[0].targets
     pr, roc, calibration = [], [], []
@@ -163,28 +164,32 @@ def curve_sections(result: FinalistResult, test: str) -> Iterator[Section]:
 
 
 def row_name(result: FinalistResult) -> str:
-    """How a finalist is called in tables and plots."""
+    """Return the name of a finalist in tables and plots."""
     return f"{result.rank}: trial {result.finalist.trial}"
 
 
 def or_nan(value: float | None) -> float:
-    """The value as plots take it."""
+    """Return the value for plots, NaN for None."""
     return np.nan if value is None else value
 
 
 def _slices(complete: Sequence[FrozenTrial]) -> Iterator[Plot]:
-    """Value against every parameter that took more than one value."""
+    """Yield value against every parameter that took more than one value."""
     for name in sorted({name for trial in complete for name in trial.params}):
         trials = [trial for trial in complete if name in trial.params]
         distribution = trials[0].distributions[name]
         log = isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log
-        numeric = not isinstance(distribution, CategoricalDistribution)
-        found = [trial.params[name] if numeric else str(trial.params[name]) for trial in trials]
+        found = [trial.params[name] for trial in trials]
+        names: list[str] = []
+        if isinstance(distribution, CategoricalDistribution):
+            chosen = [choice for choice in distribution.choices if choice in found]
+            found, names = [chosen.index(value) for value in found], [str(c) for c in chosen]
         if len(set(found)) > 1:
             draw = partial(
                 value_slice,
                 found=found,
                 values=[or_nan(trial.value) for trial in trials],
+                names=names,
                 log=log,
             )
             yield small_plot(f"slice-{name}", name, draw)

@@ -123,12 +123,12 @@ def _polyline(curve: Curve, style: str) -> str:
 
 
 def _placed(x: Values, y: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates of values between -MARGIN and 1 + MARGIN."""
+    """Return coordinates of values between -MARGIN and 1 + MARGIN."""
     across, up = ((np.asarray(v, np.float64) + MARGIN) / (1 + 2 * MARGIN) for v in (x, y))
     return LEFT + across * (RIGHT - LEFT), BOTTOM - up * (BOTTOM - TOP)
 
 
 def _thinned(x: Values, y: Values) -> tuple[Values, Values]:
-    """At most `MAX_POINTS` points of a curve, its ends among them."""
+    """Return at most `MAX_POINTS` points of a curve, its ends among them."""
     kept = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
     return np.asarray(x)[kept], np.asarray(y)[kept]

@@ -1,4 +1,4 @@
-"""Differences between a file of a leaderboard and the same file made again."""
+"""Differences between a file of a leaderboard and the same file computed again."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from headsweep.errors import ConfigError
 class Difference:
     """One value that differs: where in the file, both values, and by how much (inf: not a number).
 
-    `found` is what the leaderboard holds, `expected` what was made again.
+    `found` is the value in the leaderboard, `expected` the value that was computed again.
     """
 
-    place: str
+    position: str
     found: Any
     expected: Any
     size: float
 
     def __str__(self) -> str:
         amount = f", largest difference {self.size:.3g}" if math.isfinite(self.size) else ""
-        return f"found {self.place} = {self.found} where {self.expected} is expected{amount}"
+        return f"{self.position} is {self.found}, expected {self.expected}{amount}"
 
 
 def largest_difference(found: Path, expected: Path) -> Difference | None:
-    """The largest difference of two files of one kind; None when they hold the same.
+    """Return the largest difference of two files of one kind; None if they are equal.
 
     A file that is missing or unreadable differs as a whole.
     """
@@ -58,9 +58,9 @@ def _json(found: Path, expected: Path) -> Iterator[Difference]:
     yield from _plain("", json.loads(found.read_text()), json.loads(expected.read_text()))
 
 
-def _plain(place: str, found: Any, expected: Any) -> Iterator[Difference]:
-    """Return the leaves of plain data that differ."""
-    for inner, ours, theirs in differences(found, expected, place):
+def _plain(position: str, found: Any, expected: Any) -> Iterator[Difference]:
+    """Yield the leaves of plain data that differ."""
+    for inner, ours, theirs in differences(found, expected, position):
         yield Difference(inner, ours, theirs, _distance(ours, theirs))
 
 
@@ -85,9 +85,9 @@ def _parquet(found: Path, expected: Path) -> Iterator[Difference]:
         return
     for name in ours.column_names:
         column, other = ours[name].to_numpy(), theirs[name].to_numpy()
-        place = _farthest(column, other)
-        if place is not None:
-            (row,) = place
+        position = _farthest(column, other)
+        if position is not None:
+            (row,) = position
             volume = ours["volumename"][int(row)]
             distance = _distance(column[row], other[row])
             yield Difference(f"{name} of {volume}", column[row], other[row], distance)
@@ -105,10 +105,10 @@ def _safetensors(found: Path, expected: Path) -> Iterator[Difference]:
             if tensor.shape != other.shape:
                 yield Difference(f"shape of {name}", tensor.shape, other.shape, math.inf)
                 continue
-            place = _farthest(tensor, other)
-            if place is not None:
-                a, b = tensor[place], other[place]
-                yield Difference(f"{name}{list(map(int, place))}", a, b, _distance(a, b))
+            position = _farthest(tensor, other)
+            if position is not None:
+                a, b = tensor[position], other[position]
+                yield Difference(f"{name}{list(map(int, position))}", a, b, _distance(a, b))
 
 
 def _text(found: Path, expected: Path) -> Iterator[Difference]:
@@ -140,7 +140,7 @@ _COMPARE: dict[str, Callable[[Path, Path], Iterator[Difference]]] = {
 
 
 def _farthest(found: NDArray[Any], expected: NDArray[Any]) -> tuple[np.intp, ...] | None:
-    """Index of the largest difference of two arrays of one shape; None when they are equal."""
+    """Return the index of the largest difference of two arrays of one shape; None if equal."""
     differs = found != expected
     if np.issubdtype(found.dtype, np.inexact):
         differs &= ~(np.isnan(found) & np.isnan(expected))

@@ -1,4 +1,4 @@
-"""Metrics and table of a leaderboard computed again from its predictions alone."""
+"""Compute metrics and table of a leaderboard again from its predictions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def recompute(folder: Path) -> str:
     for finalist in finalists[1:]:
         if (found := _splits(finalist)) != splits:
             raise VerificationError(
-                f"{finalist / 'metrics.json'}: finalists must share splits, found {found}"
+                f"{finalist / 'metrics.json'}: its splits differ from the first finalist's: {found}"
             )
     subgroups = {name: read_subgroups_of(folder / SUBGROUPS, name) for name in splits}
     with tempfile.TemporaryDirectory() as temporary:
@@ -63,37 +63,41 @@ def recompute(folder: Path) -> str:
         names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
         write_json(again, compare_rows(names, predictions_of, metrics_of, draws_of, rules))
         _check(folder / COMPARISONS, again)
-    return f"metrics of {len(rows)} finalists follow from their predictions"
+    return f"metrics of {len(rows)} finalists agree with their predictions"
 
 
 def _splits(finalist: Path) -> list[str]:
-    """Names of the splits that a finalist was measured on, valid first."""
+    """Return the names of the splits that a finalist was measured on, valid first.
+
+    Raises:
+        VerificationError: the metrics are not by split.
+    """
     path = finalist / "metrics.json"
     splits = _read_json(path)
     if not isinstance(splits, dict) or not splits or any(set(name) & {*"/\0"} for name in splits):
-        raise VerificationError(f"{path}: metrics must be by the names of splits, found others")
+        raise VerificationError(f"{path}: the metrics are not by the names of splits")
     return list(splits)
 
 
 def _seed_folders(finalist: Path) -> list[Path]:
-    places = [p for p in finalist.glob("seed_*") if p.name.removeprefix("seed_").isdecimal()]
-    return sorted(places, key=lambda place: int(place.name.removeprefix("seed_")))
+    folders = [p for p in finalist.glob("seed_*") if p.name.removeprefix("seed_").isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("seed_")))
 
 
 def _read_seeds(finalist: Path) -> list[dict[str, Predictions]]:
-    """Predictions of each seed by split, in the order of `metrics.json`."""
-    places = [place / "predictions" for place in _seed_folders(finalist)]
+    """Return predictions of each seed by split, in the order of `metrics.json`."""
+    folders = [folder / "predictions" for folder in _seed_folders(finalist)]
     by_split = {
-        name: read_seeds([place / f"{name}.parquet" for place in places], finalist)
+        name: read_seeds([folder / f"{name}.parquet" for folder in folders], finalist)
         for name in _splits(finalist)
     }
-    return [{name: seeds[i] for name, seeds in by_split.items()} for i in range(len(places))]
+    return [{name: seeds[i] for name, seeds in by_split.items()} for i in range(len(folders))]
 
 
 def _read_ranks(finalist: Path) -> list[dict[str, Ranks]]:
     return [
-        {path.stem: read_ranks(path) for path in (place / "retrieval").glob("*.parquet")}
-        for place in _seed_folders(finalist)
+        {path.stem: read_ranks(path) for path in (folder / "retrieval").glob("*.parquet")}
+        for folder in _seed_folders(finalist)
     ]
 
 
@@ -101,21 +105,19 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise VerificationError(f"{path}: the file must be readable, found {error}") from None
+        raise VerificationError(f"{path}: cannot read the file: {error}") from None
 
 
 def _check(recorded: Path, again: Path) -> None:
     difference = largest_difference(recorded, again)
     if difference is not None:
-        raise VerificationError(
-            f"{recorded}: figures must follow from the predictions, {difference}"
-        )
+        raise VerificationError(f"{recorded}: does not agree with the predictions: {difference}")
 
 
 def _check_row(path: Path, row: Mapping[str, str], cells: Mapping[str, Cell]) -> None:
     for name, value in cells.items():
         if row.get(name) != ("" if value is None else str(value)):
             raise VerificationError(
-                f"{path}: the table must follow from the metrics, "
-                f"found {name} = {row.get(name)} where {value} is expected"
+                f"{path}: does not agree with the metrics: "
+                f"{name} is {row.get(name)}, expected {value}"
             )

@@ -1,4 +1,4 @@
-"""Whether a leaderboard reproduces: train again from its exported configs, compare every file.
+"""Verify a leaderboard: train again from its exported configs, compare every file.
 
 On the machine it was made on (device, threads, PyTorch) every number must be equal to the bit.
 Elsewhere probabilities and metrics must agree within a tolerance, and the files must be unaltered
@@ -53,20 +53,24 @@ SAME_MACHINE = ("device", "threads", "torch")
 
 
 MOVABLE = ("paths.data_root", "paths.manifest_dir")
-"""Config keys that name where data lie, which may be elsewhere when a leaderboard is verified."""
+"""Config keys that name folders of the data, which may have moved before a verification."""
 
 
 def verify(
-    folder: Path, places: Mapping[str, str] | None = None, *, data: Dataset | None = None
+    folder: Path, moved: Mapping[str, str] | None = None, *, data: Dataset | None = None
 ) -> str:
-    """Train the finalists of a leaderboard again and compare; a line that says how.
+    """Train the finalists of a leaderboard again and compare all files.
 
     Uses the exported configs and the data that they name; no storage is needed.
 
     Args:
         folder: the leaderboard's.
-        places: where the data lie now, by keys of `MOVABLE`; otherwise as the configs say.
+        moved: where the data are now, by the config keys in `MOVABLE`; None is what the configs
+            name.
         data: what the study was searched on; None is what the configs name.
+
+    Returns:
+        A line that says how they were compared.
 
     Raises:
         VerificationError: something differs; names the file and the largest difference.
@@ -77,8 +81,8 @@ def verify(
     finalists = _finalists(folder, recorded)
     settings = _settings(recorded)
     exact = all(machine(settings)[key] == recorded["machine"][key] for key in SAME_MACHINE)
-    # The finalists keep their own paths, which stand in the files that are compared.
-    reading = with_values(finalists[0].config, places or {}, where="command line")
+    # The finalists keep their own paths, which are part of the files that are compared.
+    reading = with_values(finalists[0].config, moved or {}, where="command line")
     modalities = union_of_modalities(finalist.config for finalist in finalists)
     data = data or Dataset.from_config(reading, progress=True)
     train, valid = data.search_splits(reading, modalities=modalities)
@@ -108,28 +112,35 @@ def verify(
 
 
 def check_digests(folder: Path, recorded: Mapping[str, Any]) -> None:
-    """Raise when a file of the leaderboard is missing or altered, whatever it holds."""
+    """Check that no file of the leaderboard is missing or altered.
+
+    Raises:
+        VerificationError: a file is missing or altered.
+    """
     for name in changed_files(folder, recorded["files"]):
         raise VerificationError(
-            f"{folder / name}: a file must be as the leaderboard was written, found it "
-            f"{'altered' if (folder / name).is_file() else 'missing'}"
+            f"{folder / name}: the file "
+            f"{'was altered' if (folder / name).is_file() else 'is missing'}"
         )
 
 
 def _finalists(folder: Path, recorded: Mapping[str, Any]) -> list[Finalist]:
-    """Finalists as their exported configs describe them, held against the record."""
+    """Return the finalists from their exported configs, after a check against the record.
+
+    Raises:
+        VerificationError: a config differs from the record.
+    """
     finalists = []
     for rank, one in enumerate(recorded["finalists"], start=1):
         path = folder / "finalists" / str(rank) / "config.yaml"
         config = read_config(path)
         expected = parse_config(one["config"], where=str(folder))
         if config.fingerprint() != expected.fingerprint():
-            place, found, was = next(
+            name, found, was = next(
                 differences(without_irrelevant(to_dict(config)), without_irrelevant(one["config"]))
             )
             raise VerificationError(
-                f"{path}: an exported config must be the finalist's, "
-                f"found {place} = {found} where {was} is recorded"
+                f"{path}: differs from the recorded config: {name} is {found}, recorded {was}"
             )
         finalists.append(Finalist(one["trial"], one["value"], config))
     return finalists
@@ -142,7 +153,11 @@ def _settings(recorded: Mapping[str, Any]) -> EngineSettings:
 
 
 def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Split]) -> None:
-    """Raise when a manifest or feature file is not the one the leaderboard was made on."""
+    """Check that manifests and feature files are those the leaderboard was made on.
+
+    Raises:
+        VerificationError: they have changed.
+    """
     for split in splits:
         if recorded["data"].get(split.name) == fingerprints(split):
             continue
@@ -155,24 +170,32 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
             if known.get((split.name, volume), {}).get(name) != value
         ]
         lost = {volume for name, volume in known if name == split.name} - {*split.volumes}
-        changed += [f"{volume}, which is gone" for volume in sorted(lost)]
+        changed += [f"{volume}, which is missing" for volume in sorted(lost)]
         raise VerificationError(
-            f"{split.name}: data must be what the leaderboard was made on, "
-            f"found {len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
+            f"{split.name}: the data have changed since the leaderboard was made, "
+            f"{len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
         )
 
 
 def _known_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Digests of the rows that the leaderboard was made on, by split and volume."""
+    """Return digests of the rows that the leaderboard was made on, by split and volume.
+
+    Raises:
+        VerificationError: the file cannot be read.
+    """
     try:
         rows = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise VerificationError(f"{path}: digests must be readable, found {error}") from None
+        raise VerificationError(f"{path}: cannot read the digests: {error}") from None
     return {(row["split"], row["volumename"]): row for row in rows}
 
 
 def _check_files(folder: Path, again: Path, *, exact: bool) -> None:
-    """Raise when a file of the leaderboard differs from the same file made again."""
+    """Compare each file of the leaderboard with the same file made again.
+
+    Raises:
+        VerificationError: a file differs.
+    """
     differing: dict[str, Difference] = {}
     for path in sorted(again.rglob("*")):
         name = path.relative_to(again).as_posix()
@@ -183,9 +206,7 @@ def _check_files(folder: Path, again: Path, *, exact: bool) -> None:
     if differing:
         name, difference = next(iter(differing.items()))
         more = f" (and {len(differing) - 1} more files)" if len(differing) > 1 else ""
-        raise VerificationError(
-            f"{folder / name}: a file must be what training again gives, {difference}{more}"
-        )
+        raise VerificationError(f"{folder / name}: differs when trained again: {difference}{more}")
 
 
 def _allowed(path: Path) -> float:
