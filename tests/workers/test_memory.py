@@ -56,7 +56,7 @@ def test_loop_when_trials_do_not_fit_fails_them_and_spends_no_budget(
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     assert failed
     assert {trial.params["training.batch_size"] for trial in failed} == {256}
-    assert all(trial.user_attrs["failure"].endswith(MESSAGE) for trial in failed)
+    assert all(MESSAGE in trial.user_attrs["failure"] for trial in failed)
     assert not any("retry_of" in trial.user_attrs for trial in trials)
     assert {t.params["training.batch_size"] for t in trials if t not in failed} == {64}
     assert StoredStudy.open("probe", storage).summary().states["FAIL"] == len(failed)
