@@ -3,14 +3,14 @@
     python scripts/benchmarks/at_once.py [--seeds 20] [--trials 100] [--at-once 4 10 20 32 64]
         [--shared 1 8] [--processes 2]
 
-Searches the recorded linear study (`tests/search/recorded`) as a worker does: all trials in flight
+Searches the recorded linear study (`tests/search/recorded`) as a worker does: all running trials
 train one epoch a tick, successive halving judges those at a rung together, and batched TPE fills
 free slots. Values are those of recorded curves nearby. Times are modelled from the step times below
 for 46,438 rows of 512 features: on one CPU core, where every batch size and every normalization
 costs a product of its own, and on a GPU, where every batch size costs the launches of a step.
 `stock` is Optuna's TPE with one trial at a time.
 
-A search goes on until it has taken as long as the median search of `--trials` trials with a tenth
+A search continues until it has taken as long as the median search of `--trials` trials with a tenth
 of them at once and nothing shared, so that best values can be compared at equal time.
 """
 
@@ -181,7 +181,7 @@ def search(
     outcome: dict[str, Any] = {}
     path: list[tuple[float, float, float]] = []
     while one.n_ended < trials or one.cpu_s < until_s:
-        # A budget is filled to its end; what goes on beyond it is for equal time alone.
+        # The budget is spent first; trials beyond it only serve the comparison at equal time.
         one.tick(trials if one.n_ended < trials else 10**9)
         path.append((one.cpu_s, one.gpu_s, one.best))
         if one.n_ended >= trials and not outcome:

@@ -2,10 +2,10 @@
 """Measure how often 95 % bootstrap intervals of macro AUPRC and AUROC cover the true value.
 
 Test sets are drawn as `headsweep data synth` draws them: CT-RATE's labels, one or two scans a
-patient, up to three reconstructions a scan. One logistic regression scores them all; the truth is
-what it reaches on very many patients. Three intervals meet the same sets: the leaderboard's, from
-resampled patients; the plain percentiles of the same resamples; and, as in many papers, the plain
-percentiles of resampled rows.
+patient, up to three reconstructions a scan. One logistic regression scores them all; its value on
+very many patients is the true value. Three intervals are computed on the same sets: the
+leaderboard's, from resampled patients; the plain percentiles of the same resamples; and, as in many
+papers, the plain percentiles of resampled rows.
 
 With `--rare`, a single label that few patients have: coverage of the leaderboard's interval by the
 number of patients with it, from 2 on, also below the number from which a board gives intervals.

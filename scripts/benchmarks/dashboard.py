@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/dashboard.py [--finished 1000] [--running 32] [--rounds 3]
 
-The page knows all trials by then and asks for what is new. The dashboard answers from what it read
-last for ten seconds; what is timed is the request after that, on our storage and on stock Optuna's.
+The page then has all trials and requests only new ones. The dashboard answers from its last read
+for ten seconds; the request after that is timed, on headsweep's storage and on stock Optuna's.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Time the training of the configs of one study in the four ways of `ways`.
 
-Same configs, data, epochs and one thread a worker; the ways take turns, and medians over the rounds
-are compared: of CPU seconds, or of seconds on another device. With `--workers N`, as many processes
-do all of it side by side, one way at a time, as workers do who share a machine's caches and memory;
-a way's time is the mean of theirs.
+All ways get the same configs, data and epochs, and one thread for each worker. They take turns, and
+medians over the rounds are compared: CPU seconds, or wall seconds on another device. With
+`--workers N`, N processes do the same side by side, one way at a time, like workers that share the
+caches and memory of a machine; the time of a way is the mean over the processes.
 
 Configs are drawn at random from the space of a shipped study. Early stopping is off, so that every
 way trains every epoch. With `--alone`, headsweep and the plain loop train every config by itself:

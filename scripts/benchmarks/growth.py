@@ -1,9 +1,9 @@
 """Measure how time grows with trials, rows and width, and memory with slots and trials.
 
-Every point is a process of its own, which trains configs drawn from a shipped study's space on
-synthetic splits and says how long that took and how much memory it held at most, beyond what it
-held before. Memory is measured on MLPs of one shape, whose weights outweigh what slots share. The
-exponent is the slope of a least-squares line through the logarithms: 1 is linear growth, 0 is none.
+Every point is a separate process, which trains configs from a shipped study's space on synthetic
+splits and reports its time and its peak memory beyond the memory before training. Memory is
+measured on MLPs of one shape, whose weights are larger than the data that slots share. The exponent
+is the slope of a least-squares line through the logarithms: 1 is linear growth, 0 is none.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def train(point: Point) -> dict[str, float]:
     study = STUDIES[point.head]
     waiting = draw_configs(study, point.trials, point.epochs, point.fixed, seed=0)
     engine = Engine(train_split, valid_split, settings)
-    # What is made and loaded once, whoever trains, is no growth.
+    # Data that are made and loaded once do not count as growth.
     first = engine.admit(draw_configs(study, 1, 1, point.fixed, seed=1)[0]).slot
     engine.run_epoch()
     engine.evict(first)

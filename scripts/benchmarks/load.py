@@ -3,10 +3,10 @@
     python scripts/benchmarks/load.py [--workers 1 4 16 64] [--slots 16] [--seconds 20]
         [--epoch-s 0.5]
 
-Workers are real ones, on slots whose learning curves are known: claims, 4 params, rung reports,
-verdicts, results and leases are as in a search, and training takes `--epoch-s` an epoch without
-using the processor. They are forked from one process that has loaded everything. Bytes on the wire
-are counted by a proxy between workers and server; of the server everything else is read.
+Real workers run trials with known learning curves: claims, 4 params, rung reports, verdicts,
+    results and leases are as in a search; training only waits `--epoch-s` seconds an epoch. Workers
+    are forked from one process that has loaded all modules. A proxy between workers and server
+    counts bytes; all other figures are read from the server.
 """
 
 from __future__ import annotations

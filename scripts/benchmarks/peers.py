@@ -1,11 +1,11 @@
 """Compare five services on the same pre-drawn configs of one study: trials a minute.
 
-headsweep (one worker, its SQLite store); Optuna's `study.optimize` in this process; Ray Tune with
-reused actors; Syne Tune's local backend; and one process a trial that reads a file a row, as the
-seed benchmark did. Every service prunes by successive halving at the same rungs, but the last,
-which never pruned, and trains on one core, one trial process at a time. The trial itself is, for
-all but headsweep, a PyTorch loop with tensors in memory, fused AdamW and scikit-learn's metric.
-Before the clock starts, the data lie in memory for these, and headsweep has packed them.
+The services are headsweep (one worker, its SQLite storage), Optuna's `study.optimize` in this
+process, Ray Tune with reused actors, Syne Tune's local backend, and one process for each trial that
+reads one file per row, as the seed benchmark did. All of them train on one core, one trial process
+at a time, and all but the last prune by successive halving at the same rungs. Except in headsweep,
+a trial is a PyTorch loop with tensors in memory, fused AdamW and scikit-learn's metric. Before the
+clock starts, the data are loaded into memory for these, and packed for headsweep.
 
 Ray Tune and Syne Tune are compared where they are installed (the `benchmark` extra).
 """

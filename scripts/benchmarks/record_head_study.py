@@ -5,9 +5,9 @@
 
 Writes `tests/search/recorded/STUDY.parquet`: a row a trial, its params (null where a key is not
 active), its best value and, for `linear_study`, the value of every epoch. Training is by the
-engine, one thread, every trial from tape position 0. Then fits what samplers search in place of the
-table, and writes it to `surrogates.json` beside it: the length scales of a Gaussian process, and
-the bandwidth of the means of trials nearby.
+engine, one thread, every trial from tape position 0. Then it fits the surrogate that samplers
+search in place of the table, and writes it to `surrogates.json` beside it: the length scales of a
+Gaussian process, and the bandwidth of the means of nearby trials.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ BANDWIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
 
 def train(configs: list[Config], engine: Engine) -> list[list[float] | None]:
     """Return the values of every config's epochs; None where training failed."""
-    # Those that share a program stand together, so that groups are full.
+    # Configs that share a program are adjacent, so that groups are full.
     waiting = sorted(enumerate(configs), key=lambda item: _group(item[1]), reverse=True)
     index_of: dict[int, int] = {}
     curves: list[list[float] | None] = [None] * len(configs)

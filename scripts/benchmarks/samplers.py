@@ -3,8 +3,8 @@
     python scripts/benchmarks/samplers.py [--seeds 24] [--trials 320] [--processes 2]
         [--objectives "Branin 2" ... head] [--contestants batched stock ...]
 
-On five standard functions and a recorded head study. `batched` and `stock in batches` ask for 32
-trials before any of them gets a value; `stock` gets each value before it asks for the next trial.
+The objectives are five standard functions and a recorded head study. `batched` and `stock in
+batches` suggest 32 trials before any of them has a value; `stock` suggests one after another.
 Contestants run in turn, seed by seed. The head study's values are minus the AUPRC.
 """
 

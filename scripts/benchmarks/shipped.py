@@ -2,8 +2,8 @@
 
 Both search the same space with the same budget, pruner and data, on one core, in turn. The plain
 loop is what a good engineer writes: Optuna's own TPE and pruner on its SQLite storage, tensors in
-memory that are normalised once, fused AdamW, early stopping, scikit-learn's metric. Wall seconds
-are what a user waits; CPU seconds are also comparable on a machine that does other work.
+memory that are normalized once, fused AdamW, early stopping, scikit-learn's metric. CPU seconds are
+comparable even on a machine that does other work; wall seconds are not.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Measure whole trial cycles in the storage: claim, 6 params, 5 rung reports, verdicts, finish.
 
-Training is left out: what is timed is all that a worker does besides. headsweep takes turns with
-stock Optuna's RDB storage, its gRPC proxy in front of that, and its journal in a file. All run the
-same cycles: at each tick a fifth of the slots is claimed anew, every slot reports and is judged,
-and those at the last rung are finished. Verdicts are asked for and not obeyed, so that every trial
-reports five times. Only whole rounds of ticks count, after a first one in which the slots fill.
+Nothing is trained: the rest of a worker's work is timed. headsweep takes turns with stock Optuna's
+RDB storage, its gRPC proxy in front of that, and its journal in a file. All run the same cycles: at
+each tick a fifth of the slots is claimed again, every slot reports and is judged, and trials at the
+last rung are finished. Verdicts are computed but ignored, so every trial reports five times. Only
+whole rounds of ticks count, after a first one in which the slots fill.
 
 PostgreSQL is started from the binaries that the tests use. The whole plan takes hours; each
 dimension is an option:

@@ -45,14 +45,14 @@ def train(
 
     `paths.checkpoint_dir` then holds `config.yaml`, `metrics.jsonl` (a line an epoch),
     `metrics.json` (the best epoch), `model.safetensors` (its weights) and `state.safetensors`,
-    renewed every epoch, from which `training.resume` goes on to the same bits.
+    written after every epoch, from which `training.resume` continues to the same bits.
 
     Args:
         config: what to train; entry on the tape and seed are its own.
         settings: device and threads.
         progress: draw a progress bar while features are packed.
         on_epoch: called with the report of every epoch.
-        notice: told, in a line, what is not as asked and does not stop training.
+        notice: called with one line when something differs from the request but training continues.
 
     Returns:
         The trained head.
@@ -192,14 +192,14 @@ def _snapshot_to_resume(
         return None
     path = path / STATE if path.is_dir() else path
     snapshot, saved = load_snapshot(path)
-    for law in ("config", "data"):
-        for key, due, found in differences(saved[law], identity[law]):
+    for part in ("config", "data"):
+        for name, before, now in differences(saved[part], identity[part]):
             raise ConfigError(
-                f"{path}: a run resumes with the {law} it began with, "
-                f"{key} was {due!r}, found {found!r}"
+                f"{path}: a run resumes with the {part} it began with, "
+                f"{name} was {before!r}, found {now!r}"
             )
-    for key, due, found in differences(saved["machine"], identity["machine"]):
-        notice(f"{path}: {key} was {due!r} and is {found!r}, so the last bits may differ")
+    for name, before, now in differences(saved["machine"], identity["machine"]):
+        notice(f"{path}: {name} was {before!r} and is {now!r}, so the last bits may differ")
     identity["run"] = saved["run"]
     return snapshot
 

@@ -48,7 +48,7 @@ def test_help_of_every_command_names_its_options(headsweep, command, options):
     assert "--debug" in ended.out
 
 
-def test_no_command_shows_help_and_exits_with_2(headsweep):
+def test_headsweep_without_command_shows_help_and_exits_with_2(headsweep):
     ended = headsweep()
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("Usage: headsweep ")

@@ -79,7 +79,7 @@ def test_from_arrays_with_ct_rate_names_derives_patients_and_scans():
     assert train.scans[0].rpartition("_")[0] == train.patients[0]
 
 
-def test_from_arrays_with_own_names_takes_each_as_its_own_patient():
+def test_from_arrays_with_own_names_uses_each_as_patient():
     train, _ = of_arrays(volumes=[f"LIDC-IDRI-{i:04}" for i in range(N)]).search_splits()
     assert train.patients == train.volumes == train.scans
 
@@ -153,7 +153,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("changes", "message"), FAULTS.values(), ids=FAULTS)
-def test_from_arrays_with_unusable_input_names_the_fault_in_one_line(changes, message):
+def test_from_arrays_with_invalid_input_raises_in_one_line(changes, message):
     with pytest.raises(InputError, match=message) as caught:
         of_arrays(**changes)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
-from headsweep.leaderboard.report.plots import value_slice
+from headsweep.leaderboard.report.plots import learning_curves, value_slice
 from headsweep.leaderboard.report.sections import _slices
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -92,3 +92,13 @@ def test_slices_of_a_categorical_parameter_follow_the_order_of_its_choices():
     (plot,) = _slices(trials)
     names = re.findall(r">(\d+)</text>", plot.svg.decode())
     assert [name for name in names if name in ("64", "128", "256")] == ["64", "256"]
+
+
+def test_learning_curves_draw_every_report_of_a_pruned_trial():
+    axes = Figure().add_subplot()
+    learning_curves(axes, complete=[([1, 2, 3], [0.1, 0.2, 0.3])], pruned=[([1, 2], [0.1, 0.15])])
+    curve, end, whole = axes.get_lines()
+    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([1, 2], [0.1, 0.15])
+    assert curve.get_alpha() >= 0.5
+    assert (list(end.get_xdata()), end.get_marker()) == ([2], ".")
+    assert len(whole.get_xdata()) == 3

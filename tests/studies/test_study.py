@@ -128,8 +128,8 @@ def test_open_storage_when_unreachable_hides_the_password(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "law"),
     [
-        ("mysql://user:s3cret@host/studies", "found mysql"),
-        ("sqlite://", "found sqlite"),
+        ("mysql://user:s3cret@host/studies", "unsupported storage 'mysql'"),
+        ("sqlite://", "unsupported storage 'sqlite'"),
         ("studies.db", "must read sqlite:///FILE"),
         ("postgresql://user:s3cret@host:port/x", "must read sqlite:///FILE"),
         ("sqlite:///nowhere/studies.db", "no such file"),

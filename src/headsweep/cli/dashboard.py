@@ -49,7 +49,7 @@ _SAFE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _NO_PAGE = "sandbox; default-src 'none'"
-"""The content security policy of whatever is not the dashboard's own page."""
+"""The content security policy of all answers but the dashboard's own page."""
 
 
 def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:

@@ -102,9 +102,9 @@ def slurm(
 ) -> None:
     """Submit an array of workers to Slurm.
 
-    The study must have been made by `headsweep create`, in a PostgreSQL that the nodes reach; they
-    must see this folder. Tasks that are preempted or near their time limit hand their trials back
-    and are queued again.
+    Create the study first with `headsweep create`, in a PostgreSQL that the nodes can reach; they
+    need access to this folder. Tasks that are preempted or near their time limit hand their trials
+    back and are queued again.
     """
     from headsweep.api import out_folder
     from headsweep.launching.slurm import Resources, array_paths, refuse_embedded, render, submit

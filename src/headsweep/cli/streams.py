@@ -1,7 +1,8 @@
 """Standard streams whose faults never change how a command ends.
 
 A reader may leave early (`| head`), a stream may be closed (`>&-`), a disk may be full, and the
-terminal may use an encoding other than UTF-8. The work goes on; what cannot be written is lost.
+terminal may use an encoding other than UTF-8. The work continues; output that cannot be written is
+lost.
 """
 
 from __future__ import annotations

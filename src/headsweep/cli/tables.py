@@ -164,8 +164,8 @@ def print_status(summaries: Sequence[Summary]) -> None:
         print_table(["study", *shares, "slots used", "slots a step", "µs a slot-step"], spent)
     for summary in summaries:
         if summary.n_refused:
-            said = f"{summary.study}: refused, as their params do not fit the space"
-            console().print(printable(f"{said}: {summary.n_refused} trials"))
+            reason = f"{summary.study}: refused, as their params do not fit the space"
+            console().print(printable(f"{reason}: {summary.n_refused} trials"))
         if summary.last_failure:
             said = f"{summary.study}: the last failure was: {summary.last_failure}"
             console().print(printable(said))

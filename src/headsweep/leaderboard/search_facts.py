@@ -47,7 +47,7 @@ class SearchFacts(BaseModel):
         )
 
     def to_dict(self) -> dict[str, str | int | float | None]:
-        """Return the facts as plain data; speeds that nobody recorded are left out."""
+        """Return the facts as plain data; speeds that no worker recorded are left out."""
         speeds = {"slots_per_step", "us_per_slot_step"}
         unknown = {name for name in speeds if getattr(self, name) is None}
         return self.model_dump(exclude=unknown)
