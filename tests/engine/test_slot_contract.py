@@ -261,7 +261,7 @@ def test_admit_to_a_full_engine_raises() -> None:
     engine = Engine(*SPLITS, EngineSettings(device="cpu", slots=1))
     engine.admit(WATCHED[0])
     assert engine.free == 0
-    with pytest.raises(RuntimeError, match="at most 1 slots"):
+    with pytest.raises(RuntimeError, match="all 1 slots are in use"):
         engine.admit(WATCHED[0])
 
 
@@ -276,7 +276,7 @@ class TestRefusals:
 
     def test_engine_without_a_rankable_label_is_refused(self) -> None:
         train, valid = SPLITS
-        with pytest.raises(ManifestError, match="positives and negatives, found none"):
+        with pytest.raises(ManifestError, match="no label has both positives and negatives"):
             Engine(train, replace(valid, targets=valid.targets * 0), SETTINGS)
 
     def test_engine_on_an_unknown_device_is_refused(self) -> None:

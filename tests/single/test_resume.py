@@ -162,7 +162,10 @@ class TestRefused:
         [
             ("training.learning_rate=0.5", "training.learning_rate was 0.001, found 0.5"),
             ("data.val_manifest=test_manual_all.csv", "data.val_manifest was 'valid.csv'"),
-            ("training.resume.state_path=no/such/file", "no/such/file: a state to resume from"),
+            (
+                "training.resume.state_path=no/such/file",
+                "no/such/file: cannot resume from this file",
+            ),
         ],
     )
     def test_train_with_the_state_of_another_config_is_refused(

@@ -1,4 +1,4 @@
-"""A slot between two epochs, in memory and as one file that is never half-written."""
+"""A slot between two epochs, in memory and as one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FORMAT = "headsweep-state/1"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a slot's next epoch depends on: its clock, its reports so far, and its tensors.
+    """The state of a slot: its clock, its reports so far, and its tensors.
 
-    `step` counts optimiser steps; the tape stands `len(history)` epochs past the slot's entry.
+    `step` counts optimizer steps; the tape is `len(history)` epochs past the slot's entry.
     """
 
     step: int
@@ -33,10 +33,10 @@ class Snapshot:
 
 
 def save_snapshot(snapshot: Snapshot, path: Path, identity: Mapping[str, Any]) -> None:
-    """Replace the file at `path` in one step, so that a killed run leaves the old or the new one.
+    """Replace the file at `path` atomically, so that a killed run leaves the old or the new one.
 
     Args:
-        snapshot: what to keep.
+        snapshot: the state to save.
         path: a safetensors file; clock and reports are JSON in its metadata.
         identity: plain data that names the run; `load_snapshot` returns it.
     """
@@ -64,7 +64,7 @@ def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
     """Return a snapshot and the identity of its run.
 
     Raises:
-        ConfigError: the file is missing, or no snapshot of this version.
+        ConfigError: the file is missing, or not a snapshot of this version.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

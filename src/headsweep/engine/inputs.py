@@ -1,4 +1,4 @@
-"""Features and labels of a study on the device, as one matrix for each way to normalise them."""
+"""Features and labels of a study on the device, with one matrix for each normalization."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headsweep.heads.normalization import Normalizer, fit_normalizer
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to read the features: which modalities, and how they are normalised."""
+    """One way to read the features: which modalities, and how they are normalized."""
 
     input: FeatureInput
     normalization: Normalization
@@ -32,14 +32,14 @@ class Variant:
 
 
 class Inputs:
-    """Train and valid splits on one device; normalised matrices are made once and kept.
+    """Train and valid splits on one device; normalized matrices are computed once.
 
     Attributes:
         targets: training labels `(n, c)`, float32.
         pos_weight: negatives over positives of every label `(c,)`; 1 where there is no positive.
         valid_targets: validation labels `(n_valid, c)`, on the host.
-        ranks_logits: rank validation rows by logits; False ranks float32 probabilities, with the
-            ties that rounding makes, as boards of before were trained.
+        ranks_logits: rank validation rows by logits; False ranks float32 probabilities, with ties
+            from rounding, as earlier versions did.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Inputs:
         return len(self.targets)
 
     def shape(self, config: Config) -> HeadShape:
-        """Return what a head of this config must fit.
+        """Return the shape that a head of this config must have.
 
         Raises:
             ConfigError: the head reads a modality that the splits lack.
@@ -95,7 +95,7 @@ class Inputs:
         return self._normalizers[key]
 
     def view(self, modality: Modality, normalization: Normalization, *, valid: bool) -> Tensor:
-        """Return normalised features `(n, d)` of one modality."""
+        """Return normalized features `(n, d)` of one modality."""
         key = (modality, normalization, valid)
         if key not in self._views:
             split = self.valid if valid else self.train

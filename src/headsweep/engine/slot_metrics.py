@@ -1,4 +1,4 @@
-"""Validation metrics of slots, computed by several threads where a GPU would wait for one."""
+"""Validation metrics of slots, computed by several threads if training runs on a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def slot_metrics(
 ) -> Metrics:
     """Compute macro AUPRC, macro AUROC and mean cross-entropy of every slot.
 
-    A slot's numbers do not depend on its neighbours, so not on the number of threads either.
+    A slot's metrics do not depend on the other slots, nor on the number of threads.
 
     Args:
         targets: validation labels `(n, c)`.

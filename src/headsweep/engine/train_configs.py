@@ -1,4 +1,4 @@
-"""Training a fixed list of configs to the end: finalists, replays and single runs."""
+"""Trains a fixed list of configs to the end: finalists, replays and single runs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def train_to_end(
         train: training split.
         valid: validation split.
         settings: `slots` bounds how many configs are trained at once.
-        ranks_logits: choose the best epoch by logits; False as boards of before did, by float32
-            probabilities.
+        ranks_logits: choose the best epoch by logits; False chooses it by float32 probabilities, as
+            earlier versions did.
         on_epoch: called with the reports of every epoch; a report's `slot` is then the position
             of its config in `configs`.
 

@@ -1,8 +1,8 @@
-"""Connections and transactions on the two databases a storage may be in: SQLite and PostgreSQL.
+"""Connections to SQLite and PostgreSQL, and transactions on them.
 
-One policy for every reader and writer: opening waits `OPENING_S` for a server that does not answer,
-and whatever is done afterwards is tried again for `OUTAGE_S` while the server is away. The first
-failure is logged. Faults that waiting does not cure are raised at once.
+All reads and writes follow the same rules: opening waits `OPENING_S` for a server that does not
+answer; later transactions are retried for `OUTAGE_S` while the server cannot be reached. The first
+failure is logged. Errors that waiting does not fix are raised immediately.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from headsweep.storage.urls import shown_url as shown_url
 T = TypeVar("T")
 
 OPENING_S = 10.0
-"""How long opening waits for a server that does not answer."""
+"""How long opening waits for a server that does not answer, in seconds."""
 OUTAGE_S = 600.0
-"""How long everything else is tried again while a server that answered before is away."""
+"""How long transactions are retried while a server that answered before cannot be reached."""
 CONNECT_TIMEOUT_S = 5
 LONGEST_PAUSE_S = 5.0
 SILENT_S = 1.0
-"""An outage that is shorter is not logged."""
+"""A shorter outage is not logged."""
 # Namespace of our PostgreSQL advisory locks; the second key is the study, 0 the schema.
 LOCK_NAMESPACE = 0x48535750
 BEGIN = "headsweep_begin"
-"""Execution option: the words that begin a transaction of PostgreSQL."""
+"""Execution option: the statements that begin a transaction of PostgreSQL."""
 READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 FROZEN_S = 30
-"""A transaction that hangs for longer while it holds the lock of a study is aborted."""
+"""A transaction that holds a study's lock and is idle for longer, in seconds, is aborted."""
 IDLE_S = 1.0
-"""A connection of PostgreSQL that was used less long ago is not tested before it is used again."""
-# Faults that waiting does not cure, by what the drivers say.
+"""A PostgreSQL connection that was idle for longer is tested before it is used again."""
+# Texts of the drivers' errors that waiting does not fix.
 _LASTING = (
     *("disk is full", "readonly", "unable to open", "disk I/O error"),
     *("no such", "has no column", "already exists", "syntax error"),  # another program's tables
@@ -66,14 +66,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Database:
-    """One open database: whole transactions, tried again during an outage.
+    """An open database, whose transactions are retried during an outage.
 
-    `shown` is the URL for people; `public_url` opens the database again for those who have the
-    password from elsewhere; `file` is SQLite's.
+    `shown` is the URL for messages; `public_url` is the URL without password, with which the
+    database can be opened again if the password is configured elsewhere; `file` is the SQLite file.
 
     Args:
         url: a parsed URL; its password is given to the driver only.
-        outage_s: how long a transaction is tried again while the database cannot be reached.
+        outage_s: how long a transaction is retried while the database cannot be reached.
     """
 
     def __init__(self, url: URL, *, outage_s: float | None = None) -> None:
@@ -83,7 +83,7 @@ class Database:
         self.file = Path(str(url.database)) if self.dialect == "sqlite" else None
         self.read_only = self.file is not None and is_read_only(self.file)
         self.file_id = ""
-        """The SQLite file that was opened; another one has another id. Empty for PostgreSQL."""
+        """Identifies the SQLite file that was opened; empty for PostgreSQL."""
         self.outage_s = OUTAGE_S if outage_s is None else outage_s
         self._url = url
         if self.dialect == "sqlite":
@@ -96,23 +96,23 @@ class Database:
         """Run `work` on one consistent snapshot.
 
         Args:
-            work: reads; it is called again after an outage.
+            work: only reads; it is called again after an outage.
 
         Returns:
             What `work` returns.
 
         Raises:
-            StorageError: the database cannot be reached, or does not hold what it should.
+            StorageError: the database cannot be reached, or its content cannot be read.
         """
         return self._run(work, {DEFERRED: True, BEGIN: READING})
 
     def write(self, work: Callable[[Connection], T], *, study_id: int | None) -> T:
-        """Run `work` in one transaction, under the lock of a study unless that is None.
+        """Run `work` in one transaction, under the lock of a study, if one is given.
 
         Args:
             work: must be idempotent: it is called again if the connection breaks, possibly after
                 the commit.
-            study_id: the study whose lock is taken.
+            study_id: the study whose lock is taken; None takes no lock.
 
         Returns:
             What `work` returns.
@@ -124,11 +124,11 @@ class Database:
             raise self._read_only_error()
         limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_S}s'"
         lock = f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, {study_id})"
-        # In one trip, and before the snapshot is taken.
+        # One round trip, and the lock is taken before the snapshot.
         return self._run(work, {} if study_id is None else {BEGIN: f"BEGIN; {limit}; {lock}"})
 
     def outlast(self, call: Callable[[], T]) -> T:
-        """Call something that uses the database, again during an outage.
+        """Call a function that uses the database, and retry it during an outage.
 
         Args:
             call: must be idempotent.
@@ -137,8 +137,8 @@ class Database:
             What `call` returns.
 
         Raises:
-            UnreachableStorageError: the database was away for longer than `outage_s`.
-            StorageError: a fault that waiting does not cure.
+            UnreachableStorageError: the database could not be reached for longer than `outage_s`.
+            StorageError: an error that waiting does not fix.
         """
         begun = time.monotonic()
         logged = False
@@ -163,7 +163,7 @@ class Database:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def explain(self, error: BaseException) -> StorageError:
-        """Return the one-line error for a fault of the database, without its password."""
+        """Return a one-line error for an error of the database, without its password."""
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         found = " ".join(str(cause).split()) or type(cause).__name__
         if self._url.password:
@@ -180,12 +180,16 @@ class Database:
         )
 
     def secret_url(self) -> str:
-        """Return the URL with its password: for the environment of a child process alone."""
+        """Return the URL with its password; use it only for the environment of a child process."""
         return self._url.render_as_string(hide_password=False)
 
     @contextmanager
     def schema_lock(self) -> Iterator[Engine]:
-        """Let one process at a time create the tables, on as many connections as that takes."""
+        """Lock the creation of tables, so that only one process at a time creates them.
+
+        Yields:
+            An engine without a limit on connections.
+        """
         if self.file is not None:
             with folder_lock(self.file.parent):
                 yield self.engine
@@ -235,9 +239,9 @@ def open_database(
 
     Args:
         url: `sqlite:///FILE`, `postgresql://…` or `postgresql+psycopg://…`.
-        create: whether the folder of a SQLite file may be made.
-        opening_s: how long to wait for a server that does not answer yet; None is `OPENING_S`.
-        outage_s: how long to try again during an outage; None is `OUTAGE_S`.
+        create: whether the folder of a SQLite file may be created.
+        opening_s: how long to wait for a server that does not answer yet; None uses `OPENING_S`.
+        outage_s: how long to retry during an outage; None uses `OUTAGE_S`.
 
     Returns:
         The database.
@@ -272,7 +276,7 @@ def _postgres_engine(url: URL, poolclass: type[Pool] = QueuePool) -> Engine:
             "keepalives_count": 3,
             "options": options,
         },
-        isolation_level="AUTOCOMMIT",  # we begin our transactions ourselves
+        isolation_level="AUTOCOMMIT",  # transactions are begun explicitly
         poolclass=poolclass,
         **({"pool_size": 1, "max_overflow": 0} if poolclass is QueuePool else {}),
     )

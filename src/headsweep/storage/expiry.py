@@ -1,8 +1,8 @@
-"""Trials that lost their worker: they fail, and a copy of each is queued to run again.
+"""Trials whose worker crashed or stopped: they fail, and a copy of each is queued.
 
 Every function here runs in one transaction under the study's lock. The copy is WAITING, has the
-same params, and is written before the lost trial becomes FAIL. A trial that fails by itself is not
-run again.
+same params, and is written before the lost trial becomes FAIL. A trial that fails because of an
+error of its own is not retried.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from headsweep.storage.trial_rows import fetch_trials
 
 @dataclass(frozen=True)
 class Expired:
-    """What `expire_trials` did and saw."""
+    """The result of `expire_trials`."""
 
     any: bool
-    """Whether a trial was failed, so that the cache is out of date."""
+    """Whether any trial was failed; the cache is then out of date."""
     without_heartbeat: frozenset[int]
-    """Ids of RUNNING trials that no worker of headsweep runs: those of stock Optuna."""
+    """Ids of RUNNING trials without heartbeat, which other programs run, such as stock Optuna."""
 
 
 def expire_trials(
@@ -63,18 +63,18 @@ def expire_trials(
     lease_s: float,
     max_retries: int,
 ) -> Expired:
-    """Fail the trials whose lease ran out, and queue a retry of each.
+    """Fail the trials whose lease expired, and queue a retry of each.
 
-    A trial that lost its worker more than `max_retries` times is not queued again: it probably
-    crashes its workers. A heartbeat in the future was written before the clock was set back; it is
-    set to now, or the trials of a dead worker would run until the clock has caught up.
+    A trial that lost its worker more than `max_retries` times is not retried: it probably crashes
+    its workers. A heartbeat in the future was written before the clock was set back. It is set to
+    now; otherwise the trials of a crashed worker would not expire until the clock reaches it.
 
     Args:
         connection: in a transaction under the study's lock.
-        cache: of the study, up to date.
+        cache: the study's cache, up to date.
         now: naive UTC.
-        lease_s: how long a heartbeat holds.
-        max_retries: how often a trial is run again.
+        lease_s: how long a heartbeat is valid, in seconds.
+        max_retries: how often a trial is retried.
 
     Returns:
         Whether any trial was failed, and the trials that have no heartbeat.
@@ -102,13 +102,13 @@ def expire_trials(
 def take_back(connection: Connection, study_id: int, worker: str, *, max_retries: int) -> int:
     """Fail the trials that a previous run of this worker left RUNNING, and queue a retry of each.
 
-    A worker that its scheduler starts again under its old id need not wait for its own leases.
+    A worker that is restarted with the same id does not have to wait until its own leases expire.
 
     Args:
         connection: in a transaction under the study's lock.
         study_id: id of the study.
         worker: id of the worker.
-        max_retries: how often a trial is run again.
+        max_retries: how often a trial is retried.
 
     Returns:
         Number of trials that were failed.
@@ -141,7 +141,7 @@ def hand_back(
     crashed: bool,
     max_retries: int,
 ) -> None:
-    """Fail trials that this worker still runs, and queue a retry of each for the next worker.
+    """Fail trials that this worker still runs, and queue a retry of each for any worker.
 
     Args:
         connection: in a transaction under the study's lock.
@@ -150,7 +150,7 @@ def hand_back(
         trial_ids: the trials to give up.
         worker: id of the worker.
         crashed: whether the worker failed, which counts as a retry, or was asked to stop.
-        max_retries: how often a trial whose worker crashed is run again.
+        max_retries: how often a trial whose worker crashed is retried.
     """
     write_changes(connection, study_id, changes, dict.fromkeys(changes, worker), utc_now())
     reason = "its worker failed" if crashed else "its worker was told to stop"
@@ -168,7 +168,7 @@ def _fail(
     crashed: bool = True,
     max_retries: int,
 ) -> None:
-    """Fail trials that lost their worker, and queue a retry of each that may have one."""
+    """Fail trials, and queue a retry of each that has not reached `max_retries`."""
     retries = {trial_id(trial): trial.user_attrs.get(RETRIES, 0) for trial in lost}
     given_up = [t for t in lost if crashed and retries[trial_id(t)] >= max_retries]
     retried = [t for t in lost if not crashed or retries[trial_id(t)] < max_retries]
@@ -188,7 +188,7 @@ def _queue_retries(
     *,
     crashed: bool,
 ) -> None:
-    """Add a WAITING copy of each trial: its params and lineage, nothing of what it reported."""
+    """Add a WAITING copy of each trial, with its params and origin but without its reports."""
     if not trials:
         return
     highest = select(func.max(TRIALS.c.number)).where(TRIALS.c.study_id == study_id)
@@ -214,8 +214,8 @@ def _queue_retries(
 
 
 def _leave_rungs(connection: Connection, trials: Sequence[FrozenTrial]) -> None:
-    """Take lost trials out of the competition at the rungs, which their retries enter."""
-    # Renamed, not deleted: SQLite would give the ids of deleted rows to new ones.
+    """Rename the rung values of lost trials, since their retries enter the rungs again."""
+    # They are not deleted, since SQLite would give the ids of deleted rows to new ones.
     if not trials:
         return
     dialect = connection.dialect.name

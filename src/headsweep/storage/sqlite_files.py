@@ -1,4 +1,4 @@
-"""SQLite files: where they may be, how they are opened, and whether they are still the same."""
+"""SQLite files: checks of their location, how they are opened, and detection of replacement."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from headsweep.errors import StorageError
 BUSY_TIMEOUT_S = 60
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs")
 DEFERRED = "headsweep_deferred"
-"""Execution option under which SQLite takes no lock before the first write."""
+"""Execution option with which SQLite takes no lock before the first write."""
 
 
 def check_file(path: Path, *, create: bool) -> None:
-    """Check that a SQLite file is there, or can be created, on a local disk.
+    """Check that a SQLite file exists or can be created, on a local disk.
 
     Args:
         path: the file.
-        create: whether its folder may be made and the file may be missing.
+        create: whether the file may be missing and its folder may be created.
 
     Raises:
         StorageError: it is missing, or on a network file system.
@@ -59,7 +59,7 @@ def is_read_only(path: Path) -> bool:
 
 
 def file_id(path: Path) -> str:
-    """Return what tells a file from one that replaces it; empty if there is none."""
+    """Return an id that changes when the file is replaced; empty if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -79,7 +79,7 @@ def sqlite_engine(url: URL, *, read_only: bool) -> Engine:
     """
     if read_only:
         path = Path(str(url.database))
-        # Each connection is new, since whether the file is at rest can change.
+        # Each connection is new, since a write-ahead log may appear or disappear.
         engine = sqlalchemy.create_engine(
             url, creator=lambda: _open_read_only(path), poolclass=NullPool
         )
@@ -93,14 +93,14 @@ def sqlite_engine(url: URL, *, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # we begin our transactions ourselves
+        connection.isolation_level = None  # transactions are begun explicitly
         if not read_only:
             _enter_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that reads first and then writes would lose a race for the write lock.
+        # A transaction that reads before it writes could fail to get the write lock.
         deferred = read_only or connection.get_execution_options().get(DEFERRED, False)
         connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
 
@@ -109,7 +109,7 @@ def sqlite_engine(url: URL, *, read_only: bool) -> Engine:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block."""
+    """Lock a folder, so that only one process at a time is inside the context."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Recording a train step on CUDA, so that all its kernels start by one call from the host."""
+"""Records a train step on CUDA, so that one call from the host starts all its kernels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Step = Callable[[], None]
 def record_graph(step: Step) -> Step:
     """Take a step once while recording it as a CUDA graph.
 
-    The step must read and write tensors that stay where they are, and must not wait for the
-    device. It must have been taken before as it is, so that libraries have been set up.
+    The step must use tensors whose addresses do not change, and must not wait for the device. It
+    must have been taken once without recording, so that libraries are initialized.
 
     Returns:
-        A function that takes it again.
+        A function that takes the step again.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -26,19 +26,19 @@ def record_graph(step: Step) -> Step:
 
 
 class RecordedStep:
-    """Takes a step as it is the first time, records the second, and replays it from then on.
+    """Takes the first step without recording, records the second, and replays it afterwards.
 
-    It holds the recording, not the step, so that nothing keeps its owner's memory alive.
+    It refers to the recording, not to the step, so that it does not keep the owner's memory alive.
     """
 
     def __init__(self, record: Callable[[Step], Step] | None) -> None:
-        """`record` is None where nothing is to be recorded: the step is then called every time."""
+        """Store `record`; None records nothing, so that the step is called every time."""
         self.record = record
         self.replay: Step | None = None
         self.warm = False
 
     def __call__(self, step: Step) -> None:
-        """Take the step, the same one every time."""
+        """Take the step, which must be the same one every time."""
         if self.replay is not None:
             self.replay()
         elif self.record is not None and self.warm:

@@ -1,4 +1,4 @@
-"""Which device trains, and the process-wide state that training's bits depend on."""
+"""The choice of the device, and process-wide settings that affect the bits of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headsweep.settings import EngineSettings
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Denormal numbers count as zero inside: moments that fade away would slow a CPU down."""
+    """Flush denormal numbers to zero in the context, since tiny moments would slow a CPU down."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -22,7 +22,7 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def prepare_device(settings: EngineSettings) -> torch.device:
-    """Fix the threads of this process, and choose the device to train on.
+    """Set the number of threads of this process, and choose the device to train on.
 
     Returns:
         The device.

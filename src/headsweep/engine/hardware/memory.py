@@ -1,11 +1,11 @@
-"""Telling a device that has run out of memory from other faults."""
+"""Detection of errors that mean that memory ran out."""
 
 from __future__ import annotations
 
 import torch
 
 WORDS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
-"""Of PyTorch's CPU allocator, of a BLAS handle's workspace, and of the CUDA driver."""
+"""Texts of PyTorch's CPU allocator, of a BLAS handle's workspace, and of the CUDA driver."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
-"""Dropout noise from counters: a function of seed, step and place, never of a slot's neighbours.
+"""Dropout noise from counters: a function of seed, step and position only.
 
 All slots of a group share seed and step, so they share one stream of random bits and differ only
-in the threshold they compare it with: the noise costs the same for one slot as for sixty-four.
+in the threshold: the noise costs the same for one slot as for sixty-four.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def uniforms_at(positions: Tensor, keys: int | Tensor) -> Tensor:
 
 
 def _uniforms_in_blocks(key: int, count: int) -> NDArray[np.float32]:
-    """Return the same stream, in half the time: NumPy has unsigned integers, blocks fit a cache."""
+    """Return the same stream in half the time, by NumPy's unsigned integers in small blocks."""
     stream = np.empty(count, np.float32)
     x, shifted = np.empty((2, min(count, _BLOCK)), np.uint32)
     for start in range(0, count, _BLOCK):
@@ -69,7 +69,7 @@ def _uniforms_in_blocks(key: int, count: int) -> NDArray[np.float32]:
 def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
     """Return `x` where `noise`, uniform and of the same shape, exceeds `dropout`, else 0.
 
-    Linear in `x`, so the backward pass is the same function of the error. What is kept is not
+    Linear in `x`, so the backward pass is the same function of the error. The values are not
     scaled. A threshold kernel is an order of magnitude faster on a CPU than a product with a
     boolean mask.
     """
@@ -83,7 +83,7 @@ def minibatch_key(seed: int, step: int, layer: int) -> int:
 
 
 def seed_key(seed: int) -> int:
-    """Return what the keys of all minibatches of a seed are mixed from, unsigned 32 bits."""
+    """Return the number from which the keys of all minibatches of a seed are mixed, 32 bits."""
     return _mix(seed)
 
 

@@ -1,6 +1,6 @@
-"""Penalised logistic regression for many penalties and labels at once on one shared matrix.
+"""Penalized logistic regression for many penalties and labels at once on one shared matrix.
 
-Every problem minimises, over weights w and an unpenalised bias b,
+Every problem minimizes, over weights w and an unpenalized bias b,
 
     mean_i softplus(z_i) - y_i z_i  +  penalty / 2 · |w|²,      z = X w + b,
 
@@ -77,7 +77,7 @@ def solve_logistic(x: Tensor, targets: Tensor, penalty: Tensor) -> Solution:
 
 @dataclass(frozen=True)
 class _Centred:
-    """Products with the centred matrix, without a centred copy of it."""
+    """Products with the centered matrix, without a centered copy of it."""
 
     x: Tensor
     centre: Tensor
@@ -93,8 +93,8 @@ class _Centred:
 
     def covariance(self) -> Tensor:
         """Return the covariance `(d, d)`."""
-        centred = self.x - self.centre
-        return centred.T @ centred / len(self.x)
+        centered = self.x - self.centre
+        return centered.T @ centered / len(self.x)
 
 
 class _InverseCurvature:
@@ -112,7 +112,7 @@ class _InverseCurvature:
         """Apply to gradients `(P, d)` and `(P,)` of the problems `index`.
 
         Returns:
-            What the gradients become.
+            The products.
         """
         rotated = (gradient @ self.axes).mul_(self.gain[index]) @ self.axes.T
         return rotated, bias_gradient * self.bias_gain[index]
@@ -130,9 +130,9 @@ class _Problems:
     gradient: Tensor
     bias_gradient: Tensor
     moves: list[tuple[Tensor, Tensor]]
-    """Past moves of weights and bias, latest last."""
+    """Past steps of weights and bias, latest last."""
     changes: list[tuple[Tensor, Tensor]]
-    """Changes of the gradients over those moves."""
+    """Changes of the gradients over those steps."""
     fresh: bool = True
 
     @classmethod
@@ -171,7 +171,7 @@ class _Problems:
         q, qb = self.gradient.clone(), self.bias_gradient.clone()
         shares = []
         for (s, sb), (y, yb) in zip(reversed(self.moves), reversed(self.changes), strict=True):
-            # A pair without positive curvature is rounding; it is passed over.
+            # A pair without positive curvature comes from rounding; it is skipped.
             curvature = _dot(s, sb, y, yb)
             rho = torch.where(curvature > 0, 1 / curvature.clamp_min(1e-30), 0.0)
             alpha = rho * _dot(s, sb, q, qb)

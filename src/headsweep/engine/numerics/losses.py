@@ -1,6 +1,6 @@
 """Multi-label losses and their gradients with respect to the logits, elementwise.
 
-Every function takes logits and targets of any one layout; hyperparameters are floats for one slot
+Every function takes logits and targets of the same layout; hyperparameters are floats for one slot
 or tensors that broadcast against the layout for a stack of slots.
 """
 
@@ -51,8 +51,8 @@ def loss_settings(training: TrainingConfig, pos_weight: Tensor) -> LossSettings:
 def stack_settings(slots: Sequence[LossSettings]) -> LossSettings:
     """Return the losses of K slots of one kind, for logits `(K, c, b)`.
 
-    A power of a number rounds otherwise than a power of a tensor, so settings are tensors even
-    where all slots agree; only no smoothing at all is the same either way.
+    A power of a number is rounded differently than a power of a tensor, so settings are tensors
+    even if all slots agree; only without smoothing both are equal.
     """
 
     def column(values: Sequence[Hyper]) -> Tensor:

@@ -1,4 +1,4 @@
-"""One optimiser step for one slot: PyTorch's own fused kernels, called without their wrappers.
+"""One optimizer step for one slot: PyTorch's own fused kernels, called without their wrappers.
 
 The wrappers of `torch.optim` cost more than a linear head's whole update; the functions below are
 the ones they call, so the numbers are those of `torch.optim.AdamW` and `SGD` with `fused=True`.
@@ -21,7 +21,7 @@ EPSILON = 1e-8
 
 
 class Optimizer(ABC):
-    """Updates one slot's parameters in place from gradients that lie in fixed buffers."""
+    """Updates one slot's parameters in place from gradients in fixed buffers."""
 
     def __init__(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
@@ -30,10 +30,10 @@ class Optimizer(ABC):
         self.bind(params, grads)
 
     def bind(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Go on with the same parameters and gradient buffers at another place in memory.
+        """Use copies of the same parameters and gradient buffers at other addresses.
 
-        An update knows no neighbours, so it runs through memory: PyTorch's kernels would lay a
-        copy of a gradient out anew where it is stored column by column.
+        An update is elementwise, so it uses the order in memory: PyTorch's kernels would copy a
+        gradient that is stored column by column.
         """
         self.params, self.grads = in_memory_order(params), in_memory_order(grads)
 
@@ -56,7 +56,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def moments(self) -> dict[str, Tensor]:
-        """Return the live tensors, by name, that the next step needs besides the parameters."""
+        """Return the tensors of the optimizer's state, by name, not copied."""
 
 
 class AdamW(Optimizer):
@@ -135,6 +135,6 @@ def in_memory_order(tensors: Sequence[Tensor]) -> list[Tensor]:
 def make_optimizer(
     params: Sequence[Tensor], grads: Sequence[Tensor], training: TrainingConfig
 ) -> Optimizer:
-    """Return the optimiser that `training.optimizer` names."""
+    """Return the optimizer that `training.optimizer` names."""
     kind = AdamW if training.optimizer == "adamw" else SGD
     return kind(params, grads, training)

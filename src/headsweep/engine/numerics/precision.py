@@ -1,8 +1,8 @@
 """Matrix products whose inputs are rounded: `training.precision`.
 
-Weights, moments, sums and everything elementwise stay float32, and so does validation; only what
-enters a product while a head trains is rounded, to what the tensor cores of a GPU take. Where they
-are not, numbers are rounded by hand, so that the effect on a metric can be seen without a GPU.
+Weights, moments, sums and everything elementwise stay float32, and so does validation; only the
+factors of products in training are rounded, to the format of the tensor cores of a GPU. Without
+tensor cores they are rounded in software, so that the effect on a metric can be seen without a GPU.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ FIRST_FACTOR = {
     aten.addmm.out: 1,
     aten.addmm_.default: 1,
 }
-"""The products that programs come down to, and which of their arguments is the first factor."""
+"""The products that programs use, and which of their arguments is the first factor."""
 
 
 @contextmanager
 def rounded_products(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Inside, the inputs of products are rounded; sums are float32 everywhere."""
+    """Round the factors of products in the context; sums are float32 everywhere."""
     if precision == "float32":
         yield
     elif device.type == "cuda":
         matmul = torch.backends.cuda.matmul
         before, matmul.allow_tf32 = matmul.allow_tf32, True
         try:
-            # Every bf16 number is a tf32 number too, so what was rounded by hand enters as it is.
+            # Every bf16 number is a tf32 number too, so rounded factors are not changed.
             with _Rounding(to_bf16) if precision == "bf16" else nullcontext():
                 yield
         finally:

@@ -8,7 +8,7 @@ from headsweep.config.schema import TrainingConfig
 
 
 def learning_rate(training: TrainingConfig, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of optimiser step `step` (0-based).
+    """Return the learning rate of optimizer step `step` (0-based).
 
     Rises linearly over `warmup_epochs`, then stays constant, or falls along half a cosine to zero
     at the end of `max_epochs` (Loshchilov & Hutter 2017).

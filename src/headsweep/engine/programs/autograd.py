@@ -1,4 +1,4 @@
-"""Heads without a hand-written program, other people's among them: autograd on the plain module."""
+"""Heads without a hand-written program, such as those of plug-ins: autograd on the module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AutogradBatch:
 
 
 class AutogradTrainer(SingleTrainer[AutogradBatch]):
-    """One `LabelHead`, trained as its author would train it."""
+    """One `LabelHead`, trained by autograd."""
 
     def __init__(self, slot: Slot, inputs: Inputs) -> None:
         super().__init__(slot, inputs)
@@ -39,7 +39,7 @@ class AutogradTrainer(SingleTrainer[AutogradBatch]):
         self.loss = loss_settings(slot.config.training, inputs.pos_weight)
 
     def compute_gradients(self, batch: AutogradBatch) -> None:
-        """Forward and backward by autograd, random layers seeded by the minibatch."""
+        """Run forward and backward by autograd, with random layers seeded by the minibatch."""
         self.head.train()
         devices = [self.inputs.device] if self.inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.enable_grad():

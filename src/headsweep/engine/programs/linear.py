@@ -1,4 +1,4 @@
-"""Linear heads, fused: slots of one batch size share a step, those of one input its products."""
+"""Linear heads, fused: slots of one batch size share a step, those of one input also products."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from headsweep.heads.base import Head
 from headsweep.heads.registry import rebuild_head
 
 LARGEST_STACK = 32
-"""Slots of a stack: the weights, gradients and moments of more fall out of a core's cache."""
+"""Slots of a stack; weights, gradients and moments of more do not fit into a core's cache."""
 
 
 class LinearProgram(Program):
-    """Stacks of slots of one batch size, which train in turn on the same gathered rows."""
+    """Stacks of slots of one batch size, which are trained in turn on the same gathered rows."""
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
@@ -38,7 +38,7 @@ class LinearProgram(Program):
         self.x_valid: dict[Variant, Tensor] = {}
 
     def admit(self, slot: Slot) -> None:
-        """Build the slot's head; it is stacked before the next step."""
+        """Build the slot's head, which is added to a stack before the next step."""
         member = Member.new(slot, self.inputs)
         stacks = self.stacks.setdefault(slot.batch_size, [])
         with_room = [stack for stack in stacks if len(stack.members) < LARGEST_STACK]
@@ -51,7 +51,7 @@ class LinearProgram(Program):
         self.members[slot.number] = member
 
     def evict(self, slot: Slot) -> None:
-        """Forget the slot."""
+        """Remove the slot."""
         gone = self.members.pop(slot.number)
         stacks = self.stacks[slot.batch_size]
         stack = next(stack for stack in stacks if gone in stack.members)
@@ -120,7 +120,7 @@ class LinearProgram(Program):
         return rebuild_head(config.head, self.inputs.shape(config), tensors)
 
     def _x_valid(self, variant: Variant) -> Tensor:
-        """Return the validation rows, lengthened to whole vectors."""
+        """Return the validation rows, padded to whole vectors."""
         if variant not in self.x_valid:
             x = self.inputs.matrix(variant, valid=True)
             self.x_valid[variant] = pad(x, (0, 0, *in_whole_vectors(len(x))))

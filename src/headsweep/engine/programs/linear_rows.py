@@ -1,7 +1,7 @@
 """Training rows of linear heads, gathered once for all slots that read them.
 
-At a few slots for each input variant, gathering a row and laying it out a second time cost more
-than its products. Minibatches of all batch sizes are consecutive rows of one permutation, so those
+With few slots for each input variant, gathering and transposing a row takes longer than its
+products. Minibatches of all batch sizes are consecutive rows of one permutation, so those
 of 1,024 rows, of 256 and of 64 are parts of the same gathered rows.
 """
 
@@ -22,12 +22,12 @@ ROWS_AT_ONCE = 1024
 """Rows that are gathered at once for smaller batch sizes."""
 
 MOST_ROWS = 4096
-"""Batch size up to which others share its rows, so that these stay in a CPU's cache."""
+"""Largest batch size whose rows others share, so that these stay in a CPU's cache."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A minibatch of `length` rows, lengthened by zeros to `b`, a number of whole vectors."""
+    """A minibatch of `length` rows, padded with zeros to `b`, a number of whole vectors."""
 
     length: int
     x: Mapping[Variant, Tensor]
@@ -53,7 +53,7 @@ class Rows:
 
 
 class RowBuffers:
-    """Memory into which rows are gathered, kept from step to step."""
+    """Memory into which rows are gathered, reused from step to step."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
@@ -82,7 +82,7 @@ class RowBuffers:
         return self._rows[length]
 
     def clear(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._rows.clear()
         self._labels.clear()
 
@@ -112,6 +112,6 @@ def in_whole_vectors(length: int) -> tuple[int, int]:
     """Return how many zeros go before and after so many elements, to leave no remainder.
 
     Vector kernels compute a remainder at the very end by scalar code, with other bits; whether a
-    slot stands there depends on its neighbours.
+    slot is there depends on the other slots.
     """
     return 0, -length % VECTOR_BLOCK

@@ -51,7 +51,7 @@ class Member:
 
     @classmethod
     def new(cls, slot: Slot, inputs: Inputs) -> Member:
-        """Return a member with freshly initialised weights, in no stack yet."""
+        """Return a member with newly initialized weights, not in a stack yet."""
         config = slot.config
         head = build_head(config.head, inputs.shape(config), seed=config.training.seed)
         weight, bias = (
@@ -70,7 +70,7 @@ class Member:
         )
 
     def move(self, weight: Tensor, bias: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
-        """Go on with the weights and gradients in other memory."""
+        """Move the weights and gradients to other memory."""
         weight.copy_(self.weight)
         bias.copy_(self.bias)
         self.weight, self.bias = weight, bias
@@ -125,7 +125,7 @@ class Layout:
 
 
 class Stack:
-    """Slots of one batch size; they are laid out anew before the first step of a membership."""
+    """Slots of one batch size; stacks are rebuilt before the first step after a change of slots."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
@@ -136,7 +136,7 @@ class Stack:
 
     @property
     def members(self) -> list[Member]:
-        """The slots, in the order in which they came."""
+        """The slots, in the order in which they were admitted."""
         return self._members
 
     @members.setter
@@ -160,8 +160,8 @@ class Stack:
             torch.mm(weight, rows.x[block.variant].T, out=_part(logits, block))
         error = self._error(logits, rows.targets)
         error.mul_(1 / (rows.length * logits.shape[1]))
-        # How a BLAS adds up a slot's gradient must not depend on how many slots stand beside it.
-        # MKL keeps to one order when nothing is scaled inside the product and the inputs lie
+        # The order in which a BLAS sums a slot's gradient must not depend on the number of slots.
+        # MKL uses one order if nothing is scaled inside the product and the inputs are
         # transposed; other layouts change bits from 16 slots, or from 1,024 rows, on.
         for block in layout.blocks:
             grad = block.weight_grad.view(-1, block.weight.shape[2])
@@ -175,7 +175,7 @@ class Stack:
     def _error(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the gradients of the losses `(K, c, b)`, in the logits' place.
 
-        Slots of one loss kind are done together; of idle slots the logits may stay as they are.
+        Slots of one loss kind are computed together; logits of idle slots may stay unchanged.
         """
         layout = self.laid_out()
         logits.add_(layout.bias.unsqueeze(2))
@@ -188,7 +188,7 @@ class Stack:
     def _logits_of(self, length: int) -> Tensor:
         """Return the buffer for one length.
 
-        Memory that is allocated anew in every step would be zeroed by the kernel in every step.
+        Memory allocated in every step would be zeroed by the operating system in every step.
         """
         if length not in self._logits:
             shape = (*self.laid_out().bias.shape, length)
@@ -227,7 +227,7 @@ def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
 
 
 def _losses(places: Sequence[Member | None], device: torch.device) -> list[LossGroup]:
-    """Return the slots by loss kind; where there is one kind, idle slots take it too."""
+    """Return the slots by loss kind; if there is only one kind, idle slots have it too."""
     by_kind: dict[str, list[int]] = {}
     for place, member in enumerate(places):
         if member is not None:

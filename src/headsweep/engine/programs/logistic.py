@@ -18,7 +18,7 @@ from headsweep.heads.registry import rebuild_head
 
 @dataclass
 class _Member:
-    """One slot with its weights `(c, d)` and biases `(c,)`: zero until they are found."""
+    """One slot with its weights `(c, d)` and biases `(c,)`: zero until they are solved."""
 
     slot: Slot
     variant: Variant
@@ -27,14 +27,14 @@ class _Member:
 
 
 class LogisticProgram(Program):
-    """One epoch is one solve on all training rows; the tape's order plays no part."""
+    """Solves slots in one epoch on all training rows; the tape's order is not used."""
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
         self.members: dict[int, _Member] = {}
 
     def admit(self, slot: Slot) -> None:
-        """Let the slot wait for the next solve."""
+        """Add the slot to the next solve."""
         variant = Variant.of(slot.config)
         x = self.inputs.matrix(variant, valid=False)
         n_labels = self.inputs.targets.shape[1]
@@ -42,7 +42,7 @@ class LogisticProgram(Program):
         self.members[slot.number] = _Member(slot, variant, weight, bias)
 
     def evict(self, slot: Slot) -> None:
-        """Forget the slot's weights."""
+        """Remove the slot's weights."""
         del self.members[slot.number]
 
     def train_epoch(self, order: Tensor, position: int) -> None:
@@ -64,7 +64,7 @@ class LogisticProgram(Program):
         return [member.slot for member in members], torch.stack(logits)
 
     def keep_best(self, slot: Slot) -> None:
-        """There is one epoch; its weights are the best."""
+        """Do nothing, since the weights of the only epoch are the best."""
 
     def state(self, slot: Slot) -> dict[str, Tensor]:
         """Return the solution."""
@@ -78,7 +78,7 @@ class LogisticProgram(Program):
         return rebuild_head(config.head, self.inputs.shape(config), tensors)
 
     def _solve(self, variant: Variant, members: Sequence[_Member]) -> None:
-        """Solve all labels of slots that read the features in one way."""
+        """Solve all labels of slots with the same input variant."""
         x = self.inputs.matrix(variant, valid=False)
         n_labels = self.inputs.targets.shape[1]
         decay = [member.slot.config.training.weight_decay for member in members]

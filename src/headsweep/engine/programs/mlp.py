@@ -33,16 +33,16 @@ class MLPBatch:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What one hidden layer's backward pass needs of its forward pass."""
+    """Values of one hidden layer's forward pass that its backward pass needs."""
 
     before: Tensor
     """Input of the linear map `(b, h_in)`."""
     normed: tuple[Tensor, Tensor, Tensor] | None
-    """Linear output, mean and reciprocal deviation of layer normalisation."""
+    """Linear output, mean and reciprocal deviation of layer normalization."""
     pre: Tensor
-    """Input of the activation; for relu and tanh its output, which is all they need."""
+    """Input of the activation; for relu and tanh its output, which gives their derivative."""
     noise: Tensor | None
-    """None also where `pre` tells what was dropped."""
+    """None also if `pre` shows which inputs were dropped."""
 
 
 class MLPTrainer(SingleTrainer[MLPBatch]):
@@ -62,7 +62,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         return [next(head.parameters())]
 
     def compute_gradients(self, batch: MLPBatch) -> None:
-        """Forward, loss gradient, backward."""
+        """Run forward, loss gradient and backward."""
         layers: list[_Layer] = []
         a = batch.x[self.variant]
         for depth, width in enumerate(self.config.widths):

@@ -1,7 +1,7 @@
-"""MLP heads, stacked: one step of all slots, which a GPU takes without asking the host.
+"""MLP heads, stacked: one step of all slots, which a GPU takes without waiting for the host.
 
-A step reads the epoch's rows, learning rates and noise keys from the device, and a counter there
-says which of them are due. So it is recorded once for a membership, and replayed.
+A step reads the epoch's rows, learning rates and noise keys from the device, at an index that the
+device counts. It is therefore recorded once for a membership, and replayed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ N_STREAMS = 16
 
 @dataclass(frozen=True)
 class _Epoch:
-    """What the steps of an epoch read, by step; and how many of them have been taken."""
+    """Inputs of the steps of an epoch, by step, and how many steps have been taken."""
 
     rows: Tensor
-    """`(s, b)`; a short minibatch is filled up with its own first row."""
+    """`(s, b)`; a short minibatch is padded with its own first row."""
     weights: Tensor
-    """`(s, b)`: one over rows times labels, 0 for what only fills up."""
+    """`(s, b)`: one over rows times labels, 0 for padding."""
     rates: Tensor
     """Learning rates `(s, K)`."""
     keys: Tensor
@@ -84,12 +84,12 @@ class _Stack:
             taken=zeros(1, dtype=torch.int64),
         )
         self.counts = zeros(len(self.members))
-        """Optimiser steps of every slot; float32, as the fused kernels want them."""
+        """Optimizer steps of every slot; float32, as the fused kernels require."""
         self.recorded = RecordedStep(record)
         self.streams = _streams(x.device)
 
     def step(self) -> None:
-        """Forward, backward, update: weights change after the last allocation."""
+        """Run forward, backward and update; weights change only after the last allocation."""
         epoch, noise = self.epoch, self.layers.noise
         rows = epoch.due(epoch.rows)
         x, targets = self.x.index_select(0, rows), self.targets.index_select(0, rows)
@@ -142,9 +142,9 @@ class _Stack:
 class StackedMLPProgram(Program):
     """Slots of any depth, width, activation, norm and dropout in one step.
 
-    Stacks are laid out anew when slots have come or gone. How a BLAS rounds depends on the shape of
-    a product, so a slot's numbers are equal to the bit beside slots of the same widths, and within
-    rounding beside others.
+    Stacks are rebuilt when slots were admitted or evicted. How a BLAS rounds depends on the shape
+    of a product, so a slot's results are equal to the bit beside slots of the same widths, and
+    within rounding beside others.
     """
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:

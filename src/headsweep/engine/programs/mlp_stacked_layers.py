@@ -62,7 +62,7 @@ class Member:
 
     @property
     def has_norm(self) -> bool:
-        """Whether its layers are normalised."""
+        """Whether its layers are normalized."""
         return self.config.norm == "layer"
 
     def index(self, depth: int) -> int:
@@ -106,7 +106,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Norm:
-    """Layer normalisation of those slots of a layer that have it; the others pass unchanged."""
+    """Layer normalization of those slots of a layer that have it; the others pass unchanged."""
 
     scale: Tensor
     shift: Tensor
@@ -115,11 +115,11 @@ class Norm:
     runs: list[tuple[slice, int]]
     """Rows and number of neighbours of one width."""
     passed: Tensor
-    """Which slots are not normalised, `(K, 1)`."""
+    """Which slots are not normalized, `(K, 1)`."""
     slot_of_row: Tensor
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the output, the normalised input, and the reciprocal deviation by row."""
+        """Return the output, the normalized input, and the reciprocal deviation by row."""
         variance = self._by_slot(z, lambda part: part.var(1, correction=0))
         rstd = variance.add_(LAYER_NORM_EPSILON).rsqrt_().masked_fill_(self.passed, 1.0)
         rstd_by_row = rstd.index_select(0, self.slot_of_row)
@@ -127,7 +127,7 @@ class Norm:
         return normed * self.scale.unsqueeze(1) + self.shift.unsqueeze(1), normed, rstd_by_row
 
     def backward(self, error: Tensor, normed: Tensor, rstd_by_row: Tensor) -> Tensor:
-        """Return the errors before the normalisation (Ba et al. 2016); fill the gradients."""
+        """Return the errors before the normalization (Ba et al. 2016); fill the gradients."""
         weighted = error * normed
         torch.sum(weighted, 1, out=self.scale_grad)
         torch.sum(error, 1, out=self.shift_grad)
@@ -137,7 +137,7 @@ class Norm:
         return (error - self._means(error)).sub_(slope.mul_(normed)).mul_(rstd_by_row)
 
     def _means(self, matrix: Tensor) -> Tensor:
-        """Return by row the mean over the units of its slot; 0 where nothing is normalised."""
+        """Return by row the mean over the units of its slot; 0 where nothing is normalized."""
         means = self._by_slot(matrix, lambda part: part.mean(1))
         return means.masked_fill_(self.passed, 0.0).index_select(0, self.slot_of_row)
 

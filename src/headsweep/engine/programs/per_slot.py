@@ -58,13 +58,13 @@ class SingleTrainer(ABC, Generic[Batch]):
         self.best = {name: t.clone() for name, t in self.head.state_dict().items()}
 
     def train_batch(self, batch: Batch) -> None:
-        """One optimiser step."""
+        """Take one optimizer step."""
         self.compute_gradients(batch)
         self.optimizer.clip()
         self.optimizer.step(self.slot.next_learning_rate(), self.slot.step)
 
     def weights(self) -> dict[str, Tensor]:
-        """Return what training changes, by name: parameters and running statistics, live."""
+        """Return the tensors that training changes, by name, not copied."""
         return self.head.state_dict()
 
     def keep_best(self) -> None:
@@ -73,7 +73,7 @@ class SingleTrainer(ABC, Generic[Batch]):
             self.best[name].copy_(tensor)
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, best weights and moments, live."""
+        """Return weights, best weights and moments, not copied."""
         weights = self.weights()
         best = {f"best.{name}": self.best[name] for name in weights}
         return {**weights, **best, **self.optimizer.moments()}
@@ -94,7 +94,7 @@ class SingleTrainer(ABC, Generic[Batch]):
 
     @abstractmethod
     def validate(self) -> Tensor:
-        """Return validation scores `(n_valid, c)` with the present weights, logits if there are."""
+        """Return validation scores `(n_valid, c)` of the present weights, if possible logits."""
 
 
 def _turn(weight: nn.Parameter, batch_size: int) -> None:
@@ -105,7 +105,7 @@ def _turn(weight: nn.Parameter, batch_size: int) -> None:
 
 
 class SlotwiseProgram(Program, Generic[Batch, Trainer]):
-    """Prepares a minibatch once for all slots of its size, and lets each train on it in turn."""
+    """Prepares a minibatch once for all slots of its size, and trains each slot on it in turn."""
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
         super().__init__(key, inputs)
@@ -113,7 +113,7 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
 
     @abstractmethod
     def prepare_batch(self, rows: Tensor, tape_step: int, members: Sequence[Trainer]) -> Batch:
-        """Return what `members`, the slots of one batch size, share of a minibatch."""
+        """Return the part of a minibatch that `members`, the slots of one batch size, share."""
 
     @abstractmethod
     def trainer(self, slot: Slot) -> Trainer:
@@ -129,13 +129,13 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
         self.members[slot.number] = self.trainer(slot)
 
     def evict(self, slot: Slot) -> None:
-        """Drop the slot's head."""
+        """Remove the slot's head."""
         del self.members[slot.number]
 
     def train_epoch(self, order: Tensor, position: int) -> None:
         """Train one batch size after another.
 
-        Every slot in turn takes a few steps, for which its weights and moments stay in cache.
+        Every slot in turn takes a few steps, during which its weights and moments stay in cache.
         """
         for slots in by_batch_size([member.slot for member in self.members.values()]).values():
             members = [self.members[slot.number] for slot in slots]
@@ -161,7 +161,7 @@ class SlotwiseProgram(Program, Generic[Batch, Trainer]):
         return [member.slot for member in members], scores
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Return the sigmoid of logits, computed row by row as a head gives them."""
+        """Return the sigmoid of logits, computed row by row as in a head."""
         return torch.stack([logits.T.contiguous().sigmoid_().T for logits in scores])
 
     def keep_best(self, slot: Slot) -> None:

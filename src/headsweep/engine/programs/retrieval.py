@@ -25,7 +25,7 @@ class RetrievalBatch:
     """A minibatch of pairs.
 
     Attributes:
-        views: features `(b, d)` by modality and normalisation.
+        views: features `(b, d)` by modality and normalization.
         same: `(b, b)`, whether two different rows show one scan or share one report: such pairs
             are neither positives nor negatives of the instance loss. None where it is known that
             there is no such pair.
@@ -96,7 +96,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         return {name: tensor.detach() for name, tensor in self.head.named_parameters()}
 
     def best_head(self) -> Head:
-        """Return a retrieval head with the best projections and the gallery they give."""
+        """Return a retrieval head with the best projections and their gallery."""
         head = super().best_head()
         assert isinstance(head, RetrievalHead)
         head.to(self.inputs.device)
@@ -155,14 +155,14 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
         split = inputs.train
         repeated = [keys for keys in (split.scans, split.reports) if keys and not _distinct(keys)]
         self.repeated = [_integer_keys(keys, inputs.device) for keys in repeated]
-        """Scans and reports by number, where any of them has more than one row."""
+        """Numbers of scans and reports, if any of them has more than one row."""
 
     def trainer(self, slot: Slot) -> RetrievalTrainer:
         """Return a retrieval trainer."""
         return RetrievalTrainer(slot, self.inputs)
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Return the scores: a retrieval head has no logits, and gives probabilities itself."""
+        """Return the scores, which are already probabilities: a retrieval head has no logits."""
         return scores
 
     def prepare_batch(
@@ -203,7 +203,7 @@ def label_affinity(targets: Tensor) -> Tensor:
     Two rows without any label agree fully; a row that shares no label with any other one is
     spread evenly.
     """
-    # To have no label counts as one more: then such rows agree, and no union of two is empty.
+    # "No label" counts as one more label, so such rows agree and no union is empty.
     bare = ~targets.bool().any(dim=1, keepdim=True)
     labels = torch.cat([targets, bare], dim=1)
     count = labels.sum(dim=1)
@@ -220,7 +220,7 @@ def _product(a: Tensor, b: Tensor, *, scale: float) -> Tensor:
 
 
 def _through_unit_length_(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """Turn the gradient of a function of z / |z|, in place, into that by z.
+    """Convert the gradient by z / |z| to that by z, in place.
 
     Returns:
         The gradient.

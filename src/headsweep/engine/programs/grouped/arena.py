@@ -28,7 +28,7 @@ class WeightArena:
         """Start and size of every gap, in order."""
 
     def allocate(self, size: int) -> int:
-        """Reserve memory, and grow where no gap is large enough.
+        """Reserve memory, and grow if no gap is large enough.
 
         Returns:
             The offset of the reserved part.
@@ -41,7 +41,7 @@ class WeightArena:
         return self.allocate(size)
 
     def release(self, start: int, size: int) -> None:
-        """Give memory back."""
+        """Free memory."""
         i = bisect.bisect(self._free, (start, size))
         self._free.insert(i, (start, size))
         for j in (i + 1, i):
@@ -54,7 +54,7 @@ class WeightArena:
         return arena[start * UNIT : (start + size) * UNIT]
 
     def _grow(self, size: int) -> None:
-        """Make room for `size` more; one tensor after another, so that little is held twice."""
+        """Grow by `size`, one tensor after another, so that little memory is allocated twice."""
         before = self.capacity
         after = max(2 * before, before + size)
         for name in ("weights", "firsts", "seconds", "best"):
@@ -64,7 +64,7 @@ class WeightArena:
 
 
 class InputArena:
-    """Rows of one split in every way that some slot reads them, one matrix after another."""
+    """Rows of one split in every variant that a slot reads, one matrix after another."""
 
     def __init__(self, matrix: Callable[[Variant], Tensor], device: torch.device) -> None:
         self._matrix = matrix
@@ -73,7 +73,7 @@ class InputArena:
         """Offset and width of a row of every matrix, in units."""
 
     def add(self, variant: Variant) -> None:
-        """Copy the rows of a variant, if it is new; their width is filled up with zeros."""
+        """Copy the rows of a variant, if it is new; rows are padded with zeros."""
         if variant in self.offsets:
             return
         rows = self._matrix(variant)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
-"""Everything between the products: rows in, norm, activation, dropout, losses, vectors."""
+"""Kernels of all operations but products: rows, norms, activations, dropout, losses, vectors."""
 
 import triton
 import triton.language as tl
@@ -507,7 +507,7 @@ def clipped_vector_kernel(
     slots,
     COLUMNS: tl.constexpr,
 ):
-    """Apply the gradients of vectors that `vector_kernel` has kept."""
+    """Apply the gradients of vectors that `vector_kernel` has stored."""
     tile = tiles + 2 * tl.program_id(0)
     index = tl.load(tile)
     if index < 0:

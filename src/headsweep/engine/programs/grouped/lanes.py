@@ -1,4 +1,4 @@
-"""Steps of grouped kernels: a lane trains slots of one batch size, another one scores all slots."""
+"""Steps of grouped kernels: lanes train the slots of one batch size each, one lane scores all."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _Lane:
             self.graphed.forget(new_kernels=new_kernels)
 
     def set_clock(self, *values: int) -> None:
-        """Write the clock; forget what was recorded where the arenas have moved."""
+        """Write the clock; discard the recorded step if the arenas were reallocated."""
         self.tables.upload(self.clock, np.array(values, np.int64))
         arena = self.arena
         seen = (arena.weights, arena.firsts, arena.seconds, self.inputs.data)
@@ -96,7 +96,7 @@ class _Lane:
             self._seen = addresses
 
     def step(self) -> None:
-        """Take one step, recorded where that is possible."""
+        """Take one step, as a recorded graph if possible."""
         self.graphed(self.launch_step)
 
     def launch_step(self) -> None:
@@ -104,7 +104,7 @@ class _Lane:
         raise NotImplementedError
 
     def _forward(self) -> None:
-        """Rows in, logits out."""
+        """Start the kernels of the forward pass, from rows to logits."""
         t, tables = self.tile_shapes, self.tables
         self.launch(
             elementwise.gather_kernel, (-(-self.rows // t.gather_rows), len(tables.variants)),
@@ -160,7 +160,7 @@ class TrainLane(_Lane):
 
     @property
     def taken(self) -> int:
-        """Minibatches of the present epoch that all slots of the lane have taken."""
+        """Number of minibatches of the present epoch that all slots of the lane have taken."""
         (taken,) = {m.slot.step - m.slot.epoch * self.steps for m in self.members}
         return taken
 
@@ -183,7 +183,7 @@ class TrainLane(_Lane):
         return left
 
     def launch_step(self) -> None:
-        """Forward, losses, backward, update."""
+        """Start the kernels of a training step: forward, losses, backward, update."""
         self._forward()
         self._backward()
         self._update()
@@ -231,7 +231,7 @@ class TrainLane(_Lane):
         self.launch(elementwise.tick_kernel, 1, self.clock)
 
     def _clip(self) -> None:
-        """Compute the factors of the gradients of slots that clip."""
+        """Compute the factors of the gradients of slots with a clip norm."""
         tables = self.tables
         self._tiled(
             products.gradient_norm_kernel, ("norm", 0), tables.activations, tables.partials,
@@ -272,7 +272,7 @@ class ScoreLane(_Lane):
         return self._scores[: len(self.members)]
 
     def launch_step(self) -> None:
-        """Forward, then the logits of the pass."""
+        """Start the kernels of a pass that stores logits."""
         t, tables = self.tile_shapes, self.tables
         self._forward()
         self._tiled(

@@ -1,4 +1,4 @@
-"""A slot of a grouped program: where its parameters lie, and what the tables say of it."""
+"""A slot of a grouped program: the offsets of its parameters, and its records in the tables."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Member:
         return isinstance(head, MLPConfig) and head.norm == "layer"
 
     def views(self, arena: Tensor) -> list[Tensor]:
-        """Return the parameters, or what lies at their offsets in another tensor of the arena."""
+        """Return the parameters, or the numbers at their offsets in another tensor of the arena."""
         views = []
         for start, shape in zip(self.starts, self.shapes, strict=True):
             floats = _padded_size(shape)
@@ -121,7 +121,7 @@ class InitialWeights:
         self._bytes = 0
 
     def of(self, config: HeadConfig, shape: HeadShape, seed: int, *, pinned: bool) -> Tensor:
-        """Return all parameters of a new head, one after another, rows filled up with zeros."""
+        """Return all parameters of a new head, one after another, rows padded with zeros."""
         key = (_drawn_from(config), shape.input_width, shape.n_labels, seed, pinned)
         if key not in self._kept:
             head = build_head(config, shape, seed=seed)
@@ -204,7 +204,7 @@ def _kinds(config: Config) -> NDArray[np.int32]:
 
 
 def _drawn_from(config: HeadConfig) -> object:
-    """Return what initial weights depend on: neither the activation nor the dropout."""
+    """Return the fields on which initial weights depend, without activation and dropout."""
     if isinstance(config, MLPConfig):
         return config.kind, config.widths, config.norm
     assert isinstance(config, LinearConfig)
@@ -212,7 +212,7 @@ def _drawn_from(config: HeadConfig) -> object:
 
 
 def _padded(parameter: Tensor) -> Tensor:
-    """Return the parameter's numbers, each row filled up with zeros."""
+    """Return the parameter's numbers, each row padded with zeros."""
     width = parameter.shape[-1]
     return torch.nn.functional.pad(parameter, (0, units(width) * UNIT - width)).view(-1)
 

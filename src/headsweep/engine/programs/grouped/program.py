@@ -79,13 +79,13 @@ class GroupedProgram(Program):
         self._changed(member)
 
     def evict(self, slot: Slot) -> None:
-        """Give the slot's memory back."""
+        """Free the slot's memory."""
         member = self.members.pop(slot.number)
         self.arena.release(member.offset, member.size)
         self._changed(member)
 
     def train_epoch(self, order: Tensor, position: int) -> None:
-        """Write tables, rates and clocks, then take all steps; nothing waits for the device."""
+        """Write tables, rates and clocks, then start all steps without waiting for the device."""
         self._upload(order)
         for member in self.members.values():
             self.x.add(member.variant)
@@ -105,7 +105,7 @@ class GroupedProgram(Program):
         self._take_steps(used)
 
     def validate(self) -> tuple[list[Slot], Tensor]:
-        """Return logits of all slots, some rows at a time."""
+        """Return logits of all slots, computed some rows at a time."""
         members = list(self.members.values())
         if self._scores_stale:
             for member in members:
@@ -196,7 +196,7 @@ class GroupedMLPProgram(GroupedProgram):
 
 
 class GroupedLinearProgram(GroupedProgram):
-    """Linear heads: a few rows of weights, so tiles of a gradient are wide and not tall."""
+    """Linear heads: they have few rows of weights, so tiles of a gradient are wide, not tall."""
 
     tiles = Tiles(weight_rows=32, weight_columns=64)
     tall_tiles = Tiles(weight_rows=32, weight_columns=64)
@@ -220,7 +220,7 @@ def fitted(tiles: Tiles, rows: int) -> Tiles:
 
 
 class _Streams:
-    """Runs lanes on their own streams, between what was and what will be on the present one."""
+    """Runs lanes on their own streams, between earlier and later work of the current stream."""
 
     def __init__(self, lanes: Sequence[TrainLane | ScoreLane]) -> None:
         self.lanes = [lane for lane in lanes if lane.graphed.stream is not None]
@@ -235,7 +235,7 @@ class _Streams:
         return self
 
     def enter(self, lane: TrainLane | ScoreLane) -> None:
-        """Make a lane's stream the present one."""
+        """Make a lane's stream the current one."""
         if lane.graphed.stream is not None and lane.graphed.stream is not self.current:
             torch.cuda.set_stream(lane.graphed.stream)
             self.current = lane.graphed.stream

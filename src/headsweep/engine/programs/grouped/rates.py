@@ -11,7 +11,7 @@ from headsweep.engine.slots import Slot
 
 
 def step_rates(slots: Sequence[Slot], steps: int) -> NDArray[np.float32]:
-    """Compute what the updates of the next steps read, in float64.
+    """Compute the numbers that the updates of the next steps read, in float64.
 
     Args:
         slots: in the order of their numbers in the tables.

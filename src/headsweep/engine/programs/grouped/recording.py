@@ -23,7 +23,7 @@ class Launcher:
 
 
 class GraphedStep:
-    """Takes a step that reads everything from the device, and records it where there is a GPU.
+    """Takes a step that reads all its input from the device, and records it if there is a GPU.
 
     The first step is taken as it is, since kernels are compiled when they first run. A later one is
     recorded as a CUDA graph, which is replayed until `forget` says that memory has moved.
@@ -38,13 +38,13 @@ class GraphedStep:
         self.recordings = 0
 
     def forget(self, *, new_kernels: bool = False) -> None:
-        """Record anew before the next step; kernels that never ran must first run as they are."""
+        """Discard the recording; kernels that never ran must run once before they are recorded."""
         self._replay = None
         if new_kernels:
             self._warm = False
 
     def __call__(self, step: Callable[[], None]) -> None:
-        """Take the step on the stream that is current; a recording needs `stream` to be."""
+        """Take the step on the current stream; recording needs `stream` to be the current one."""
         if self.stream is None or not self._warm:
             step()
             self._warm = True

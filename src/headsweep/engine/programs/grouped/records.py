@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNIT = 16
-"""Floats that an offset counts; rows of all matrices are filled up with zeros to a multiple."""
+"""Floats that an offset counts; rows of all matrices are padded with zeros to a multiple."""
 
 WEIGHT = 0
 BIAS = 1
 WIDTH_IN = 2
 """Floats of a row of the input and of the weights, in units of 16."""
 UNITS_OUT = 3
-"""Outputs of the map, not filled up."""
+"""Outputs of the map, without padding."""
 WIDTH_OUT = 4
 """Floats of a row of the output, in units of 16."""
 INPUT = 5
@@ -213,7 +213,7 @@ def _blocks(sizes: Counts, block: int) -> Counts:
 
 
 class _Counter:
-    """Hands out units one after another."""
+    """Allocates units one after another."""
 
     def __init__(self) -> None:
         self.taken = 0

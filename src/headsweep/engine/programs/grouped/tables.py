@@ -1,4 +1,4 @@
-"""Tables on the device that name a membership: records, tiles, hyperparameters."""
+"""Tables on the device that describe a membership: records, tiles, hyperparameters."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Region = tuple[str, int]
 
 EMPTY = -1
 SLACK = 1.25
-"""Capacity of a table over what is needed, so that few changes of membership record anew."""
+"""Capacity of a table over its need, so that few changes of membership need a new recording."""
 WASTE = 8
-"""A table that is this many times as large as needed is made anew."""
+"""A table that is this many times larger than needed is reallocated."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class DeviceTables:
         self.step = 16 if device.type == "cuda" else 2  # an interpreted empty tile takes time
         self.depth = 0
         self.clips = False
-        """Whether a slot clips, or one has: the kernels for it are then in the recorded step."""
+        """Whether a slot clips, or once did; the recorded step then has the kernels for it."""
         self.tiles: dict[Region, Tensor] = {}
         empty = torch.zeros(0, device=device)
         self.maps = self.variants = self.sums = empty.long()
@@ -286,5 +286,5 @@ class DeviceTables:
 
 
 def _roomy(count: int, step: int) -> int:
-    """Return a capacity for `count` and some more, a multiple of `step`."""
+    """Return a capacity above `count`, a multiple of `step`."""
     return -(-int(count * SLACK) // step) * step + step
