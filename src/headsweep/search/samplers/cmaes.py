@@ -88,13 +88,13 @@ class ReplayedCmaEsSampler(BaseSampler):
         finished = study.get_trials(deepcopy=False, states=self._states)
         if not search_space or len(finished) < self._n_startup:
             return {}
-        self.replay(finished, search_space, maximize=study.direction == StudyDirection.MAXIMIZE)
+        self.follow(finished, search_space, maximize=study.direction == StudyDirection.MAXIMIZE)
         point = self._optimizer.ask()
         set_system_attr(study, trial, GENERATION, self._optimizer.generation)
         named = zip(search_space.items(), point, strict=True)
         return {name: _from_unit(distribution, u) for (name, distribution), u in named}
 
-    def replay(self, trials: Sequence[FrozenTrial], space: Space, *, maximize: bool) -> None:
+    def follow(self, trials: Sequence[FrozenTrial], space: Space, *, maximize: bool) -> None:
         """Pass the results of every generation that is complete and new to the optimizer."""
         if self._optimizer is None or space != self._space:
             self._space, self._optimizer = space, self._begin(len(space))
