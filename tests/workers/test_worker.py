@@ -70,7 +70,7 @@ def test_loop_with_failing_trials_spends_no_budget_and_stops(
     tmp_path: Path, store_url: str, storage: BatchedStorage
 ) -> None:
     study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
-    with pytest.raises(SearchError, match="found 12; the last is trial 11: its scores must be"):
+    with pytest.raises(SearchError, match="more than 10; the last is trial 11: its scores must be"):
         work_here(store_url, CurveEngine(slots=4, diverging=True), max_failures=10)
     failed = storage.get_all_trials(study_id)
     assert {trial.state for trial in failed} == {TrialState.FAIL}
