@@ -54,7 +54,7 @@ def test_write_when_its_transaction_hangs_is_aborted_and_blocks_no_other(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "FROZEN_S", 1)
-    frozen = open_database(store_url)
+    frozen = open_database(store_url, outage_s=0.0)
     other = open_database(f"{store_url}?options=-c%20statement_timeout%3D20s")
 
     def stand_still(connection: Connection) -> None:
@@ -70,7 +70,7 @@ def test_write_when_its_transaction_hangs_is_aborted_and_blocks_no_other(
 def test_read_when_an_idle_connection_broke_reconnects(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = open_database(store_url)
+    opened = open_database(store_url, outage_s=0.0)
 
     def read() -> int:
         return opened.read(lambda c: c.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())

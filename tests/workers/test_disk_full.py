@@ -76,7 +76,7 @@ def test_worker_when_the_disk_is_full_exits_with_one_line_and_loses_no_trial(
     )
     assert worker.returncode == 2, worker.stderr
     (told,) = worker.stderr.splitlines()
-    assert told.startswith(url)
+    assert told.startswith(f"cannot use {url}: ")
     assert "database or disk is full" in told or "disk I/O error" in told
 
     with closing(sqlite3.connect(file)) as connection:
