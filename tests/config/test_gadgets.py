@@ -266,7 +266,7 @@ def test_commands_with_gadget_in_stored_study_do_not_run_it(folder: Path, headsw
     assert spec_from_json(json.dumps(stored)).name == "probe"
     for turn, path in enumerate((*LIVE, *KNOWN)):
         for plain in some(definitions(path, folder, stored), turn):
-            with pytest.raises(StudyError, match="a stored study must be"):
+            with pytest.raises(StudyError, match="the stored study definition cannot be read"):
                 spec_from_json(json.dumps(plain))
     commands = [("status",), ("export", "-o", "x.yaml"), ("worker",), ("finalize",)]
     plains = list(definitions("canary_module.run", folder, stored))
