@@ -181,7 +181,7 @@ def test_guard_when_writing_without_an_origin_refuses():
     guard = guarded(let_through, port=PORT, writable=True)
     environ = asked("POST", "/api/studies")
     del environ["HTTP_ORIGIN"]
-    assert b"origin" in b"".join(guard(environ, lambda status, headers: None))
+    assert b"Origin" in b"".join(guard(environ, lambda status, headers: None))
     environ["REQUEST_METHOD"] = "GET"
     with pytest.raises(PassedError):
         guard(environ, lambda status, headers: None)
