@@ -123,6 +123,9 @@ def watched() -> Iterator[set[bytes]]:
         yield seen
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*hold 0 and 1 but are not used:headsweep.errors.HeadsweepWarning"
+)
 def test_run_with_a_sentinel_password_stores_and_shows_it_nowhere(
     postgres, database, tmp_path, monkeypatch, headsweep
 ):
