@@ -40,7 +40,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
 @pytest.fixture
 def long_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchedStorage:
     """The same with longer trials, so that the launcher sees them running."""
-    epochs = ("training.max_epochs=400", "training.early_stopping_patience=400")
+    epochs = ("training.max_epochs=1500", "training.early_stopping_patience=1500")
     return make_storage(tmp_path, monkeypatch, *epochs)
 
 

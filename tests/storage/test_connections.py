@@ -19,6 +19,8 @@ from headsweep.storage.connections import Database, open_database
 
 BUSY = OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
 FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+NOT_UTF8 = "Could not decode to UTF-8 column 'text' with text '\xff'"
+UNREADABLE = OperationalError("SELECT", {}, sqlite3.OperationalError(NOT_UTF8))
 
 
 @pytest.fixture
@@ -56,6 +58,7 @@ def test_outlast_with_a_temporary_error_retries(database: Database, error: Excep
     [
         (FULL, "database or disk is full"),
         (caused_by(FULL), "database or disk is full"),
+        (UNREADABLE, NOT_UTF8),
         (caused_by(KeyError("x")), "'x'"),
         (StorageInternalError("of Optuna's own"), "of Optuna's own"),
     ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -55,10 +56,11 @@ FROZEN_S = 30
 """A transaction that holds a study's lock and is idle for longer, in seconds, is aborted."""
 IDLE_S = 1.0
 """A PostgreSQL connection that was idle for longer is tested before it is used again."""
-# Texts of the drivers' errors that waiting does not fix.
-_LASTING = (
-    *("disk is full", "readonly", "unable to open", "disk I/O error"),
-    *("no such", "has no column", "already exists", "syntax error"),  # another program's tables
+# Texts of SQLite's operational errors that waiting may fix: every other one lasts.
+_SQLITE_TEMPORARY = ("locked", "busy", "locking protocol")
+# Texts of PostgreSQL's operational errors that waiting does not fix.
+_POSTGRES_LASTING = (
+    *("disk is full", "already exists", "syntax error"),
     *("authentication failed", "no password supplied", "does not exist", "translate host name"),
 )
 
@@ -320,5 +322,8 @@ def _may_pass(error: BaseException | None) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
+    text = str(error.orig)
+    if isinstance(error.orig, sqlite3.Error):
+        return isinstance(error, OperationalError) and any(t in text for t in _SQLITE_TEMPORARY)
     broken = isinstance(error, OperationalError) or error.connection_invalidated
-    return broken and not any(text in str(error.orig) for text in _LASTING)
+    return broken and not any(t in text for t in _POSTGRES_LASTING)
