@@ -26,6 +26,7 @@ from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
 from headsweep.studies.adoption import METRIC
+from headsweep.studies.references import check_references, with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
 from headsweep.studies.trials import searched_modalities
@@ -408,11 +409,12 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
-    modalities = searched_modalities(spec)
+    modalities = with_references(spec, searched_modalities(spec))
     data.refuse_mixed_labels(spec.config)
     train, _ = data.search_splits(spec.config, modalities=modalities)
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, modalities)
+    check_references(spec, train)
 
 
 @contextmanager

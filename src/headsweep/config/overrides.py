@@ -61,6 +61,7 @@ LOCAL = (
     "data.train_manifest",
     "data.val_manifest",
     "data.test_manifests",
+    "data.zero_shot",
 )
 """Keys that name what is written, and the manifests below `paths.manifest_dir`."""
 

@@ -248,6 +248,10 @@ class DataConfig(Section):
     """What is done when rows of different patients in two splits share a report or a feature
     vector: `refuse` the data, `warn`, or `drop` such rows from valid and test; null refuses visual
     features and warns of text features and reports. A few rows with equal labels are accepted."""
+    zero_shot: str | None = None
+    """File of prompt embeddings for the reference row `zero_shot`, relative to
+    `paths.manifest_dir`: a `.npz` with one array for each label, named as the label, or two, named
+    `positive:<label>` and `negative:<label>`; null makes no such row."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
 

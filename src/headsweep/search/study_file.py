@@ -130,6 +130,11 @@ def _spec_from_document(
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
         patience=identity.patience,
     )
+    if "zero_shot" in spec.references and config.data.zero_shot is None:
+        raise StudyError(
+            f"{where}:finalists.references: zero_shot needs a file of prompt embeddings; "
+            "name it in data.zero_shot"
+        )
     enqueued = tuple(
         complete_params(params, spec, where=f"{where}:study.enqueue[{i}]")
         for i, params in enumerate(identity.enqueue)

@@ -13,6 +13,7 @@ from headsweep.settings import (
     WorkerSettings,
     host_name,
 )
+from headsweep.studies.references import check_references, with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import searched_modalities
 from headsweep.studies.worker_session import WorkerSession
@@ -48,9 +49,10 @@ def work(
         config = session.spec.config
         modalities = searched_modalities(session.spec)
         with study.data_errors_explained():
-            train, valid = (data or Dataset.from_config(config)).search_splits(
-                config, modalities=modalities
-            )
+            source = data or Dataset.from_config(config)
+            train, valid = source.search_splits(config, modalities=modalities)
+            all_read = with_references(session.spec, modalities)
+            check_references(session.spec, source.search_splits(config, modalities=all_read)[0])
         study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)
         Loop(session, engine, settings, stop).run()

@@ -32,20 +32,23 @@ SLOPE_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights `(P, d)`, biases `(P,)`, and whether each problem reached `DECREMENT`."""
+    """Weights `(P, d)`, biases `(P,)`, and whether each problem has converged."""
 
     weight: Tensor
     bias: Tensor
     converged: Tensor
 
 
-def solve_logistic(x: Tensor, targets: Tensor, penalty: Tensor) -> Solution:
+def solve_logistic(
+    x: Tensor, targets: Tensor, penalty: Tensor, *, decrement: float = DECREMENT
+) -> Solution:
     """Solve P problems that share the rows of `x`.
 
     Args:
         x: features `(n, d)`.
         targets: labels `(P, n)`, 0 or 1.
         penalty: `(P,)`, positive.
+        decrement: at which a problem is solved; below `DECREMENT` only in double precision.
 
     Returns:
         Weights, biases, and which problems have converged.
@@ -60,8 +63,8 @@ def solve_logistic(x: Tensor, targets: Tensor, penalty: Tensor) -> Solution:
     active = _Problems.start(torch.arange(len(targets), device=x.device), targets, weight, bias)
     for _ in range(MAX_ITERATIONS):
         active.update_gradient(matrix, penalty)
-        direction, bias_direction, decrement = active.direction(guess)
-        done = decrement <= DECREMENT
+        direction, bias_direction, reached = active.direction(guess)
+        done = reached <= decrement
         if done.any():
             finished = active.index[done]
             weight[finished], bias[finished] = active.weight[done], active.bias[done]
