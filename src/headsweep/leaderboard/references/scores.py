@@ -99,7 +99,7 @@ def knn_scores(
     """Score splits by the labels of the nearest training rows by cosine, weighted by similarity.
 
     It is scikit-learn's `KNeighborsClassifier(k, metric="cosine")` with the cosine as the weight,
-    or 0 where it is negative.
+    or 0 where it is negative. Where no cosine is positive, the neighbours weigh equally.
 
     Args:
         train: features of train.
@@ -119,10 +119,10 @@ def knn_scores(
             similarity, index = _nearest(block @ gallery.T, min(max(ks), len(train)))
             weight = similarity.clamp_min(0)
             for k in ks:
-                share = weight[:, :k]
-                total = share.sum(dim=1, keepdim=True)
-                found = (share.unsqueeze(2) * y[index[:, :k]]).sum(dim=1)
-                blocks[k].append(found / torch.where(total > 0, total, 1.0))
+                own = weight[:, :k]
+                own = torch.where(own.sum(dim=1, keepdim=True) > 0, own, 1.0)
+                found = (own.unsqueeze(2) * y[index[:, :k]]).sum(dim=1)
+                blocks[k].append(found / own.sum(dim=1, keepdim=True))
             on_rows(len(block))
         for k in ks:
             scores[k].append(torch.cat(blocks[k]).numpy())
