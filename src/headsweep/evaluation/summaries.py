@@ -257,8 +257,8 @@ def _resampled_terms(
     """
     squared = (scores.astype(np.float64) - targets) ** 2
     if not has_blanks(targets):
-        rows: Metric = resamples.sum(axis=1, keepdims=True).astype(np.float64)
-        positive: Metric = resamples @ targets.astype(np.float64)
+        rows = resamples.sum(axis=1, keepdims=True).astype(np.float64)
+        positive = np.asarray(resamples @ targets.astype(np.float64), np.float64)
         return positive, resamples @ squared, rows
     known = labelled(targets).astype(np.float64)
     rows = np.asarray(resamples @ known)
