@@ -28,6 +28,7 @@ from headsweep.leaderboard.references.scores import (
 )
 from headsweep.leaderboard.verification.recompute import recompute
 from headsweep.leaderboard.verification.verify import verify
+from headsweep.metrics.masking import BLANK
 from headsweep.metrics.multiplicity import holm
 from tests.leaderboard.conftest import make_study
 
@@ -259,3 +260,22 @@ def test_zero_shot_scores_rank_as_difference_of_cosines(seed, paired):
     rows = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     difference = rows @ unit[0].T - rows @ negative.T
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-difference)), atol=1e-12)
+
+
+def test_scores_of_blank_labels_equal_those_of_the_rows_that_have_them():
+    x, y, rng = drawn(3, n=80)
+    blank = rng.random(80) < 0.4
+    y[blank, 1] = BLANK
+    own, known = y[~blank, 1], ~blank
+    (scores,) = logistic_scores(x, y, [x])
+    standard = StandardScaler().fit(x.astype(np.float64)).transform(x.astype(np.float64))
+    model = LogisticRegression(C=1, solver="newton-cholesky", tol=1e-12).fit(standard[known], own)
+    np.testing.assert_allclose(scores[:, 1], model.predict_proba(standard)[:, 1], atol=1e-8)
+    (scores,) = knn_scores(x, y, [x[:1]], [80])[80]
+    weights = np.maximum(x.astype(np.float64) @ x[0] / np.linalg.norm(x, axis=1), 0)
+    expected = (weights[known] * own).sum() / weights[known].sum()
+    assert scores[0, 1] == pytest.approx(expected, abs=1e-6)
+    assert prevalence_scores(y, 1)[0, 1] == own.mean()
+    y[:, 2] = BLANK
+    for found in (logistic_scores(x, y, [x])[0], knn_scores(x, y, [x], [5])[5][0]):
+        assert (found[:, 2] == 0).all()

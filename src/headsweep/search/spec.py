@@ -16,6 +16,7 @@ from headsweep.config.messages import nearest
 from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
 from headsweep.config.values import differences
 from headsweep.errors import ConfigError, StudyError
+from headsweep.search.objective import Objective, objective_from_plain, objective_to_plain
 from headsweep.search.steps import MAX_STEPS, last_point, n_points
 
 MAX_NAME_BYTES = 200
@@ -193,6 +194,7 @@ class StudySpec(Section):
     patience: int | None = None
     enqueue: tuple[Mapping[str, Any], ...] = ()
     """Params of the trials that run first, as Optuna stores them."""
+    objective: Objective = Objective()
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -239,6 +241,7 @@ def spec_from_json(text: str) -> StudySpec:
             finalists=Finalists.model_validate_json(json.dumps(plain["finalists"])),
             patience=plain.get("patience"),
             enqueue=tuple(plain.get("enqueue", ())),
+            objective=objective_from_plain(plain.get("objective", {})),
         )
     except ConfigError as error:
         raise StudyError(f"the stored study definition cannot be read: {error}") from None
@@ -279,6 +282,7 @@ def _check_step(low: float, high: float, step: float) -> None:
 
 
 def _plain(spec: StudySpec) -> dict[str, Any]:
+    objective = objective_to_plain(spec.objective)
     return {
         "name": spec.name,
         "n_trials": spec.n_trials,
@@ -290,6 +294,7 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
         "finalists": json.loads(spec.finalists.model_dump_json(exclude_none=True)),
         "patience": spec.patience,
         "enqueue": [dict(params) for params in spec.enqueue],
+        **({"objective": objective} if objective else {}),
     }
 
 

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from headsweep.data.prompts import Prompts
 from headsweep.engine.numerics.logistic_solver import solve_logistic
+from headsweep.metrics.masking import has_blanks, labelled, prevalence
 
 Matrix = NDArray[np.float32]
 Targets = NDArray[np.uint8]
@@ -33,12 +34,12 @@ TIE = 1e-9
 
 
 def prevalence_scores(targets: Targets, n_rows: int) -> Probabilities:
-    """Score rows by the prevalence of each label in train.
+    """Score rows by the prevalence of each label in train; 0 where all its rows are blank.
 
     Returns:
         `n_rows` equal rows.
     """
-    return np.tile(targets.mean(axis=0), (n_rows, 1))
+    return np.tile(np.nan_to_num(prevalence(targets)), (n_rows, 1))
 
 
 def logistic_scores(
@@ -48,6 +49,7 @@ def logistic_scores(
 
     It is scikit-learn's `make_pipeline(StandardScaler(), LogisticRegression(C=1))`, solved to
     convergence for all labels at once. A label with one class in train is scored by its prevalence.
+    Rows in which a label is blank train the scaler, but not that label.
 
     Args:
         train: features of train.
@@ -59,8 +61,7 @@ def logistic_scores(
     """
     scaler = StandardScaler()
     x = scaler.fit_transform(train.astype(np.float64))
-    positives = targets.sum(axis=0)
-    both = np.flatnonzero((positives > 0) & (positives < len(targets)))
+    both = np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))
     weight, bias = np.zeros((targets.shape[1], x.shape[1])), np.zeros(targets.shape[1])
     if both.size:
         weight[both], bias[both] = _solved(x, targets[:, both])
@@ -77,13 +78,15 @@ def logistic_scores(
 def _solved(x: Probabilities, targets: Targets) -> tuple[Probabilities, Probabilities]:
     """Return weights `(c, d)` and biases `(c,)` of labels that have both classes."""
     matrix = torch.from_numpy(x)
-    y = torch.from_numpy(np.ascontiguousarray(targets.T, np.float64))
-    penalty = torch.full((len(y),), 1 / len(x), dtype=torch.float64)
-    solution = solve_logistic(matrix, y, penalty, decrement=DECREMENT)
+    y = torch.from_numpy(np.ascontiguousarray((targets == 1).T, np.float64))
+    known = labelled(targets)
+    penalty = torch.from_numpy(1 / known.sum(axis=0))
+    weights = torch.from_numpy(known.T.astype(np.float64)) if has_blanks(targets) else None
+    solution = solve_logistic(matrix, y, penalty, weights, decrement=DECREMENT)
     weight, bias = solution.weight.numpy(), solution.bias.numpy()
     for j in np.flatnonzero(~solution.converged.numpy()):
         fitted = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10, max_iter=1000)
-        fitted.fit(x, targets[:, j])
+        fitted.fit(x[known[:, j]], targets[known[:, j], j])
         weight[j], bias[j] = fitted.coef_[0], fitted.intercept_[0]
     return weight, bias
 
@@ -100,6 +103,8 @@ def knn_scores(
 
     It is scikit-learn's `KNeighborsClassifier(k, metric="cosine")` with the cosine as the weight,
     or 0 where it is negative. Where no cosine is positive, the neighbours weigh equally.
+    A neighbour in which a label is blank has no vote on it; if none has one, the score is the
+    prevalence.
 
     Args:
         train: features of train.
@@ -111,7 +116,9 @@ def knn_scores(
     Returns:
         Scores of each split by number of neighbours.
     """
-    gallery, y = _directions(train), torch.from_numpy(targets.astype(np.float64))
+    gallery, y = _directions(train), torch.from_numpy((targets == 1).astype(np.float64))
+    known = torch.from_numpy(labelled(targets).astype(np.float64)) if has_blanks(targets) else None
+    chance = torch.from_numpy(prevalence_scores(targets, 1))
     scores: dict[int, list[Probabilities]] = {k: [] for k in ks}
     for split in splits:
         blocks: Mapping[int, list[torch.Tensor]] = {k: [] for k in ks}
@@ -122,7 +129,10 @@ def knn_scores(
                 own = weight[:, :k]
                 own = torch.where(own.sum(dim=1, keepdim=True) > 0, own, 1.0)
                 found = (own.unsqueeze(2) * y[index[:, :k]]).sum(dim=1)
-                blocks[k].append(found / own.sum(dim=1, keepdim=True))
+                total = own.sum(dim=1, keepdim=True)
+                if known is not None:
+                    total = (own.unsqueeze(2) * known[index[:, :k]]).sum(dim=1)
+                blocks[k].append(torch.where(total > 0, found / total, chance))
             on_rows(len(block))
         for k in ks:
             scores[k].append(torch.cat(blocks[k]).numpy())
