@@ -17,6 +17,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from headsweep.atomic_files import write_bytes
+from headsweep.config.fingerprints import without_added_defaults
 from headsweep.config.schema import (
     FeatureInput,
     HeadConfig,
@@ -175,6 +176,16 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
 
 
+def _head_metadata(head: HeadConfig) -> dict[str, Any]:
+    """Return a head's config as plain data, without keys at defaults that were added later.
+
+    So the files of heads that do not use them stay readable by earlier versions.
+    """
+    plain = {"head": head.model_dump(mode="json")}
+    metadata: dict[str, Any] = without_added_defaults(plain)["head"]
+    return metadata
+
+
 def load_predictor(path: Path | str) -> Predictor:
     """Load the predictor that `save_predictor` wrote, on the CPU.
 
@@ -209,7 +220,7 @@ def _metadata(predictor: Predictor) -> dict[str, Any]:
         return {MEMBERS: members, "weights": list(head.weights), "labels": list(predictor.labels)}
     spec = predictor.spec
     return {
-        "head": spec.head.model_dump(mode="json"),
+        "head": _head_metadata(spec.head),
         "widths": dict(spec.shape.widths),
         "input": spec.shape.input,
         "normalization": spec.normalization,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.metrics.ranking import Metric, Scores, Targets, average_precision, macro
+from headsweep.metrics.masking import Targets
+from headsweep.metrics.ranking import Metric, Scores, average_precision, macro
 
 DIGITS = 12
 """Decimals to which two ensembles are compared. Of equal ones the earlier member is added, so the
@@ -45,7 +46,7 @@ def select_weights(targets: Targets, members: Scores, settings: Selection) -> Me
     times; members after the best round are dropped. The result is the mean over bags.
 
     Args:
-        targets: (n, c), 0 or 1, of rows on which no member was trained.
+        targets: (n, c), 0, 1 or `BLANK`, of rows on which no member was trained.
         members: (m, n, c) scores that may be averaged. A mean is ranked in their precision.
         settings: of the selection.
 
