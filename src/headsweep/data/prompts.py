@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.config.messages import nearest
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.features import array_names, read_matrix
-from headsweep.data.splits import Split
+from headsweep.data.splits import ZERO_SHOT_INPUT, Split
 from headsweep.errors import FeatureError
-
-ZERO_SHOT_INPUT: Modality = "visual"
-"""Features with which prompts are compared."""
 
 POSITIVE, NEGATIVE = "positive:", "negative:"
 SCALE = "logit_scale"

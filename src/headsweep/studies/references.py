@@ -1,12 +1,11 @@
-"""What the references of a study read, checked before its search."""
+"""Which features the references of a study read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from headsweep.config.schema import Modality
-from headsweep.data.prompts import ZERO_SHOT_INPUT, prompts_for
-from headsweep.data.splits import MODALITIES, Split
+from headsweep.data.splits import MODALITIES, ZERO_SHOT_INPUT
 from headsweep.search.spec import StudySpec
 
 
@@ -21,17 +20,3 @@ def zero_shot_modalities(
     """Return the modalities that heads read, and that of zero-shot if there is such a row."""
     needed = {*modalities, *([ZERO_SHOT_INPUT] if zero_shot else [])}
     return tuple(modality for modality in MODALITIES if modality in needed)
-
-
-def check_references(spec: StudySpec, train: Split) -> None:
-    """Refuse a file of prompts that the leaderboard could not use.
-
-    Args:
-        spec: of the study.
-        train: training split, with the features that `with_references` names.
-
-    Raises:
-        FeatureError: the file lacks a label, or holds vectors that cannot be used.
-    """
-    if "zero_shot" in spec.references:
-        prompts_for(spec.config, train)

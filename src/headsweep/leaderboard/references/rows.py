@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
-from headsweep.data.prompts import ZERO_SHOT_INPUT, prompts_for
+from headsweep.data.prompts import prompts_for
+from headsweep.data.splits import ZERO_SHOT_INPUT
 from headsweep.evaluation.paired_tests import COMPARED, compare_first
 from headsweep.evaluation.predictions import Predictions, predictions_on
 from headsweep.evaluation.rules import Rules
