@@ -148,7 +148,7 @@ def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The norm of the difference as a share of the norm, over all tensors together."""
     a = torch.cat([tensor.double().flatten() for tensor in found])
     b = torch.cat([tensor.double().flatten() for tensor in expected])
-    return float((a - b).norm() / b.norm())
+    return float((a - b).norm() / b.norm().clamp_min(1e-300))
 
 
 def _optimizer(head: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -158,5 +158,9 @@ def _optimizer(head: nn.Module, config: Config) -> torch.optim.Optimizer:
             head.parameters(), lr=1.0, momentum=t.momentum, weight_decay=t.weight_decay
         )
     return torch.optim.AdamW(
-        head.parameters(), lr=1.0, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay
+        head.parameters(),
+        lr=1.0,
+        betas=t.adam_betas or (t.beta1, t.beta2),
+        eps=t.adam_epsilon,
+        weight_decay=t.weight_decay,
     )

@@ -73,8 +73,13 @@ def _optimizer(head: Head, config: Config) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             head.parameters(), lr=1.0, momentum=t.momentum, weight_decay=t.weight_decay
         )
-    betas = (t.beta1, t.beta2)
-    return torch.optim.AdamW(head.parameters(), lr=1.0, betas=betas, weight_decay=t.weight_decay)
+    return torch.optim.AdamW(
+        head.parameters(),
+        lr=1.0,
+        betas=t.adam_betas or (t.beta1, t.beta2),
+        eps=t.adam_epsilon,
+        weight_decay=t.weight_decay,
+    )
 
 
 def _loss(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from headsweep.config.schema import Config
+from headsweep.engine.early_stopping import EarlyStopping
 from headsweep.engine.numerics.schedule import learning_rate
 
 
@@ -63,6 +64,10 @@ class Slot:
     best_auprc_macro: float = -math.inf
     best_epoch: int = 0
     history: list[EpochReport] = field(default_factory=list)
+    early_stopping: EarlyStopping = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.early_stopping = EarlyStopping(self.config.training)
 
     @property
     def taken(self) -> int:
@@ -87,6 +92,9 @@ class Slot:
             history[-1].best_auprc_macro,
             history[-1].best_epoch,
         )
+        self.early_stopping = EarlyStopping(self.config.training)
+        for report in history:
+            self._out_of_patience(report.auprc_macro, report.auroc_macro, report.loss)
 
     def finish_epoch(self, auprc_macro: float, auroc_macro: float, loss: float) -> EpochReport:
         """Record an epoch's validation metrics; NaN means that the scores were not finite.
@@ -100,9 +108,7 @@ class Slot:
             failure = f"scores must be finite, found NaN or infinity in epoch {self.epoch}"
         elif auprc_macro > self.best_auprc_macro:
             self.best_auprc_macro, self.best_epoch = auprc_macro, self.epoch
-        training = self.config.training
-        patience = training.early_stopping_patience
-        waited = self.epoch - self.best_epoch
+        impatient = failure is None and self._out_of_patience(auprc_macro, auroc_macro, loss)
         report = EpochReport(
             slot=self.number,
             epoch=self.epoch,
@@ -111,10 +117,13 @@ class Slot:
             loss=loss,
             best_auprc_macro=self.best_auprc_macro,
             best_epoch=self.best_epoch,
-            finished=failure is not None
-            or self.epoch >= self.max_epochs
-            or (patience is not None and waited >= patience),
+            finished=failure is not None or self.epoch >= self.max_epochs or impatient,
             failure=failure,
         )
         self.history.append(report)
         return report
+
+    def _out_of_patience(self, auprc_macro: float, auroc_macro: float, loss: float) -> bool:
+        return self.early_stopping.update(
+            auprc_macro=auprc_macro, auroc_macro=auroc_macro, loss=loss
+        )

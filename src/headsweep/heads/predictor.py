@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -16,6 +17,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from headsweep.atomic_files import write_bytes
+from headsweep.config.fingerprints import without_added_defaults
 from headsweep.config.schema import (
     FeatureInput,
     HeadConfig,
@@ -137,7 +139,7 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
     """Write tensors and, as metadata, the spec to one safetensors file."""
     spec = predictor.spec
     metadata = {
-        "head": spec.head.model_dump(mode="json"),
+        "head": _head_metadata(spec.head),
         "widths": dict(spec.shape.widths),
         "input": spec.shape.input,
         "normalization": spec.normalization,
@@ -145,6 +147,16 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
+
+
+def _head_metadata(head: HeadConfig) -> dict[str, Any]:
+    """Return a head's config as plain data, without keys at defaults that were added later.
+
+    So the files of heads that do not use them stay readable by earlier versions.
+    """
+    plain = {"head": head.model_dump(mode="json")}
+    metadata: dict[str, Any] = without_added_defaults(plain)["head"]
+    return metadata
 
 
 def load_predictor(path: Path | str) -> Predictor:

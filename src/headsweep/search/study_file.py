@@ -18,6 +18,7 @@ from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.errors import ConfigError, HeadsweepWarning, StudyError
 from headsweep.search.enqueued import complete_params
+from headsweep.search.objective import Objective
 from headsweep.search.remarks import remarks
 from headsweep.search.samplers_and_pruners import resolve_pruner, resolve_sampler
 from headsweep.search.space import suggestion_order
@@ -33,7 +34,7 @@ from headsweep.search.spec import (
 
 __all__ = ["StudySpec", "load_study_file", "searchable_keys", "study_from_dict"]
 
-SECTIONS = ("study", "base", "space", "sampler", "pruner", "finalists")
+SECTIONS = ("study", "base", "space", "sampler", "pruner", "objective", "finalists")
 SEARCHED_SECTIONS = ("head", "features", "training")
 FIXED_KEYS = ("head.kind", "training.seed", "training.tape_position", "training.target_labels")
 OTHER_NAMES = {"head.momentum": "training.momentum"}
@@ -42,8 +43,8 @@ OTHER_NAMES = {"head.momentum": "training.momentum"}
 def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
     """Read a study file with `key=value` overrides.
 
-    Overrides of `study.`, `sampler.`, `pruner.` and `finalists.` replace values of the file; all
-    others are appended to those of `base`.
+    Overrides of `study.`, `sampler.`, `pruner.`, `objective.` and `finalists.` replace values of
+    the file; all others are appended to those of `base`.
 
     Returns:
         The checked spec.
@@ -89,7 +90,7 @@ def _override_file(document: dict[str, Any], text: str) -> bool:
         StudyError: the override names a key below a plain value.
     """
     section, _, rest = text.partition("=")[0].partition(".")
-    if section not in ("study", "sampler", "pruner", "finalists") or not rest:
+    if section not in ("study", "sampler", "pruner", "objective", "finalists") or not rest:
         return False
     _, value = override_value(text, where="command line")
     *parents, leaf = rest.split(".")
@@ -129,6 +130,7 @@ def _spec_from_document(
         pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
         patience=identity.patience,
+        objective=_section(Objective, document.get("objective", {}), where=f"{where}:objective"),
     )
     enqueued = tuple(
         complete_params(params, spec, where=f"{where}:study.enqueue[{i}]")
