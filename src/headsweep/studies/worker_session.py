@@ -27,7 +27,7 @@ from headsweep.search.samplers_and_pruners import (
     rungs,
     trials_at_once,
 )
-from headsweep.search.space import distribution, suggest
+from headsweep.search.space import distribution, lacks_params, suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims, expiry
 from headsweep.storage.attributes import FAILURE, REFUSED
@@ -176,7 +176,7 @@ class WorkerSession:
         attrs = read_study_attrs(connection, self.study_id, (DEADLINE,))
         left_s = seconds_left(attrs, claims.database_now(connection)) if attrs else None
         self._ends_at = None if left_s is None else time.monotonic() + left_s
-        fitting = (trial for trial in cache.trials if fits_space(trial, self._distributions))
+        fitting = (trial for trial in cache.trials if self._in_space(trial))
         self._stopped_by = stop_reason(self.spec, left_s, fitting)
         return self._stopped_by
 
@@ -296,6 +296,10 @@ class WorkerSession:
             names = ", ".join(map(repr, sorted(ignored)))
             self._notice("ignored", trial, f"was enqueued with params the space lacks: {names}")
         return True
+
+    def _in_space(self, trial: FrozenTrial) -> bool:
+        fitting = fits_space(trial, self._distributions)
+        return fitting and not lacks_params(trial, self.spec.space, self.spec.config)
 
     @property
     def _misfits(self) -> frozenset[int]:
