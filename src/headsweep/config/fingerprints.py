@@ -18,6 +18,7 @@ IRRELEVANT_KEYS = ("training.resume",)
 """Keys of other sections that change no leaderboard number."""
 
 ADDED_KEYS: Mapping[str, Any] = {
+    "data.blank_labels": "refuse",
     "data.columns.patient": None,
     "data.columns.scan": None,
     "data.feature_key": None,

@@ -58,6 +58,7 @@ Normalization = Literal["none", "l2", "layer", "std", "zscore", "whiten"]
 Init = Literal["default", "normal", "zero"]
 Precision = Literal["float32", "tf32", "bf16"]
 SharedContent = Literal["refuse", "warn", "drop"]
+BlankLabels = Literal["refuse", "mask"]
 
 
 class Section(BaseModel):
@@ -278,6 +279,9 @@ class DataConfig(Section):
     """What is done when rows of different patients in two splits share a report or a feature
     vector: `refuse` the data, `warn`, or `drop` such rows from valid and test; null refuses visual
     features and warns of text features and reports. A few rows with equal labels are accepted."""
+    blank_labels: BlankLabels = "refuse"
+    """What is done with blank label cells: `refuse` the manifest, or `mask` them. A masked cell
+    weighs nothing in the loss and is left out of its label's metrics."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headsweep.metrics.masking import has_blanks, labelled
 from headsweep.metrics.ranking import average_precision_and_auroc, macro
 
 Metrics = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]
@@ -28,7 +29,7 @@ def slot_metrics(
     A slot's metrics do not depend on the other slots, nor on the number of threads.
 
     Args:
-        targets: validation labels `(n, c)`.
+        targets: validation labels `(n, c)`, `BLANK` where one is not known.
         scores: `(K, c, n)` on the CPU.
         probabilities: the label probabilities of scores.
         ranks_logits: whether scores are ranked; else their probabilities are.
@@ -70,7 +71,8 @@ def _metrics(
 def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean cross-entropy `(K,)` of probabilities `(K, c, n)` and labels `(n, c)`."""
     hit = np.where(targets.T.astype(bool), scores, 1 - scores)
-    losses: NDArray[np.float32] = (
-        -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1).mean(axis=1)
-    )
+    of_entry = -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1)
+    if has_blanks(targets):
+        of_entry = of_entry[:, labelled(targets).T.ravel()]
+    losses: NDArray[np.float32] = of_entry.mean(axis=1)
     return losses

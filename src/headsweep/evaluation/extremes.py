@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from headsweep.evaluation.rules import Rules
 from headsweep.metrics.bootstrap import bound_of_perfect, patients_with
+from headsweep.metrics.masking import prevalence
 from headsweep.metrics.ranking import Metric, macro
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def extremes_of(measured: Measured, name: str, confidence: float, rules: Rules) 
     means = measured.values[name].mean(axis=0)
     if not is_extreme(means).any():
         return np.full(len(means), np.nan), np.full(len(means), np.nan)
-    prevalence = measured.predictions.targets.mean(axis=0)
+    shares = prevalence(measured.predictions.targets)
     patients = _patients(measured, name)
-    return bound_of_extremes(name, means, patients, confidence, rules, prevalence=prevalence)
+    return bound_of_extremes(name, means, patients, confidence, rules, shares=shares)
 
 
 def macro_extremes_of(measured: Measured, name: str, confidence: float, rules: Rules) -> Ends:
@@ -57,8 +58,8 @@ def macro_extremes_of(measured: Measured, name: str, confidence: float, rules: R
     if not is_extreme(mean).any():
         return np.full(1, np.nan), np.full(1, np.nan)
     patients = _patients(measured, name)[used].mean(keepdims=True)
-    prevalence = np.array([measured.predictions.targets[:, used].mean()])
-    return bound_of_extremes(name, mean, patients, confidence, rules, prevalence=prevalence)
+    shares = prevalence(measured.predictions.targets)[used].mean(keepdims=True)
+    return bound_of_extremes(name, mean, patients, confidence, rules, shares=shares)
 
 
 def bound_of_extremes(
@@ -68,7 +69,7 @@ def bound_of_extremes(
     confidence: float,
     rules: Rules,
     *,
-    prevalence: Metric | None = None,
+    shares: Metric | None = None,
 ) -> Ends:
     """Compute one-sided intervals of metrics that are exactly 0 or 1.
 
@@ -83,7 +84,7 @@ def bound_of_extremes(
             a row that is called positive.
         confidence: of the intervals, such as 0.95.
         rules: of the board.
-        prevalence: (c,) of the labels, which AUPRC skill needs.
+        shares: (c,) prevalence of the labels, which AUPRC skill needs.
 
     Returns:
         Lower and upper ends (c,), NaN where the bootstrap's interval stays.
@@ -95,10 +96,10 @@ def bound_of_extremes(
         return unbounded, unbounded
     low, high = bound_of_perfect(means, patients, confidence)
     if name == SKILL:
-        if prevalence is None:
+        if shares is None:
             return unbounded, unbounded
         perfect = means == 1
-        low = np.where(perfect, (low - prevalence) / (1 - prevalence), np.nan)
+        low = np.where(perfect, (low - shares) / (1 - shares), np.nan)
         return low, np.where(perfect, high, np.nan)
     if name.startswith("f1"):
         # With recall r and no false positive, F1 is 2r / (1 + r).

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Targets = NDArray[np.uint8] | NDArray[np.bool_]
+from headsweep.metrics.masking import Targets, has_blanks, labelled
+
 Scores = NDArray[np.floating[Any]]
 Metric = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
     together; the ROC area is trapezoidal, so a tied pair counts one half.
 
     Args:
-        targets: (n, c), 0 or 1.
+        targets: (n, c), 0, 1 or `BLANK`; each label's rows that are blank are left out.
         scores: (K, n, c) finite logits or probabilities; only their order matters, and -0.0 equals
             0.0. Float32 is fastest; float64 is ranked exactly, after one more sort.
 
@@ -48,6 +49,8 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
         ValueError: the shapes do not agree, or a score is no float or not finite.
     """
     _refuse(targets, scores)
+    if has_blanks(targets):
+        return _label_by_label(targets, scores)
     if not np.can_cast(scores.dtype, np.float32):
         scores = _ordinal(scores)
     slots, n, c = scores.shape
@@ -68,6 +71,19 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
             keys.sort(axis=1)
             precision[place[block]], area[place[block]] = _areas(keys)
     return precision.reshape(slots, c), area.reshape(slots, c)
+
+
+def _label_by_label(targets: Targets, scores: Scores) -> tuple[Metric, Metric]:
+    """Return both metrics of each label on the rows that have it, (K, c) each."""
+    precision, area = np.full((2, len(scores), targets.shape[1]), np.nan)
+    known = labelled(targets)
+    for j in np.flatnonzero(known.any(axis=0)):
+        rows = known[:, j]
+        column = slice(j, j + 1)
+        precision[:, column], area[:, column] = average_precision_and_auroc(
+            targets[rows, column], scores[:, rows, column]
+        )
+    return precision, area
 
 
 def macro(per_label: Metric) -> Metric:
