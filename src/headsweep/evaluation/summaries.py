@@ -31,7 +31,7 @@ from headsweep.metrics.masking import (
     positive_counts,
     prevalence,
 )
-from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
+from headsweep.metrics.ranking import Metric, auprc_skill, average_precision_and_auroc, macro
 from headsweep.metrics.retrieval import INSTANCE_RECALL, recall_at
 from headsweep.metrics.thresholds import (
     OperatingPoint,
@@ -168,7 +168,7 @@ def measure(
     values = {
         "auprc": auprc,
         "auroc": auroc,
-        "auprc_skill": _skill(auprc, prevalence(targets)),
+        "auprc_skill": auprc_skill(auprc, prevalence(targets)),
         "sensitivity_at_90_specificity": np.stack(
             [sensitivity_at_specificity(targets, seed, 0.9) for seed in ranking]
         ),
@@ -177,7 +177,7 @@ def measure(
     }
     auprc, auroc = resampled_ranking(targets, ranking, resamples)
     positive, squared, rows = _resampled_terms(targets, scores, resamples)
-    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": _skill(auprc, positive / rows)}
+    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": auprc_skill(auprc, positive / rows)}
     resampled["brier"] = squared / rows
 
     called_patients: dict[str, Metric] = {}
@@ -376,12 +376,6 @@ def mean_patients(rarer: Metric) -> float:
 def finite(value: float) -> float | None:
     """Return the value as plain data; None, which is JSON's null, where it is undefined."""
     return float(value) if np.isfinite(value) else None
-
-
-def _skill(auprc: Metric, prevalence: Metric) -> Metric:
-    """Return AUPRC rescaled so that chance (the prevalence) is 0 and a perfect ranking is 1."""
-    absent = np.where(prevalence < 1, 1 - prevalence, np.nan)
-    return np.asarray((auprc - prevalence) / absent)
 
 
 def _ratios(point: OperatingPoint) -> dict[str, Metric]:
