@@ -39,6 +39,8 @@ class Split:
     reports: tuple[str, ...] | None
     manifest_fingerprint: str
     feature_fingerprints: Mapping[Modality, str]
+    n_left_out: int = 0
+    """Rows that `data.shared_content=drop` left out."""
 
     def with_modalities(self, modalities: Sequence[Modality]) -> Split:
         """Leave out the features of other modalities.
