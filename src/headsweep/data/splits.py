@@ -36,6 +36,9 @@ class Split:
     reports: tuple[str, ...] | None
     manifest_fingerprint: str
     feature_fingerprints: Mapping[Modality, str]
+    label_source: str = ""
+    """Where the labels come from: a manifest, and its label map if it has one."""
+    label_map_fingerprint: str | None = None
 
     def with_modalities(self, modalities: Sequence[Modality]) -> Split:
         """Leave out the features of other modalities.
