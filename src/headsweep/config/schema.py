@@ -58,6 +58,9 @@ Normalization = Literal["none", "l2", "layer", "std", "zscore", "whiten"]
 Init = Literal["default", "normal", "zero"]
 Precision = Literal["float32", "tf32", "bf16"]
 SharedContent = Literal["refuse", "warn", "drop"]
+ObjectiveMetric = Literal[
+    "auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10"
+]
 BlankLabels = Literal["refuse", "mask"]
 
 
@@ -180,12 +183,18 @@ class TrainingConfig(Section):
     """Rows of a minibatch."""
     max_epochs: Epochs = 50
     """Epochs after which training ends at the latest."""
+    metric: ObjectiveMetric = "auprc_macro"
+    """Metric on valid, higher is better, that chooses the epoch whose weights are used.
+    `auprc_skill` is the mean over labels of (AUPRC - prevalence) / (1 - prevalence),
+    `balanced_accuracy` has thresholds chosen on valid itself, and `recall_at_10` is the share of
+    scans whose report a retrieval head ranks among the first 10. In a study file write
+    `objective.metric`."""
     early_stopping_patience: Epochs | None = 10
     """Epochs without a better value of `early_stopping_metric` after which training ends; null
-    never stops early. The weights are always those of the epoch of the best AUPRC."""
-    early_stopping_metric: Literal["auprc_macro", "auroc_macro", "loss"] = "auprc_macro"
-    """Validation metric that early stopping watches; of `loss`, the mean cross-entropy of all rows
-    and labels, lower is better."""
+    never stops early. The weights are always those of the epoch of the best `metric`."""
+    early_stopping_metric: Literal["auprc_macro", "auroc_macro", "loss"] | None = None
+    """Validation metric that early stopping watches; null is `metric`. Of `loss`, the mean
+    cross-entropy of all rows and labels, lower is better."""
     early_stopping_window: Epochs = 1
     """Epochs over whose mean the metric is watched: a moving average of the last so many."""
     early_stopping_start_epoch: Epochs = 1
@@ -437,6 +446,15 @@ class Config(Section):
             raise ValueError(
                 "training.warmup_epochs must be at most training.max_epochs "
                 f"({self.training.max_epochs}), found {self.training.warmup_epochs:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recall_is_of_retrieval(self) -> Self:
+        if self.training.metric == "recall_at_10" and self.head.kind != "retrieval":
+            raise ValueError(
+                "training.metric: recall_at_10 needs head=retrieval, "
+                f"found a head of kind {self.head.kind}"
             )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from headsweep.config.schema import (
 )
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
+from headsweep.heads.ensemble import EnsembleConfig, EnsembleHead, joint_shape
 from headsweep.heads.normalization import Normalizer
 from headsweep.heads.registry import rebuild_head
 from headsweep.heads.retrieval import RetrievalHead
@@ -44,6 +45,8 @@ class PredictorSpec:
 
 HEAD = "head."
 """Prefix of the head's tensors in the file of a predictor."""
+MEMBERS = "members"
+"""Key of the members in the metadata of an ensemble."""
 MODEL = "model.safetensors"
 """Name of the file of a predictor in its folder."""
 
@@ -100,10 +103,20 @@ class Predictor(nn.Module):
         Raises:
             FeatureError: a modality is missing, or has another width than in training.
         """
-        logits = self.decision_function(features)
+        return self.probabilities_of(_tensors(features))
+
+    @torch.inference_mode()
+    def probabilities_of(self, features: Mapping[Modality, Tensor]) -> NDArray[np.float64]:
+        """Compute label probabilities `(n, c)` in float64 from raw features as tensors.
+
+        Returns:
+            The sigmoid of the logits in float64, or the head's own probabilities.
+        """
+        views = self.views(features)
+        logits = self.head.logits(views)
         if logits is not None:
-            return np.asarray(expit(logits.astype(np.float64)))
-        return np.asarray(self(_tensors(features)).cpu().numpy(), dtype=np.float64)
+            return np.asarray(expit(logits.cpu().numpy().astype(np.float64)))
+        return np.asarray(self.head.probabilities(views).cpu().numpy(), dtype=np.float64)
 
     @torch.inference_mode()
     def decision_function(
@@ -135,17 +148,31 @@ class Predictor(nn.Module):
         return self.head.project(self.views(features))
 
 
+def ensemble_of(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    """Join predictors of the same labels into one that averages their scores.
+
+    Args:
+        members: each with its own normalisation.
+        weights: of the members; they add up to 1.
+
+    Returns:
+        The ensemble: logits are averaged, or probabilities if a member has no logits.
+
+    Raises:
+        ValueError: the members differ in labels, or in the width of a feature.
+    """
+    shape = joint_shape([one.spec.shape for one in members])
+    if len({one.labels for one in members}) > 1:
+        raise ValueError("members of an ensemble must have the same labels in the same order")
+    spec = PredictorSpec(EnsembleConfig(), shape, "none", members[0].labels)
+    normalizers = {name: Normalizer("none", width) for name, width in shape.widths.items()}
+    return Predictor(spec, normalizers, EnsembleHead(members, weights))
+
+
 def save_predictor(predictor: Predictor, path: Path) -> None:
     """Write tensors and, as metadata, the spec to one safetensors file."""
-    spec = predictor.spec
-    metadata = {
-        "head": _head_metadata(spec.head),
-        "widths": dict(spec.shape.widths),
-        "input": spec.shape.input,
-        "normalization": spec.normalization,
-        "labels": list(spec.labels),
-    }
     tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
+    metadata = _metadata(predictor)
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
 
 
@@ -166,7 +193,7 @@ def load_predictor(path: Path | str) -> Predictor:
         path: its file, or the folder that holds it as `model.safetensors`.
 
     Returns:
-        The predictor, ready to use.
+        The predictor, ready to use; of an ensemble, all members as one predictor.
 
     Raises:
         FeatureError: the file is no predictor of headsweep.
@@ -178,22 +205,60 @@ def load_predictor(path: Path | str) -> Predictor:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        head = head_config_type(metadata["head"]["kind"]).model_validate_json(
-            json.dumps(metadata["head"])
-        )
-        widths: dict[Modality, int] = metadata["widths"]
-        feature_input: FeatureInput = metadata["input"]
-        shape = HeadShape(widths, feature_input, len(metadata["labels"]))
-        spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
-        normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
-        weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
-        predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
-        predictor.load_state_dict(tensors)
+        predictor = _ensemble(metadata, tensors) if MEMBERS in metadata else None
+        predictor = predictor or _single(metadata, tensors)
     except Exception as error:  # untrusted metadata may break any step above
         raise FeatureError(
             f"{path}: a model must be a safetensors file written by headsweep, found {error}"
         ) from None
     return predictor
+
+
+def _metadata(predictor: Predictor) -> dict[str, Any]:
+    if isinstance(head := predictor.head, EnsembleHead):
+        members = [_metadata(member) for member in head.predictors]
+        return {MEMBERS: members, "weights": list(head.weights), "labels": list(predictor.labels)}
+    spec = predictor.spec
+    return {
+        "head": _head_metadata(spec.head),
+        "widths": dict(spec.shape.widths),
+        "input": spec.shape.input,
+        "normalization": spec.normalization,
+        "labels": list(spec.labels),
+    }
+
+
+def _single(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    """Return the predictor of one head."""
+    head = head_config_type(metadata["head"]["kind"]).model_validate_json(
+        json.dumps(metadata["head"])
+    )
+    widths: dict[Modality, int] = metadata["widths"]
+    feature_input: FeatureInput = metadata["input"]
+    shape = HeadShape(widths, feature_input, len(metadata["labels"]))
+    spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
+    normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
+    weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
+    predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
+    predictor.load_state_dict(dict(tensors))
+    return predictor
+
+
+def _ensemble(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    """Return the predictor of an ensemble, whose members are single heads.
+
+    Raises:
+        ValueError: there are not as many weights between 0 and 1 as members.
+    """
+    members = []
+    for i, member in enumerate(metadata[MEMBERS]):
+        prefix = f"{HEAD}members.{i}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        members.append(_single(member, own))
+    weights = [float(weight) for weight in metadata["weights"]]
+    if len(weights) != len(members) or not all(0 <= weight <= 1 for weight in weights):
+        raise ValueError(f"weights {weights} of {len(members)} members")
+    return ensemble_of(members, weights)
 
 
 def _tensors(features: Mapping[Modality, NDArray[np.floating]]) -> dict[Modality, Tensor]:
