@@ -25,6 +25,7 @@ ADDED_KEYS: Mapping[str, Any] = {
     "data.follow_links": False,
     "data.label_maps": None,
     "data.shared_content": None,
+    "data.zero_shot": None,
     "training.metric": "auprc_macro",
     "head.init": "default",
     "training.adam_betas": None,

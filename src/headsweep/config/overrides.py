@@ -62,6 +62,7 @@ LOCAL = (
     "data.val_manifest",
     "data.test_manifests",
     "data.label_maps",
+    "data.zero_shot",
 )
 """Keys that name what is written, and the manifests below `paths.manifest_dir`."""
 

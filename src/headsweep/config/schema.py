@@ -291,6 +291,10 @@ class DataConfig(Section):
     label_maps: Mapping[str, str] | None = None
     """Label maps of valid and test manifests whose columns are not the study's labels:
     `{rad_chestct.csv: rad_chestct_map.yaml}`, relative to `paths.manifest_dir`."""
+    zero_shot: str | None = None
+    """File of prompt embeddings for the reference row `zero_shot`, relative to
+    `paths.manifest_dir`: a `.npz` with one array for each label, named as the label, or two, named
+    `positive:<label>` and `negative:<label>`; null makes no such row."""
     blank_labels: BlankLabels = "refuse"
     """What is done with blank label cells: `refuse` the manifest, or `mask` them. A masked cell
     weighs nothing in the loss and is left out of its label's metrics."""

@@ -13,6 +13,9 @@ from headsweep.config.schema import Config, Modality, RetrievalConfig
 
 MODALITIES: tuple[Modality, ...] = ("visual", "text")
 
+ZERO_SHOT_INPUT: Modality = "visual"
+"""Features with which prompts are compared."""
+
 BLOCK_ROWS = 1024
 """Rows that are hashed or written at once, which bounds the memory needed."""
 

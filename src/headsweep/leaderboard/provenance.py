@@ -31,6 +31,7 @@ from headsweep.evaluation.summaries import (
 )
 from headsweep.leaderboard.cohorts import describe_cohorts
 from headsweep.leaderboard.finalists import Finalist
+from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
 from headsweep.metrics.masking import BLANK
@@ -69,6 +70,10 @@ class _Finalist(_Read):
     config: dict[str, Any]
 
 
+class _References(_Read):
+    names: list[Literal["prevalence", "logistic_regression", "knn", "zero_shot"]]
+
+
 class _Provenance(_Read):
     study: str
     study_fingerprint: str
@@ -78,6 +83,7 @@ class _Provenance(_Read):
     data: dict[str, Any]
     machine: _Machine
     search: SearchFacts | None = None
+    references: _References | None = None
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -93,6 +99,8 @@ class StudyFacts:
     rules: Rules = CURRENT
     search: SearchFacts | None = None
     """How the search ended; None on boards of before."""
+    references: References = NONE
+    """Rows that are not searched; none on boards of before."""
 
 
 def describe(
@@ -142,6 +150,7 @@ def describe(
         "packages": {name: version(name) for name in PACKAGES},
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
+        **study.references.to_dict(),
     }
 
 

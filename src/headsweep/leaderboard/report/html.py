@@ -13,7 +13,9 @@ from headsweep.evaluation.paired_tests import SIGNIFICANCE
 from headsweep.leaderboard.cohorts import HEADER, cells
 from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.provenance import search_of
+from headsweep.leaderboard.references.rows import ComparedReferences
 from headsweep.leaderboard.report.page import Cell, TableCard, render
+from headsweep.leaderboard.report.references import reference_table
 from headsweep.leaderboard.report.sections import (
     METRIC_NAMES,
     board_sections,
@@ -38,6 +40,7 @@ def write_report(
     results: Sequence[FinalistResult],
     compared: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    references: ComparedReferences,
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
 
@@ -47,6 +50,7 @@ def write_report(
         results: the finalists, best first.
         compared: paired comparisons, as `comparisons.json` holds them.
         provenance: as `provenance.json` will hold it.
+        references: rows that were not searched.
     """
     valid, *tests = results[0].metrics
     sections = [
@@ -67,6 +71,7 @@ def write_report(
         sections=[section for section in sections if section.plots],
         tables=[
             _cohort_table(provenance["cohorts"]),
+            *(reference_table(references, valid, test) for test in tests if references.rows),
             *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
             *(_label_table(results, test) for test in tests),
             *(
