@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from headsweep.config.fingerprints import ADDED_KEYS, without_added_defaults, without_irrelevant
-from headsweep.config.messages import unknown_key
+from headsweep.config.messages import nearest, unknown_key
 from headsweep.errors import ConfigError
 
 HEAD_ENTRY_POINTS = "headsweep.heads"
@@ -58,6 +58,9 @@ Normalization = Literal["none", "l2", "layer", "std", "zscore", "whiten"]
 Init = Literal["default", "normal", "zero"]
 Precision = Literal["float32", "tf32", "bf16"]
 SharedContent = Literal["refuse", "warn", "drop"]
+ObjectiveMetric = Literal[
+    "auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10"
+]
 BlankLabels = Literal["refuse", "mask"]
 
 
@@ -180,12 +183,18 @@ class TrainingConfig(Section):
     """Rows of a minibatch."""
     max_epochs: Epochs = 50
     """Epochs after which training ends at the latest."""
+    metric: ObjectiveMetric = "auprc_macro"
+    """Metric on valid, higher is better, that chooses the epoch whose weights are used.
+    `auprc_skill` is the mean over labels of (AUPRC - prevalence) / (1 - prevalence),
+    `balanced_accuracy` has thresholds chosen on valid itself, and `recall_at_10` is the share of
+    scans whose report a retrieval head ranks among the first 10. In a study file write
+    `objective.metric`."""
     early_stopping_patience: Epochs | None = 10
     """Epochs without a better value of `early_stopping_metric` after which training ends; null
-    never stops early. The weights are always those of the epoch of the best AUPRC."""
-    early_stopping_metric: Literal["auprc_macro", "auroc_macro", "loss"] = "auprc_macro"
-    """Validation metric that early stopping watches; of `loss`, the mean cross-entropy of all rows
-    and labels, lower is better."""
+    never stops early. The weights are always those of the epoch of the best `metric`."""
+    early_stopping_metric: Literal["auprc_macro", "auroc_macro", "loss"] | None = None
+    """Validation metric that early stopping watches; null is `metric`. Of `loss`, the mean
+    cross-entropy of all rows and labels, lower is better."""
     early_stopping_window: Epochs = 1
     """Epochs over whose mean the metric is watched: a moving average of the last so many."""
     early_stopping_start_epoch: Epochs = 1
@@ -279,11 +288,34 @@ class DataConfig(Section):
     """What is done when rows of different patients in two splits share a report or a feature
     vector: `refuse` the data, `warn`, or `drop` such rows from valid and test; null refuses visual
     features and warns of text features and reports. A few rows with equal labels are accepted."""
+    label_maps: Mapping[str, str] | None = None
+    """Label maps of valid and test manifests whose columns are not the study's labels:
+    `{rad_chestct.csv: rad_chestct_map.yaml}`, relative to `paths.manifest_dir`."""
+    zero_shot: str | None = None
+    """File of prompt embeddings for the reference row `zero_shot`, relative to
+    `paths.manifest_dir`: a `.npz` with one array for each label, named as the label, or two, named
+    `positive:<label>` and `negative:<label>`; null makes no such row."""
     blank_labels: BlankLabels = "refuse"
     """What is done with blank label cells: `refuse` the manifest, or `mask` them. A masked cell
     weighs nothing in the loss and is left out of its label's metrics."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
+
+    @model_validator(mode="after")
+    def _label_maps_are_of_manifests(self) -> Self:
+        named = [name for name in (self.val_manifest, *self.test_manifests) if name is not None]
+        for name in self.label_maps or {}:
+            if name == self.train_manifest:
+                raise ValueError(
+                    f"data.label_maps: {name!r} is the train manifest, whose labels are the "
+                    "study's own: map the other manifests to them"
+                )
+            if name not in named:
+                raise ValueError(
+                    f"data.label_maps: no manifest {name!r}.{nearest(name, named)} "
+                    "data.val_manifest and data.test_manifests name them"
+                )
+        return self
 
 
 class PathsConfig(Section):
@@ -418,6 +450,15 @@ class Config(Section):
             raise ValueError(
                 "training.warmup_epochs must be at most training.max_epochs "
                 f"({self.training.max_epochs}), found {self.training.warmup_epochs:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recall_is_of_retrieval(self) -> Self:
+        if self.training.metric == "recall_at_10" and self.head.kind != "retrieval":
+            raise ValueError(
+                "training.metric: recall_at_10 needs head=retrieval, "
+                f"found a head of kind {self.head.kind}"
             )
         return self
 

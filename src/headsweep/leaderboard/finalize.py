@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from headsweep.atomic_files import locked, write_json
 from headsweep.config.schema import Config, Modality
@@ -23,10 +24,11 @@ from headsweep.data.dataset import (
     search_fingerprints,
 )
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import OutputError, StudyError, VerificationError
+from headsweep.errors import OutputError, SearchError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
+from headsweep.leaderboard.cohorts import COHORTS, write_cohorts
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -47,14 +49,23 @@ from headsweep.leaderboard.provenance import (
     read_provenance,
     write_data_rows,
 )
+from headsweep.leaderboard.references.files import references_markdown, write_references
+from headsweep.leaderboard.references.rows import (
+    ComparedReferences,
+    add_references,
+    load_references,
+)
 from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.progress import progress_bar
+from headsweep.search.objective import is_feasible, none_feasible
+from headsweep.search.spec import StudySpec
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
+from headsweep.studies.references import with_references
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
 
@@ -96,17 +107,22 @@ def finalize(
     study = SearchStudy(
         *(stored.name, stored.storage, RandomSampler(), NopPruner()), hidden=lambda: unfit
     )
+    _refuse_infeasible(stored, spec)
     finalists = choose_finalists(
         study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
     )
     seeds = tuple(sorted(spec.finalists.seeds))
-    ended = SearchFacts.of(stored.summary())
-    facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)
+    ended = SearchFacts.of(stored.summary(), spec)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
     modalities = union_of_modalities(finalist.config for finalist in finalists)
+    modalities = with_references(spec, modalities)
     data = data or Dataset.from_config(spec.config, progress=True)
     train, valid = data.search_splits(spec.config, modalities=modalities)
     refuse_other_data(study, search_fingerprints(train, valid))
+    references = load_references(spec.references, spec.config, train)
+    facts = StudyFacts(
+        *(stored.name, spec.fingerprint(), searched, seeds), search=ended, references=references
+    )
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
@@ -114,14 +130,29 @@ def finalize(
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
-        results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
+        results, compared, rows = write_board(
+            folder, confirmed, facts, train, valid, tests, subgroups
+        )
         splits = (train, valid, *tests)
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
-        write_report(folder, study, results, compared, provenance)
+        write_cohorts(provenance["cohorts"], folder / COHORTS)
+        write_report(folder, study, results, compared, provenance, rows)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
+
+
+def _refuse_infeasible(stored: StoredStudy, spec: StudySpec) -> None:
+    """Raise if there are complete trials, but none meets the study's constraint.
+
+    Raises:
+        SearchError: none does; names the nearest.
+    """
+    complete = [t for t in stored.trials((TrialState.COMPLETE,)) if stored.fits(t)]
+    if complete and not any(map(is_feasible, complete)):
+        text = none_feasible(complete, spec.objective.constraint)
+        raise SearchError(f"study {stored.name!r}: {text}")
 
 
 def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
@@ -147,11 +178,11 @@ def write_board(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
-) -> tuple[list[FinalistResult], dict[str, Any]]:
+) -> tuple[list[FinalistResult], dict[str, Any], ComparedReferences]:
     """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
-        The results, and the paired comparisons.
+        The results, their paired comparisons, and the references.
     """
     results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
     if any(subgroups.values()):
@@ -168,13 +199,17 @@ def write_board(
         facts.rules,
     )
     write_json(folder / COMPARISONS, compared)
+    splits = (valid, *tests)
+    references = add_references(facts.references, results[0], train, splits, facts.rules)
+    write_references(references, folder)
     write_tables(
         [leaderboard_row(result, facts, valid.name, data) for result in results],
         folder,
         facts.rules,
         note=facts.search.note if facts.search else "",
+        sections=references_markdown(references, [test.name for test in tests]),
     )
-    return results, compared
+    return results, compared, references
 
 
 def confirm_with_progress(

@@ -76,6 +76,27 @@ class Leaderboard:
         """Return the columns of `leaderboard.csv`, a row for each finalist."""
         return frame_of(list(self._rows.values()))
 
+    def references(self) -> pd.DataFrame:
+        """Return the columns of `references.csv`, a row for each reference that was not searched.
+
+        Returns:
+            The rows; an empty frame for boards without references.
+
+        Raises:
+            VerificationError: the file is missing or cannot be read.
+        """
+        import pandas as pd
+
+        from headsweep.leaderboard.references.chosen import recorded_names
+
+        if not recorded_names(self.provenance):
+            return pd.DataFrame()
+        path = self.folder / "references.csv"
+        try:
+            return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        except (OSError, ValueError) as error:
+            raise VerificationError(f"{path}: cannot read the references: {error}") from None
+
     def finalist(self, rank: int) -> Path:
         """Return the folder of a finalist.
 
