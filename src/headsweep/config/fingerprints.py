@@ -23,6 +23,7 @@ ADDED_KEYS: Mapping[str, Any] = {
     "data.columns.scan": None,
     "data.feature_key": None,
     "data.follow_links": False,
+    "data.label_maps": None,
     "data.shared_content": None,
     "data.zero_shot": None,
     "training.metric": "auprc_macro",

@@ -61,6 +61,7 @@ LOCAL = (
     "data.train_manifest",
     "data.val_manifest",
     "data.test_manifests",
+    "data.label_maps",
     "data.zero_shot",
 )
 """Keys that name what is written, and the manifests below `paths.manifest_dir`."""
@@ -221,7 +222,8 @@ def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
         raise ConfigError(f"{where}: {rule}, found {found}")
     for text in overrides:
         key, value = override_value(text, where=where)
-        for name in value if isinstance(value, list) else [value]:
+        names = list(value.values()) if isinstance(value, dict) else value
+        for name in names if isinstance(names, list) else [names]:
             if key in LOCAL and escapes(str(name)):
                 raise ConfigError(
                     f"{where}: {key} in a file must be a relative path without '..' "

@@ -41,6 +41,9 @@ class Split:
     feature_fingerprints: Mapping[Modality, str]
     n_left_out: int = 0
     """Rows that `data.shared_content=drop` left out."""
+    label_source: str = ""
+    """Where the labels come from: a manifest, and its label map if it has one."""
+    label_map_fingerprint: str | None = None
 
     def with_modalities(self, modalities: Sequence[Modality]) -> Split:
         """Leave out the features of other modalities.

@@ -28,6 +28,7 @@ from headsweep.errors import OutputError, SearchError, StudyError, VerificationE
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
+from headsweep.leaderboard.cohorts import COHORTS, write_cohorts
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -140,6 +141,7 @@ def finalize(
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
+        write_cohorts(provenance["cohorts"], folder / COHORTS)
         write_report(folder, study, results, compared, provenance, rows)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from headsweep.data.dataset import Dataset
     from headsweep.heads.predictor import Predictor
+    from headsweep.leaderboard.label_noise import LabelNoise
 
 
 class Leaderboard:
@@ -209,6 +210,26 @@ class Leaderboard:
         from headsweep.leaderboard.verification.verify import verify
 
         return verify(self.folder, moved, data=data)
+
+    def label_noise(self, file: str | os.PathLike[str]) -> LabelNoise:
+        """Measure every row again under other labels of the same rows, and compare the ranks.
+
+        The stored predictions are used; no file of the leaderboard changes.
+
+        Args:
+            file: CSV file with a column of volume names and a column for each label. It holds
+                whole splits, and may hold other rows.
+
+        Returns:
+            Metrics under both labels, ranks, and how often each label differs.
+
+        Raises:
+            ManifestError: the file cannot be read, lacks a label or rows, or has the same labels.
+            VerificationError: predictions cannot be read.
+        """
+        from headsweep.leaderboard.label_noise import label_noise
+
+        return label_noise(self.folder, Path(file))
 
     @staticmethod
     def merge(boards: Sequence[Leaderboard | str | os.PathLike[str]]) -> Merged:

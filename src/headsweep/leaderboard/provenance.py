@@ -29,6 +29,7 @@ from headsweep.evaluation.summaries import (
     N_RESAMPLES,
     RESAMPLING_SEED,
 )
+from headsweep.leaderboard.cohorts import describe_cohorts
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
@@ -135,6 +136,7 @@ def describe(
         "test_openings": [asdict(opening) for opening in openings],
         "data_fingerprint": data_fingerprint(splits),
         "data": {split.name: fingerprints(split) for split in splits},
+        "cohorts": describe_cohorts(splits),
         "figures_version": study.rules.version,
         "bootstrap": {
             "n_resamples": N_RESAMPLES,
@@ -172,10 +174,12 @@ def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
 
 
 def fingerprints(split: Split) -> dict[str, Any]:
-    """Return the fingerprints of a split's manifest and features."""
+    """Return the fingerprints of a split's manifest, features and label map, if it has one."""
+    label_map = split.label_map_fingerprint
     return {
         "manifest": split.manifest_fingerprint,
         "features": dict(sorted(split.feature_fingerprints.items())),
+        **({} if label_map is None else {"label_map": label_map}),
     }
 
 

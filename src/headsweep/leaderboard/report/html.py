@@ -10,6 +10,7 @@ import optuna
 
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
+from headsweep.leaderboard.cohorts import HEADER, cells
 from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.provenance import search_of
 from headsweep.leaderboard.references.rows import ComparedReferences
@@ -70,6 +71,7 @@ def write_report(
         note=NOTE,
         sections=[section for section in sections if section.plots],
         tables=[
+            _cohort_table(provenance["cohorts"]),
             *(reference_table(references, valid, test) for test in tests if references.rows),
             *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
             *(_label_table(results, test) for test in tests),
@@ -138,11 +140,20 @@ def _board(
             f" Train holds neither report nor features of {unseen} rows, the unseen content; "
             "other rows share one of them with a row of another patient in train."
         )
+    absent = sum(one.get("n_rows") == 0 for one in facts["per_label"].values())
+    if absent:
+        text += f" {absent} labels that the cohort lacks are left out of the macro means."
     return TableCard(f"Leaderboard on {test}", text, header, rows)
 
 
 def _estimate(summary: Mapping[str, float | None]) -> Cell:
     return Cell(number(summary["mean"]), interval(summary["ci_low"], summary["ci_high"]))
+
+
+def _cohort_table(cohorts: Sequence[Mapping[str, Any]]) -> TableCard:
+    text = "Labels that some row has; blank ones among these weigh nothing and are not measured."
+    rows = [list(map(Cell, row)) for row in cells(cohorts)]
+    return TableCard("Cohorts", text, list(HEADER.values()), rows)
 
 
 def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:

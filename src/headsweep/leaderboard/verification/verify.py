@@ -184,8 +184,10 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
         VerificationError: they have changed.
     """
     for split in splits:
-        if recorded["data"].get(split.name) == fingerprints(split):
+        was, now = recorded["data"].get(split.name), fingerprints(split)
+        if was == now:
             continue
+        _check_label_map(split, was, now)
         known = _known_rows(folder / DATA_ROWS)
         columns = data_rows(split)
         changed = [
@@ -199,6 +201,22 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
         raise VerificationError(
             f"{split.name}: the data have changed since the leaderboard was made, "
             f"{len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
+        )
+
+
+def _check_label_map(split: Split, was: Any, now: Mapping[str, Any]) -> None:
+    """Check that a split's labels are read through the recorded map, or without one.
+
+    Raises:
+        VerificationError: the map has changed.
+    """
+    recorded = was.get("label_map") if isinstance(was, Mapping) else None
+    found = now.get("label_map")
+    if recorded != found:
+        shown = [fingerprint[:12] if fingerprint else "none" for fingerprint in (found, recorded)]
+        raise VerificationError(
+            f"{split.name}: the label map has changed since the leaderboard was made: "
+            f"{split.label_source} has fingerprint {shown[0]}, recorded {shown[1]}"
         )
 
 
