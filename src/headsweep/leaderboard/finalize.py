@@ -29,6 +29,7 @@ from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.cohorts import COHORTS, write_cohorts
+from headsweep.leaderboard.feature_health import FEATURE_HEALTH, health_of
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -142,7 +143,9 @@ def finalize(
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
         write_cohorts(provenance["cohorts"], folder / COHORTS)
-        write_report(folder, study, results, compared, provenance, rows)
+        health = health_of(splits)
+        write_json(folder / FEATURE_HEALTH, health)
+        write_report(folder, study, results, compared, provenance, rows, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
