@@ -22,7 +22,9 @@ ADDED_KEYS: Mapping[str, Any] = {
     "data.columns.scan": None,
     "data.feature_key": None,
     "data.follow_links": False,
+    "data.inputs": None,
     "data.shared_content": None,
+    "features.partner": None,
 }
 """Default of every key that was added after the first leaderboards were written."""
 

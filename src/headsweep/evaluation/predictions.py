@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import Modality
 from headsweep.data.dataset import Split
 from headsweep.errors import VerificationError
 from headsweep.evaluation.rules import CURRENT, Rules
@@ -71,7 +70,7 @@ def predict(predictor: Predictor, split: Split, rules: Rules = CURRENT) -> Predi
 
 
 def score_features(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]]
 ) -> tuple[Scores, NDArray[np.float32] | None]:
     """Score raw features.
 
@@ -82,7 +81,7 @@ def score_features(
 
 
 def _scored(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]], rules: Rules
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]], rules: Rules
 ) -> tuple[Scores, NDArray[np.float32] | None]:
     if not rules.ranks_logits:
         return predictor(_tensors(predictor, features)).numpy().astype(np.float32), None
@@ -264,12 +263,9 @@ def _matrix(table: pa.Table, kind: str, labels: Sequence[str]) -> NDArray[Any]:
 
 
 def _tensors(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
-) -> dict[Modality, torch.Tensor]:
-    return {
-        modality: torch.from_numpy(np.array(features[modality]))
-        for modality in predictor.spec.shape.widths
-    }
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]]
+) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(features[name])) for name in predictor.inputs}
 
 
 def _write(

@@ -14,12 +14,12 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 
 from headsweep.atomic_files import locked, write_json
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.dataset import (
-    MODALITIES,
     Dataset,
     Split,
-    required_modalities,
+    in_order,
+    required_inputs,
     search_fingerprints,
 )
 from headsweep.engine.slots import EpochReport
@@ -103,16 +103,16 @@ def finalize(
     ended = SearchFacts.of(stored.summary())
     facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
     data = data or Dataset.from_config(spec.config, progress=True)
-    train, valid = data.search_splits(spec.config, modalities=modalities)
+    train, valid = data.search_splits(spec.config, inputs=inputs)
     refuse_other_data(study, search_fingerprints(train, valid))
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
-        openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
+        openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
         results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
         splits = (train, valid, *tests)
@@ -199,10 +199,10 @@ def confirm_with_progress(
         return confirm(finalists, seeds, train, valid, settings, rules=rules, on_epoch=on_epoch)
 
 
-def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
-    """Return the modalities that any of the configs reads, in their usual order."""
-    required = {modality for config in configs for modality in required_modalities(config)}
-    return tuple(modality for modality in MODALITIES if modality in required)
+def union_of_inputs(configs: Sequence[Config]) -> tuple[str, ...]:
+    """Return the inputs that any of the configs reads, in the order of the first config."""
+    required = {name for config in configs for name in required_inputs(config)}
+    return in_order(required, configs[0])
 
 
 def is_current(

@@ -14,7 +14,7 @@ from headsweep.settings import (
     host_name,
 )
 from headsweep.studies.study import StoredStudy
-from headsweep.studies.trials import searched_modalities
+from headsweep.studies.trials import searched_inputs
 from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
@@ -46,10 +46,10 @@ def work(
     settings = worker_settings or WorkerSettings()
     with WorkerSession(study, settings, worker=worker_id()) as session:
         config = session.spec.config
-        modalities = searched_modalities(session.spec)
+        inputs = searched_inputs(session.spec)
         with study.data_errors_explained():
             train, valid = (data or Dataset.from_config(config)).search_splits(
-                config, modalities=modalities
+                config, inputs=inputs
             )
         study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)

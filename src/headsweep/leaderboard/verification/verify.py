@@ -25,7 +25,7 @@ from headsweep.errors import VerificationError
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
     confirm_with_progress,
-    union_of_modalities,
+    union_of_inputs,
     write_board,
 )
 from headsweep.leaderboard.provenance import (
@@ -83,10 +83,10 @@ def verify(
     exact = all(machine(settings)[key] == recorded["machine"][key] for key in SAME_MACHINE)
     # The finalists keep their own paths, which are part of the files that are compared.
     reading = with_values(finalists[0].config, moved or {}, where="command line")
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
     data = data or Dataset.from_config(reading, progress=True)
-    train, valid = data.search_splits(reading, modalities=modalities)
-    tests = load_test(data, reading, modalities)
+    train, valid = data.search_splits(reading, inputs=inputs)
+    tests = load_test(data, reading, inputs)
     _check_data(folder, recorded, (train, valid, *tests))
 
     seeds = tuple(recorded["seeds"])
@@ -97,6 +97,7 @@ def verify(
         seeds,
         rules_of(recorded),
         search_of(recorded),
+        states_inputs="inputs" in recorded,
     )
     confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
     with tempfile.TemporaryDirectory() as temporary:
