@@ -29,6 +29,7 @@ from headsweep.config.schema import (
     Section,
     TrainingConfig,
 )
+from headsweep.search.objective import Objective
 from headsweep.search.samplers_and_pruners import PRUNERS, SAMPLERS
 from headsweep.search.spec import DIMENSIONS, Finalists, Identity
 from headsweep.search.study_file import searchable_keys
@@ -195,6 +196,7 @@ def study_file_page() -> str:
             ),
             SAMPLER.format(names=samplers),
             PRUNER.format(names=pruners),
+            _section("`objective`", Objective, "objective."),
             _section("`finalists`", Finalists, "finalists."),
         ]
     )

@@ -1,6 +1,7 @@
 """Study files: valid ones, and the error messages for bad ones."""
 
 import copy
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,13 @@ BAD = [
     ),
     ("sampler", {"name": "tpe", "group": True, "multivariate": False}, "group needs multivariate"),
     ("sampler", {"name": "grid"}, "but training.learning_rate is without a step"),
+    (
+        "objective",
+        {"folds": 1},
+        "objective.folds: input should be greater than or equal to 2, found 1",
+    ),
+    ("objective", {"include_valid": True}, "objective: include_valid needs folds. Set objective"),
+    ("objective", {"refit": True}, "objective: refit needs folds. Set objective.folds"),
     ("finalists.seeds", [1, 1], "finalists: seeds must differ, found [1, 1]"),
     ("finalists.seeds", [], "finalists.seeds"),
     ("finalists", 3, "finalists: must map keys to values, found 3"),
@@ -322,6 +330,17 @@ def test_load_when_a_searched_key_is_overridden_is_refused(tmp_path: Path) -> No
 def test_spec_from_json_of_its_json_is_equal(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
     assert spec_from_json(spec_to_json(spec)) == spec
+
+
+def test_objective_of_folds_is_stored_and_at_its_default_leaves_no_trace(tmp_path: Path) -> None:
+    plain = make_spec(tmp_path)
+    assert "objective" not in json.loads(spec_to_json(plain))
+    assert make_spec(tmp_path, objective={"folds": None}).fingerprint() == plain.fingerprint()
+    spec = make_spec(tmp_path, "objective.include_valid=true", objective={"folds": 5})
+    assert json.loads(spec_to_json(spec))["objective"] == {"folds": 5, "include_valid": True}
+    assert spec_from_json(spec_to_json(spec)) == spec
+    assert spec.fingerprint() != plain.fingerprint()
+    assert (difference(plain, spec) or "").startswith("objective was")
 
 
 def test_fingerprint_changes_only_with_what_changes_a_value(tmp_path: Path) -> None:

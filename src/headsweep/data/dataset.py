@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headsweep.config.inputs import BUILT_IN, MODALITIES, Modality, joined_input
 from headsweep.config.messages import nearest
-from headsweep.config.schema import Config, SharedContent
+from headsweep.config.schema import BlankLabels, Config, SharedContent
 from headsweep.config.values import values_of, with_values
 from headsweep.data.in_memory import ArraySource, column, frame_arrays, source_of_arrays
 from headsweep.data.loading import ManifestSource
@@ -125,13 +125,14 @@ class Dataset:
         seed: int = 42,
         shared_content: SharedContent | None = None,
         modalities: Mapping[str, Modality] | None = None,
+        blank_labels: BlankLabels = "refuse",
     ) -> Self:
         """Make a data set of arrays in memory; row i of each is the same volume.
 
         Args:
             features: an array of shape (n, d) for each input: `visual`, `text`, or an encoder's
                 name, such as `{"ct_clip": x, "colipri": y}`.
-            targets: shape (n, c), 0 or 1.
+            targets: shape (n, c), 0 or 1; with `blank_labels="mask"` also NaN.
             labels: names of the columns of `targets`.
             patients: patient of every row; None takes it from `volumes` if they are named as in
                 CT-RATE, else every row is its own patient.
@@ -146,6 +147,8 @@ class Dataset:
                 with another split; see `data.shared_content`.
             modalities: `visual` or `text` by the name of the input; those that are left out are
                 `visual`, except `text`.
+            blank_labels: `refuse` targets that are NaN, or `mask` them: they weigh nothing in the
+                loss, and their rows are left out of the label's metrics.
 
         Returns:
             The data set; everything was checked.
@@ -167,8 +170,9 @@ class Dataset:
             reports=reports,
             seed=seed,
             shared_content=shared_content,
+            blank_labels=blank_labels,
         )
-        return cls(source, _config_of(source, named, shared_content))
+        return cls(source, _config_of(source, named, shared_content, blank_labels))
 
     @classmethod
     def from_dataframe(
@@ -185,6 +189,7 @@ class Dataset:
         seed: int = 42,
         shared_content: SharedContent | None = None,
         modalities: Mapping[str, Modality] | None = None,
+        blank_labels: BlankLabels = "refuse",
     ) -> Self:
         """Make a data set of a DataFrame with one row a volume.
 
@@ -203,6 +208,8 @@ class Dataset:
                 with another split; see `data.shared_content`.
             modalities: `visual` or `text` by the name of the input; those that are left out are
                 `visual`, except `text`.
+            blank_labels: `refuse` targets that are NaN, or `mask` them: they weigh nothing in the
+                loss, and their rows are left out of the label's metrics.
 
         Returns:
             The data set; everything was checked.
@@ -221,6 +228,7 @@ class Dataset:
             seed=seed,
             shared_content=shared_content,
             modalities=modalities,
+            blank_labels=blank_labels,
             **{key: None if values is None else list(values) for key, values in chosen.items()},
         )
 
@@ -358,7 +366,10 @@ def _modalities(features: Mapping[str, Any], given: Mapping[str, Modality]) -> d
 
 
 def _config_of(
-    source: ArraySource, modalities: Mapping[str, Modality], shared_content: SharedContent | None
+    source: ArraySource,
+    modalities: Mapping[str, Modality],
+    shared_content: SharedContent | None,
+    blank_labels: BlankLabels,
 ) -> Config:
     """Return the config of data in memory.
 
@@ -377,6 +388,7 @@ def _config_of(
         "data.shared_content": shared_content,
         "data.inputs": named or None,
         "features.input": joined_input(read),
+        "data.blank_labels": blank_labels,
     }
     return with_values(Config(), values, where="Dataset")
 

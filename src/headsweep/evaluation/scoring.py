@@ -34,7 +34,9 @@ def score(model: Path, manifest_file: Path, config: Config, out: Path, *, progre
     """
     predictor = load_predictor(model)
     labels = predictor.spec.labels
-    manifest = read_partly_labelled(manifest_file, config.data.manifest_columns, labels)
+    manifest = read_partly_labelled(
+        manifest_file, config.data.manifest_columns, labels, config.data.blank_labels
+    )
     features = {
         name: pack_for(config, manifest, name, cache_dir(), progress=progress).matrix
         for name in predictor.inputs

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from headsweep.atomic_files import replacing
 from headsweep.errors import VerificationError
+from headsweep.evaluation.extremes import bound_of_extremes
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import (
-    RANKINGS,
+    CONFIDENCE,
     mean_patients,
     shared_resamples,
     summarize,
@@ -93,14 +94,21 @@ def _measure(
     values = average_precision_and_auroc(targets, ranking)
     draws = resampled_ranking(targets, ranking, resamples)
     rest_on = mean_patients(rarer_class_patients(targets, patients))
+    summaries = {}
+    for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True):
+        by_seed_value, own = macro(value), np.array([rest_on])
+        summaries[f"{name}_macro"] = summarize(
+            by_seed_value,
+            macro(drawn).mean(axis=0),
+            rest_on,
+            rules,
+            extremes=bound_of_extremes(
+                name, by_seed_value.mean(keepdims=True), own, CONFIDENCE, rules
+            ),
+        )
     return {
         "n_rows": len(targets),
         "n_patients": len(set(patients)),
         "n_labels_used": int(n_defined(values[0][0])),
-        **{
-            f"{name}_macro": summarize(
-                macro(value), macro(drawn).mean(axis=0), rest_on, rules, ranking=name in RANKINGS
-            )
-            for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True)
-        },
+        **summaries,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from headsweep.atomic_files import write_bytes
+from headsweep.config.fingerprints import without_added_defaults
 from headsweep.config.inputs import BUILT_IN, Modality
 from headsweep.config.messages import nearest
 from headsweep.config.schema import HeadConfig, Normalization, head_config_type
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
+from headsweep.heads.ensemble import EnsembleConfig, EnsembleHead, joint_shape
 from headsweep.heads.normalization import Normalizer
 from headsweep.heads.registry import rebuild_head
 from headsweep.heads.retrieval import RetrievalHead
@@ -39,6 +41,8 @@ class PredictorSpec:
 
 HEAD = "head."
 """Prefix of the head's tensors in the file of a predictor."""
+MEMBERS = "members"
+"""Key of the members in the metadata of an ensemble."""
 MODEL = "model.safetensors"
 """Name of the file of a predictor in its folder."""
 
@@ -121,10 +125,20 @@ class Predictor(nn.Module):
         Raises:
             FeatureError: an input is missing, or has another width than in training.
         """
-        logits = self.decision_function(features)
+        return self.probabilities_of(self._tensors(features))
+
+    @torch.inference_mode()
+    def probabilities_of(self, features: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        """Compute label probabilities `(n, c)` in float64 from raw features as tensors.
+
+        Returns:
+            The sigmoid of the logits in float64, or the head's own probabilities.
+        """
+        views = self.views(features)
+        logits = self.head.logits(views)
         if logits is not None:
-            return np.asarray(expit(logits.astype(np.float64)))
-        return np.asarray(self(self._tensors(features)).cpu().numpy(), dtype=np.float64)
+            return np.asarray(expit(logits.cpu().numpy().astype(np.float64)))
+        return np.asarray(self.head.probabilities(views).cpu().numpy(), dtype=np.float64)
 
     @torch.inference_mode()
     def decision_function(
@@ -156,19 +170,42 @@ class Predictor(nn.Module):
         return self.head.project(self.head.by_modality(self.views(features)))
 
 
+def ensemble_of(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    """Join predictors of the same labels into one that averages their scores.
+
+    Args:
+        members: each with its own normalisation.
+        weights: of the members; they add up to 1.
+
+    Returns:
+        The ensemble: logits are averaged, or probabilities if a member has no logits.
+
+    Raises:
+        ValueError: the members differ in labels, or in the width of a feature.
+    """
+    shape = joint_shape([one.spec.shape for one in members])
+    if len({one.labels for one in members}) > 1:
+        raise ValueError("members of an ensemble must have the same labels in the same order")
+    spec = PredictorSpec(EnsembleConfig(), shape, "none", members[0].labels)
+    normalizers = {name: Normalizer("none", width) for name, width in shape.widths.items()}
+    return Predictor(spec, normalizers, EnsembleHead(members, weights))
+
+
 def save_predictor(predictor: Predictor, path: Path) -> None:
     """Write tensors and, as metadata, the spec to one safetensors file."""
-    spec = predictor.spec
-    metadata = {
-        "head": spec.head.model_dump(mode="json"),
-        "widths": dict(spec.shape.widths),
-        "input": spec.shape.input,
-        "normalization": spec.normalization,
-        "labels": list(spec.labels),
-        **({"modalities": dict(spec.shape.modalities)} if spec.shape.modalities else {}),
-    }
     tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
+    metadata = _metadata(predictor)
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
+
+
+def _head_metadata(head: HeadConfig) -> dict[str, Any]:
+    """Return a head's config as plain data, without keys at defaults that were added later.
+
+    So the files of heads that do not use them stay readable by earlier versions.
+    """
+    plain = {"head": head.model_dump(mode="json")}
+    metadata: dict[str, Any] = without_added_defaults(plain)["head"]
+    return metadata
 
 
 def load_predictor(path: Path | str) -> Predictor:
@@ -178,7 +215,7 @@ def load_predictor(path: Path | str) -> Predictor:
         path: its file, or the folder that holds it as `model.safetensors`.
 
     Returns:
-        The predictor, ready to use.
+        The predictor, ready to use; of an ensemble, all members as one predictor.
 
     Raises:
         FeatureError: the file is no predictor of headsweep.
@@ -190,19 +227,58 @@ def load_predictor(path: Path | str) -> Predictor:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        head = head_config_type(metadata["head"]["kind"]).model_validate_json(
-            json.dumps(metadata["head"])
-        )
-        widths: dict[str, int] = metadata["widths"]
-        modalities: dict[str, Modality] = metadata.get("modalities", {})
-        shape = HeadShape(widths, metadata["input"], len(metadata["labels"]), modalities)
-        spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
-        normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
-        weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
-        predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
-        predictor.load_state_dict(tensors)
+        predictor = _ensemble(metadata, tensors) if MEMBERS in metadata else None
+        predictor = predictor or _single(metadata, tensors)
     except Exception as error:  # untrusted metadata may break any step above
         raise FeatureError(
             f"{path}: a model must be a safetensors file written by headsweep, found {error}"
         ) from None
     return predictor
+
+
+def _metadata(predictor: Predictor) -> dict[str, Any]:
+    if isinstance(head := predictor.head, EnsembleHead):
+        members = [_metadata(member) for member in head.predictors]
+        return {MEMBERS: members, "weights": list(head.weights), "labels": list(predictor.labels)}
+    spec = predictor.spec
+    return {
+        "head": _head_metadata(spec.head),
+        "widths": dict(spec.shape.widths),
+        "input": spec.shape.input,
+        "normalization": spec.normalization,
+        "labels": list(spec.labels),
+        **({"modalities": dict(spec.shape.modalities)} if spec.shape.modalities else {}),
+    }
+
+
+def _single(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    """Return the predictor of one head."""
+    head = head_config_type(metadata["head"]["kind"]).model_validate_json(
+        json.dumps(metadata["head"])
+    )
+    widths: dict[str, int] = metadata["widths"]
+    modalities: dict[str, Modality] = metadata.get("modalities", {})
+    shape = HeadShape(widths, metadata["input"], len(metadata["labels"]), modalities)
+    spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
+    normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
+    weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
+    predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
+    predictor.load_state_dict(dict(tensors))
+    return predictor
+
+
+def _ensemble(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    """Return the predictor of an ensemble, whose members are single heads.
+
+    Raises:
+        ValueError: there are not as many weights between 0 and 1 as members.
+    """
+    members = []
+    for i, member in enumerate(metadata[MEMBERS]):
+        prefix = f"{HEAD}members.{i}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        members.append(_single(member, own))
+    weights = [float(weight) for weight in metadata["weights"]]
+    if len(weights) != len(members) or not all(0 <= weight <= 1 for weight in weights):
+        raise ValueError(f"weights {weights} of {len(members)} members")
+    return ensemble_of(members, weights)

@@ -21,7 +21,7 @@ class RetrievalHead(Head):
     """Projects views to unit vectors; scores labels by similarity-weighted nearest neighbours.
 
     `gallery` holds the training rows' embeddings `(m, e)` and `gallery_targets` their labels
-    `(m, c)`; both are empty until `set_gallery`.
+    `(m, c)`, NaN where one is not known; both are empty until `set_gallery`.
     """
 
     config_type = RetrievalConfig
@@ -64,7 +64,10 @@ class RetrievalHead(Head):
         return functional.normalize(torch.cat(list(projected.values()), dim=1), dim=1)
 
     def set_gallery(self, sides: Mapping[Modality, Tensor], targets: Tensor) -> None:
-        """Keep the embeddings of training rows `(m, d)` and their targets `(m, c)`."""
+        """Keep the embeddings of training rows `(m, d)` and their targets `(m, c)`.
+
+        A target is NaN where it is not known.
+        """
         self.gallery = self.embed(sides).detach()
         self.gallery_targets = targets.to(self.gallery)
 

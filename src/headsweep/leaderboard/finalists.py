@@ -14,10 +14,13 @@ from headsweep.data.dataset import Split
 from headsweep.engine.slots import EpochReport
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import SearchError
-from headsweep.evaluation.predictions import Predictions, predict
+from headsweep.evaluation.predictions import Predictions, predict, retrieval_ranks
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.heads.predictor import Predictor
 from headsweep.metrics.ranking import average_precision, macro
+from headsweep.metrics.retrieval import recall_at
+from headsweep.metrics.trial_metrics import trial_metrics
+from headsweep.search.objective import is_feasible
 from headsweep.settings import EngineSettings
 
 
@@ -38,12 +41,20 @@ class Confirmed:
     seeds: tuple[int, ...]
     predictors: tuple[Predictor, ...]
     valid: tuple[Predictions, ...]
+    recalls: tuple[float, ...] = ()
+    """Recall@10 on valid; empty where it is not the objective."""
 
     @property
     def val_mean(self) -> float:
-        """Mean over seeds of the macro AUPRC of the predictions on valid."""
+        """Mean over seeds of the objective's metric of the predictions on valid."""
+        metric = self.finalist.config.training.metric
         ranking = np.stack([predictions.ranking for predictions in self.valid])
-        return float(macro(average_precision(self.valid[0].targets, ranking)).mean())
+        if metric == "auprc_macro":
+            return float(macro(average_precision(self.valid[0].targets, ranking)).mean())
+        if metric == "recall_at_10":
+            return float(np.mean(self.recalls))
+        scores = np.stack([predictions.scores for predictions in self.valid])
+        return float(trial_metrics(self.valid[0].targets, ranking, scores)[metric].mean())
 
 
 def choose_finalists(
@@ -51,7 +62,8 @@ def choose_finalists(
 ) -> list[Finalist]:
     """Choose the `top_k` complete trials with the highest values; of equal values the earlier one.
 
-    Trials that differ in nothing but where they entered the tape are one finalist.
+    Trials that do not meet the study's constraint are left out. Trials that differ in nothing but
+    where they entered the tape are one finalist.
 
     Returns:
         The finalists, best first.
@@ -59,7 +71,7 @@ def choose_finalists(
     Raises:
         SearchError: no trial is complete.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)]
     if not complete:
         raise SearchError(
             f"none of the {len(trials)} trials is complete; a leaderboard needs at least one"
@@ -118,6 +130,7 @@ def confirm(
             tuple(seeds),
             predictors[finalist.trial],
             tuple(predict(predictor, valid, rules) for predictor in predictors[finalist.trial]),
+            _recalls(finalist.config, predictors[finalist.trial], valid),
         )
         for finalist in finalists
     ]
@@ -132,6 +145,13 @@ def with_seed(config: Config, seed: int) -> Config:
     """Return the config with which a finalist is trained: this seed, from the start of the tape."""
     values = {"training.seed": seed, "training.tape_position": 0}
     return with_values(config, values, where="finalist")
+
+
+def _recalls(config: Config, predictors: Sequence[Predictor], valid: Split) -> tuple[float, ...]:
+    if config.training.metric != "recall_at_10":
+        return ()
+    ranks = (retrieval_ranks(predictor, valid)["visual_to_text"] for predictor in predictors)
+    return tuple(recall_at(one, 10) for one in ranks)
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from headsweep.atomic_files import write_json
 from headsweep.config.files import write_config
@@ -186,10 +187,14 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
 
 
 def plain_thresholds(thresholds: Thresholds, labels: Sequence[str]) -> dict[str, Any]:
-    """Return thresholds by kind and label as plain data."""
+    """Return thresholds by kind and label as plain data: probabilities, and the logits if any."""
+    chosen = {"f1": thresholds.f1, "youden": thresholds.youden}
+    if thresholds.on_logits:
+        logits = {f"{name}_logit": values for name, values in chosen.items()}
+        chosen = {name: expit(values) for name, values in chosen.items()} | logits
     return {
         name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
-        for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
+        for name, values in chosen.items()
     }
 
 
@@ -206,4 +211,4 @@ def _evaluate_seed(
     ranks = {}
     if isinstance(predictor.head, RetrievalHead):
         ranks = {split.name: retrieval_ranks(predictor, split) for split in (valid, *tests)}
-    return SeedResult(seed, predictor, choose_thresholds(on_valid), predictions, ranks)
+    return SeedResult(seed, predictor, choose_thresholds(on_valid, rules), predictions, ranks)

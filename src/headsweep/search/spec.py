@@ -15,6 +15,7 @@ from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
 from headsweep.config.values import differences
 from headsweep.errors import ConfigError, StudyError
+from headsweep.search.objective import Objective, objective_from_plain, objective_to_plain
 from headsweep.search.steps import MAX_STEPS, last_point, n_points
 
 MAX_NAME_BYTES = 200
@@ -175,6 +176,7 @@ class StudySpec(Section):
     patience: int | None = None
     enqueue: tuple[Mapping[str, Any], ...] = ()
     """Params of the trials that run first, as Optuna stores them."""
+    objective: Objective = Objective()
 
     def fingerprint(self) -> str:
         """Return SHA-256 of the definition without budget, enqueued params, paths and logging."""
@@ -212,6 +214,7 @@ def spec_from_json(text: str) -> StudySpec:
             finalists=Finalists.model_validate_json(json.dumps(plain["finalists"])),
             patience=plain.get("patience"),
             enqueue=tuple(plain.get("enqueue", ())),
+            objective=objective_from_plain(plain.get("objective", {})),
         )
     except ConfigError as error:
         raise StudyError(f"the stored study definition cannot be read: {error}") from None
@@ -252,6 +255,7 @@ def _check_step(low: float, high: float, step: float) -> None:
 
 
 def _plain(spec: StudySpec) -> dict[str, Any]:
+    objective = objective_to_plain(spec.objective)
     return {
         "name": spec.name,
         "n_trials": spec.n_trials,
@@ -263,6 +267,7 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
         "finalists": json.loads(spec.finalists.model_dump_json()),
         "patience": spec.patience,
         "enqueue": [dict(params) for params in spec.enqueue],
+        **({"objective": objective} if objective else {}),
     }
 
 

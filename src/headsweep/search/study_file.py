@@ -24,6 +24,7 @@ from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.errors import ConfigError, HeadsweepWarning, StudyError
 from headsweep.search.enqueued import complete_params
+from headsweep.search.objective import Objective
 from headsweep.search.remarks import remarks
 from headsweep.search.samplers_and_pruners import resolve_pruner, resolve_sampler
 from headsweep.search.space import suggestion_order
@@ -39,9 +40,12 @@ from headsweep.search.spec import (
 
 __all__ = ["StudySpec", "load_study_file", "searchable_keys", "study_from_dict"]
 
-SECTIONS = ("study", "base", "space", "sampler", "pruner", "finalists")
+SECTIONS = ("study", "base", "space", "sampler", "pruner", "objective", "finalists")
 SEARCHED_SECTIONS = ("head", "features", "training")
-FIXED_KEYS = ("head.kind", "training.seed", "training.tape_position", "training.target_labels")
+FIXED_KEYS = (
+    *("head.kind", "training.metric", "training.seed", "training.tape_position"),
+    "training.target_labels",
+)
 INPUT = "features.input"
 OTHER_NAMES = {"head.momentum": "training.momentum"}
 
@@ -51,8 +55,8 @@ def load_study_file(
 ) -> StudySpec:
     """Read a study file with `key=value` overrides.
 
-    Overrides of `study.`, `sampler.`, `pruner.` and `finalists.` replace values of the file; all
-    others are appended to those of `base`.
+    Overrides of `study.`, `sampler.`, `pruner.`, `objective.` and `finalists.` replace values of
+    the file; all others are appended to those of `base`.
 
     Args:
         path: the file.
@@ -108,7 +112,7 @@ def _override_file(document: dict[str, Any], text: str) -> bool:
         StudyError: the override names a key below a plain value.
     """
     section, _, rest = text.partition("=")[0].partition(".")
-    if section not in ("study", "sampler", "pruner", "finalists") or not rest:
+    if section not in ("study", "sampler", "pruner", "objective", "finalists") or not rest:
         return False
     _, value = override_value(text, where="command line")
     *parents, leaf = rest.split(".")
@@ -139,6 +143,8 @@ def _spec_from_document(
     identity = _section(Identity, document["study"], where=f"{where}:study")
     base, given = _base(document.get("base", []), where=f"{where}:base")
     config = compose_config([*base, *overrides], where=f"{where}:base", given=given, fixed=fixed)
+    objective = _section(Objective, document.get("objective", {}), where=f"{where}:objective")
+    config = _with_metric(config, objective, where=f"{where}:objective")
     space = _space(document["space"], config, where=f"{where}:space")
     _refuse_overridden_space(space, overrides)
     spec = StudySpec(
@@ -151,6 +157,7 @@ def _spec_from_document(
         pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
         patience=identity.patience,
+        objective=objective.model_copy(update={"metric": None}),  # the config has it
     )
     enqueued = tuple(
         complete_params(params, spec, where=f"{where}:study.enqueue[{i}]")
@@ -166,6 +173,28 @@ def _spec_from_document(
     for remark in remarks(spec):
         warnings.warn(f"{where}:{remark}", HeadsweepWarning, stacklevel=3)
     return spec
+
+
+def _with_metric(config: Config, objective: Objective, *, where: str) -> Config:
+    """Return the base config with the objective's metric, which exported configs then have too.
+
+    Raises:
+        StudyError: the base names another metric, or the head has no such metric.
+    """
+    present, chosen = config.training.metric, objective.metric or config.training.metric
+    if present not in (chosen, "auprc_macro"):
+        raise StudyError(
+            f"{where}.metric: is {chosen}, but the base has training.metric={present}; "
+            "remove one of them"
+        )
+    named = {"metric": chosen} | {f"constraint.{name}": name for name in objective.constraint}
+    for key, name in named.items():
+        if name == "recall_at_10" and config.head.kind != "retrieval":
+            raise StudyError(
+                f"{where}.{key}: recall_at_10 needs head=retrieval, "
+                f"found a head of kind {config.head.kind}"
+            )
+    return with_values(config, {"training.metric": chosen}, where=f"{where}.metric")
 
 
 def _base(base: Any, *, where: str) -> tuple[list[str], dict[str, Any]]:

@@ -47,7 +47,7 @@ def recompute(folder: Path) -> str:
         for finalist, row in zip(finalists, rows, strict=True):
             predictions = _read_seeds(finalist)
             valid = next(iter(predictions[0]))
-            thresholds = [choose_thresholds(seed[valid]) for seed in predictions]
+            thresholds = [choose_thresholds(seed[valid], rules) for seed in predictions]
             for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
                 write_json(again, plain_thresholds(chosen, predictions[0][valid].labels))
                 _check(place / "thresholds.json", again)
