@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from headsweep.config.values import value_at
 from headsweep.data.dataset import Dataset
 from headsweep.data.manifest_headers import check_test_headers
+from headsweep.data.prompts import prompts_for
 from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
@@ -26,6 +27,7 @@ from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
+from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
 from headsweep.studies.trials import searched_inputs
@@ -417,11 +419,13 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
-    inputs = searched_inputs(spec)
+    inputs = with_references(spec, searched_inputs(spec))
     data.refuse_mixed_labels(spec.config)
     train, _ = data.search_splits(spec.config, inputs=inputs)
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, inputs)
+    if "zero_shot" in spec.references:
+        prompts_for(spec.config, train)  # refuses a file that the leaderboard could not use
 
 
 @contextmanager

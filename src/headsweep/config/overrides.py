@@ -61,6 +61,8 @@ LOCAL = (
     "data.train_manifest",
     "data.val_manifest",
     "data.test_manifests",
+    "data.label_maps",
+    "data.zero_shot",
 )
 """Keys that name what is written, and the manifests below `paths.manifest_dir`."""
 
@@ -237,7 +239,8 @@ def refuse_escaping_value(key: str, value: Any, *, where: str) -> None:
     Raises:
         ConfigError: the key is one of `LOCAL` and the value an absolute path, or one with `..`.
     """
-    for name in value if isinstance(value, list) else [value]:
+    names = list(value.values()) if isinstance(value, dict) else value
+    for name in names if isinstance(names, list) else [names]:
         if key in LOCAL and escapes(str(name)):
             raise ConfigError(
                 f"{where}: {key} in a file must be a relative path without '..' "

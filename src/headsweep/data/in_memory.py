@@ -473,4 +473,5 @@ def _to_split(name: str, rows: _Rows, fingerprints: Mapping[str, str]) -> Split:
             rows.volumes, rows.labels, rows.targets, (rows.patients, rows.scans)
         ),
         feature_fingerprints=fingerprints,
+        label_source=str(ARRAYS),
     )

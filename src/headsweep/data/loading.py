@@ -14,6 +14,7 @@ from headsweep.config.inputs import BUILT_IN, Modality
 from headsweep.config.schema import Config, SharedContent
 from headsweep.data.columns import distinct_inputs
 from headsweep.data.faults import Fault
+from headsweep.data.label_maps import label_map_path, labels_of_map, map_of, read_mapped
 from headsweep.data.manifest import Manifest, read_manifest, refuse_mixed_labels
 from headsweep.data.overlaps import HOW_TO_GO_ON, REPORT, Overlap, overlap, shared_patients
 from headsweep.data.packing import pack_for
@@ -126,8 +127,13 @@ class ManifestSource:
         """
         splits = []
         for name in config.data.test_manifests:
-            named = tuple(self._manifest(config, name).feature_paths)
-            splits.append(self._load(config, name, inputs or named).split)
+            labels = config.training.target_labels
+            path = label_map_path(config, name)
+            if path is not None:
+                labels = labels or labels_of_map(path)
+            manifest = self._manifest(config, name, labels if path is not None else None)
+            named = tuple(manifest.feature_paths)
+            splits.append(self._load(config, name, inputs or named, manifest.labels).split)
         return splits
 
     def labels(self, config: Config) -> tuple[str, ...]:
@@ -180,7 +186,7 @@ class ManifestSource:
         inputs: Sequence[str],
         labels: Sequence[str] | None = None,
     ) -> LoadedSplit:
-        manifest = self._manifest(config, name)
+        manifest = self._manifest(config, name, labels)
         if labels is not None:
             manifest = manifest.with_labels(labels)
         features = {one: self._packed(config, name, manifest, one) for one in inputs}
@@ -223,16 +229,29 @@ class ManifestSource:
                 digests[name] = self._packed(config, manifest.path.name, manifest, name).digests
         return replace(loaded, digests=digests)
 
-    def _manifest(self, config: Config, name: str) -> Manifest:
-        key = _file_key(config, name)
+    def _manifest(self, config: Config, name: str, labels: Sequence[str] | None = None) -> Manifest:
+        """Read a manifest, through its label map if it has one.
+
+        Args:
+            config: names files, columns and maps.
+            name: of the manifest.
+            labels: of the study, which a map gives the manifest; not used without a map.
+
+        Returns:
+            The manifest.
+        """
+        mapped = labels is not None and label_map_path(config, name) is not None
+        key = (*_file_key(config, name), tuple(labels or ()) if mapped else None)
         if key not in self._manifests:
             path = Path(config.paths.manifest_dir) / name
-            manifest = read_manifest(
-                path,
-                config.data.manifest_columns,
-                config.training.target_labels,
-                config.data.blank_labels,
-            )
+            blank_labels = config.data.blank_labels
+            label_map = map_of(config, name, labels) if labels is not None else None
+            if label_map is None:
+                manifest = read_manifest(
+                    path, config.data.manifest_columns, config.training.target_labels, blank_labels
+                )
+            else:
+                manifest = read_mapped(path, config.data.manifest_columns, label_map, blank_labels)
             for warning in manifest.warnings:
                 warnings.warn(str(warning), HeadsweepWarning, stacklevel=2)
             self._manifests[key] = manifest
@@ -257,6 +276,7 @@ def _file_key(config: Config, name: str) -> tuple[Hashable, ...]:
         config.data.manifest_columns,
         config.training.target_labels,
         config.data.blank_labels,
+        (config.data.label_maps or {}).get(name),
     )
 
 
@@ -302,7 +322,14 @@ def _to_split(
         reports=manifest.reports,
         manifest_fingerprint=manifest.fingerprint(),
         feature_fingerprints=fingerprints,
+        label_source=_label_source(manifest),
+        label_map_fingerprint=manifest.label_map_fingerprint,
     )
+
+
+def _label_source(manifest: Manifest) -> str:
+    through = "" if manifest.label_map is None else f" through {manifest.label_map}"
+    return f"{manifest.path.name}{through}"
 
 
 def refuse_unlabelled(train: Split, path: Path) -> None:

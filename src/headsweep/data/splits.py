@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from headsweep.config.inputs import input_names, paired_inputs
 from headsweep.config.schema import Config, RetrievalConfig
 
+ZERO_SHOT_INPUT = "visual"
+"""Features with which prompts are compared."""
+
 BLOCK_ROWS = 1024
 """Rows that are hashed or written at once, which bounds the memory needed."""
 
@@ -35,6 +38,9 @@ class Split:
     reports: tuple[str, ...] | None
     manifest_fingerprint: str
     feature_fingerprints: Mapping[str, str]
+    label_source: str = ""
+    """Where the labels come from: a manifest, and its label map if it has one."""
+    label_map_fingerprint: str | None = None
 
     def with_inputs(self, names: Sequence[str]) -> Split:
         """Leave out the features of other inputs.

@@ -28,6 +28,7 @@ from headsweep.errors import OutputError, SearchError, StudyError, VerificationE
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
+from headsweep.leaderboard.cohorts import COHORTS, write_cohorts
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -48,6 +49,12 @@ from headsweep.leaderboard.provenance import (
     read_provenance,
     write_data_rows,
 )
+from headsweep.leaderboard.references.files import references_markdown, write_references
+from headsweep.leaderboard.references.rows import (
+    ComparedReferences,
+    add_references,
+    load_references,
+)
 from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
@@ -58,6 +65,7 @@ from headsweep.search.objective import is_feasible, none_feasible
 from headsweep.search.spec import StudySpec
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
+from headsweep.studies.references import with_references
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
 
@@ -105,12 +113,16 @@ def finalize(
     )
     seeds = tuple(sorted(spec.finalists.seeds))
     ended = SearchFacts.of(stored.summary(), spec)
-    facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
     inputs = union_of_inputs([finalist.config for finalist in finalists])
+    inputs = with_references(spec, inputs)
     data = data or Dataset.from_config(spec.config, progress=True)
     train, valid = data.search_splits(spec.config, inputs=inputs)
     refuse_other_data(study, search_fingerprints(train, valid))
+    references = load_references(spec.references, spec.config, train)
+    facts = StudyFacts(
+        *(stored.name, spec.fingerprint(), searched, seeds), search=ended, references=references
+    )
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
@@ -118,12 +130,15 @@ def finalize(
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
-        results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
+        results, compared, rows = write_board(
+            folder, confirmed, facts, train, valid, tests, subgroups
+        )
         splits = (train, valid, *tests)
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
-        write_report(folder, study, results, compared, provenance)
+        write_cohorts(provenance["cohorts"], folder / COHORTS)
+        write_report(folder, study, results, compared, provenance, rows)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
@@ -163,11 +178,11 @@ def write_board(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
-) -> tuple[list[FinalistResult], dict[str, Any]]:
+) -> tuple[list[FinalistResult], dict[str, Any], ComparedReferences]:
     """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
-        The results, and the paired comparisons.
+        The results, their paired comparisons, and the references.
     """
     results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
     if any(subgroups.values()):
@@ -184,13 +199,17 @@ def write_board(
         facts.rules,
     )
     write_json(folder / COMPARISONS, compared)
+    splits = (valid, *tests)
+    references = add_references(facts.references, results[0], train, splits, facts.rules)
+    write_references(references, folder)
     write_tables(
         [leaderboard_row(result, facts, valid.name, data) for result in results],
         folder,
         facts.rules,
         note=facts.search.note if facts.search else "",
+        sections=references_markdown(references, [test.name for test in tests]),
     )
-    return results, compared
+    return results, compared, references
 
 
 def confirm_with_progress(

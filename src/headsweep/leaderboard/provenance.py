@@ -29,7 +29,9 @@ from headsweep.evaluation.summaries import (
     N_RESAMPLES,
     RESAMPLING_SEED,
 )
+from headsweep.leaderboard.cohorts import describe_cohorts
 from headsweep.leaderboard.finalists import Finalist
+from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
 from headsweep.metrics.masking import BLANK
@@ -68,6 +70,10 @@ class _Finalist(_Read):
     config: dict[str, Any]
 
 
+class _References(_Read):
+    names: list[Literal["prevalence", "logistic_regression", "knn", "zero_shot"]]
+
+
 class _Provenance(_Read):
     study: str
     study_fingerprint: str
@@ -77,6 +83,7 @@ class _Provenance(_Read):
     data: dict[str, Any]
     machine: _Machine
     search: SearchFacts | None = None
+    references: _References | None = None
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -94,6 +101,8 @@ class StudyFacts:
     """How the search ended; None on boards of before."""
     states_inputs: bool = True
     """Whether the table names inputs and widths; False on boards of before."""
+    references: References = NONE
+    """Rows that are not searched; none on boards of before."""
 
 
 def describe(
@@ -127,6 +136,7 @@ def describe(
         "data_fingerprint": data_fingerprint(splits),
         "data": {split.name: fingerprints(split) for split in splits},
         "inputs": inputs_read([f.config for f in finalists], splits[0]),
+        "cohorts": describe_cohorts(splits),
         "figures_version": study.rules.version,
         "bootstrap": {
             "n_resamples": N_RESAMPLES,
@@ -143,6 +153,7 @@ def describe(
         "packages": {name: version(name) for name in PACKAGES},
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
+        **study.references.to_dict(),
     }
 
 
@@ -170,10 +181,12 @@ def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
 
 
 def fingerprints(split: Split) -> dict[str, Any]:
-    """Return the fingerprints of a split's manifest and features."""
+    """Return the fingerprints of a split's manifest, features and label map, if it has one."""
+    label_map = split.label_map_fingerprint
     return {
         "manifest": split.manifest_fingerprint,
         "features": dict(sorted(split.feature_fingerprints.items())),
+        **({} if label_map is None else {"label_map": label_map}),
     }
 
 

@@ -68,7 +68,12 @@ def added_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
 
 
 def write_tables(
-    rows: Sequence[Row], folder: Path, rules: Rules = CURRENT, *, note: str = ""
+    rows: Sequence[Row],
+    folder: Path,
+    rules: Rules = CURRENT,
+    *,
+    note: str = "",
+    sections: Sequence[str] = (),
 ) -> None:
     """Write `leaderboard.csv`, floats in full and undefined ones empty, and `leaderboard.md`.
 
@@ -77,16 +82,21 @@ def write_tables(
         folder: of the leaderboard.
         rules: of the board.
         note: a sentence below the table in `leaderboard.md`.
+        sections: Markdown at the end of `leaderboard.md`.
     """
+    write_text(folder / "leaderboard.csv", to_csv(rows))
+    undefined = UNDEFINED if rules.valid_auroc else "-"
+    parts = [to_markdown(rows, undefined), *([f"{note}\n"] if note else []), *sections]
+    write_text(folder / "leaderboard.md", "\n".join(parts))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return a CSV table of the rows, floats in full and undefined ones empty."""
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / "leaderboard.csv", table.getvalue())
-    undefined = UNDEFINED if rules.valid_auroc else "-"
-    write_text(
-        folder / "leaderboard.md", to_markdown(rows, undefined) + (f"\n{note}\n" if note else "")
-    )
+    return table.getvalue()
 
 
 def to_markdown(rows: Sequence[Row], undefined: str = UNDEFINED) -> str:

@@ -6,6 +6,7 @@ import os
 import uuid
 
 from headsweep.data.dataset import Dataset, search_fingerprints
+from headsweep.data.prompts import prompts_for
 from headsweep.engine.engine import Engine
 from headsweep.settings import (
     WORKER_VARIABLE,
@@ -13,6 +14,7 @@ from headsweep.settings import (
     WorkerSettings,
     host_name,
 )
+from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import searched_inputs
 from headsweep.studies.worker_session import WorkerSession
@@ -48,9 +50,11 @@ def work(
         config = session.spec.config
         inputs = searched_inputs(session.spec)
         with study.data_errors_explained():
-            train, valid = (data or Dataset.from_config(config)).search_splits(
-                config, inputs=inputs
-            )
+            source = data or Dataset.from_config(config)
+            train, valid = source.search_splits(config, inputs=inputs)
+            if "zero_shot" in session.spec.references:
+                all_read = with_references(session.spec, inputs)
+                prompts_for(config, source.search_splits(config, inputs=all_read)[0])
         study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)
         Loop(session, engine, settings, stop).run()

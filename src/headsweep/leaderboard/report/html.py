@@ -10,9 +10,12 @@ import optuna
 
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
+from headsweep.leaderboard.cohorts import HEADER, cells
 from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.provenance import search_of
+from headsweep.leaderboard.references.rows import ComparedReferences
 from headsweep.leaderboard.report.page import Cell, TableCard, render
+from headsweep.leaderboard.report.references import reference_table
 from headsweep.leaderboard.report.sections import (
     METRIC_NAMES,
     board_sections,
@@ -37,6 +40,7 @@ def write_report(
     results: Sequence[FinalistResult],
     compared: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    references: ComparedReferences,
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
 
@@ -46,6 +50,7 @@ def write_report(
         results: the finalists, best first.
         compared: paired comparisons, as `comparisons.json` holds them.
         provenance: as `provenance.json` will hold it.
+        references: rows that were not searched.
     """
     valid, *tests = results[0].metrics
     sections = [
@@ -65,6 +70,8 @@ def write_report(
         note=NOTE,
         sections=[section for section in sections if section.plots],
         tables=[
+            _cohort_table(provenance["cohorts"]),
+            *(reference_table(references, valid, test) for test in tests if references.rows),
             *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
             *(_label_table(results, test) for test in tests),
             *(
@@ -118,11 +125,20 @@ def _board(
         f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
         f"{facts['n_labels_used']} labels with both classes."
     )
+    absent = sum(one.get("n_rows") == 0 for one in facts["per_label"].values())
+    if absent:
+        text += f" {absent} labels that the cohort lacks are left out of the macro means."
     return TableCard(f"Leaderboard on {test}", text, header, rows)
 
 
 def _estimate(summary: Mapping[str, float | None]) -> Cell:
     return Cell(number(summary["mean"]), interval(summary["ci_low"], summary["ci_high"]))
+
+
+def _cohort_table(cohorts: Sequence[Mapping[str, Any]]) -> TableCard:
+    text = "Labels that some row has; blank ones among these weigh nothing and are not measured."
+    rows = [list(map(Cell, row)) for row in cells(cohorts)]
+    return TableCard("Cohorts", text, list(HEADER.values()), rows)
 
 
 def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:
