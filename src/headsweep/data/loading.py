@@ -412,7 +412,8 @@ def without_rows(loaded: LoadedSplit, rows: set[int]) -> LoadedSplit:
     warnings.warn(f"{message} and are left out", HeadsweepWarning, stacklevel=2)
     mask = np.ones(n, bool)
     mask[list(rows)] = False
-    return _part(loaded, loaded.split.name, mask)
+    part = _part(loaded, loaded.split.name, mask)
+    return replace(part, split=replace(part.split, n_left_out=len(rows)))
 
 
 def _refuse(error: type[InputError], faults: Sequence[Fault], hint: str = "") -> None:

@@ -38,6 +38,8 @@ class Split:
     reports: tuple[str, ...] | None
     manifest_fingerprint: str
     feature_fingerprints: Mapping[str, str]
+    n_left_out: int = 0
+    """Rows that `data.shared_content=drop` left out."""
     label_source: str = ""
     """Where the labels come from: a manifest, and its label map if it has one."""
     label_map_fingerprint: str | None = None

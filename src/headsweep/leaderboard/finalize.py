@@ -59,7 +59,7 @@ from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
-from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
+from headsweep.leaderboard.unblinding import load_test_subgroups, open_test, with_content
 from headsweep.progress import progress_bar
 from headsweep.search.objective import is_feasible, none_feasible
 from headsweep.search.spec import StudySpec
@@ -121,7 +121,10 @@ def finalize(
     refuse_other_data(study, search_fingerprints(train, valid))
     references = load_references(spec.references, spec.config, train)
     facts = StudyFacts(
-        *(stored.name, spec.fingerprint(), searched, seeds), search=ended, references=references
+        *(stored.name, spec.fingerprint(), searched, seeds),
+        search=ended,
+        references=references,
+        shows_unseen=True,
     )
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
@@ -130,6 +133,7 @@ def finalize(
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
+        subgroups = with_content(subgroups, train, tests)
         results, compared, rows = write_board(
             folder, confirmed, facts, train, valid, tests, subgroups
         )
@@ -200,7 +204,7 @@ def write_board(
     )
     write_json(folder / COMPARISONS, compared)
     splits = (valid, *tests)
-    references = add_references(facts.references, results[0], train, splits, facts.rules)
+    references = add_references(facts.references, results[0], train, splits, subgroups, facts.rules)
     write_references(references, folder)
     write_tables(
         [leaderboard_row(result, facts, valid.name, data) for result in results],

@@ -84,6 +84,7 @@ class _Provenance(_Read):
     machine: _Machine
     search: SearchFacts | None = None
     references: _References | None = None
+    shows_unseen: bool = False
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -103,6 +104,8 @@ class StudyFacts:
     """Whether the table names inputs and widths; False on boards of before."""
     references: References = NONE
     """Rows that are not searched; none on boards of before."""
+    shows_unseen: bool = False
+    """Whether metrics on unseen content are shown where there is other; not on boards of before."""
 
 
 def describe(
@@ -154,6 +157,8 @@ def describe(
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
         **study.references.to_dict(),
+        **({"shows_unseen": True} if study.shows_unseen else {}),
+        **_rows_left_out(splits),
     }
 
 
@@ -170,6 +175,12 @@ def inputs_read(configs: Sequence[Config], train: Split) -> dict[str, dict[str, 
         }
         for name in in_order(names, configs[0])
     }
+
+
+def _rows_left_out(splits: Sequence[Split]) -> dict[str, Any]:
+    """Return how many rows of each split `data.shared_content=drop` left out, if any."""
+    counts = {split.name: split.n_left_out for split in splits if split.n_left_out}
+    return {"rows_left_out": counts} if counts else {}
 
 
 def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:

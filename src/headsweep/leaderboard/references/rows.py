@@ -17,7 +17,7 @@ from headsweep.data.splits import ZERO_SHOT_INPUT
 from headsweep.evaluation.paired_tests import COMPARED, compare_first
 from headsweep.evaluation.predictions import Predictions, predictions_on
 from headsweep.evaluation.rules import Rules
-from headsweep.evaluation.subgroups import Attributes
+from headsweep.evaluation.subgroups import Attributes, content_alone
 from headsweep.evaluation.summaries import Thresholds, choose_thresholds, mean_patients
 from headsweep.leaderboard.references.chosen import References
 from headsweep.leaderboard.references.scores import (
@@ -96,6 +96,7 @@ def add_references(
     best: FinalistResult,
     train: Split,
     splits: Sequence[Split],
+    subgroups: Mapping[str, Attributes],
     rules: Rules,
 ) -> ComparedReferences:
     """Score and measure the references, and compare the best finalist with each.
@@ -105,6 +106,7 @@ def add_references(
         best: the best finalist on valid, whose input they read.
         train: training split.
         splits: the others, valid first.
+        subgroups: of the rows, by split; references are measured on unseen content alone.
         rules: of the board.
 
     Returns:
@@ -114,6 +116,7 @@ def add_references(
         return ComparedReferences()
     config = best.finalist.config
     scores = score_references(references, config, train, splits)
+    content = {name: content_alone(attributes) for name, attributes in subgroups.items()}
     rows = []
     with progress_bar("measuring references", len(scores)) as bar:
         for name, by_split in scores.items():
@@ -121,7 +124,7 @@ def add_references(
                 split.name: predictions_on(split, values)
                 for split, values in zip(splits, by_split, strict=True)
             }
-            rows.append(measured(name, _input_name(name, config), predictions, {}, rules))
+            rows.append(measured(name, _input_name(name, config), predictions, content, rules))
             bar.advance()
     return ComparedReferences(rows, compare_with_best(best.metrics, best.draws, rows, rules))
 
@@ -138,7 +141,7 @@ def measured(
     Returns:
         The row.
     """
-    thresholds = choose_thresholds(next(iter(predictions.values())))
+    thresholds = choose_thresholds(next(iter(predictions.values())), rules)
     metrics, draws = measure_seeds([predictions], [thresholds], [{}], subgroups, rules)
     return ReferenceRow(name, features, predictions, thresholds, metrics, draws)
 

@@ -25,6 +25,7 @@ from headsweep.leaderboard.report.sections import (
     search_sections,
 )
 from headsweep.leaderboard.results import FinalistResult
+from headsweep.leaderboard.table import unseen_cells
 
 NOTE = (
     "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below "
@@ -96,6 +97,8 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     )
     for again in openings[1:]:
         text += f"; opened again {again['when']} for {_listed(again['trials'])}: {again['why']}"
+    for split, count in provenance.get("rows_left_out", {}).items():
+        text += f"; {count} rows were left out of {split} (data.shared_content=drop)"
     search = search_of(provenance)
     return f"{text}. {search.note if search else ''}".rstrip()
 
@@ -107,6 +110,8 @@ def _board(
     retrieves = "retrieval" in results[0].metrics[test]
     header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
     header += ["recall@10"] if retrieves else []
+    unseen = unseen_cells({test: results[0].metrics[test]}).get(f"{test}/unseen_rows")
+    header += [] if unseen is None else ["AUPRC on unseen content"]
     rows = []
     for result in results:
         config, metrics = result.finalist.config, result.metrics[test]
@@ -119,12 +124,22 @@ def _board(
         row += [_estimate(metrics[metric]) for metric in METRIC_NAMES]
         if retrieves:
             row.append(Cell(number(metrics["retrieval"]["recall_at_10"])))
+        if unseen is not None:
+            on_unseen = unseen_cells({test: metrics})
+            name = f"{test}/unseen_auprc_macro"
+            ends = (on_unseen[f"{name}_ci_{end}"] for end in ("low", "high"))
+            row.append(Cell(number(on_unseen[name]), interval(*ends)))
         rows.append(row)
     facts = results[0].metrics[test]
     text = (
         f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
         f"{facts['n_labels_used']} labels with both classes."
     )
+    if unseen is not None:
+        text += (
+            f" Train holds neither report nor features of {unseen} rows, the unseen content; "
+            "other rows share one of them with a row of another patient in train."
+        )
     absent = sum(one.get("n_rows") == 0 for one in facts["per_label"].values())
     if absent:
         text += f" {absent} labels that the cohort lacks are left out of the macro means."

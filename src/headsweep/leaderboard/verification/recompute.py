@@ -17,7 +17,7 @@ from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
 from headsweep.leaderboard.references.chosen import recorded_names
 from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds
-from headsweep.leaderboard.table import added_cells, metric_cells
+from headsweep.leaderboard.table import added_cells, metric_cells, unseen_cells
 from headsweep.leaderboard.verification.agreement import check_file, check_row
 from headsweep.leaderboard.verification.references import recompute_references
 
@@ -59,14 +59,14 @@ def recompute(folder: Path) -> str:
             check_file(finalist / "metrics.json", again)
             cells = metric_cells(metrics, valid)
             if rules.valid_auroc:
-                cells |= added_cells(metrics, valid)
+                cells |= added_cells(metrics, valid) | unseen_cells(metrics)
             check_row(folder / "leaderboard.csv", row, cells)
             measured.append((row["rank"], predictions, metrics, draws))
         names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
         write_json(again, compare_rows(names, predictions_of, metrics_of, draws_of, rules))
         check_file(folder / COMPARISONS, again)
         names = recorded_names(recorded)
-        recompute_references(folder, names, splits, metrics_of[0], draws_of[0], rules)
+        recompute_references(folder, names, splits, metrics_of[0], draws_of[0], subgroups, rules)
     return f"metrics of {len(rows)} finalists agree with their predictions"
 
 

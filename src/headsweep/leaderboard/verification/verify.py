@@ -42,7 +42,7 @@ from headsweep.leaderboard.provenance import (
 )
 from headsweep.leaderboard.references.chosen import recorded_names
 from headsweep.leaderboard.references.rows import load_references
-from headsweep.leaderboard.unblinding import load_test, load_test_subgroups
+from headsweep.leaderboard.unblinding import load_test, load_test_subgroups, with_content
 from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
 from headsweep.leaderboard.verification.recompute import recompute
 from headsweep.settings import EngineSettings
@@ -104,12 +104,15 @@ def verify(
         search_of(recorded),
         references=load_references(names, reading, train),
         states_inputs="inputs" in recorded,
+        shows_unseen=recorded.get("shows_unseen", False),
     )
     _check_prompts(folder, recorded, facts)
     confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         subgroups = load_test_subgroups(data, reading, tests)
+        if facts.shows_unseen:
+            subgroups = with_content(subgroups, train, tests)
         write_board(again, confirmed, facts, train, valid, tests, subgroups)
         _check_files(folder, again, exact=exact)
     check_digests(folder, recorded)
