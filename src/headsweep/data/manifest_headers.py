@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.columns import BLANK_CELLS, missing_column
 from headsweep.data.label_maps import map_of
 from headsweep.data.manifest import ALL_BLANK
@@ -13,9 +13,7 @@ from headsweep.data.tables import read_header, read_table
 from headsweep.errors import ManifestError
 
 
-def check_test_headers(
-    config: Config, labels: Sequence[str], modalities: Sequence[Modality]
-) -> None:
+def check_test_headers(config: Config, labels: Sequence[str], inputs: Sequence[str]) -> None:
     """Refuse test manifests that lack a column, or in which all labels are blank.
 
     Their first line and label map are read and, if blank labels are masked, whether cells are
@@ -24,15 +22,15 @@ def check_test_headers(
     Args:
         config: names the manifests and their columns.
         labels: the labels of train.
-        modalities: which features the study reads.
+        inputs: names of the inputs that the study reads.
 
     Raises:
         ManifestError: names the file and the column.
     """
-    columns = config.data.columns
-    feature = {"visual": columns.visual_feature, "text": columns.text_feature}
+    columns = config.data.manifest_columns
+    features = columns.feature_columns()
     wanted = [(columns.volume, "data.columns.volume")]
-    wanted += [(feature[m], f"data.columns.{m}_feature") for m in modalities]
+    wanted += [(features[name], columns.key_of(name)) for name in inputs]
     for name, key in (
         (columns.patient, "data.columns.patient"),
         (columns.scan, "data.columns.scan"),
