@@ -168,7 +168,7 @@ def test_run_with_only_blank_labels_ends_before_the_search(
     path = folder / "data/manifests" / manifest
     text = path.read_text()
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    labels = [n for n in frame if n in LABELS or n.islower() and not n.endswith(("name", "path"))]
+    labels = [n for n in frame if n in LABELS or (n.islower() and not n.endswith(("name", "path")))]
     frame[labels] = ""
     frame.to_csv(path, index=False)
     ended = headsweep("run", "cohorts.yaml", "study.name=other")
