@@ -41,7 +41,7 @@ def show(folders: tuple[Path, ...], form: str | None, labels: Path | None) -> No
     Raises:
         click.UsageError: the options exclude each other.
     """
-    from headsweep.cli.tables import print_boards, print_label_noise
+    from headsweep.cli.tables import print_boards, print_label_noise, print_references
     from headsweep.leaderboard.leaderboard import Leaderboard
 
     if labels is not None:
@@ -66,6 +66,8 @@ def show(folders: tuple[Path, ...], form: str | None, labels: Path | None) -> No
             click.echo(merged.to_html(), nl=False)
         case _:
             print_boards(merged.boards)
+            if len(folders) == 1:
+                print_references(folders[0])
 
 
 @leaderboard.command()
