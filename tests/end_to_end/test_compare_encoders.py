@@ -30,7 +30,7 @@ def blocks() -> list[tuple[str, str]]:
 def followed(tmp_path_factory: pytest.TempPathFactory, headsweep) -> tuple[Path, str]:
     """The folder in which the page was followed, and what it printed."""
     folder = tmp_path_factory.mktemp("encoders")
-    printed = io.StringIO()
+    printed, names = io.StringIO(), dict[str, object]()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HEADSWEEP_CACHE", str(folder / "cache"))
@@ -41,7 +41,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory, headsweep) -> tuple[Path,
                 Path(f"{named}.yaml").write_text(text)
             elif language == "python":
                 with contextlib.redirect_stdout(printed):
-                    exec(compile(text, "page", "exec"), {})
+                    exec(compile(text, "page", "exec"), names)
             elif language == "sh":
                 for command in text.replace("\\\n", " ").splitlines():
                     program, *arguments = shlex.split(command)
