@@ -166,9 +166,7 @@ def test_from_arrays_takes_the_modality_of_text_from_the_caller() -> None:
 def test_apply_to_a_config_with_another_input_is_refused() -> None:
     config = with_values(Config(), {"data.inputs": INPUTS, "features.input": "colipri"}, where="t")
     data = in_memory(features={"ct_clip": FEATURES})
-    with pytest.raises(
-        ConfigError, match=r"the data set: features\.input: unknown input 'colipri'"
-    ):
+    with pytest.raises(ConfigError, match=r"the data set: .* unknown input 'colipri'"):
         data.apply_to(config)
 
 
