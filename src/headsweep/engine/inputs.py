@@ -57,12 +57,7 @@ class Inputs:
         self._normalizers: dict[tuple[Modality, Normalization], Normalizer] = {}
         self._views: dict[tuple[Modality, Normalization, bool], Tensor] = {}
         self._joined: dict[tuple[Variant, bool], Tensor] = {}
-        count = valid.targets.sum(axis=0)
-        if not ((count > 0) & (count < len(valid.targets))).any():
-            raise ManifestError(
-                f"{valid.name}: no label has both positives and negatives in its "
-                f"{len(valid.targets)} rows; at least one must have"
-            )
+        self._refuse_undefined()
 
     @property
     def n_train(self) -> int:
@@ -114,3 +109,16 @@ class Inputs:
             views = [self.view(m, variant.normalization, valid=valid) for m in modalities]
             self._joined[key] = torch.cat(views, dim=1)
         return self._joined[key]
+
+    def _refuse_undefined(self) -> None:
+        """Refuse validation rows on which no label can be measured.
+
+        Raises:
+            ManifestError: no label has both positives and negatives.
+        """
+        count = self.valid_targets.sum(axis=0)
+        if not ((count > 0) & (count < len(self.valid_targets))).any():
+            raise ManifestError(
+                f"{self.valid.name}: no label has both positives and negatives in its "
+                f"{len(self.valid_targets)} rows; at least one must have"
+            )

@@ -79,6 +79,10 @@ class Slot:
         self.step += 1
         return rate
 
+    def count_epoch(self) -> None:
+        """Count a validated epoch."""
+        self.epoch += 1
+
     def set_clock(self, step: int, history: Sequence[EpochReport]) -> None:
         """Set the clock to that of an earlier run of the same config after these epochs."""
         self.step, self.epoch = step, len(history)
@@ -94,7 +98,7 @@ class Slot:
         Returns:
             The report of the epoch.
         """
-        self.epoch += 1
+        self.count_epoch()
         failure = None
         if not math.isfinite(auprc_macro):
             failure = f"scores must be finite, found NaN or infinity in epoch {self.epoch}"
