@@ -83,7 +83,7 @@ def train(
     return Trained(
         config,
         engine.predictor(slot),
-        history[-1].best_auprc_macro,
+        history[-1].best_value,
         history[-1].best_epoch,
         history,
     )

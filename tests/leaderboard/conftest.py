@@ -105,7 +105,7 @@ def add_trials(study: Study, n: int, *, seed: int) -> None:
     for trial, run in zip(trials, train_to_end(configs, *splits, SETTINGS), strict=True):
         for report in run.history:
             trial.report(report.auprc_macro, report.epoch)
-        stored.tell(trial, run.best_auprc_macro)
+        stored.tell(trial, run.best_value)
 
 
 @pytest.fixture(scope="session")

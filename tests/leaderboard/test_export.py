@@ -21,7 +21,7 @@ def test_write_config_of_the_best_trial_trains_to_its_recorded_value(study, tmp_
     config = parse_config(yaml.safe_load(path.read_text()), where="best.yaml")
     splits = Dataset.from_config(config).search_splits(modalities=required_modalities(config))
     (run,) = train_to_end([config], *splits, SETTINGS)
-    assert run.best_auprc_macro == pytest.approx(best.value, abs=1e-6)
+    assert run.best_value == pytest.approx(best.value, abs=1e-6)
 
 
 def test_write_config_names_study_trial_and_value_in_the_first_line(study, tmp_path):

@@ -61,7 +61,7 @@ def test_config_of_a_seed_folder_trains_to_its_recorded_value(exported):
     (run,) = train_to_end([config], *splits, SETTINGS)
     first_line = (exported / "config.yaml").read_text().splitlines()[0]
     recorded = float(first_line.split()[-1])
-    assert run.best_auprc_macro == pytest.approx(recorded, abs=1e-6)
+    assert run.best_value == pytest.approx(recorded, abs=1e-6)
 
 
 def test_evaluate_on_a_test_manifest_repeats_the_stored_predictions(exported, data, headsweep):

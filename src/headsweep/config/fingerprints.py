@@ -23,6 +23,7 @@ ADDED_KEYS: Mapping[str, Any] = {
     "data.feature_key": None,
     "data.follow_links": False,
     "data.shared_content": None,
+    "training.metric": "auprc_macro",
 }
 """Default of every key that was added after the first leaderboards were written."""
 

@@ -57,6 +57,9 @@ FeatureInput = Literal["visual", "text", "both"]
 Normalization = Literal["none", "l2", "zscore", "whiten"]
 Precision = Literal["float32", "tf32", "bf16"]
 SharedContent = Literal["refuse", "warn", "drop"]
+ObjectiveMetric = Literal[
+    "auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10"
+]
 
 
 class Section(BaseModel):
@@ -168,8 +171,14 @@ class TrainingConfig(Section):
     max_epochs: Epochs = 50
     """Epochs after which training ends at the latest."""
     early_stopping_patience: Epochs | None = 10
-    """Epochs without a better validation AUPRC after which training ends; null never stops
+    """Epochs without a better `metric` on valid after which training ends; null never stops
     early."""
+    metric: ObjectiveMetric = "auprc_macro"
+    """Metric on valid, higher is better, that chooses the epoch whose weights are used, and by
+    which training stops early. `auprc_skill` is the mean over labels of
+    (AUPRC - prevalence) / (1 - prevalence), `balanced_accuracy` has thresholds chosen on valid
+    itself, and `recall_at_10` is a retrieval head's share of scans whose report is among the first
+    10. In a study file write `objective.metric`."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Course of the learning rate after the warm-up; `cosine` falls to 0 at `max_epochs`."""
     warmup_epochs: NonNegativeFloat = 0.0
@@ -365,6 +374,15 @@ class Config(Section):
             raise ValueError(
                 "training.warmup_epochs must be at most training.max_epochs "
                 f"({self.training.max_epochs}), found {self.training.warmup_epochs:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recall_is_of_retrieval(self) -> Self:
+        if self.training.metric == "recall_at_10" and self.head.kind != "retrieval":
+            raise ValueError(
+                "training.metric: recall_at_10 needs head=retrieval, "
+                f"found a head of kind {self.head.kind}"
             )
         return self
 

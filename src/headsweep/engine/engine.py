@@ -151,6 +151,11 @@ class Engine:
         """Return all reports of a slot so far."""
         return tuple(self._group_of[slot].slots[slot].history)
 
+    @torch.no_grad()
+    def metrics(self, slot: int) -> dict[str, float]:
+        """Return all recorded metrics of a slot's best epoch, by name; see `trial_metrics`."""
+        return self._group_of[slot].metrics(slot)
+
     def snapshot(self, slot: int) -> Snapshot:
         """Return all that the slot's next epoch depends on, copied to the CPU."""
         group = self._group_of[slot]

@@ -24,7 +24,7 @@ from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
-from headsweep.engine.slot_metrics import slot_metrics
+from headsweep.engine.slot_metrics import best_metrics, slot_metrics
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import batch_bounds, permutation
 from headsweep.engine.timings import Usage
@@ -42,6 +42,8 @@ PROGRAMS: dict[str, type[Program]] = {
 
 METRIC_THREADS = 4
 """Threads that rank scores while the GPU is idle; results do not depend on their number."""
+
+RECALL = "recall_at_10"
 
 GROUPED = ("grouped_linear", "grouped_mlp")
 
@@ -164,6 +166,22 @@ class Group:
         slot = self.slots[number]
         return self._program_with(slot).best_heads(slot)
 
+    def metrics(self, number: int) -> dict[str, float]:
+        """Return all recorded metrics of a trial's best epoch; none if it has no such epoch."""
+        slot = self.slots[number]
+        if slot.best_scores is None:
+            return {}
+        program = self._program_with(slot)
+        measured = best_metrics(
+            self.inputs.valid_targets,
+            slot.best_scores,
+            program.probabilities,
+            ranks_logits=self.inputs.ranks_logits,
+        )
+        if slot.config.head.kind == "retrieval":
+            measured[RECALL] = program.recall_at_10(slot, best=True)
+        return measured
+
     def park(self) -> None:
         """Move all tensors to host memory, and free the device's memory."""
         self._parked |= {number: self.state(number) for number in self._in_program}
@@ -194,7 +212,7 @@ class Group:
         """
         reports = []
         for slot in self.slots.values():
-            report = replace(slot.finish_epoch(nan, nan, nan), failure=reason)
+            report = replace(slot.finish_epoch(nan, nan, nan, nan), failure=reason)
             slot.history[-1] = report
             reports.append(report)
         return reports
@@ -283,13 +301,18 @@ class Group:
             self.inputs.valid_targets,
             on_cpu,
             program.probabilities,
+            metrics=[slot.config.training.metric for slot in slots],
             ranks_logits=self.inputs.ranks_logits,
             threads=METRIC_THREADS if self.inputs.device.type == "cuda" else 1,
         )
         reports = []
         for k, slot in enumerate(slots):
-            report = slot.finish_epoch(*(float(values[k]) for values in numbers))
+            auprc, auroc, loss, value = (float(values[k]) for values in numbers)
+            if slot.config.training.metric == RECALL:
+                value = program.recall_at_10(slot, best=False)
+            report = slot.finish_epoch(auprc, auroc, loss, value)
             if report.best_epoch == report.epoch:
                 program.keep_best(slot)
+                slot.best_scores = on_cpu[k].clone()
             reports.append(report)
         return reports

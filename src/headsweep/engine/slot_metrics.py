@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.metrics.ranking import average_precision_and_auroc, macro
+from headsweep.metrics.ranking import (
+    auprc_skill,
+    average_precision_and_auroc,
+    balanced_accuracy,
+    macro,
+)
+from headsweep.metrics.trial_metrics import trial_metrics
 
-Metrics = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]
+Values = NDArray[np.float64]
+Metrics = tuple[Values, Values, NDArray[np.float32], Values]
 
 
 def slot_metrics(
@@ -20,10 +27,11 @@ def slot_metrics(
     scores: Tensor,
     probabilities: Callable[[Tensor], Tensor],
     *,
+    metrics: Sequence[str],
     ranks_logits: bool,
     threads: int,
 ) -> Metrics:
-    """Compute macro AUPRC, macro AUROC and mean cross-entropy of every slot.
+    """Compute macro AUPRC, macro AUROC, mean cross-entropy and the objective's metric of slots.
 
     A slot's metrics do not depend on the other slots, nor on the number of threads.
 
@@ -31,30 +39,58 @@ def slot_metrics(
         targets: validation labels `(n, c)`.
         scores: `(K, c, n)` on the CPU.
         probabilities: the label probabilities of scores.
+        metrics: the objective's metric of every slot.
         ranks_logits: whether scores are ranked; else their probabilities are.
         threads: most threads to use.
 
     Returns:
-        Three arrays `(K,)`; AUPRC and AUROC are NaN where a score is not finite.
+        Four arrays `(K,)`, all but the cross-entropy NaN where a score is not finite. The last
+        one is NaN too where the metric does not follow from the scores (`recall_at_10`).
     """
     threads = min(threads, os.cpu_count() or 1, len(scores))
 
-    def measure(part: Tensor) -> Metrics:
-        return _metrics(targets, part, probabilities, ranks_logits=ranks_logits)
+    def measure(part: Tensor, named: Sequence[str]) -> Metrics:
+        return _metrics(targets, part, probabilities, named, ranks_logits=ranks_logits)
 
     if threads <= 1:
-        return measure(scores)
+        return measure(scores, metrics)
     parts = scores.tensor_split(threads)
+    names = [list(part) for part in np.array_split(np.array(metrics), threads)]
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(measure, parts))
-    auprc, auroc, losses = zip(*found, strict=True)
-    return np.concatenate(auprc), np.concatenate(auroc), np.concatenate(losses)
+        found = list(pool.map(measure, parts, names))
+    auprc, auroc, losses, values = (np.concatenate(part) for part in zip(*found, strict=True))
+    return auprc, auroc, losses, values
+
+
+def best_metrics(
+    targets: NDArray[np.uint8],
+    scores: Tensor,
+    probabilities: Callable[[Tensor], Tensor],
+    *,
+    ranks_logits: bool,
+) -> dict[str, float]:
+    """Compute all metrics that a study records for a trial.
+
+    Args:
+        targets: validation labels `(n, c)`.
+        scores: `(c, n)` on the CPU, all finite.
+        probabilities: the label probabilities of scores.
+        ranks_logits: whether scores are ranked; else their probabilities are.
+
+    Returns:
+        The metrics by name.
+    """
+    one = scores[None]
+    likely = probabilities(one).numpy().swapaxes(1, 2)
+    ranking = one.numpy().swapaxes(1, 2) if ranks_logits else likely
+    return {n: float(values[0]) for n, values in trial_metrics(targets, ranking, likely).items()}
 
 
 def _metrics(
     targets: NDArray[np.uint8],
     on_cpu: Tensor,
     probabilities: Callable[[Tensor], Tensor],
+    metrics: Sequence[str],
     *,
     ranks_logits: bool,
 ) -> Metrics:
@@ -64,7 +100,20 @@ def _metrics(
     ranked = np.where(finite[:, None, None], ranking, np.float32(0)).swapaxes(1, 2)
     auprc, auroc = average_precision_and_auroc(targets, ranked)
     losses = _cross_entropy(targets, likely)
-    return np.where(finite, macro(auprc), np.nan), np.where(finite, macro(auroc), np.nan), losses
+    means = {"auprc_macro": macro(auprc), "auroc_macro": macro(auroc)}
+    values = np.full(len(scores), np.nan)
+    for metric in set(metrics):
+        chosen = np.array([name == metric for name in metrics])
+        if metric in means:
+            values[chosen] = means[metric][chosen]
+        elif metric == "auprc_skill":
+            values[chosen] = macro(auprc_skill(auprc[chosen], targets.mean(axis=0)))
+        elif metric == "balanced_accuracy":
+            values[chosen] = macro(balanced_accuracy(targets, ranked[chosen]))
+    area, of_roc, objective = (
+        np.where(finite, value, np.nan) for value in (*means.values(), values)
+    )
+    return area, of_roc, losses, objective
 
 
 def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:

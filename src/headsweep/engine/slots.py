@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from headsweep.config.schema import Config
 from headsweep.engine.numerics.schedule import learning_rate
 
@@ -14,6 +16,7 @@ from headsweep.engine.numerics.schedule import learning_rate
 class EpochReport:
     """Validation metrics of one slot after one epoch.
 
+    `value` is the metric that `training.metric` names, by which the best epoch is chosen.
     `failure` says why the slot cannot be trained further; the metrics are then NaN. `finished` is
     set after `max_epochs`, on early stopping and on failure.
     """
@@ -23,10 +26,13 @@ class EpochReport:
     auprc_macro: float
     auroc_macro: float
     loss: float
-    best_auprc_macro: float
+    value: float
+    best_value: float
     best_epoch: int
     finished: bool
     failure: str | None = None
+    metric: str = "auprc_macro"
+    """Name of the metric of `value`."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -36,6 +42,7 @@ class EpochReport:
             "val/auprc_macro": self.auprc_macro,
             "val/auroc_macro": self.auroc_macro,
             "val/loss": self.loss,
+            f"val/{self.metric}": self.value,
         }
 
 
@@ -60,9 +67,12 @@ class Slot:
     max_epochs: int
     step: int = 0
     epoch: int = 0
-    best_auprc_macro: float = -math.inf
+    best_value: float = -math.inf
     best_epoch: int = 0
     history: list[EpochReport] = field(default_factory=list)
+    best_scores: Tensor | None = None
+    """Validation scores `(c, n_valid)` of the best epoch, on the CPU; a restored slot has none
+    until it improves."""
 
     @property
     def taken(self) -> int:
@@ -87,12 +97,14 @@ class Slot:
         """Set the clock to that of an earlier run of the same config after these epochs."""
         self.step, self.epoch = step, len(history)
         self.history = [replace(report, slot=self.number) for report in history]
-        self.best_auprc_macro, self.best_epoch = (
-            history[-1].best_auprc_macro,
+        self.best_value, self.best_epoch = (
+            history[-1].best_value,
             history[-1].best_epoch,
         )
 
-    def finish_epoch(self, auprc_macro: float, auroc_macro: float, loss: float) -> EpochReport:
+    def finish_epoch(
+        self, auprc_macro: float, auroc_macro: float, loss: float, value: float
+    ) -> EpochReport:
         """Record an epoch's validation metrics; NaN means that the scores were not finite.
 
         Returns:
@@ -100,10 +112,10 @@ class Slot:
         """
         self.count_epoch()
         failure = None
-        if not math.isfinite(auprc_macro):
+        if not math.isfinite(value):
             failure = f"scores must be finite, found NaN or infinity in epoch {self.epoch}"
-        elif auprc_macro > self.best_auprc_macro:
-            self.best_auprc_macro, self.best_epoch = auprc_macro, self.epoch
+        elif value > self.best_value:
+            self.best_value, self.best_epoch = value, self.epoch
         training = self.config.training
         patience = training.early_stopping_patience
         waited = self.epoch - self.best_epoch
@@ -113,12 +125,14 @@ class Slot:
             auprc_macro=auprc_macro,
             auroc_macro=auroc_macro,
             loss=loss,
-            best_auprc_macro=self.best_auprc_macro,
+            value=value,
+            best_value=self.best_value,
             best_epoch=self.best_epoch,
             finished=failure is not None
             or self.epoch >= self.max_epochs
             or (patience is not None and waited >= patience),
             failure=failure,
+            metric=self.config.training.metric,
         )
         self.history.append(report)
         return report

@@ -20,7 +20,7 @@ class Trained:
 
     config: Config
     predictor: Predictor
-    best_auprc_macro: float
+    best_value: float
     best_epoch: int
     history: tuple[EpochReport, ...]
 
@@ -72,7 +72,7 @@ def train_to_end(
                 trained[index] = Trained(
                     configs[index],
                     engine.predictor(report.slot),
-                    report.best_auprc_macro,
+                    report.best_value,
                     report.best_epoch,
                     engine.history(report.slot),
                 )

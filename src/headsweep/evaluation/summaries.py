@@ -23,7 +23,7 @@ from headsweep.metrics.bootstrap import (
     resampled_ranking,
 )
 from headsweep.metrics.calibration import brier, expected_calibration_error
-from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
+from headsweep.metrics.ranking import Metric, auprc_skill, average_precision_and_auroc, macro
 from headsweep.metrics.retrieval import INSTANCE_RECALL, recall_at
 from headsweep.metrics.thresholds import (
     OperatingPoint,
@@ -143,7 +143,7 @@ def measure(
     values = {
         "auprc": auprc,
         "auroc": auroc,
-        "auprc_skill": _skill(auprc, targets.mean(axis=0)),
+        "auprc_skill": auprc_skill(auprc, targets.mean(axis=0)),
         "sensitivity_at_90_specificity": np.stack(
             [sensitivity_at_specificity(targets, seed, 0.9) for seed in ranking]
         ),
@@ -152,7 +152,7 @@ def measure(
     }
     auprc, auroc = resampled_ranking(targets, ranking, resamples)
     prevalence = resamples @ targets.astype(np.float64) / resamples.sum(axis=1, keepdims=True)
-    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": _skill(auprc, prevalence)}
+    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": auprc_skill(auprc, prevalence)}
     squared = (scores.astype(np.float64) - targets) ** 2
     resampled["brier"] = resamples @ squared / resamples.sum(axis=1, keepdims=True)
 
@@ -321,12 +321,6 @@ def mean_patients(rarer: Metric) -> float:
 def finite(value: float) -> float | None:
     """Return the value as plain data; None, which is JSON's null, where it is undefined."""
     return float(value) if np.isfinite(value) else None
-
-
-def _skill(auprc: Metric, prevalence: Metric) -> Metric:
-    """Return AUPRC rescaled so that chance (the prevalence) is 0 and a perfect ranking is 1."""
-    absent = np.where(prevalence < 1, 1 - prevalence, np.nan)
-    return np.asarray((auprc - prevalence) / absent)
 
 
 def _ratios(point: OperatingPoint) -> dict[str, Metric]:

@@ -84,6 +84,14 @@ class Program(ABC):
         """
         return torch.stack([logits.sigmoid() for logits in scores])
 
+    def recall_at_10(self, slot: Slot, *, best: bool) -> float:
+        """Return the recall@10 of text reports by their scans, of the present or best weights.
+
+        Raises:
+            TypeError: the heads do not project two views.
+        """
+        raise TypeError(f"a {slot.config.head.kind} head retrieves nothing")
+
     @abstractmethod
     def keep_best(self, slot: Slot) -> None:
         """Store the slot's present weights as its best."""

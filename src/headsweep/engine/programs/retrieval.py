@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from headsweep.config.schema import Modality, Normalization, RetrievalConfig
 from headsweep.engine.inputs import Inputs
@@ -16,6 +17,7 @@ from headsweep.engine.slots import Slot
 from headsweep.engine.tape import permutation
 from headsweep.heads.base import MODALITIES_OF, Head
 from headsweep.heads.retrieval import RetrievalHead
+from headsweep.metrics.retrieval import instance_ranks, recall_at
 
 SMALLEST_NORM = 1e-12
 
@@ -91,6 +93,18 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         self._fill_gallery(self.retrieval)
         return self.retrieval.probabilities(self.valid_views)
 
+    def recall_at_10(self, *, best: bool) -> float:
+        """Return the share of validation scans whose own report is among the first 10."""
+        weights = self.best if best else self.head.state_dict()
+        visual, text = (
+            functional.normalize(self.valid_views[m] @ weights[f"projections.{m}.weight"].T, dim=1)
+            .cpu()
+            .numpy()
+            for m in ("visual", "text")
+        )
+        valid = self.inputs.valid
+        return recall_at(instance_ranks(visual, text, valid.scans, valid.reports), 10)
+
     def weights(self) -> dict[str, Tensor]:
         """Return the projections; the gallery follows from them."""
         return {name: tensor.detach() for name, tensor in self.head.named_parameters()}
@@ -164,6 +178,10 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
     def probabilities(self, scores: Tensor) -> Tensor:
         """Return the scores, which are already probabilities: a retrieval head has no logits."""
         return scores
+
+    def recall_at_10(self, slot: Slot, *, best: bool) -> float:
+        """Return the recall@10 of the slot's present or best projections."""
+        return self.members[slot.number].recall_at_10(best=best)
 
     def prepare_batch(
         self, rows: Tensor, tape_step: int, members: Sequence[RetrievalTrainer]
