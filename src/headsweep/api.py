@@ -410,7 +410,8 @@ def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
     modalities = searched_modalities(spec)
     data.refuse_mixed_labels(spec.config)
-    train, _ = data.search_splits(spec.config, modalities=modalities)
+    train, valid = data.search_splits(spec.config, modalities=modalities)
+    folds_of(spec.objective, spec.seed, train, valid)  # refuses more folds than patients
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, modalities)
 

@@ -97,7 +97,9 @@ def divide(train: Split, valid: Split | None, count: int, seed: int) -> Folds:
             f"found {count} folds and {patients} patients"
         )
     fold_of = group_folds(_groups(rows, count), rows.targets, count, seed)
-    folds = Folds(replace(rows, name=OUT_OF_FOLD), fold_of)
+    folds = Folds(rows, fold_of)
+    named = replace(rows, name=OUT_OF_FOLD, manifest_fingerprint=folds.fingerprint)
+    folds = Folds(named, fold_of)
     _warn_of_missing_positives(folds)
     return folds
 

@@ -7,21 +7,24 @@ measured once an epoch, on the scores that its heads give to the rows they did n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.data.folds import Folds
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.base import GroupKey, Program
+from headsweep.engine.slot_metrics import best_metrics
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import permutation
 from headsweep.heads.base import Head
-from headsweep.metrics.ranking import average_precision, macro
+
+AVERAGED = ("auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy")
+"""Metrics whose mean over folds is kept beside the metric of the pooled scores."""
 
 
 class FoldedInputs(Inputs):
@@ -159,6 +162,11 @@ class FoldedProgram(Program):
         """Return the label probabilities of scores, as the heads compute them."""
         return self.programs[0].probabilities(scores)
 
+    def recall_at_10(self, slot: Slot, *, best: bool) -> float:
+        """Return the recall@10 within each fold's held-out rows, averaged over all rows."""
+        recalls = [p.recall_at_10(fold, best=best) for p, fold in self._folds(slot)]
+        return float(np.average(recalls, weights=[len(rows) for rows in self.folded.held_out]))
+
     def keep_best(self, slot: Slot) -> None:
         """Store the present weights of every fold's head as the best."""
         for program, fold in self._folds(slot):
@@ -195,16 +203,31 @@ class FoldedProgram(Program):
         return list(zip(self.programs, self.slots[slot.number].folds, strict=True))
 
 
-def auprc_by_fold(inputs: FoldedInputs, scores: NDArray[np.float32]) -> tuple[float, ...]:
-    """Return the macro AUPRC of each fold's held-out rows; NaN where no label is defined.
+def fold_means(
+    inputs: FoldedInputs, scores: Tensor, probabilities: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """Return the mean over folds of each ranking metric, `<metric>_fold_mean`.
 
     Args:
         inputs: of all folds.
         scores: out-of-fold scores `(c, n)` of one trial.
+        probabilities: the label probabilities of scores.
+
+    Returns:
+        The means over the folds in which a metric is defined; those defined in none are left out.
     """
-    values = []
-    for rows in inputs.held_out:
-        targets = inputs.valid_targets[rows.numpy()]
-        ranking = np.ascontiguousarray(scores[:, rows.numpy()].T)
-        values.append(float(macro(average_precision(targets, ranking[None])).item()))
-    return tuple(values)
+    by_fold = [
+        best_metrics(
+            inputs.valid_targets[rows.numpy()],
+            scores[:, rows],
+            probabilities,
+            ranks_logits=inputs.ranks_logits,
+        )
+        for rows in inputs.held_out
+    ]
+    means = {}
+    for name in AVERAGED:
+        values = [fold[name] for fold in by_fold if math.isfinite(fold[name])]
+        if values:
+            means[f"{name}_fold_mean"] = float(np.mean(values))
+    return means

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headsweep.config.schema import Config, MLPConfig
 from headsweep.engine.checkpoints import Snapshot
-from headsweep.engine.folds import FoldedInputs, FoldedProgram, FoldedSlot
+from headsweep.engine.folds import FoldedInputs, FoldedProgram, FoldedSlot, fold_means
 from headsweep.engine.hardware.memory import ran_out_of_memory
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.numerics.precision import rounded_products
@@ -166,6 +166,11 @@ class Group:
         slot = self.slots[number]
         return self._program_with(slot).best_heads(slot)
 
+    def keep_best(self, number: int) -> None:
+        """Store a trial's present weights as its best."""
+        slot = self.slots[number]
+        self._program_with(slot).keep_best(slot)
+
     def metrics(self, number: int) -> dict[str, float]:
         """Return all recorded metrics of a trial's best epoch; none if it has no such epoch."""
         slot = self.slots[number]
@@ -178,6 +183,8 @@ class Group:
             program.probabilities,
             ranks_logits=self.inputs.ranks_logits,
         )
+        if isinstance(self.inputs, FoldedInputs):
+            measured |= fold_means(self.inputs, slot.best_scores, program.probabilities)
         if slot.config.head.kind == "retrieval":
             measured[RECALL] = program.recall_at_10(slot, best=True)
         return measured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,11 @@ class Predictor(nn.Module):
         """Labels in the order of the columns of every result."""
         return self.spec.labels
 
+    @property
+    def retrieves(self) -> bool:
+        """Whether the head projects both modalities into one space."""
+        return isinstance(self.head, RetrievalHead)
+
     def predict_proba(
         self, features: Mapping[Modality, NDArray[np.floating]]
     ) -> NDArray[np.float64]:
@@ -133,6 +138,61 @@ class Predictor(nn.Module):
         return self.head.project(self.views(features))
 
 
+class MeanPredictor(Predictor):
+    """The mean of heads of one kind: of their logits, or of probabilities where they have none.
+
+    Each member keeps its own normalizers.
+    """
+
+    def __init__(self, members: Sequence[Predictor]) -> None:
+        nn.Module.__init__(self)
+        self.spec = members[0].spec
+        self.members = nn.ModuleList(members)
+        self.eval()
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether the members are retrieval heads."""
+        return self.predictors[0].retrieves
+
+    @property
+    def predictors(self) -> tuple[Predictor, ...]:
+        """The members."""
+        return tuple(member for member in self.members if isinstance(member, Predictor))
+
+    @torch.inference_mode()
+    def decision_function(
+        self, features: Mapping[Modality, NDArray[np.floating]]
+    ) -> NDArray[np.float32] | None:
+        """Compute the mean of the members' label logits; see `Predictor.decision_function`.
+
+        Returns:
+            Logits `(n, c)`; None for retrieval heads.
+        """
+        logits = self._mean_logits(_tensors(features))
+        return None if logits is None else np.asarray(logits.cpu().numpy(), dtype=np.float32)
+
+    @torch.inference_mode()
+    def forward(self, features: Mapping[Modality, Tensor]) -> Tensor:
+        """Return label probabilities `(n, c)` of raw features `(n, d)`."""
+        logits = self._mean_logits(features)
+        if logits is not None:
+            return logits.sigmoid()
+        return torch.stack([member(features) for member in self.predictors]).mean(dim=0)
+
+    @torch.inference_mode()
+    def project(self, features: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Return unit embeddings by modality, whose products are the means of the members'."""
+        parts = [member.project(features) for member in self.predictors]
+        scale = len(parts) ** -0.5
+        return {m: torch.cat([part[m] for part in parts], dim=1) * scale for m in parts[0]}
+
+    def _mean_logits(self, features: Mapping[Modality, Tensor]) -> Tensor | None:
+        logits = [member.head.logits(member.views(features)) for member in self.predictors]
+        defined = [one for one in logits if one is not None]
+        return torch.stack(defined).mean(dim=0) if defined else None
+
+
 def save_predictor(predictor: Predictor, path: Path) -> None:
     """Write tensors and, as metadata, the spec to one safetensors file."""
     spec = predictor.spec
@@ -143,6 +203,8 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
         "normalization": spec.normalization,
         "labels": list(spec.labels),
     }
+    if isinstance(predictor, MeanPredictor):
+        metadata["members"] = len(predictor.predictors)
     tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
 
@@ -173,15 +235,35 @@ def load_predictor(path: Path | str) -> Predictor:
         feature_input: FeatureInput = metadata["input"]
         shape = HeadShape(widths, feature_input, len(metadata["labels"]))
         spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
-        normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
-        weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
-        predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
+        if "members" not in metadata:
+            return _restored(spec, tensors)
+        prefixes = [f"members.{k}." for k in range(metadata["members"])]
+        predictor = MeanPredictor([_restored(spec, _below(tensors, p)) for p in prefixes])
         predictor.load_state_dict(tensors)
+        return predictor
     except Exception as error:  # untrusted metadata may break any step above
         raise FeatureError(
             f"{path}: a model must be a safetensors file written by headsweep, found {error}"
         ) from None
+
+
+def _restored(spec: PredictorSpec, tensors: Mapping[str, Tensor]) -> Predictor:
+    """Build a predictor of one head from its tensors.
+
+    Returns:
+        The predictor.
+    """
+    normalizers = {m: Normalizer(spec.normalization, w) for m, w in spec.shape.widths.items()}
+    predictor = Predictor(
+        spec, normalizers, rebuild_head(spec.head, spec.shape, _below(tensors, HEAD))
+    )
+    predictor.load_state_dict(tensors)
     return predictor
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _tensors(features: Mapping[Modality, NDArray[np.floating]]) -> dict[Modality, Tensor]:

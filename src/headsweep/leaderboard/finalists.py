@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.config.schema import Config
@@ -32,12 +33,21 @@ class Finalist:
 
 @dataclass(frozen=True, eq=False)
 class Confirmed:
-    """A finalist after training with every seed; tuples are in the order of `seeds`."""
+    """A finalist after training with every seed; tuples are in the order of `seeds`.
+
+    Attributes:
+        finalist: the trial.
+        seeds: with which it was trained.
+        predictors: its heads.
+        valid: their predictions on valid; out-of-fold in a study with folds.
+        valid_ranks: ranks of a retrieval head on valid, where they are not those of its predictor.
+    """
 
     finalist: Finalist
     seeds: tuple[int, ...]
     predictors: tuple[Predictor, ...]
     valid: tuple[Predictions, ...]
+    valid_ranks: tuple[Mapping[str, NDArray[np.int64]], ...] = ()
 
     @property
     def val_mean(self) -> float:
@@ -101,26 +111,56 @@ def confirm(
     Raises:
         TrialError: a head diverged.
     """
-    # A fixed order, so that the same heads get the same slots when they are trained again.
-    by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
-    configs = [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
-    ranks_logits = rules.ranks_logits
     trained = train_to_end(
-        configs, train, valid, settings, ranks_logits=ranks_logits, on_epoch=on_epoch
+        seeded(finalists, seeds),
+        train,
+        valid,
+        settings,
+        ranks_logits=rules.ranks_logits,
+        on_epoch=on_epoch,
     )
-    runs = iter(trained)
-    predictors = {
-        finalist.trial: tuple(next(runs).predictor for _ in seeds) for finalist in by_trial
-    }
-    return [
-        Confirmed(
-            finalist,
-            tuple(seeds),
-            predictors[finalist.trial],
-            tuple(predict(predictor, valid, rules) for predictor in predictors[finalist.trial]),
-        )
-        for finalist in finalists
-    ]
+    predictors = [one.predictor for one in trained]
+    on_valid = [predict(predictor, valid, rules) for predictor in predictors]
+    return collected(finalists, seeds, predictors, on_valid)
+
+
+def seeded(finalists: Sequence[Finalist], seeds: Sequence[int]) -> list[Config]:
+    """Return the configs to train, seeds within finalists.
+
+    Finalists are in the order of their trials, so that the same heads get the same slots when they
+    are trained again.
+    """
+    by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
+    return [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
+
+
+def collected(
+    finalists: Sequence[Finalist],
+    seeds: Sequence[int],
+    predictors: Sequence[Predictor],
+    on_valid: Sequence[Predictions],
+    valid_ranks: Sequence[Mapping[str, NDArray[np.int64]]] = (),
+) -> list[Confirmed]:
+    """Give each finalist its heads.
+
+    Args:
+        finalists: in any order.
+        seeds: of each finalist.
+        predictors: of the configs that `seeded` returned, in their order.
+        on_valid: predictions of each predictor on valid.
+        valid_ranks: see `Confirmed`; empty, or of each predictor.
+
+    Returns:
+        The finalists, in the order given.
+    """
+    trials = sorted(finalist.trial for finalist in finalists)
+    confirmed = []
+    for finalist in finalists:
+        first = trials.index(finalist.trial) * len(seeds)
+        own = slice(first, first + len(seeds))
+        heads = tuple(predictors[own]), tuple(on_valid[own]), tuple(valid_ranks[own])
+        confirmed.append(Confirmed(finalist, tuple(seeds), *heads))
+    return confirmed
 
 
 def ranked(confirmed: Sequence[Confirmed]) -> list[Confirmed]:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ from headsweep.errors import OutputError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
+from headsweep.leaderboard.cross_validation import (
+    FOLDS_FILE,
+    CrossValidation,
+    confirm_folds,
+)
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -55,6 +61,7 @@ from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.progress import progress_bar
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
+from headsweep.studies.folds import FOLDS
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
 
@@ -106,19 +113,24 @@ def finalize(
     modalities = union_of_modalities(finalist.config for finalist in finalists)
     data = data or Dataset.from_config(spec.config, progress=True)
     train, valid = data.search_splits(spec.config, modalities=modalities)
-    refuse_other_data(study, search_fingerprints(train, valid))
+    folds = CrossValidation.of(spec.objective, spec.seed, train, valid)
+    facts = replace(facts, cross_validation=folds)
+    pinned = {} if folds is None else {FOLDS: folds.folds.fingerprint}
+    refuse_other_data(study, search_fingerprints(train, valid) | pinned)
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
-        confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
+        confirmed = ranked(
+            confirm_with_progress(finalists, facts.seeds, train, valid, settings, folds=folds)
+        )
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
         results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
-        splits = (train, valid, *tests)
+        splits = board_splits(train, valid, tests, folds)
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
-        write_data_rows(splits, folder / DATA_ROWS)
+        write_data_rows((train, valid, *tests), folder / DATA_ROWS)
         write_report(folder, study, results, compared, provenance)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
@@ -153,13 +165,17 @@ def write_board(
     Returns:
         The results, and the paired comparisons.
     """
-    results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
+    folds = facts.cross_validation
+    measured = valid if folds is None else folds.folds.rows
+    results = evaluate(confirmed, measured, tests, subgroups, facts.rules)
+    if folds is not None:
+        folds.write(folder / FOLDS_FILE)
     if any(subgroups.values()):
         named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
         write_subgroups(named, folder / SUBGROUPS)
     for result in results:
         write_result(result, folder / result.folder, study=facts.name)
-    data = data_fingerprint((train, valid, *tests))
+    data = data_fingerprint(board_splits(train, valid, tests, folds))
     compared = compare_rows(
         [str(result.rank) for result in results],
         [[seed.predictions for seed in result.seeds] for result in results],
@@ -169,10 +185,10 @@ def write_board(
     )
     write_json(folder / COMPARISONS, compared)
     write_tables(
-        [leaderboard_row(result, facts, valid.name, data) for result in results],
+        [leaderboard_row(result, facts, measured.name, data) for result in results],
         folder,
         facts.rules,
-        note=facts.search.note if facts.search else "",
+        note=facts.note,
     )
     return results, compared
 
@@ -184,8 +200,10 @@ def confirm_with_progress(
     valid: Split,
     settings: EngineSettings,
     rules: Rules = CURRENT,
+    *,
+    folds: CrossValidation | None = None,
 ) -> list[Confirmed]:
-    """Call `confirm` with a progress bar that counts heads.
+    """Call `confirm`, or `confirm_folds`, with a progress bar that counts heads.
 
     Returns:
         What `confirm` returns.
@@ -196,7 +214,19 @@ def confirm_with_progress(
         def on_epoch(reports: Sequence[EpochReport]) -> None:
             bar.advance(sum(report.finished for report in reports))
 
+        if folds is not None:
+            return confirm_folds(finalists, seeds, folds, settings, rules=rules, on_epoch=on_epoch)
         return confirm(finalists, seeds, train, valid, settings, rules=rules, on_epoch=on_epoch)
+
+
+def board_splits(
+    train: Split, valid: Split, tests: Sequence[Split], folds: CrossValidation | None
+) -> tuple[Split, ...]:
+    """Return the splits that identify a board, train first; with the rows of folds if it has any.
+
+    Boards whose finalists were chosen on other rows are not ranked together.
+    """
+    return (train, valid, *(() if folds is None else (folds.folds.rows,)), *tests)
 
 
 def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:

@@ -29,6 +29,7 @@ from headsweep.evaluation.summaries import (
     N_RESAMPLES,
     RESAMPLING_SEED,
 )
+from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
@@ -91,6 +92,14 @@ class StudyFacts:
     rules: Rules = CURRENT
     search: SearchFacts | None = None
     """How the search ended; None on boards of before."""
+    cross_validation: CrossValidation | None = None
+    """The folds of a study that has any."""
+
+    @property
+    def note(self) -> str:
+        """Sentences for readers of the board; empty if there is nothing to say."""
+        parts = (self.cross_validation, self.search)
+        return " ".join(part.note for part in parts if part is not None and part.note)
 
 
 def describe(
@@ -139,6 +148,9 @@ def describe(
         "packages": {name: version(name) for name in PACKAGES},
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
+        **(
+            {"cross_validation": study.cross_validation.to_dict()} if study.cross_validation else {}
+        ),
     }
 
 

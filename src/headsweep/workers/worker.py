@@ -6,13 +6,14 @@ import os
 import uuid
 
 from headsweep.data.dataset import Dataset, search_fingerprints
-from headsweep.engine.engine import Engine
+from headsweep.engine.engine import Engine, FoldedEngine
 from headsweep.settings import (
     WORKER_VARIABLE,
     EngineSettings,
     WorkerSettings,
     host_name,
 )
+from headsweep.studies.folds import FOLDS, folds_of
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import searched_modalities
 from headsweep.studies.worker_session import WorkerSession
@@ -51,8 +52,14 @@ def work(
             train, valid = (data or Dataset.from_config(config)).search_splits(
                 config, modalities=modalities
             )
-        study.pin_data(search_fingerprints(train, valid))
-        engine = Engine(train, valid, engine_settings)
+        folds = folds_of(session.spec.objective, session.spec.seed, train, valid)
+        pinned = {} if folds is None else {FOLDS: folds.fingerprint}
+        study.pin_data(search_fingerprints(train, valid) | pinned)
+        engine = (
+            Engine(train, valid, engine_settings)
+            if folds is None
+            else FoldedEngine(folds, engine_settings)
+        )
         Loop(session, engine, settings, stop).run()
 
 

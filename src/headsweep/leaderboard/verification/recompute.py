@@ -14,9 +14,10 @@ from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
 from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.evaluation.summaries import choose_thresholds
+from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
 from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
-from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds
+from headsweep.leaderboard.results import Ranks, measure_seeds
 from headsweep.leaderboard.table import Cell, added_cells, metric_cells
 from headsweep.leaderboard.verification.file_diff import largest_difference
 
@@ -49,8 +50,8 @@ def recompute(folder: Path) -> str:
             valid = next(iter(predictions[0]))
             thresholds = [choose_thresholds(seed[valid]) for seed in predictions]
             for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
-                write_json(again, plain_thresholds(chosen, predictions[0][valid].labels))
-                _check(place / "thresholds.json", again)
+                write_json(again, plain_thresholds(chosen, predictions[0][valid].labels, valid))
+                _check(place / THRESHOLDS, again)
             ranks = _read_ranks(finalist)
             metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups, rules)
             write_json(again, metrics)

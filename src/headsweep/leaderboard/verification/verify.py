@@ -22,6 +22,7 @@ from headsweep.config.schema import to_dict
 from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import VerificationError
+from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
     confirm_with_progress,
@@ -88,6 +89,7 @@ def verify(
     train, valid = data.search_splits(reading, modalities=modalities)
     tests = load_test(data, reading, modalities)
     _check_data(folder, recorded, (train, valid, *tests))
+    folds = CrossValidation.recorded(recorded, train, valid)
 
     seeds = tuple(recorded["seeds"])
     facts = StudyFacts(
@@ -97,8 +99,11 @@ def verify(
         seeds,
         rules_of(recorded),
         search_of(recorded),
+        folds,
     )
-    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
+    confirmed = confirm_with_progress(
+        finalists, seeds, train, valid, settings, facts.rules, folds=folds
+    )
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         subgroups = load_test_subgroups(data, reading, tests)
@@ -108,7 +113,8 @@ def verify(
     if not exact:
         recompute(folder)
     how = "equal to the bit" if exact else f"within tolerance ({_listed(TOLERANCE)})"
-    return f"{len(finalists)} finalists with {len(seeds)} seeds trained again: {how}"
+    each = "" if folds is None else f" and {folds.folds.count} folds"
+    return f"{len(finalists)} finalists with {len(seeds)} seeds{each} trained again: {how}"
 
 
 def check_digests(folder: Path, recorded: Mapping[str, Any]) -> None:
