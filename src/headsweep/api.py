@@ -25,7 +25,7 @@ from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
-from headsweep.studies.adoption import METRIC
+from headsweep.studies.folds import folds_of
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
 from headsweep.studies.trials import searched_modalities
@@ -298,26 +298,28 @@ class Study:
     def trials_dataframe(self) -> pd.DataFrame:
         """Return the trials as a DataFrame with Optuna's columns, a row for each trial.
 
-        The macro AUPRC on valid is in the column `value`.
+        The objective's metric on valid is in the column `value`; all metrics are in columns such as
+        `user_attrs_val/auroc_macro`.
         """
-        frame: pd.DataFrame = self.optuna.trials_dataframe()
-        return frame.rename(columns={f"value_{METRIC}": "value"})
+        study = self.optuna
+        frame: pd.DataFrame = study.trials_dataframe()
+        return frame.rename(columns={f"value_{name}": "value" for name in study.metric_names or ()})
 
     @property
     def best_params(self) -> dict[str, Any]:
-        """Params of the best complete trial.
+        """Params of the best complete trial that meets the constraint.
 
         Raises:
-            StudyError: no trial is complete.
+            StudyError: no trial is complete, or none meets the constraint.
         """
         return dict(self._stored.best_trials(1)[0].params)
 
     @property
     def best_value(self) -> float:
-        """Macro AUPRC on valid of the best complete trial.
+        """The objective's metric on valid of the best complete trial that meets the constraint.
 
         Raises:
-            StudyError: no trial is complete.
+            StudyError: no trial is complete, or none meets the constraint.
         """
         return float(self._stored.best_trials(1)[0].value or 0.0)
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.settings import LAUNCHER_VARIABLE, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.stopping import DEADLINE, n_without_improvement
+from headsweep.studies.stopping import DEADLINE, counted
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
@@ -64,12 +64,12 @@ def ended(values: list[float | None]) -> list[FrozenTrial]:
         ([None, None], 2),
     ],
 )
-def test_n_without_improvement_counts_from_the_best(values: list[float | None], count: int) -> None:
+def test_n_without_counts_from_the_best(values: list[float | None], count: int) -> None:
     trials = ended(values)
     for i, trial in enumerate(trials):
         trial.number, trial.datetime_complete = i, BEGUN + datetime.timedelta(seconds=i)
-    assert n_without_improvement(trials) == count
-    assert n_without_improvement(reversed(trials)) == count
+    assert counted(trials).n_without == count
+    assert counted(reversed(trials)).n_without == count
 
 
 def test_worker_stops_after_patience_and_a_second_worker_starts_nothing(
@@ -86,7 +86,7 @@ def test_worker_stops_after_patience_and_a_second_worker_starts_nothing(
     assert summary.finished == n_trials
     assert summary.states["RUNNING"] == summary.states["WAITING"] == 0
     # Trials that ran when patience was reached finished too, at most as many as there are slots.
-    assert 15 <= n_without_improvement(study.trials()) < 15 + 4
+    assert 15 <= counted(study.trials()).n_without < 15 + 4
 
 
 def test_worker_at_the_deadline_ends_running_trials_and_goes_on_later(

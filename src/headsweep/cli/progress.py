@@ -27,5 +27,6 @@ def epochs_shown(max_epochs: int) -> Iterator[Callable[[EpochReport], None]]:
     with progress_bar("epoch", max_epochs) as bar:
         yield lambda report: bar.update(
             report.epoch,
-            text=f"val {TITLES.get(report.metric, report.metric)} {report.value:.4f}, best {report.best_value:.4f}",
+            text=f"val {TITLES.get(report.metric, report.metric)} {report.value:.4f}, "
+            f"best {report.best_value:.4f}",
         )

@@ -67,9 +67,9 @@ def evaluate(
         config: names the manifests and the folder of the features; labels are the head's own.
         out: folder of the results.
         data: the data set to measure on; None is what the config names.
-        tune: choose thresholds on valid, or take those of a study with folds, and refuse test manifests that share rows with train or
-            valid. Otherwise only the test manifests are read, and F1, precision, sensitivity and
-            specificity are null.
+        tune: choose thresholds on valid, or take those of a study with folds, and refuse test
+            manifests that share rows with train or valid. Otherwise only the test manifests are
+            read, and F1, precision, sensitivity and specificity are null.
         progress: draw a progress bar while features are packed.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,8 +23,9 @@ from headsweep.engine.train_configs import train_for, train_in
 from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import Predictions, predict, retrieval_ranks
 from headsweep.evaluation.rules import CURRENT, Rules
-from headsweep.heads.predictor import MeanPredictor
+from headsweep.heads.predictor import MeanPredictor, Predictor
 from headsweep.leaderboard.finalists import Confirmed, Finalist, collected, seeded
+from headsweep.metrics.retrieval import recall_at
 from headsweep.search.objective import Objective, objective_from_plain, objective_to_plain
 from headsweep.settings import EngineSettings
 from headsweep.studies.folds import folds_of
@@ -48,7 +49,10 @@ class CrossValidation:
 
     @classmethod
     def of(cls, objective: Objective, seed: int, train: Split, valid: Split) -> Self | None:
-        """Divide the rows of a study; None if its objective has no folds.
+        """Divide the rows of a study.
+
+        Returns:
+            The folds; None if the objective has none.
 
         Raises:
             ManifestError: there are fewer patients than folds.
@@ -58,7 +62,10 @@ class CrossValidation:
 
     @classmethod
     def recorded(cls, provenance: Mapping[str, Any], train: Split, valid: Split) -> Self | None:
-        """Divide the rows as the provenance of a board says; None if it names no folds.
+        """Divide the rows as the provenance of a board says.
+
+        Returns:
+            The folds; None if the provenance names none.
 
         Raises:
             VerificationError: the record cannot be read, or the rows fall into other folds.
@@ -139,17 +146,38 @@ def confirm_folds(
     configs = seeded(finalists, seeds)
     engine = FoldedEngine(study.folds, settings, ranks_logits=rules.ranks_logits)
     trained = train_in(engine, configs, on_epoch)
-    by_fold = [one.predictor for one in trained]
-    predictions, ranks = [], []
-    for predictor in by_fold:
-        assert isinstance(predictor, MeanPredictor)
-        predictions.append(out_of_fold(predictor, study.folds, rules))
-        ranks.append(_ranks_out_of_fold(predictor, study.folds) if predictor.retrieves else {})
-    predictors = by_fold
+    by_fold = [_mean(one.predictor) for one in trained]
+    predictions = [out_of_fold(predictor, study.folds, rules) for predictor in by_fold]
+    predictors: Sequence[Predictor] = by_fold
     if study.objective.refit:
         epochs = [one.best_epoch for one in trained]
         predictors = train_for(configs, epochs, study.folds.rows, settings)
-    return collected(finalists, seeds, predictors, predictions, ranks)
+    confirmed = collected(finalists, seeds, predictors, predictions)
+    if not any(predictor.retrieves for predictor in by_fold):
+        return confirmed
+    own = collected(finalists, seeds, by_fold, predictions)
+    return [
+        _with_ranks(one, folded.predictors, study.folds)
+        for one, folded in zip(confirmed, own, strict=True)
+    ]
+
+
+def _mean(predictor: Predictor) -> MeanPredictor:
+    assert isinstance(predictor, MeanPredictor)
+    return predictor
+
+
+def _with_ranks(one: Confirmed, by_fold: Sequence[Predictor], folds: Folds) -> Confirmed:
+    """Add the out-of-fold ranks of a finalist's retrieval heads, of each seed one.
+
+    Returns:
+        The finalist; unchanged if its heads retrieve nothing.
+    """
+    if not by_fold[0].retrieves:
+        return one
+    ranks = tuple(_ranks_out_of_fold(_mean(predictor), folds) for predictor in by_fold)
+    recalls = tuple(recall_at(by_seed["visual_to_text"], 10) for by_seed in ranks)
+    return replace(one, recalls=recalls, valid_ranks=ranks)
 
 
 def out_of_fold(predictor: MeanPredictor, folds: Folds, rules: Rules = CURRENT) -> Predictions:
@@ -174,9 +202,7 @@ def out_of_fold(predictor: MeanPredictor, folds: Folds, rules: Rules = CURRENT) 
     )
 
 
-def _ranks_out_of_fold(
-    predictor: MeanPredictor, folds: Folds
-) -> dict[str, NDArray[np.int64]]:
+def _ranks_out_of_fold(predictor: MeanPredictor, folds: Folds) -> dict[str, NDArray[np.int64]]:
     """Return the rank of each row's own scan among the rows of its fold, by direction."""
     parts = [retrieval_ranks(m, folds.held_out(k)) for k, m in enumerate(predictor.predictors)]
     back = np.argsort(np.concatenate([folds.held_out_rows(k) for k in range(folds.count)]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,13 @@ from headsweep.data.dataset import Split
 from headsweep.engine.slots import EpochReport
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import SearchError
-from headsweep.evaluation.predictions import Predictions, predict
+from headsweep.evaluation.predictions import Predictions, predict, retrieval_ranks
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.heads.predictor import Predictor
 from headsweep.metrics.ranking import average_precision, macro
+from headsweep.metrics.retrieval import recall_at
+from headsweep.metrics.trial_metrics import trial_metrics
+from headsweep.search.objective import is_feasible
 from headsweep.settings import EngineSettings
 
 
@@ -40,6 +43,7 @@ class Confirmed:
         seeds: with which it was trained.
         predictors: its heads.
         valid: their predictions on valid; out-of-fold in a study with folds.
+        recalls: recall@10 on valid; empty where it is not the objective.
         valid_ranks: ranks of a retrieval head on valid, where they are not those of its predictor.
     """
 
@@ -47,13 +51,20 @@ class Confirmed:
     seeds: tuple[int, ...]
     predictors: tuple[Predictor, ...]
     valid: tuple[Predictions, ...]
+    recalls: tuple[float, ...] = ()
     valid_ranks: tuple[Mapping[str, NDArray[np.int64]], ...] = ()
 
     @property
     def val_mean(self) -> float:
-        """Mean over seeds of the macro AUPRC of the predictions on valid."""
+        """Mean over seeds of the objective's metric of the predictions on valid."""
+        metric = self.finalist.config.training.metric
         ranking = np.stack([predictions.ranking for predictions in self.valid])
-        return float(macro(average_precision(self.valid[0].targets, ranking)).mean())
+        if metric == "auprc_macro":
+            return float(macro(average_precision(self.valid[0].targets, ranking)).mean())
+        if metric == "recall_at_10":
+            return float(np.mean(self.recalls))
+        scores = np.stack([predictions.scores for predictions in self.valid])
+        return float(trial_metrics(self.valid[0].targets, ranking, scores)[metric].mean())
 
 
 def choose_finalists(
@@ -61,7 +72,8 @@ def choose_finalists(
 ) -> list[Finalist]:
     """Choose the `top_k` complete trials with the highest values; of equal values the earlier one.
 
-    Trials that differ in nothing but where they entered the tape are one finalist.
+    Trials that do not meet the study's constraint are left out. Trials that differ in nothing but
+    where they entered the tape are one finalist.
 
     Returns:
         The finalists, best first.
@@ -69,7 +81,7 @@ def choose_finalists(
     Raises:
         SearchError: no trial is complete.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)]
     if not complete:
         raise SearchError(
             f"none of the {len(trials)} trials is complete; a leaderboard needs at least one"
@@ -121,7 +133,10 @@ def confirm(
     )
     predictors = [one.predictor for one in trained]
     on_valid = [predict(predictor, valid, rules) for predictor in predictors]
-    return collected(finalists, seeds, predictors, on_valid)
+    return [
+        replace(one, recalls=_recalls(one.finalist.config, one.predictors, valid))
+        for one in collected(finalists, seeds, predictors, on_valid)
+    ]
 
 
 def seeded(finalists: Sequence[Finalist], seeds: Sequence[int]) -> list[Config]:
@@ -139,7 +154,6 @@ def collected(
     seeds: Sequence[int],
     predictors: Sequence[Predictor],
     on_valid: Sequence[Predictions],
-    valid_ranks: Sequence[Mapping[str, NDArray[np.int64]]] = (),
 ) -> list[Confirmed]:
     """Give each finalist its heads.
 
@@ -148,7 +162,6 @@ def collected(
         seeds: of each finalist.
         predictors: of the configs that `seeded` returned, in their order.
         on_valid: predictions of each predictor on valid.
-        valid_ranks: see `Confirmed`; empty, or of each predictor.
 
     Returns:
         The finalists, in the order given.
@@ -158,7 +171,7 @@ def collected(
     for finalist in finalists:
         first = trials.index(finalist.trial) * len(seeds)
         own = slice(first, first + len(seeds))
-        heads = tuple(predictors[own]), tuple(on_valid[own]), tuple(valid_ranks[own])
+        heads = tuple(predictors[own]), tuple(on_valid[own])
         confirmed.append(Confirmed(finalist, tuple(seeds), *heads))
     return confirmed
 
@@ -172,6 +185,13 @@ def with_seed(config: Config, seed: int) -> Config:
     """Return the config with which a finalist is trained: this seed, from the start of the tape."""
     values = {"training.seed": seed, "training.tape_position": 0}
     return with_values(config, values, where="finalist")
+
+
+def _recalls(config: Config, predictors: Sequence[Predictor], valid: Split) -> tuple[float, ...]:
+    if config.training.metric != "recall_at_10":
+        return ()
+    ranks = (retrieval_ranks(predictor, valid)["visual_to_text"] for predictor in predictors)
+    return tuple(recall_at(one, 10) for one in ranks)
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from headsweep.atomic_files import locked, write_json
 from headsweep.config.schema import Config, Modality
@@ -24,7 +25,7 @@ from headsweep.data.dataset import (
     search_fingerprints,
 )
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import OutputError, StudyError, VerificationError
+from headsweep.errors import OutputError, SearchError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
@@ -59,6 +60,8 @@ from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
 from headsweep.progress import progress_bar
+from headsweep.search.objective import is_feasible, none_feasible
+from headsweep.search.spec import StudySpec
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
 from headsweep.studies.folds import FOLDS
@@ -103,11 +106,12 @@ def finalize(
     study = SearchStudy(
         *(stored.name, stored.storage, RandomSampler(), NopPruner()), hidden=lambda: unfit
     )
+    _refuse_infeasible(stored, spec)
     finalists = choose_finalists(
         study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
     )
     seeds = tuple(sorted(spec.finalists.seeds))
-    ended = SearchFacts.of(stored.summary())
+    ended = SearchFacts.of(stored.summary(), spec)
     facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
     modalities = union_of_modalities(finalist.config for finalist in finalists)
@@ -134,6 +138,18 @@ def finalize(
         write_report(folder, study, results, compared, provenance)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
+
+
+def _refuse_infeasible(stored: StoredStudy, spec: StudySpec) -> None:
+    """Raise if there are complete trials, but none meets the study's constraint.
+
+    Raises:
+        SearchError: none does; names the nearest.
+    """
+    complete = [t for t in stored.trials((TrialState.COMPLETE,)) if stored.fits(t)]
+    if complete and not any(map(is_feasible, complete)):
+        text = none_feasible(complete, spec.objective.constraint)
+        raise SearchError(f"study {stored.name!r}: {text}")
 
 
 def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:

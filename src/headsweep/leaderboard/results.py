@@ -100,9 +100,7 @@ def evaluate(
         The finalists with their ranks, predictions and metrics.
     """
     predicted = [
-        tuple(
-            _evaluate_seed(one, index, valid, tests, rules) for index in range(len(one.seeds))
-        )
+        tuple(_evaluate_seed(one, index, valid, tests, rules) for index in range(len(one.seeds)))
         for one in confirmed
     ]
 
@@ -174,9 +172,7 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
         own, path = with_seed(config, seed.seed), place / "config.yaml"
         write_config(own, path, study=study, trial=trial, value=seed.value)
         chosen_on = next(iter(seed.predictions))
-        write_json(
-            place / THRESHOLDS, plain_thresholds(seed.thresholds, result.labels, chosen_on)
-        )
+        write_json(place / THRESHOLDS, plain_thresholds(seed.thresholds, result.labels, chosen_on))
         save_predictor(seed.predictor, place / "model.safetensors")
 
 
@@ -196,6 +192,4 @@ def _evaluate_seed(
         own = one.valid_ranks[index] if one.valid_ranks else retrieval_ranks(predictor, valid)
         ranks = {valid.name: own}
         ranks |= {test.name: retrieval_ranks(predictor, test) for test in tests}
-    return SeedResult(
-        one.seeds[index], predictor, choose_thresholds(on_valid), predictions, ranks
-    )
+    return SeedResult(one.seeds[index], predictor, choose_thresholds(on_valid), predictions, ranks)

@@ -14,6 +14,15 @@ from headsweep.metrics.ranking import (
     ranking_metrics,
 )
 
+TITLES = {
+    "auprc_macro": "macro AUPRC",
+    "auroc_macro": "macro AUROC",
+    "auprc_skill": "AUPRC skill",
+    "balanced_accuracy": "balanced accuracy",
+    "recall_at_10": "recall@10",
+}
+"""Names of the objective's metrics for people."""
+
 
 def trial_metrics(targets: Targets, ranking: Scores, likely: Scores) -> dict[str, Metric]:
     """Compute every metric of several heads on one split.

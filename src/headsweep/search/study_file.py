@@ -36,7 +36,10 @@ __all__ = ["StudySpec", "load_study_file", "searchable_keys", "study_from_dict"]
 
 SECTIONS = ("study", "base", "space", "sampler", "pruner", "objective", "finalists")
 SEARCHED_SECTIONS = ("head", "features", "training")
-FIXED_KEYS = ("head.kind", "training.seed", "training.tape_position", "training.target_labels")
+FIXED_KEYS = (
+    *("head.kind", "training.metric", "training.seed", "training.tape_position"),
+    "training.target_labels",
+)
 OTHER_NAMES = {"head.momentum": "training.momentum"}
 
 
@@ -118,6 +121,8 @@ def _spec_from_document(
     config = compose_config(
         [*_base(document.get("base", []), where=f"{where}:base"), *overrides], where=f"{where}:base"
     )
+    objective = _section(Objective, document.get("objective", {}), where=f"{where}:objective")
+    config = _with_metric(config, objective, where=f"{where}:objective")
     space = _space(document["space"], config, where=f"{where}:space")
     _refuse_overridden_space(space, overrides)
     spec = StudySpec(
@@ -130,7 +135,7 @@ def _spec_from_document(
         pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
         patience=identity.patience,
-        objective=_section(Objective, document.get("objective", {}), where=f"{where}:objective"),
+        objective=objective.model_copy(update={"metric": None}),  # the config has it
     )
     enqueued = tuple(
         complete_params(params, spec, where=f"{where}:study.enqueue[{i}]")
@@ -146,6 +151,28 @@ def _spec_from_document(
     for remark in remarks(spec):
         warnings.warn(f"{where}:{remark}", HeadsweepWarning, stacklevel=3)
     return spec
+
+
+def _with_metric(config: Config, objective: Objective, *, where: str) -> Config:
+    """Return the base config with the objective's metric, which exported configs then have too.
+
+    Raises:
+        StudyError: the base names another metric, or the head has no such metric.
+    """
+    present, chosen = config.training.metric, objective.metric or config.training.metric
+    if present not in (chosen, "auprc_macro"):
+        raise StudyError(
+            f"{where}.metric: is {chosen}, but the base has training.metric={present}; "
+            "remove one of them"
+        )
+    named = {"metric": chosen} | {f"constraint.{name}": name for name in objective.constraint}
+    for key, name in named.items():
+        if name == "recall_at_10" and config.head.kind != "retrieval":
+            raise StudyError(
+                f"{where}.{key}: recall_at_10 needs head=retrieval, "
+                f"found a head of kind {config.head.kind}"
+            )
+    return with_values(config, {"training.metric": chosen}, where=f"{where}.metric")
 
 
 def _base(base: Any, *, where: str) -> list[str]:
