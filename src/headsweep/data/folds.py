@@ -197,7 +197,7 @@ def _groups(rows: Split, count: int) -> list[int]:
 
 def _warn_of_missing_positives(folds: Folds) -> None:
     held = np.stack(
-        [folds.rows.targets[folds.fold_of == k].sum(axis=0) for k in range(folds.count)]
+        [(folds.rows.targets[folds.fold_of == k] == 1).sum(axis=0) for k in range(folds.count)]
     )
     reached = (held > 0).sum(axis=0)
     missing = [

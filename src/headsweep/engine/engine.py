@@ -251,6 +251,12 @@ class FoldedEngine(Engine):
         pairs = zip(self._folds, heads, strict=True)
         return MeanPredictor([as_predictor(config, inputs, head) for inputs, head in pairs])
 
+    @torch.no_grad()
+    def present_predictor(self, slot: int) -> MeanPredictor:
+        """Return the mean of the slot's heads with their present weights, the best from then on."""
+        self._group_of[slot].keep_best(slot)
+        return self.predictor(slot)
+
 
 def as_predictor(config: Config, inputs: Inputs, head: Head) -> Predictor:
     """Return a head with the normalizers of the rows that it was trained on."""
