@@ -152,7 +152,9 @@ def _without_missing_text(config: Config, notice: Notice) -> Config:
     if config.features.input != "both" or config.head.kind == "retrieval":
         return config
     path = Path(config.paths.manifest_dir) / config.data.train_manifest
-    manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+    manifest = read_manifest(
+        path, config.data.columns, config.training.target_labels, config.data.blank_labels
+    )
     if "text" in manifest.feature_paths:
         return config
     notice(

@@ -254,6 +254,17 @@ def test_fingerprint_of_config_without_added_keys_is_unchanged(overrides, finger
 
 OTHER_VALUES = {"data.columns.patient": "who", "data.columns.scan": "s", "data.feature_key": "k"}
 OTHER_VALUES |= {"data.follow_links": True, "data.shared_content": "drop"}
+OTHER_VALUES |= {"training.metric": "auroc_macro"}
+OTHER_VALUES |= {"data.blank_labels": "mask"}
+OTHER_VALUES |= {
+    "head.init": "zero",
+    "training.adam_betas": [0.8, 0.99],
+    "training.adam_epsilon": 1e-6,
+    "training.early_stopping_metric": "loss",
+    "training.early_stopping_start_epoch": 5,
+    "training.early_stopping_window": 3,
+    "training.one_cycle_rise": 0.5,
+}
 
 
 @pytest.mark.parametrize("key", ADDED_KEYS)

@@ -20,7 +20,8 @@ from headsweep.engine.engine import Engine, FoldedEngine
 from headsweep.engine.slots import EpochReport
 from headsweep.engine.train_configs import train_for, train_in
 from headsweep.heads.base import Head
-from headsweep.heads.predictor import MeanPredictor, load_predictor, save_predictor
+from headsweep.heads.ensemble import EnsembleHead
+from headsweep.heads.predictor import Predictor, load_predictor, save_predictor
 from headsweep.settings import EngineSettings
 from tests.helpers.plain_training import macro_average_precision, train_plainly
 from tests.helpers.splits import config, make_split
@@ -43,6 +44,11 @@ def reports_of(engine: Engine, slot: int, epochs: int) -> list[EpochReport]:
     return [r for _ in range(epochs) for r in engine.run_epoch() if r.slot == slot]
 
 
+def members(predictor: Predictor) -> tuple[Predictor, ...]:
+    assert isinstance(predictor.head, EnsembleHead)
+    return tuple(predictor.head.predictors)
+
+
 def scores_of(head: Head, one: Config, folds: Folds, fold: int) -> np.ndarray:
     """Scores of a fold's held-out rows by a head that was trained on the others."""
     views = Engine(folds.training(fold), folds.held_out(fold), SETTINGS).inputs
@@ -61,7 +67,7 @@ def test_value_of_a_folded_trial_equals_a_plain_loop_over_the_folds(one: Config)
     engine.admit(LINEAR)
     reported = reports_of(engine, slot, one.training.max_epochs)[-1]
     fused, plain = np.zeros(FOLDS.rows.targets.shape), np.zeros(FOLDS.rows.targets.shape)
-    for k, member in enumerate(engine.present_predictor(slot).predictors):
+    for k, member in enumerate(members(engine.present_predictor(slot))):
         _, head = train_plainly(one, FOLDS.training(k), FOLDS.held_out(k))
         plain[FOLDS.held_out_rows(k)] = scores_of(head, one, FOLDS, k)
         held_out = FOLDS.held_out(k).features
@@ -111,7 +117,7 @@ def test_metrics_of_a_folded_trial_hold_the_mean_over_folds() -> None:
     metrics, predictor = engine.metrics(slot), engine.predictor(slot)
     by_fold = [
         macro_average_precision(held.targets, member.decision_function(held.features))
-        for held, member in zip(map(FOLDS.held_out, range(3)), predictor.predictors, strict=True)
+        for held, member in zip(map(FOLDS.held_out, range(3)), members(predictor), strict=True)
     ]
     assert metrics["auprc_macro"] == best.value
     assert metrics["auprc_macro_fold_mean"] == pytest.approx(np.mean(by_fold), abs=1e-9)
@@ -207,7 +213,7 @@ def test_early_stopping_is_of_the_trial_with_one_best_epoch_for_all_folds() -> N
     assert last.best_epoch == best + 1
     predictor = engine.predictor(slot)
     scores = np.zeros(FOLDS.rows.targets.shape, np.float32)
-    for k, member in enumerate(predictor.predictors):
+    for k, member in enumerate(members(predictor)):
         scores[FOLDS.held_out_rows(k)] = member.decision_function(FOLDS.held_out(k).features)
     value = macro_average_precision(FOLDS.rows.targets, scores)
     assert value == pytest.approx(last.best_value, abs=1e-4)
@@ -229,29 +235,27 @@ def test_train_for_equals_training_on_all_rows_for_so_many_epochs() -> None:
 def test_mean_predictor_is_saved_and_loaded(one: Config, tmp_path) -> None:
     (trained,) = train_in(FoldedEngine(FOLDS, SETTINGS), [one])
     predictor = trained.predictor
-    assert isinstance(predictor, MeanPredictor)
     features = make_split("new", 9, seed=5).features
-    members = [member.predict_proba(features) for member in predictor.predictors]
+    members = [member.predict_proba(features) for member in members(predictor)]
     logits = predictor.decision_function(features)
     if logits is None:
         assert np.allclose(predictor.predict_proba(features), np.mean(members, axis=0), atol=1e-6)
     else:
-        each = [member.decision_function(features) for member in predictor.predictors]
+        each = [member.decision_function(features) for member in members(predictor)]
         assert np.allclose(logits, np.mean(each, axis=0), atol=1e-6)
     save_predictor(predictor, tmp_path / "model.safetensors")
     loaded = load_predictor(tmp_path)
-    assert isinstance(loaded, MeanPredictor)
+    assert len(members(loaded)) == FOLDS.count
     assert np.array_equal(loaded.predict_proba(features), predictor.predict_proba(features))
 
 
 def test_embeddings_of_a_mean_of_retrieval_heads_have_the_mean_similarity() -> None:
     (trained,) = train_in(FoldedEngine(FOLDS, SETTINGS), [WATCHED[4]])
     predictor = trained.predictor
-    assert isinstance(predictor, MeanPredictor)
     features = {m: torch.from_numpy(x) for m, x in make_split("new", 9, seed=5).features.items()}
 
     def similarity(views: dict[str, torch.Tensor]) -> torch.Tensor:
         return views["visual"] @ views["text"].T
 
-    each = torch.stack([similarity(member.project(features)) for member in predictor.predictors])
+    each = torch.stack([similarity(member.project(features)) for member in members(predictor)])
     assert torch.allclose(similarity(predictor.project(features)), each.mean(dim=0), atol=1e-6)

@@ -68,7 +68,10 @@ heads = st.builds(
             "training.optimizer": st.sampled_from(["adamw", "sgd"]),
             "training.loss": st.sampled_from(["bce", "weighted_bce", "focal", "asymmetric"]),
             "training.label_smoothing": st.sampled_from([0.0, 0.1]),
-            "training.schedule": st.sampled_from(["constant", "cosine"]),
+            "training.schedule": st.sampled_from(["constant", "cosine", "one_cycle"]),
+            "training.adam_epsilon": st.sampled_from([1e-8, 1e-3]),
+            "training.adam_betas": st.sampled_from([None, (0.8, 0.99)]),
+            "head.init": st.sampled_from(["default", "normal", "zero"]),
             "training.warmup_epochs": st.sampled_from([0.0, 1.0]),
             "training.weight_decay": st.sampled_from([0.0, 0.3]),
         }
@@ -108,7 +111,7 @@ def test_gradients_of_a_grouped_mlp_equal_autograd_in_float64(one: Config) -> No
     (step,) = steps_of_epoch(whole, grouped.inputs.n_train, 0, 0)
     exact.step(*step)
     sgd = whole.training.optimizer == "sgd"
-    factor = 1.0 if sgd else 1 - whole.training.beta1
+    factor = 1.0 if sgd else 1 - whole.training.betas[0]
     name = "momentum" if sgd else "exp_avg"
     state = grouped.state(slot)
     moments = [state[f"{name}.{i}"] for i in range(len(exact.gradients))]
@@ -120,7 +123,8 @@ def test_grouped_linear_heads_equal_autograd_in_float64(loss: str) -> None:
     configs = [
         with_values(LINEAR, {"training.loss": loss, **values}, where="test")
         for values in (
-            {"training.clip_norm": 0.1},
+            {"training.clip_norm": 0.1, "training.schedule": "one_cycle", "head.init": "normal"},
+            {"training.adam_epsilon": 1e-3, "training.adam_betas": (0.5, 0.9), "head.init": "zero"},
             {"features.normalization": "l2", "training.optimizer": "sgd"},
             {"training.batch_size": 16, "training.weight_decay": 0.5, "features.input": "both"},
         )

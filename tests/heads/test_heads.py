@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 
 from headsweep.config.schema import (
     HeadConfig,
@@ -64,13 +64,28 @@ class TestNormalization:
         raw = self.raw()
         assert fit_normalizer("none", raw)(raw).equal(raw)
 
-    @pytest.mark.parametrize("kind", ["none", "l2", "zscore", "whiten"])
+    def test_std_equals_sklearn_without_centring(self) -> None:
+        raw = self.raw()
+        expected = StandardScaler(with_mean=False).fit_transform(raw.double().numpy())
+        ours = fit_normalizer("std", raw)(raw).numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+    def test_layer_equals_layer_norm_without_affine(self) -> None:
+        raw = self.raw()
+        ours = fit_normalizer("layer", raw)(raw)
+        assert ours.equal(nn.LayerNorm(8, elementwise_affine=False)(raw))
+        wide = torch.randn(50, 512) * 3 + 7
+        normalized = fit_normalizer("layer", wide)(wide)
+        exact = StandardScaler().fit_transform(wide.double().numpy().T).T
+        np.testing.assert_allclose(normalized.numpy(), exact, atol=1e-4)
+
+    @pytest.mark.parametrize("kind", ["none", "l2", "layer", "std", "zscore", "whiten"])
     def test_normalizer_of_constant_columns_stays_finite(self, kind: Normalization) -> None:
         raw = self.raw()
         raw[:, 2], raw[:, 5] = 0.0, 0.1
         normalised = fit_normalizer(kind, raw)(raw)
         assert normalised.isfinite().all()
-        if kind in ("zscore", "whiten"):
+        if kind in ("std", "zscore", "whiten"):
             assert normalised[:, [2, 5]].abs().max() < 1e-3
 
     def test_normalizer_of_new_rows_is_independent_of_their_neighbours(self) -> None:

@@ -18,14 +18,25 @@ IRRELEVANT_KEYS = ("training.resume",)
 """Keys of other sections that change no leaderboard number."""
 
 ADDED_KEYS: Mapping[str, Any] = {
+    "data.blank_labels": "refuse",
     "data.columns.patient": None,
     "data.columns.scan": None,
     "data.feature_key": None,
     "data.follow_links": False,
     "data.shared_content": None,
     "training.metric": "auprc_macro",
+    "head.init": "default",
+    "training.adam_betas": None,
+    "training.adam_epsilon": 1e-8,
+    "training.early_stopping_metric": None,
+    "training.early_stopping_start_epoch": 1,
+    "training.early_stopping_window": 1,
+    "training.one_cycle_rise": 0.3,
 }
 """Default of every key that was added after the first leaderboards were written."""
+
+HEADS_WITH_INIT = ("linear", "mlp")
+"""Kinds of head whose `init` was added; in a head of another package the key is its own."""
 
 
 WITHOUT_EFFECT: Mapping[str, Any] = {"data.shared_content": "refuse"}
@@ -47,7 +58,10 @@ def without_irrelevant(plain: Mapping[str, Any]) -> dict[str, Any]:
 def without_added_defaults(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config's plain data without the keys of `ADDED_KEYS` that have their default."""
     compact = copy.deepcopy(dict(plain))
+    kind = compact.get("head", {}).get("kind")
     for path, default in ADDED_KEYS.items():
+        if path == "head.init" and kind not in HEADS_WITH_INIT:
+            continue
         node, leaf = _parent(compact, path)
         if node.get(leaf, default) == default:
             node.pop(leaf, None)

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from headsweep.config.fingerprints import without_added_defaults, without_irrelevant
+from headsweep.config.fingerprints import ADDED_KEYS, without_added_defaults, without_irrelevant
 from headsweep.config.messages import unknown_key
 from headsweep.errors import ConfigError
 
@@ -54,12 +54,14 @@ FolderName = Annotated[str, AfterValidator(_given)]
 
 Modality = Literal["visual", "text"]
 FeatureInput = Literal["visual", "text", "both"]
-Normalization = Literal["none", "l2", "zscore", "whiten"]
+Normalization = Literal["none", "l2", "layer", "std", "zscore", "whiten"]
+Init = Literal["default", "normal", "zero"]
 Precision = Literal["float32", "tf32", "bf16"]
 SharedContent = Literal["refuse", "warn", "drop"]
 ObjectiveMetric = Literal[
     "auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10"
 ]
+BlankLabels = Literal["refuse", "mask"]
 
 
 class Section(BaseModel):
@@ -85,12 +87,18 @@ class LinearConfig(HeadConfig):
     """One linear map from the input to the label logits."""
 
     kind: Literal["linear"] = "linear"
+    init: Init = "default"
+    """Initial weights: PyTorch's (`default`), drawn with standard deviation 0.01 (`normal`), or 0
+    (`zero`); the bias is 0 with the last two."""
 
 
 class MLPConfig(HeadConfig):
     """Hidden layers (linear, norm, activation, dropout), then a linear map to the logits."""
 
     kind: Literal["mlp"] = "mlp"
+    init: Init = "default"
+    """Initial weights of the last layer, as in a linear head; hidden layers always have
+    PyTorch's."""
     depth: Depth = 2
     """Number of hidden layers."""
     width: Width = 512
@@ -137,8 +145,9 @@ class FeaturesConfig(Section):
     input: FeatureInput = "visual"
     """Features that the head reads; `both` joins visual and text features side by side."""
     normalization: Normalization = "zscore"
-    """`l2` scales rows to length 1, `zscore` columns to mean 0 and variance 1, `whiten` also
-    removes the correlation between columns."""
+    """`l2` scales rows to length 1, `layer` rows to mean 0 and variance 1, `std` columns to
+    variance 1 without centring them, `zscore` columns to mean 0 and variance 1, and `whiten` also
+    removes the correlation between columns. With two modalities each is normalised by itself."""
 
 
 class ResumeConfig(Section):
@@ -157,32 +166,49 @@ class TrainingConfig(Section):
     """`lbfgs` solves a linear head as logistic regression to convergence, in one epoch; its
     penalty is `weight_decay` (scikit-learn's C = 1 / (rows · weight_decay))."""
     learning_rate: PositiveFloat = 1e-3
-    """Step size at the end of the warm-up."""
+    """Largest step size, reached at the end of the warm-up or of the rise of `one_cycle`."""
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay, decoupled in `adamw`; in `sgd` and `lbfgs` a penalty on squared weights."""
     beta1: Momentum = 0.9
     """Decay of AdamW's mean of the gradients."""
     beta2: Momentum = 0.999
     """Decay of AdamW's mean of the squared gradients."""
+    adam_betas: tuple[Momentum, Momentum] | None = None
+    """Both decays as a pair, instead of `beta1` and `beta2`; null takes these."""
+    adam_epsilon: PositiveFloat = 1e-8
+    """Number that AdamW adds to the root of the mean of the squared gradients."""
     momentum: Momentum = 0.9
     """Momentum of `sgd`."""
     batch_size: Rows = 256
     """Rows of a minibatch."""
     max_epochs: Epochs = 50
     """Epochs after which training ends at the latest."""
-    early_stopping_patience: Epochs | None = 10
-    """Epochs without a better `metric` on valid after which training ends; null never stops
-    early."""
     metric: ObjectiveMetric = "auprc_macro"
-    """Metric on valid, higher is better, that chooses the epoch whose weights are used, and by
-    which training stops early. `auprc_skill` is the mean over labels of
-    (AUPRC - prevalence) / (1 - prevalence), `balanced_accuracy` has thresholds chosen on valid
-    itself, and `recall_at_10` is a retrieval head's share of scans whose report is among the first
-    10. In a study file write `objective.metric`."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Course of the learning rate after the warm-up; `cosine` falls to 0 at `max_epochs`."""
+    """Metric on valid, higher is better, that chooses the epoch whose weights are used.
+    `auprc_skill` is the mean over labels of (AUPRC - prevalence) / (1 - prevalence),
+    `balanced_accuracy` has thresholds chosen on valid itself, and `recall_at_10` is the share of
+    scans whose report a retrieval head ranks among the first 10. In a study file write
+    `objective.metric`."""
+    early_stopping_patience: Epochs | None = 10
+    """Epochs without a better value of `early_stopping_metric` after which training ends; null
+    never stops early. The weights are always those of the epoch of the best `metric`."""
+    early_stopping_metric: Literal["auprc_macro", "auroc_macro", "loss"] | None = None
+    """Validation metric that early stopping watches; null is `metric`. Of `loss`, the mean
+    cross-entropy of all rows and labels, lower is better."""
+    early_stopping_window: Epochs = 1
+    """Epochs over whose mean the metric is watched: a moving average of the last so many."""
+    early_stopping_start_epoch: Epochs = 1
+    """First epoch whose value counts as the best so far; the patience begins then."""
+    schedule: Literal["constant", "cosine", "one_cycle"] = "cosine"
+    """Course of the learning rate, step by step. `constant` and `cosine` begin with the warm-up;
+    `cosine` then falls to 0 at `max_epochs`. `one_cycle` rises along a cosine from 1/25 of
+    `learning_rate` and falls to 1/250,000 at `max_epochs`, as PyTorch's `OneCycleLR`; momentum and
+    betas stay constant."""
     warmup_epochs: NonNegativeFloat = 0.0
-    """Epochs, or a fraction of one, over which the learning rate rises linearly from 0."""
+    """Epochs, or a fraction of one, over which the learning rate rises linearly from 0; without
+    effect in `one_cycle`."""
+    one_cycle_rise: Fraction = 0.3
+    """Share of all steps over which `one_cycle` rises."""
     clip_norm: PositiveFloat | None = None
     """Largest Euclidean norm of a minibatch's gradient; null does not clip."""
     loss: Literal["bce", "weighted_bce", "focal", "asymmetric"] = "bce"
@@ -213,6 +239,11 @@ class TrainingConfig(Section):
     none of them, every column that holds 0 and 1."""
     resume: ResumeConfig = ResumeConfig()
     """Whether a single run goes on from a saved state."""
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Both decays of AdamW; `adam_betas` wins over `beta1` and `beta2`."""
+        return self.adam_betas if self.adam_betas is not None else (self.beta1, self.beta2)
 
 
 class ColumnsConfig(Section):
@@ -257,6 +288,9 @@ class DataConfig(Section):
     """What is done when rows of different patients in two splits share a report or a feature
     vector: `refuse` the data, `warn`, or `drop` such rows from valid and test; null refuses visual
     features and warns of text features and reports. A few rows with equal labels are accepted."""
+    blank_labels: BlankLabels = "refuse"
+    """What is done with blank label cells: `refuse` the manifest, or `mask` them. A masked cell
+    weighs nothing in the loss and is left out of its label's metrics."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
 
@@ -355,11 +389,13 @@ class Config(Section):
             "training.loss": (training.loss, "bce"),
             "training.label_smoothing": (training.label_smoothing, 0.0),
             "training.precision": (training.precision, "float32"),
+            **self._of_iterative_training(),
         }
         for key, (value, expected) in found.items():
             if value != expected:
                 raise ValueError(
-                    f"{key} must be {expected} with training.optimizer=lbfgs, found {value}"
+                    f"{key} must be {'null' if expected is None else expected} "
+                    f"with training.optimizer=lbfgs, found {value}"
                 )
         if training.weight_decay == 0:
             raise ValueError(
@@ -367,6 +403,23 @@ class Config(Section):
                 "found 0"
             )
         return self
+
+    def _of_iterative_training(self) -> dict[str, tuple[Any, Any]]:
+        """Return values of keys that a solver has no use for, and those that it accepts.
+
+        It starts from 0 and takes one epoch.
+        """
+        training, init = self.training, getattr(self.head, "init", "default")
+        added = (
+            *("training.adam_betas", "training.adam_epsilon", "training.early_stopping_metric"),
+            *("training.early_stopping_window", "training.early_stopping_start_epoch"),
+        )
+        one_cycle = training.schedule == "one_cycle"
+        return {
+            "head.init": ("zero" if init == "default" else init, "zero"),
+            "training.schedule": ("one_cycle" if one_cycle else "cosine", "cosine"),
+            **{key: (getattr(training, key.split(".")[1]), ADDED_KEYS[key]) for key in added},
+        }
 
     @model_validator(mode="after")
     def _warm_up_ends_in_time(self) -> Self:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headsweep.config.fingerprints import HEADS_WITH_INIT, without_added_defaults
 from headsweep.config.messages import unknown_key
 from headsweep.config.schema import Config, all_values, explain
 from headsweep.config.yaml_files import parse_value
@@ -51,6 +52,10 @@ def with_values(config: Config, values: Mapping[str, Any], *, where: str) -> Con
         ConfigError: an unknown path, or a value that is not allowed.
     """
     data = all_values(config)
+    if "head.kind" in values and config.head.kind in HEADS_WITH_INIT:
+        data["head"] = without_added_defaults(data)["head"]  # other kinds have no `init`
+        if "head.init" in values:
+            data["head"]["init"] = "default"
     for path, value in values.items():
         *sections, leaf = path.split(".")
         node: Any = data

@@ -9,6 +9,7 @@ import pandas as pd
 from headsweep.config.messages import nearest
 from headsweep.config.schema import ColumnsConfig, Modality
 from headsweep.data.ct_rate.names import LABELS, METADATA_COLUMNS, REPORT_COLUMNS
+from headsweep.metrics.masking import BLANK
 
 LABEL_VALUES = {
     "0": 0,
@@ -23,6 +24,9 @@ LABEL_VALUES = {
     "TRUE": 1,
 }
 """Spellings of a label; pandas writes `1.0` once a column has held a missing value."""
+
+BLANK_CELLS = dict.fromkeys(("", "nan", "NaN", "NA", "N/A", "null", "None"), BLANK)
+"""Spellings of a label that is not known."""
 
 
 def label_columns(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from headsweep.config.schema import Config, Modality, SharedContent
+from headsweep.config.schema import BlankLabels, Config, Modality, SharedContent
 from headsweep.config.values import values_of, with_values
 from headsweep.data.in_memory import ArraySource, column, frame_arrays, source_of_arrays
 from headsweep.data.loading import ManifestSource
@@ -121,12 +121,13 @@ class Dataset:
         reports: Sequence[Any] | None = None,
         seed: int = 42,
         shared_content: SharedContent | None = None,
+        blank_labels: BlankLabels = "refuse",
     ) -> Self:
         """Make a data set of arrays in memory; row i of each is the same volume.
 
         Args:
             features: for `visual`, `text` or both an array of shape (n, d).
-            targets: shape (n, c), 0 or 1.
+            targets: shape (n, c), 0 or 1; with `blank_labels="mask"` also NaN.
             labels: names of the columns of `targets`.
             patients: patient of every row; None takes it from `volumes` if they are named as in
                 CT-RATE, else every row is its own patient.
@@ -139,6 +140,8 @@ class Dataset:
             seed: of the division into splits.
             shared_content: `refuse`, `warn` or `drop` rows that share a report or a feature vector
                 with another split; see `data.shared_content`.
+            blank_labels: `refuse` targets that are NaN, or `mask` them: they weigh nothing in the
+                loss, and their rows are left out of the label's metrics.
 
         Returns:
             The data set; everything was checked.
@@ -158,8 +161,9 @@ class Dataset:
             reports=reports,
             seed=seed,
             shared_content=shared_content,
+            blank_labels=blank_labels,
         )
-        return cls(source, _config_of(source, tuple(features), shared_content))
+        return cls(source, _config_of(source, tuple(features), shared_content, blank_labels))
 
     @classmethod
     def from_dataframe(
@@ -175,6 +179,7 @@ class Dataset:
         report: str | None = None,
         seed: int = 42,
         shared_content: SharedContent | None = None,
+        blank_labels: BlankLabels = "refuse",
     ) -> Self:
         """Make a data set of a DataFrame with one row a volume.
 
@@ -191,6 +196,8 @@ class Dataset:
             seed: of the division into splits.
             shared_content: `refuse`, `warn` or `drop` rows that share a report or a feature vector
                 with another split; see `data.shared_content`.
+            blank_labels: `refuse` targets that are NaN, or `mask` them: they weigh nothing in the
+                loss, and their rows are left out of the label's metrics.
 
         Returns:
             The data set; everything was checked.
@@ -208,6 +215,7 @@ class Dataset:
             labels=labels,
             seed=seed,
             shared_content=shared_content,
+            blank_labels=blank_labels,
             **{key: None if values is None else list(values) for key, values in chosen.items()},
         )
 
@@ -324,7 +332,10 @@ class Dataset:
 
 
 def _config_of(
-    source: ArraySource, modalities: Sequence[Modality], shared_content: SharedContent | None
+    source: ArraySource,
+    modalities: Sequence[Modality],
+    shared_content: SharedContent | None,
+    blank_labels: BlankLabels,
 ) -> Config:
     """Return the config of data in memory; names of splits stand where manifests are named."""
     values = {
@@ -332,6 +343,7 @@ def _config_of(
         "data.val_manifest": "valid",
         "data.test_manifests": list(source.test_names),
         "data.shared_content": shared_content,
+        "data.blank_labels": blank_labels,
         "features.input": "both" if len(modalities) == 2 else modalities[0],
     }
     return with_values(Config(), values, where="Dataset")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from headsweep.config.messages import nearest
-from headsweep.config.schema import Config, Modality, SharedContent
+from headsweep.config.schema import BlankLabels, Config, Modality, SharedContent
 from headsweep.data.ct_rate.names import groups_of
-from headsweep.data.loading import LoadedSplit, refuse_overlap, shared_rows, without_rows
-from headsweep.data.manifest import Manifest
+from headsweep.data.loading import (
+    LoadedSplit,
+    refuse_overlap,
+    refuse_unlabelled,
+    shared_rows,
+    without_rows,
+)
+from headsweep.data.manifest import ALL_BLANK, Manifest
 from headsweep.data.splits import (
     MODALITIES,
     Split,
@@ -27,9 +34,12 @@ from headsweep.data.splits import (
 )
 from headsweep.data.splitting import stratified_parts
 from headsweep.errors import FeatureError, ManifestError
+from headsweep.metrics.masking import BLANK, labelled
 
 ARRAYS = Path("arrays")
 """Names the data in errors, as a manifest's path does: `arrays:17` is row 17, counted from 0."""
+
+BLANK_HINT = "; blank_labels='mask' leaves NaN out of loss and metrics"
 
 SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
 """Share of the rows that each split gets when the caller names none."""
@@ -80,7 +90,9 @@ class ArraySource:
         Raises:
             ManifestError: the data lack a label of `training.target_labels`, or a modality.
         """
-        return self._chosen("train", config, modalities), self._chosen("valid", config, modalities)
+        train = self._chosen("train", config, modalities)
+        refuse_unlabelled(train, ARRAYS)
+        return train, self._chosen("valid", config, modalities)
 
     def test_splits(self, config: Config, modalities: Sequence[Modality]) -> list[Split]:
         """Return the test splits with the labels and features that the config reads.
@@ -155,6 +167,7 @@ def source_of_arrays(
     reports: Sequence[Any] | None,
     seed: int,
     shared_content: SharedContent | None,
+    blank_labels: BlankLabels,
 ) -> ArraySource:
     """Check arrays and divide them into splits; see `Dataset.from_arrays` for the arguments.
 
@@ -166,7 +179,14 @@ def source_of_arrays(
         ManifestError: anything else that cannot be used; the row is named, counted from 0.
     """
     rows = _checked_rows(
-        features, targets, labels, patients=patients, volumes=volumes, scans=scans, reports=reports
+        features,
+        targets,
+        labels,
+        patients=patients,
+        volumes=volumes,
+        scans=scans,
+        reports=reports,
+        blank_labels=blank_labels,
     )
     n = len(rows.volumes)
     if split is None:
@@ -242,13 +262,14 @@ def _checked_rows(
     volumes: Sequence[Any] | None,
     scans: Sequence[Any] | None,
     reports: Sequence[Any] | None,
+    blank_labels: BlankLabels,
 ) -> _Rows:
     matrices = _checked_features(features)
     n = len(next(iter(matrices.values())))
     names = tuple(map(str, labels))
     if doubles := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ManifestError(f"labels must have distinct names, found {doubles[0]!r} twice")
-    checked_targets = _checked_targets(targets, names, n)
+    checked_targets = _checked_targets(targets, names, n, blank_labels)
     of_volumes = _texts("volumes", volumes, n) or tuple(f"row_{i}" for i in range(n))
     if doubles := [name for name, count in Counter(of_volumes).items() if count > 1]:
         first, second = [i for i, name in enumerate(of_volumes) if name == doubles[0]][:2]
@@ -301,7 +322,9 @@ def _checked_features(
     return matrices
 
 
-def _checked_targets(targets: ArrayLike, labels: Sequence[str], n: int) -> NDArray[np.uint8]:
+def _checked_targets(
+    targets: ArrayLike, labels: Sequence[str], n: int, blank_labels: BlankLabels
+) -> NDArray[np.uint8]:
     values = np.asarray(targets)
     if values.ndim == 1 and len(labels) == 1:
         values = values[:, None]
@@ -310,14 +333,27 @@ def _checked_targets(targets: ArrayLike, labels: Sequence[str], n: int) -> NDArr
             f"targets must have shape ({n}, {len(labels)}), one row for each row of features and "
             f"one column for each label, found {values.shape}"
         )
-    is_label = np.isin(values, (0, 1)) if values.dtype.kind in "buif" else np.zeros(values.shape)
+    blank = np.asarray(pd.isna(values))
+    masked = blank & (blank_labels == "mask")
+    if values.dtype.kind == "O":  # a column of a DataFrame that held None
+        with suppress(TypeError, ValueError):
+            values = np.where(blank, np.nan, values).astype(np.float64)
+    numbers = values.dtype.kind in "buif"
+    is_label = np.isin(values, (0, 1)) | masked if numbers else np.zeros(values.shape)
     if not is_label.all():
         row, index = np.argwhere(is_label == 0)[0]
+        found = values[row, index]
         raise ManifestError(
             f"{ARRAYS}:{row}: label {labels[index]!r} must be 0 or 1, "
-            f"found {values[row, index].item()!r}"
+            f"found {getattr(found, 'item', lambda: found)()!r}"
+            f"{BLANK_HINT if blank[row, index] else ''}"
         )
-    return np.ascontiguousarray(values, dtype=np.uint8)
+    if not masked.any():
+        return np.ascontiguousarray(values, dtype=np.uint8)
+    checked = np.where(masked, BLANK, np.nan_to_num(values)).astype(np.uint8)
+    if not labelled(checked).any():
+        raise ManifestError(f"{ARRAYS}: {ALL_BLANK}")
+    return checked
 
 
 def _texts(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import ColumnsConfig, Config, Modality, SharedContent
+from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.data.faults import Fault
 from headsweep.data.manifest import Manifest, read_manifest, refuse_mixed_labels
 from headsweep.data.overlaps import HOW_TO_GO_ON, REPORT, Overlap, overlap, shared_patients
@@ -18,6 +18,7 @@ from headsweep.data.packing import pack_for
 from headsweep.data.splits import MODALITIES, Split, content_fingerprint, row_digests
 from headsweep.data.splitting import linked_groups, split_by_group
 from headsweep.errors import FeatureError, HeadsweepWarning, InputError, ManifestError
+from headsweep.metrics.masking import wholly_blank
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +160,7 @@ class ManifestSource:
     ) -> tuple[LoadedSplit, LoadedSplit]:
         data = config.data
         train = self._load(config, data.train_manifest, modalities)
+        refuse_unlabelled(train.split, train.manifest.path)
         if data.val_manifest is None:
             return _divide(train, data.val_fraction, config.training.seed)
         valid = self._load(config, data.val_manifest, modalities, train.split.labels)
@@ -217,7 +219,9 @@ class ManifestSource:
         key = _file_key(config, name)
         if key not in self._manifests:
             path = Path(config.paths.manifest_dir) / name
-            manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+            manifest = read_manifest(
+                path, config.data.columns, config.training.target_labels, config.data.blank_labels
+            )
             for warning in manifest.warnings:
                 warnings.warn(str(warning), HeadsweepWarning, stacklevel=2)
             self._manifests[key] = manifest
@@ -235,13 +239,14 @@ class ManifestSource:
         return self._features[key]
 
 
-def _file_key(config: Config, name: str) -> tuple[str, str, ColumnsConfig, Hashable]:
+def _file_key(config: Config, name: str) -> tuple[Hashable, ...]:
     """Return everything that decides what is read from the manifest `name`."""
     return (
         config.paths.manifest_dir,
         name,
         config.data.columns,
         config.training.target_labels,
+        config.data.blank_labels,
     )
 
 
@@ -288,6 +293,21 @@ def _to_split(
         manifest_fingerprint=manifest.fingerprint(),
         feature_fingerprints=fingerprints,
     )
+
+
+def refuse_unlabelled(train: Split, path: Path) -> None:
+    """Refuse a train split in which a label is blank in every row.
+
+    Raises:
+        ManifestError: names the first such label.
+    """
+    blank = wholly_blank(train.labels, train.targets)
+    if blank:
+        others = f" (and {len(blank) - 1} more labels)" if len(blank) > 1 else ""
+        raise ManifestError(
+            f"{path}: {blank[0]!r} is blank in every row{others}, so no head can "
+            "learn it: name the labels to train in training.target_labels"
+        )
 
 
 def refuse_overlap(

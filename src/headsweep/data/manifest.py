@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headsweep.config.schema import ColumnsConfig, Modality, escapes
+from headsweep.config.schema import BlankLabels, ColumnsConfig, Modality, escapes
 from headsweep.data.columns import (
+    BLANK_CELLS,
     LABEL_VALUES,
     feature_columns,
     label_columns,
@@ -31,6 +32,10 @@ from headsweep.data.faults import Fault
 from headsweep.data.splits import rows_fingerprint
 from headsweep.data.tables import Table, normalized, read_table
 from headsweep.errors import ManifestError
+from headsweep.metrics.masking import labelled
+
+ALL_BLANK = "a manifest must have labels, found only blank label cells: leave the file out"
+MASK_HINT = "; data.blank_labels=mask leaves blank cells out of loss and metrics"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +43,10 @@ class Manifest:
     """The rows of one manifest file.
 
     `rows` are the rows' numbers in the file (the header is row 1); `targets` has shape
-    (rows, labels); feature paths are relative to `paths.data_root`, empty where a row has none.
-    `unused` names the columns that hold 0 and 1 but are not among `labels`; `named_groups` says
-    whether columns name the patients or scans, which otherwise follow from the volume names.
+    (rows, labels) and is `BLANK` where a label is masked; feature paths are relative to
+    `paths.data_root`, empty where a row has none. `unused` names the columns that hold 0 and 1 but
+    are not among `labels`; `named_groups` says whether columns name the patients or scans, which
+    otherwise follow from the volume names.
     """
 
     path: Path
@@ -108,7 +114,10 @@ class Manifest:
 
 
 def read_manifest(
-    path: Path, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
+    path: Path,
+    columns: ColumnsConfig,
+    target_labels: tuple[str, ...] | None,
+    blank_labels: BlankLabels = "refuse",
 ) -> Manifest:
     """Read the manifest in a CSV file.
 
@@ -118,6 +127,7 @@ def read_manifest(
         target_labels: label columns to read, in this order. None reads the CT-RATE labels that
             the header has or, when it has none, every column that is no path, report or metadata.
             An empty tuple reads no label.
+        blank_labels: whether blank label cells are faults or masked.
 
     Returns:
         The manifest.
@@ -126,7 +136,7 @@ def read_manifest(
         ManifestError: the first fault of the file, with its row.
     """
     table = read_table(path, kind="manifest")
-    manifest, faults = _inspect(table, columns, target_labels)
+    manifest, faults = _inspect(table, columns, target_labels, blank_labels)
     errors = [fault for fault in faults if fault.severity == "error"]
     if errors or manifest is None:
         more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
@@ -134,16 +144,23 @@ def read_manifest(
     return manifest
 
 
-def read_partly_labelled(path: Path, columns: ColumnsConfig, labels: Sequence[str]) -> Manifest:
+def read_partly_labelled(
+    path: Path,
+    columns: ColumnsConfig,
+    labels: Sequence[str],
+    blank_labels: BlankLabels = "refuse",
+) -> Manifest:
     """Read a manifest that may lack labels: rows to be scored.
 
     Args:
         path: the file.
         columns: names of the columns that hold no labels.
         labels: the labels of the head that scores the rows.
+        blank_labels: `mask` keeps a label that some rows leave blank, and masks these.
 
     Returns:
-        The manifest, with those of `labels` that its header has and that no row leaves empty.
+        The manifest, with those of `labels` that its header has and that no row (with `mask`, not
+        every row) leaves blank.
 
     Raises:
         ManifestError: as `read_manifest`.
@@ -152,13 +169,22 @@ def read_partly_labelled(path: Path, columns: ColumnsConfig, labels: Sequence[st
     given = tuple(
         label
         for label in labels
-        if label in table.header and not (table.cells[label] == "").to_numpy().any()
+        if label in table.header and not _left_out(table.cells[label], blank_labels)
     )
-    return read_manifest(path, columns, given)
+    return read_manifest(path, columns, given, blank_labels)
+
+
+def _left_out(cells: pd.Series[str], blank_labels: BlankLabels) -> bool:
+    if blank_labels == "refuse":
+        return bool((cells == "").any())
+    return bool(cells.isin(BLANK_CELLS).all())
 
 
 def inspect_manifest(
-    path: Path, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
+    path: Path,
+    columns: ColumnsConfig,
+    target_labels: tuple[str, ...] | None,
+    blank_labels: BlankLabels = "refuse",
 ) -> tuple[Manifest | None, list[Fault]]:
     """Read a manifest without stopping at its first fault.
 
@@ -166,6 +192,7 @@ def inspect_manifest(
         path: the file.
         columns: names of the columns that hold no labels.
         target_labels: as for `read_manifest`.
+        blank_labels: as for `read_manifest`.
 
     Returns:
         The rows without faults, and all faults; no manifest when the file itself is at fault.
@@ -175,11 +202,14 @@ def inspect_manifest(
     except ManifestError as error:
         message = str(error).removeprefix(f"{path}: ").removesuffix(f": {path}")
         return None, [Fault(path, None, message)]
-    return _inspect(table, columns, target_labels)
+    return _inspect(table, columns, target_labels, blank_labels)
 
 
 def _inspect(
-    table: Table, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
+    table: Table,
+    columns: ColumnsConfig,
+    target_labels: tuple[str, ...] | None,
+    blank_labels: BlankLabels,
 ) -> tuple[Manifest | None, list[Fault]]:
     path = table.path
     columns = _normalized(columns)
@@ -191,11 +221,13 @@ def _inspect(
         faults.append(Fault(path, None, "a manifest must have rows, found only a header"))
     if faults:
         return None, faults
-    found, warnings = _row_faults(table, columns, labels)
+    found, warnings = _row_faults(table, columns, labels, blank_labels)
     faults = sorted([*table.faults, *found], key=lambda fault: fault.row or 0)
     at_fault = {fault.row for fault in faults}
     cells = table.cells.loc[[row not in at_fault for row in table.cells.index]]
     manifest = _assemble(table, cells, columns, labels)
+    if labels and len(cells) and not labelled(manifest.targets).any():
+        faults.append(Fault(path, None, ALL_BLANK))
     warnings += _unused_warning(manifest, target_labels)
     return replace(manifest, warnings=tuple(warnings)), [*faults, *warnings]
 
@@ -273,14 +305,16 @@ def _header_faults(table: Table, columns: ColumnsConfig, labels: Sequence[str]) 
 
 
 def _row_faults(
-    table: Table, columns: ColumnsConfig, labels: Sequence[str]
+    table: Table, columns: ColumnsConfig, labels: Sequence[str], blank_labels: BlankLabels
 ) -> tuple[list[Fault], list[Fault]]:
     """Return the faults of single rows, and the warnings of the whole file."""
     faults, warnings = _name_faults(table, columns)
     for label in labels:
         cells = table.cells[label]
-        for row, cell in cells[~cells.isin(LABEL_VALUES)].items():
+        allowed = LABEL_VALUES if blank_labels == "refuse" else LABEL_VALUES | BLANK_CELLS
+        for row, cell in cells[~cells.isin(allowed)].items():
             message = f"a label must be 0 or 1, found {cell!r} in column {label!r}"
+            message += MASK_HINT if cell in BLANK_CELLS else ""
             faults.append(Fault(table.path, _number(row), message))
     for column in feature_columns(table.header, columns).values():
         for row, cell in table.cells[column].items():
@@ -354,7 +388,7 @@ def _assemble(
     volumes = tuple(map(volume_of, cells[columns.volume]))
     targets = np.zeros((len(cells), len(labels)), np.uint8)
     for j, label in enumerate(labels):
-        targets[:, j] = cells[label].map(LABEL_VALUES)
+        targets[:, j] = cells[label].map(LABEL_VALUES | BLANK_CELLS)
     reports = [name for name in FINDINGS if name in table.header]
     features = feature_columns(table.header, columns)
     return Manifest(

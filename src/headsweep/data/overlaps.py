@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from headsweep.config.schema import SharedContent
 from headsweep.data.faults import Fault
 from headsweep.data.manifest import Manifest
+from headsweep.metrics.masking import BLANK
 
 STOCK_SHARE = 0.05
 """Largest share of a split's rows that may repeat another split's content with equal labels."""
@@ -70,7 +71,9 @@ class Overlap:
         return [*errors, *stock]
 
     def _equal_labels(self, i: int, j: int) -> bool:
-        return bool((self.one.targets[i] == self.other.targets[j]).all())
+        """Return whether two rows agree in all labels that both have."""
+        a, b = self.one.targets[i], self.other.targets[j]
+        return bool(((a == b) | (a == BLANK) | (b == BLANK)).all())
 
     def _summary(self) -> str:
         i, j = self.pairs[0]

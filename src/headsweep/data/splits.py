@@ -21,9 +21,9 @@ BLOCK_ROWS = 1024
 class Split:
     """One split of the data; row i of every field is the same volume.
 
-    `targets` has shape (n, c), `features[modality]` shape (n, d) and is finite float32. The
-    fingerprints are SHA-256 of content, so equal data have equal fingerprints wherever they are
-    stored.
+    `targets` has shape (n, c): 0, 1, or `metrics.masking.BLANK` where a label is not known.
+    `features[modality]` has shape (n, d) and is finite float32. The fingerprints are SHA-256 of
+    content, so equal data have equal fingerprints wherever they are stored.
     """
 
     name: str
@@ -86,7 +86,7 @@ def rows_fingerprint(
     Args:
         volumes: name of every row.
         labels: names of the columns of `targets`.
-        targets: shape (n, c), 0 or 1.
+        targets: shape (n, c), 0, 1 or `BLANK`.
         groups: patients and scans of every row, where they do not follow from the volume names.
     """
     digest = hashlib.sha256("\n".join((*volumes, "", *labels)).encode())

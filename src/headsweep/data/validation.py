@@ -20,6 +20,7 @@ from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
 from headsweep.data.overlaps import REPORT, overlap, shared_patients
 from headsweep.data.packing import THREADS
 from headsweep.errors import FeatureError, ManifestError
+from headsweep.metrics.masking import labelled_counts, positive_counts
 from headsweep.progress import progress_bar
 
 
@@ -51,7 +52,9 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
     features = _FeatureInspection(config)
     for name in [*searched, *data.test_manifests]:
         path = Path(config.paths.manifest_dir) / name
-        manifest, found = inspect_manifest(path, data.columns, config.training.target_labels)
+        manifest, found = inspect_manifest(
+            path, data.columns, config.training.target_labels, data.blank_labels
+        )
         if manifest is None:
             faults += found
             continue
@@ -145,16 +148,17 @@ def _missing_columns(manifest: Manifest, required: Sequence[Modality]) -> list[F
 
 
 def _empty_labels(manifest: Manifest) -> list[Fault]:
+    counts = positive_counts(manifest.targets), labelled_counts(manifest.targets)
     return [
         Fault(
             manifest.path,
             None,
             f"a label should have positives and negatives, found {positives} positives of "
-            f"{len(manifest.rows)} rows for {label!r}: its AUPRC and AUROC are undefined",
+            f"{rows} rows for {label!r}: its AUPRC and AUROC are undefined",
             severity="warning",
         )
-        for label, positives in zip(manifest.labels, manifest.targets.sum(axis=0), strict=True)
-        if positives in (0, len(manifest.rows))
+        for label, positives, rows in zip(manifest.labels, *counts, strict=True)
+        if positives in (0, rows)
     ]
 
 

@@ -20,7 +20,7 @@ from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.slots import EpochReport
 from headsweep.engine.timings import Usage
 from headsweep.heads.base import Head
-from headsweep.heads.predictor import MeanPredictor, Predictor, PredictorSpec
+from headsweep.heads.predictor import Predictor, PredictorSpec, ensemble_of
 from headsweep.settings import EngineSettings
 
 
@@ -244,18 +244,13 @@ class FoldedEngine(Engine):
         self._set_up(inputs, settings)
 
     @torch.no_grad()
-    def predictor(self, slot: int) -> MeanPredictor:
+    def predictor(self, slot: int) -> Predictor:
         """Return the mean of the slot's heads, with their weights of the trial's best epoch."""
         group = self._group_of[slot]
         config, heads = group.slots[slot].config, group.best_heads(slot)
         pairs = zip(self._folds, heads, strict=True)
-        return MeanPredictor([as_predictor(config, inputs, head) for inputs, head in pairs])
-
-    @torch.no_grad()
-    def present_predictor(self, slot: int) -> MeanPredictor:
-        """Return the mean of the slot's heads with their present weights, the best from then on."""
-        self._group_of[slot].keep_best(slot)
-        return self.predictor(slot)
+        members = [as_predictor(config, inputs, head) for inputs, head in pairs]
+        return ensemble_of(members, [1 / len(members)] * len(members))
 
 
 def as_predictor(config: Config, inputs: Inputs, head: Head) -> Predictor:

@@ -16,6 +16,7 @@ from headsweep.data.dataset import Split, required_modalities
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.heads.base import MODALITIES_OF, HeadShape
 from headsweep.heads.normalization import Normalizer, fit_normalizer
+from headsweep.metrics.masking import BLANK, has_blanks, labelled_counts, positive_counts
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ class Inputs:
     """Train and valid splits on one device; normalized matrices are computed once.
 
     Attributes:
-        targets: training labels `(n, c)`, float32.
-        pos_weight: negatives over positives of every label `(c,)`; 1 where there is no positive.
-        valid_targets: validation labels `(n_valid, c)`, on the host.
+        targets: training labels `(n, c)`, float32; 0 where a label is blank.
+        labelled: `(n, c)`, float32, 1 where a label is known and 0 where it is blank; None where
+            no label is blank.
+        pos_weight: negatives over positives of every label `(c,)`, of the rows that have it; 1
+            where there is no positive.
+        valid_targets: validation labels `(n_valid, c)`, on the host; `BLANK` where not known.
         ranks_logits: rank validation rows by logits; False ranks float32 probabilities, with ties
             from rounding, as earlier versions did.
     """
@@ -49,10 +53,17 @@ class Inputs:
         self.ranks_logits = ranks_logits
         self.labels = train.labels
         self.targets = torch.tensor(train.targets, dtype=torch.float32, device=device)
+        self.labelled: Tensor | None = None
+        rows: int | Tensor = len(self.targets)
+        if has_blanks(train.targets):
+            known = self.targets != BLANK
+            self.targets *= known
+            self.labelled = known.to(torch.float32)
+            rows = self.labelled.sum(dim=0)
         self.valid_targets: NDArray[np.uint8] = valid.targets
         positives = self.targets.sum(dim=0)
         self.pos_weight = torch.where(
-            positives > 0, (len(self.targets) - positives) / positives.clamp_min(1), 1.0
+            positives > 0, (rows - positives) / positives.clamp_min(1), 1.0
         )
         self._normalizers: dict[tuple[Modality, Normalization], Normalizer] = {}
         self._views: dict[tuple[Modality, Normalization, bool], Tensor] = {}
@@ -63,6 +74,23 @@ class Inputs:
     def n_train(self) -> int:
         """Number of training rows."""
         return len(self.targets)
+
+    def loss_weights(self, rows: Tensor) -> Tensor | None:
+        """Return the weight `(b, c)` of every entry of a minibatch in its mean loss.
+
+        The mean is over the entries that are labelled, of all labels together: one over their
+        number, and 0 for blank ones. Without a labelled entry all weights are 0.
+
+        Args:
+            rows: of the minibatch `(b,)`.
+
+        Returns:
+            The weights; None where no label is blank, so that all weights are 1 / (b · c).
+        """
+        if self.labelled is None:
+            return None
+        known = self.labelled.index_select(0, rows)
+        return known.div_(known.sum().clamp_min_(1))
 
     def shape(self, config: Config) -> HeadShape:
         """Return the shape that a head of this config must have.
@@ -116,8 +144,8 @@ class Inputs:
         Raises:
             ManifestError: no label has both positives and negatives.
         """
-        count = self.valid_targets.sum(axis=0)
-        if not ((count > 0) & (count < len(self.valid_targets))).any():
+        count = positive_counts(self.valid_targets)
+        if not ((count > 0) & (count < labelled_counts(self.valid_targets))).any():
             raise ManifestError(
                 f"{self.valid.name}: no label has both positives and negatives in its "
                 f"{len(self.valid_targets)} rows; at least one must have"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headsweep.metrics.masking import has_blanks, labelled, prevalence
 from headsweep.metrics.ranking import (
     auprc_skill,
     average_precision_and_auroc,
@@ -36,7 +37,7 @@ def slot_metrics(
     A slot's metrics do not depend on the other slots, nor on the number of threads.
 
     Args:
-        targets: validation labels `(n, c)`.
+        targets: validation labels `(n, c)`, `BLANK` where one is not known.
         scores: `(K, c, n)` on the CPU.
         probabilities: the label probabilities of scores.
         metrics: the objective's metric of every slot.
@@ -107,7 +108,7 @@ def _metrics(
         if metric in means:
             values[chosen] = means[metric][chosen]
         elif metric == "auprc_skill":
-            values[chosen] = macro(auprc_skill(auprc[chosen], targets.mean(axis=0)))
+            values[chosen] = macro(auprc_skill(auprc[chosen], prevalence(targets)))
         elif metric == "balanced_accuracy":
             values[chosen] = macro(balanced_accuracy(targets, ranked[chosen]))
     area, of_roc, objective = (
@@ -119,7 +120,8 @@ def _metrics(
 def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean cross-entropy `(K,)` of probabilities `(K, c, n)` and labels `(n, c)`."""
     hit = np.where(targets.T.astype(bool), scores, 1 - scores)
-    losses: NDArray[np.float32] = (
-        -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1).mean(axis=1)
-    )
+    of_entry = -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1)
+    if has_blanks(targets):
+        of_entry = of_entry[:, labelled(targets).T.ravel()]
+    losses: NDArray[np.float32] = of_entry.mean(axis=1)
     return losses

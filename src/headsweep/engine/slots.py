@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from headsweep.config.schema import Config
+from headsweep.engine.early_stopping import EarlyStopping
 from headsweep.engine.numerics.schedule import learning_rate
 
 
@@ -73,6 +74,10 @@ class Slot:
     best_scores: Tensor | None = None
     """Validation scores `(c, n_valid)` of the best epoch, on the CPU; a restored slot has none
     until it improves."""
+    early_stopping: EarlyStopping = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.early_stopping = EarlyStopping(self.config.training)
 
     @property
     def taken(self) -> int:
@@ -101,6 +106,9 @@ class Slot:
             history[-1].best_value,
             history[-1].best_epoch,
         )
+        self.early_stopping = EarlyStopping(self.config.training)
+        for report in history:
+            self._out_of_patience(report.auprc_macro, report.auroc_macro, report.loss, report.value)
 
     def finish_epoch(
         self, auprc_macro: float, auroc_macro: float, loss: float, value: float
@@ -116,9 +124,7 @@ class Slot:
             failure = f"scores must be finite, found NaN or infinity in epoch {self.epoch}"
         elif value > self.best_value:
             self.best_value, self.best_epoch = value, self.epoch
-        training = self.config.training
-        patience = training.early_stopping_patience
-        waited = self.epoch - self.best_epoch
+        impatient = failure is None and self._out_of_patience(auprc_macro, auroc_macro, loss, value)
         report = EpochReport(
             slot=self.number,
             epoch=self.epoch,
@@ -128,11 +134,16 @@ class Slot:
             value=value,
             best_value=self.best_value,
             best_epoch=self.best_epoch,
-            finished=failure is not None
-            or self.epoch >= self.max_epochs
-            or (patience is not None and waited >= patience),
+            finished=failure is not None or self.epoch >= self.max_epochs or impatient,
             failure=failure,
             metric=self.config.training.metric,
         )
         self.history.append(report)
         return report
+
+    def _out_of_patience(
+        self, auprc_macro: float, auroc_macro: float, loss: float, value: float
+    ) -> bool:
+        return self.early_stopping.update(
+            auprc_macro=auprc_macro, auroc_macro=auroc_macro, loss=loss, value=value
+        )

@@ -164,7 +164,8 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _measure_split(split: Split, views: Views, protocols: Sequence[str]) -> dict[str, Any]:
-    gallery = Gallery(split.scans, split.reports, split.targets)
+    present = (split.targets == 1).astype(np.uint8)  # a blank label is not known to be present
+    gallery = Gallery(split.scans, split.reports, present)
     return _measure(gallery, split.patients, views, protocols)
 
 

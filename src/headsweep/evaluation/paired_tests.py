@@ -15,6 +15,7 @@ from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import CONFIDENCE, MIN_PATIENTS, finite, mean_patients
 from headsweep.metrics.bootstrap import rarer_class_patients
 from headsweep.metrics.delong import components, delong_p_value
+from headsweep.metrics.masking import labelled
 from headsweep.metrics.multiplicity import benjamini_hochberg, holm
 from headsweep.metrics.ranking import Metric
 
@@ -128,17 +129,18 @@ def compare_auroc(
     patients = np.unique(first.patients, return_inverse=True)[1]
     pairs: list[dict[str, Any]] = []
     for j, label in enumerate(first.labels):
-        positive = first.targets[:, j].astype(bool)
+        known = labelled(first.targets[:, j])
+        positive = first.targets[known, j].astype(bool)
         if positive.all() or not positive.any():
             continue
         parts = [
-            components(positive, np.stack([seed.ranking[:, j] for seed in seeds]))
+            components(positive, np.stack([seed.ranking[known, j] for seed in seeds]))
             for seeds in by_row
         ]
         for a, b in combinations(range(len(names)), 2):
             p = delong_p_value(
                 positive,
-                patients,
+                patients[known],
                 parts[a],
                 parts[b],
                 few_patients=rules.corrects_few_patients,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from headsweep.data.dataset import Split
 from headsweep.errors import VerificationError
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.heads.predictor import Predictor
+from headsweep.metrics.masking import BLANK, has_blanks, labelled
 from headsweep.metrics.ranking import Scores
 from headsweep.metrics.retrieval import instance_ranks
 
@@ -33,6 +35,7 @@ class Predictions:
 
     `scores` are probabilities: float64, or float32 on boards of earlier versions. `logits` are None
     where the probabilities rank the rows: for retrieval heads and boards of earlier versions.
+    `targets` are `BLANK`, in files null, where a label is not known.
     """
 
     name: str
@@ -144,7 +147,8 @@ def write_scores(
     columns: dict[str, object] = {}
     for label, values in zip(labels, scores.T, strict=True):
         if label in targets:
-            columns[f"{TRUE}{label}"] = targets[label]
+            blank = targets[label] == BLANK
+            columns[f"{TRUE}{label}"] = pa.array(targets[label], mask=blank)
         columns[f"{SCORE}{label}"] = values
     if logits is not None:
         columns |= {f"{LOGIT}{label}": v for label, v in zip(labels, logits.T, strict=True)}
@@ -164,7 +168,7 @@ def read_predictions(path: Path) -> Predictions:
         table = pq.read_table(path)
         names = [name for name in table.column_names if name.startswith(TRUE)]
         labels = tuple(name.removeprefix(TRUE) for name in names)
-        targets = _matrix(table, TRUE, labels)
+        targets = _targets(table, labels)
         scores = _matrix(table, SCORE, labels)
         has_logits = any(name.startswith(LOGIT) for name in table.column_names)
         logits = _matrix(table, LOGIT, labels) if has_logits else None
@@ -182,7 +186,8 @@ def _check(targets: NDArray[Any], scores: NDArray[Any], logits: NDArray[Any] | N
     Raises:
         ValueError: an array has no rows, another type, or values that are not allowed.
     """
-    if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
+    known = labelled(targets)
+    if not len(targets) or targets.dtype != np.uint8 or targets[known].max(initial=0) > 1:
         raise ValueError("no rows, or targets other than 0 and 1")
     if scores.dtype not in (np.float32, np.float64) or not np.isfinite(scores).all():
         raise ValueError("scores that are not finite numbers")
@@ -230,7 +235,10 @@ def predictions_table(by_seed: Sequence[Predictions]) -> dict[str, Any]:
     scores = np.mean([one.scores.astype(np.float64) for one in by_seed], axis=0)
     columns: dict[str, Any] = {"volumename": first.volumes, "patient": first.patients}
     for j, label in enumerate(first.labels):
-        columns |= {f"{TRUE}{label}": first.targets[:, j], f"{SCORE}{label}": scores[:, j]}
+        true = first.targets[:, j]
+        if has_blanks(true):
+            true = np.where(labelled(true), true, np.nan)
+        columns |= {f"{TRUE}{label}": true, f"{SCORE}{label}": scores[:, j]}
     if len(by_seed) == 1 and first.logits is not None:
         columns |= {f"{LOGIT}{n}": first.logits[:, j] for j, n in enumerate(first.labels)}
     return columns
@@ -261,6 +269,18 @@ def read_ranks(path: Path) -> dict[str, NDArray[np.int64]]:
 def _matrix(table: pa.Table, kind: str, labels: Sequence[str]) -> NDArray[Any]:
     """Return the columns of one kind, `(n, c)`."""
     return np.stack([table[f"{kind}{label}"].to_numpy() for label in labels], axis=1)
+
+
+def _targets(table: pa.Table, labels: Sequence[str]) -> NDArray[Any]:
+    """Return the targets `(n, c)`, `BLANK` where they are null.
+
+    Raises:
+        ValueError: a value that is not null is `BLANK`.
+    """
+    columns = [table[f"{TRUE}{label}"] for label in labels]
+    if any(pc.any(pc.equal(column, BLANK)).as_py() for column in columns):
+        raise ValueError("targets other than 0 and 1")
+    return np.stack([pc.fill_null(column, BLANK).to_numpy() for column in columns], axis=1)
 
 
 def _tensors(

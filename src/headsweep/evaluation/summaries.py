@@ -23,6 +23,13 @@ from headsweep.metrics.bootstrap import (
     resampled_ranking,
 )
 from headsweep.metrics.calibration import brier, expected_calibration_error
+from headsweep.metrics.masking import (
+    has_blanks,
+    labelled,
+    labelled_counts,
+    positive_counts,
+    prevalence,
+)
 from headsweep.metrics.ranking import Metric, auprc_skill, average_precision_and_auroc, macro
 from headsweep.metrics.retrieval import INSTANCE_RECALL, recall_at
 from headsweep.metrics.thresholds import (
@@ -85,6 +92,13 @@ class Measured:
         return rarer_class_patients(self.predictions.targets, self.predictions.patients)
 
     @cached_property
+    def labelled_patients(self) -> Metric:
+        """Patients with a row in which each label is known, (c,)."""
+        patients = np.asarray(self.predictions.patients)
+        known = labelled(self.predictions.targets)
+        return np.array([len(np.unique(patients[rows])) for rows in known.T], np.float64)
+
+    @cached_property
     def macro_draws(self) -> Mapping[str, Metric]:
         """Each resampled metric, averaged over its defined labels and then over seeds, (B,)."""
         return {name: macro(draws).mean(axis=0) for name, draws in self.resampled.items()}
@@ -143,7 +157,7 @@ def measure(
     values = {
         "auprc": auprc,
         "auroc": auroc,
-        "auprc_skill": auprc_skill(auprc, targets.mean(axis=0)),
+        "auprc_skill": auprc_skill(auprc, prevalence(targets)),
         "sensitivity_at_90_specificity": np.stack(
             [sensitivity_at_specificity(targets, seed, 0.9) for seed in ranking]
         ),
@@ -151,10 +165,9 @@ def measure(
         "ece": np.stack([expected_calibration_error(targets, seed) for seed in scores]),
     }
     auprc, auroc = resampled_ranking(targets, ranking, resamples)
-    prevalence = resamples @ targets.astype(np.float64) / resamples.sum(axis=1, keepdims=True)
-    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": auprc_skill(auprc, prevalence)}
-    squared = (scores.astype(np.float64) - targets) ** 2
-    resampled["brier"] = resamples @ squared / resamples.sum(axis=1, keepdims=True)
+    positive, squared, rows = _resampled_terms(targets, scores, resamples)
+    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": auprc_skill(auprc, positive / rows)}
+    resampled["brier"] = squared / rows
 
     for suffix, chosen in (
         ("", np.stack([seed.f1 for seed in thresholds])),
@@ -184,7 +197,8 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
 
     def patients(name: str) -> tuple[float, Metric]:
         if name == "brier" and rules.corrects_few_patients:  # has a term of every row
-            return measured.n_patients, np.full(len(used), float(measured.n_patients))
+            of_label = measured.labelled_patients
+            return mean_patients(of_label), of_label
         return mean_patients(measured.patients), measured.patients
 
     by_label = {
@@ -215,13 +229,41 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
         "worst_label": predictions.labels[int(np.nanargmin(auprc))] if used.any() else None,
         "per_label": {
             label: {
-                "support": int(predictions.targets[:, j].sum()),
-                "prevalence": float(predictions.targets[:, j].mean()),
+                **_support(predictions.targets[:, j : j + 1]),
                 **{name: summaries[j] for name, summaries in by_label.items()},
             }
             for j, label in enumerate(predictions.labels)
         },
     }
+
+
+def _support(targets: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return positives and prevalence of one label `(n, 1)`, and its rows if some are blank."""
+    (positives,), (share,) = positive_counts(targets), prevalence(targets)
+    support = {"support": int(positives), "prevalence": finite(share)}
+    if has_blanks(targets):
+        support["n_rows"] = int(labelled_counts(targets)[0])
+    return support
+
+
+def _resampled_terms(
+    targets: NDArray[np.uint8], scores: NDArray[np.floating[Any]], resamples: Multiplicities
+) -> tuple[Metric, Metric, Metric]:
+    """Return what prevalence and Brier score on resamples are made of.
+
+    Returns:
+        Positives (B, c), squared errors (S, B, c), and rows (B, 1) or, where labels are blank, the
+        labelled rows (B, c), NaN for none.
+    """
+    squared = (scores.astype(np.float64) - targets) ** 2
+    if not has_blanks(targets):
+        rows = resamples.sum(axis=1, keepdims=True).astype(np.float64)
+        positive = np.asarray(resamples @ targets.astype(np.float64), np.float64)
+        return positive, resamples @ squared, rows
+    known = labelled(targets).astype(np.float64)
+    rows = np.asarray(resamples @ known)
+    positive = resamples @ (targets == 1).astype(np.float64)
+    return positive, resamples @ (squared * known), np.where(rows > 0, rows, np.nan)
 
 
 def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Any]:

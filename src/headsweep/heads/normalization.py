@@ -17,12 +17,20 @@ CONSTANT_STD = 1e-7
 WHITENING_SHRINKAGE = 1e-3
 """Share of the mean variance added to each principal component before whitening."""
 
+LAYER_EPSILON = 1e-5
+"""Added to a row's variance in `layer`, as PyTorch's `layer_norm` does by default."""
+
 BLOCK_ROWS = 1024
 """Training rows held in float64 at once."""
 
 
 class Normalizer(nn.Module):
-    """An affine map `(x - mean) @ projection`, `(x - mean) * scale`, a unit length, or nothing."""
+    """An affine map of columns, or a function of each row by itself.
+
+    `whiten` is `(x - mean) @ projection`, `zscore` is `(x - mean) * scale`, `std` is `x * scale`.
+    `l2` divides a row by its length. `layer` subtracts a row's mean and divides by the root of its
+    variance plus `LAYER_EPSILON`. `none` changes nothing.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -33,7 +41,7 @@ class Normalizer(nn.Module):
         self.kind: Normalization = kind
         if kind in ("zscore", "whiten"):
             self.register_buffer("mean", torch.zeros(width))
-        if kind == "zscore":
+        if kind in ("zscore", "std"):
             self.register_buffer("scale", torch.ones(width))
         if kind == "whiten":
             self.register_buffer("projection", torch.eye(width))
@@ -45,6 +53,10 @@ class Normalizer(nn.Module):
                 return x
             case "l2":
                 return functional.normalize(x, dim=1)
+            case "layer":
+                return functional.layer_norm(x, x.shape[1:], eps=LAYER_EPSILON)
+            case "std":
+                return x * self.scale
             case "zscore":
                 return (x - self.mean).mul_(self.scale)
             case "whiten":
@@ -58,13 +70,14 @@ def fit_normalizer(kind: Normalization, train: Tensor) -> Normalizer:
     shrinkage, so that directions of almost no variance are not blown up.
     """
     normalizer = Normalizer(kind, train.shape[1])
-    if kind in ("none", "l2"):
+    if kind in ("none", "l2", "layer"):
         return normalizer
     blocks = [rows.cpu() for rows in torch.split(train, BLOCK_ROWS)]
     mean = _total(rows.double().sum(dim=0) for rows in blocks) / len(train)
     centred = (rows - mean for rows in blocks)
-    normalizer.mean.copy_(mean)
-    if kind == "zscore":
+    if kind != "std":
+        normalizer.mean.copy_(mean)
+    if kind in ("zscore", "std"):
         std = (_total(rows.square().sum(dim=0) for rows in centred) / len(train)).sqrt()
         varies = std > CONSTANT_STD * std.max().clamp_min(torch.finfo(torch.float32).tiny)
         normalizer.scale.copy_(torch.where(varies, 1 / std.clamp_min(1e-300), 0.0))

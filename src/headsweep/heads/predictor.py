@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -16,6 +17,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from headsweep.atomic_files import write_bytes
+from headsweep.config.fingerprints import without_added_defaults
 from headsweep.config.schema import (
     FeatureInput,
     HeadConfig,
@@ -25,6 +27,7 @@ from headsweep.config.schema import (
 )
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
+from headsweep.heads.ensemble import EnsembleConfig, EnsembleHead, joint_shape
 from headsweep.heads.normalization import Normalizer
 from headsweep.heads.registry import rebuild_head
 from headsweep.heads.retrieval import RetrievalHead
@@ -42,6 +45,8 @@ class PredictorSpec:
 
 HEAD = "head."
 """Prefix of the head's tensors in the file of a predictor."""
+MEMBERS = "members"
+"""Key of the members in the metadata of an ensemble."""
 MODEL = "model.safetensors"
 """Name of the file of a predictor in its folder."""
 
@@ -86,7 +91,9 @@ class Predictor(nn.Module):
 
     @property
     def retrieves(self) -> bool:
-        """Whether the head projects both modalities into one space."""
+        """Whether the head, or every head of an ensemble, projects both modalities."""
+        if isinstance(self.head, EnsembleHead):
+            return all(member.retrieves for member in self.head.predictors)
         return isinstance(self.head, RetrievalHead)
 
     def predict_proba(
@@ -103,10 +110,20 @@ class Predictor(nn.Module):
         Raises:
             FeatureError: a modality is missing, or has another width than in training.
         """
-        logits = self.decision_function(features)
+        return self.probabilities_of(_tensors(features))
+
+    @torch.inference_mode()
+    def probabilities_of(self, features: Mapping[Modality, Tensor]) -> NDArray[np.float64]:
+        """Compute label probabilities `(n, c)` in float64 from raw features as tensors.
+
+        Returns:
+            The sigmoid of the logits in float64, or the head's own probabilities.
+        """
+        views = self.views(features)
+        logits = self.head.logits(views)
         if logits is not None:
-            return np.asarray(expit(logits.astype(np.float64)))
-        return np.asarray(self(_tensors(features)).cpu().numpy(), dtype=np.float64)
+            return np.asarray(expit(logits.cpu().numpy().astype(np.float64)))
+        return np.asarray(self.head.probabilities(views).cpu().numpy(), dtype=np.float64)
 
     @torch.inference_mode()
     def decision_function(
@@ -134,79 +151,48 @@ class Predictor(nn.Module):
     @torch.inference_mode()
     def project(self, features: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Return unit embeddings `(n, dim)` by modality; only a retrieval head has them."""
+        if isinstance(self.head, EnsembleHead):
+            return self.head.project(features)
         assert isinstance(self.head, RetrievalHead)
         return self.head.project(self.views(features))
 
 
-class MeanPredictor(Predictor):
-    """The mean of heads of one kind: of their logits, or of probabilities where they have none.
+def ensemble_of(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    """Join predictors of the same labels into one that averages their scores.
 
-    Each member keeps its own normalizers.
+    Args:
+        members: each with its own normalisation.
+        weights: of the members; they add up to 1.
+
+    Returns:
+        The ensemble: logits are averaged, or probabilities if a member has no logits.
+
+    Raises:
+        ValueError: the members differ in labels, or in the width of a feature.
     """
-
-    def __init__(self, members: Sequence[Predictor]) -> None:
-        nn.Module.__init__(self)
-        self.spec = members[0].spec
-        self.members = nn.ModuleList(members)
-        self.eval()
-
-    @property
-    def retrieves(self) -> bool:
-        """Whether the members are retrieval heads."""
-        return self.predictors[0].retrieves
-
-    @property
-    def predictors(self) -> tuple[Predictor, ...]:
-        """The members."""
-        return tuple(member for member in self.members if isinstance(member, Predictor))
-
-    @torch.inference_mode()
-    def decision_function(
-        self, features: Mapping[Modality, NDArray[np.floating]]
-    ) -> NDArray[np.float32] | None:
-        """Compute the mean of the members' label logits; see `Predictor.decision_function`.
-
-        Returns:
-            Logits `(n, c)`; None for retrieval heads.
-        """
-        logits = self._mean_logits(_tensors(features))
-        return None if logits is None else np.asarray(logits.cpu().numpy(), dtype=np.float32)
-
-    @torch.inference_mode()
-    def forward(self, features: Mapping[Modality, Tensor]) -> Tensor:
-        """Return label probabilities `(n, c)` of raw features `(n, d)`."""
-        logits = self._mean_logits(features)
-        if logits is not None:
-            return logits.sigmoid()
-        return torch.stack([member(features) for member in self.predictors]).mean(dim=0)
-
-    @torch.inference_mode()
-    def project(self, features: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """Return unit embeddings by modality, whose products are the means of the members'."""
-        parts = [member.project(features) for member in self.predictors]
-        scale = len(parts) ** -0.5
-        return {m: torch.cat([part[m] for part in parts], dim=1) * scale for m in parts[0]}
-
-    def _mean_logits(self, features: Mapping[Modality, Tensor]) -> Tensor | None:
-        logits = [member.head.logits(member.views(features)) for member in self.predictors]
-        defined = [one for one in logits if one is not None]
-        return torch.stack(defined).mean(dim=0) if defined else None
+    shape = joint_shape([one.spec.shape for one in members])
+    if len({one.labels for one in members}) > 1:
+        raise ValueError("members of an ensemble must have the same labels in the same order")
+    spec = PredictorSpec(EnsembleConfig(), shape, "none", members[0].labels)
+    normalizers = {name: Normalizer("none", width) for name, width in shape.widths.items()}
+    return Predictor(spec, normalizers, EnsembleHead(members, weights))
 
 
 def save_predictor(predictor: Predictor, path: Path) -> None:
     """Write tensors and, as metadata, the spec to one safetensors file."""
-    spec = predictor.spec
-    metadata = {
-        "head": spec.head.model_dump(mode="json"),
-        "widths": dict(spec.shape.widths),
-        "input": spec.shape.input,
-        "normalization": spec.normalization,
-        "labels": list(spec.labels),
-    }
-    if isinstance(predictor, MeanPredictor):
-        metadata["members"] = len(predictor.predictors)
     tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
+    metadata = _metadata(predictor)
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
+
+
+def _head_metadata(head: HeadConfig) -> dict[str, Any]:
+    """Return a head's config as plain data, without keys at defaults that were added later.
+
+    So the files of heads that do not use them stay readable by earlier versions.
+    """
+    plain = {"head": head.model_dump(mode="json")}
+    metadata: dict[str, Any] = without_added_defaults(plain)["head"]
+    return metadata
 
 
 def load_predictor(path: Path | str) -> Predictor:
@@ -216,7 +202,7 @@ def load_predictor(path: Path | str) -> Predictor:
         path: its file, or the folder that holds it as `model.safetensors`.
 
     Returns:
-        The predictor, ready to use.
+        The predictor, ready to use; of an ensemble, all members as one predictor.
 
     Raises:
         FeatureError: the file is no predictor of headsweep.
@@ -228,42 +214,63 @@ def load_predictor(path: Path | str) -> Predictor:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        head = head_config_type(metadata["head"]["kind"]).model_validate_json(
-            json.dumps(metadata["head"])
-        )
-        widths: dict[Modality, int] = metadata["widths"]
-        feature_input: FeatureInput = metadata["input"]
-        shape = HeadShape(widths, feature_input, len(metadata["labels"]))
-        spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
-        if "members" not in metadata:
-            return _restored(spec, tensors)
-        prefixes = [f"members.{k}." for k in range(metadata["members"])]
-        predictor = MeanPredictor([_restored(spec, _below(tensors, p)) for p in prefixes])
-        predictor.load_state_dict(tensors)
-        return predictor
+        predictor = _restored(metadata, tensors)
     except Exception as error:  # untrusted metadata may break any step above
         raise FeatureError(
             f"{path}: a model must be a safetensors file written by headsweep, found {error}"
         ) from None
-
-
-def _restored(spec: PredictorSpec, tensors: Mapping[str, Tensor]) -> Predictor:
-    """Build a predictor of one head from its tensors.
-
-    Returns:
-        The predictor.
-    """
-    normalizers = {m: Normalizer(spec.normalization, w) for m, w in spec.shape.widths.items()}
-    predictor = Predictor(
-        spec, normalizers, rebuild_head(spec.head, spec.shape, _below(tensors, HEAD))
-    )
-    predictor.load_state_dict(tensors)
     return predictor
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+def _metadata(predictor: Predictor) -> dict[str, Any]:
+    if isinstance(head := predictor.head, EnsembleHead):
+        members = [_metadata(member) for member in head.predictors]
+        return {MEMBERS: members, "weights": list(head.weights), "labels": list(predictor.labels)}
+    spec = predictor.spec
+    return {
+        "head": _head_metadata(spec.head),
+        "widths": dict(spec.shape.widths),
+        "input": spec.shape.input,
+        "normalization": spec.normalization,
+        "labels": list(spec.labels),
+    }
+
+
+def _restored(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    return _ensemble(metadata, tensors) if MEMBERS in metadata else _single(metadata, tensors)
+
+
+def _single(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    """Return the predictor of one head."""
+    head = head_config_type(metadata["head"]["kind"]).model_validate_json(
+        json.dumps(metadata["head"])
+    )
+    widths: dict[Modality, int] = metadata["widths"]
+    feature_input: FeatureInput = metadata["input"]
+    shape = HeadShape(widths, feature_input, len(metadata["labels"]))
+    spec = PredictorSpec(head, shape, metadata["normalization"], tuple(metadata["labels"]))
+    normalizers = {m: Normalizer(spec.normalization, w) for m, w in widths.items()}
+    weights = {n.removeprefix(HEAD): t for n, t in tensors.items() if n.startswith(HEAD)}
+    predictor = Predictor(spec, normalizers, rebuild_head(head, shape, weights))
+    predictor.load_state_dict(dict(tensors))
+    return predictor
+
+
+def _ensemble(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    """Return the predictor of an ensemble, whose members may be ensembles: means of fold heads.
+
+    Raises:
+        ValueError: there are not as many weights between 0 and 1 as members.
+    """
+    members = []
+    for i, member in enumerate(metadata[MEMBERS]):
+        prefix = f"{HEAD}members.{i}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        members.append(_restored(member, own))
+    weights = [float(weight) for weight in metadata["weights"]]
+    if len(weights) != len(members) or not all(0 <= weight <= 1 for weight in weights):
+        raise ValueError(f"weights {weights} of {len(members)} members")
+    return ensemble_of(members, weights)
 
 
 def _tensors(features: Mapping[Modality, NDArray[np.floating]]) -> dict[Modality, Tensor]:

@@ -7,9 +7,15 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from headsweep.config.schema import HEAD_ENTRY_POINTS, HeadConfig
+from headsweep.config.schema import (
+    HEAD_ENTRY_POINTS,
+    HeadConfig,
+    Init,
+    LinearConfig,
+    MLPConfig,
+)
 from headsweep.errors import ConfigError
 from headsweep.heads.base import Head, HeadShape
 from headsweep.heads.linear import LinearHead
@@ -17,6 +23,9 @@ from headsweep.heads.mlp import MLPHead
 from headsweep.heads.retrieval import RetrievalHead
 
 BUILT_IN: dict[str, Any] = {"linear": LinearHead, "mlp": MLPHead, "retrieval": RetrievalHead}
+
+NORMAL_STD = 0.01
+"""Standard deviation of initial weights with `init: normal`."""
 
 
 def build_head(config: HeadConfig, shape: HeadShape, *, seed: int) -> Head:
@@ -29,6 +38,8 @@ def build_head(config: HeadConfig, shape: HeadShape, *, seed: int) -> Head:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head: Head = head_type(config, shape)
+        if isinstance(config, LinearConfig | MLPConfig) and isinstance(head, LinearHead | MLPHead):
+            _initialize(head.output, config.init)
     return head
 
 
@@ -43,6 +54,17 @@ def rebuild_head(config: HeadConfig, shape: HeadShape, tensors: Mapping[str, Ten
         head.gallery, head.gallery_targets = tensors["gallery"], tensors["gallery_targets"]
     head.load_state_dict({name: tensor.cpu() for name, tensor in tensors.items()})
     return head
+
+
+def _initialize(last: nn.Linear, init: Init) -> None:
+    """Overwrite the last layer's initial weights as `head.init` says."""
+    if init == "default":
+        return
+    nn.init.zeros_(last.bias)
+    if init == "normal":
+        nn.init.normal_(last.weight, std=NORMAL_STD)
+    else:
+        nn.init.zeros_(last.weight)
 
 
 def _plugin(kind: str) -> Any:

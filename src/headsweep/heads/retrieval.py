@@ -20,7 +20,7 @@ class RetrievalHead(Head):
     """Projects views to unit vectors; scores labels by similarity-weighted nearest neighbours.
 
     `gallery` holds the training rows' embeddings `(m, e)` and `gallery_targets` their labels
-    `(m, c)`; both are empty until `set_gallery`.
+    `(m, c)`, NaN where one is not known; both are empty until `set_gallery`.
     """
 
     config_type = RetrievalConfig
@@ -56,7 +56,10 @@ class RetrievalHead(Head):
         return unit if len(chosen) == 1 else functional.normalize(unit, dim=1)
 
     def set_gallery(self, views: Mapping[Modality, Tensor], targets: Tensor) -> None:
-        """Keep the embeddings of training views `(m, d)` and their targets `(m, c)`."""
+        """Keep the embeddings of training views `(m, d)` and their targets `(m, c)`.
+
+        A target is NaN where it is not known.
+        """
         self.gallery = self.embed(views).detach()
         self.gallery_targets = targets.to(self.gallery)
 

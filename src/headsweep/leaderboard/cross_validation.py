@@ -23,7 +23,8 @@ from headsweep.engine.train_configs import train_for, train_in
 from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import Predictions, predict, retrieval_ranks
 from headsweep.evaluation.rules import CURRENT, Rules
-from headsweep.heads.predictor import MeanPredictor, Predictor
+from headsweep.heads.ensemble import EnsembleHead
+from headsweep.heads.predictor import Predictor
 from headsweep.leaderboard.finalists import Confirmed, Finalist, collected, seeded
 from headsweep.metrics.retrieval import recall_at
 from headsweep.search.objective import Objective, objective_from_plain, objective_to_plain
@@ -146,9 +147,9 @@ def confirm_folds(
     configs = seeded(finalists, seeds)
     engine = FoldedEngine(study.folds, settings, ranks_logits=rules.ranks_logits)
     trained = train_in(engine, configs, on_epoch)
-    by_fold = [_mean(one.predictor) for one in trained]
+    by_fold = [one.predictor for one in trained]
     predictions = [out_of_fold(predictor, study.folds, rules) for predictor in by_fold]
-    predictors: Sequence[Predictor] = by_fold
+    predictors = by_fold
     if study.objective.refit:
         epochs = [one.best_epoch for one in trained]
         predictors = train_for(configs, epochs, study.folds.rows, settings)
@@ -162,11 +163,6 @@ def confirm_folds(
     ]
 
 
-def _mean(predictor: Predictor) -> MeanPredictor:
-    assert isinstance(predictor, MeanPredictor)
-    return predictor
-
-
 def _with_ranks(one: Confirmed, by_fold: Sequence[Predictor], folds: Folds) -> Confirmed:
     """Add the out-of-fold ranks of a finalist's retrieval heads, of each seed one.
 
@@ -175,23 +171,23 @@ def _with_ranks(one: Confirmed, by_fold: Sequence[Predictor], folds: Folds) -> C
     """
     if not by_fold[0].retrieves:
         return one
-    ranks = tuple(_ranks_out_of_fold(_mean(predictor), folds) for predictor in by_fold)
+    ranks = tuple(_ranks_out_of_fold(predictor, folds) for predictor in by_fold)
     recalls = tuple(recall_at(by_seed["visual_to_text"], 10) for by_seed in ranks)
     return replace(one, recalls=recalls, valid_ranks=ranks)
 
 
-def out_of_fold(predictor: MeanPredictor, folds: Folds, rules: Rules = CURRENT) -> Predictions:
+def out_of_fold(predictor: Predictor, folds: Folds, rules: Rules = CURRENT) -> Predictions:
     """Score every row by the head that did not train on it.
 
     Args:
-        predictor: has a head for each fold, in their order.
+        predictor: the mean of a head for each fold, in their order.
         folds: the rows.
         rules: of the board that the scores are for.
 
     Returns:
         Predictions in the order of the rows.
     """
-    parts = [predict(m, folds.held_out(k), rules) for k, m in enumerate(predictor.predictors)]
+    parts = [predict(m, folds.held_out(k), rules) for k, m in enumerate(_members(predictor))]
     back = np.argsort(np.concatenate([folds.held_out_rows(k) for k in range(folds.count)]))
     scores = np.concatenate([part.scores for part in parts])[back]
     defined = [part.logits for part in parts if part.logits is not None]
@@ -202,8 +198,14 @@ def out_of_fold(predictor: MeanPredictor, folds: Folds, rules: Rules = CURRENT) 
     )
 
 
-def _ranks_out_of_fold(predictor: MeanPredictor, folds: Folds) -> dict[str, NDArray[np.int64]]:
+def _members(predictor: Predictor) -> tuple[Predictor, ...]:
+    """Return the heads of the folds, whose mean a predictor is."""
+    assert isinstance(predictor.head, EnsembleHead)
+    return tuple(predictor.head.predictors)
+
+
+def _ranks_out_of_fold(predictor: Predictor, folds: Folds) -> dict[str, NDArray[np.int64]]:
     """Return the rank of each row's own scan among the rows of its fold, by direction."""
-    parts = [retrieval_ranks(m, folds.held_out(k)) for k, m in enumerate(predictor.predictors)]
+    parts = [retrieval_ranks(m, folds.held_out(k)) for k, m in enumerate(_members(predictor))]
     back = np.argsort(np.concatenate([folds.held_out_rows(k) for k in range(folds.count)]))
     return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}

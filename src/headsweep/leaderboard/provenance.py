@@ -33,6 +33,7 @@ from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
+from headsweep.metrics.masking import BLANK
 from headsweep.package_info import code_commit
 from headsweep.settings import EngineSettings
 
@@ -206,7 +207,7 @@ def data_rows(split: Split) -> dict[str, list[str]]:
     return {
         "split": [split.name] * len(split.volumes),
         "volumename": list(split.volumes),
-        "targets": ["".join(map(str, row)) for row in split.targets],
+        "targets": ["".join("-" if y == BLANK else str(y) for y in row) for row in split.targets],
         **{
             modality: [digest.hex() for digest in row_digests(matrix)]
             for modality, matrix in sorted(split.features.items())

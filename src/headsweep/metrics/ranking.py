@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Targets = NDArray[np.uint8] | NDArray[np.bool_]
+from headsweep.metrics.masking import Targets, has_blanks, labelled
+
 Scores = NDArray[np.floating[Any]]
 Metric = NDArray[np.float64]
 
@@ -38,7 +39,7 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
     together; the ROC area is trapezoidal, so a tied pair counts one half.
 
     Args:
-        targets: (n, c), 0 or 1.
+        targets: (n, c), 0, 1 or `BLANK`; each label's rows that are blank are left out.
         scores: (K, n, c) finite logits or probabilities; only their order matters, and -0.0 equals
             0.0. Float32 is fastest; float64 is ranked exactly, after one more sort.
 
@@ -116,6 +117,8 @@ def _by_label(
         ValueError: the shapes do not agree, or a score is no float or not finite.
     """
     _refuse(targets, scores)
+    if has_blanks(targets):
+        return _on_known_rows(targets, scores, measure, n_metrics=n_metrics)
     if not np.can_cast(scores.dtype, np.float32):
         scores = _ordinal(scores)
     slots, n, c = scores.shape
@@ -136,6 +139,25 @@ def _by_label(
             for values, part in zip(measured, measure(keys), strict=True):
                 values[place[block]] = part
     return tuple(values.reshape(slots, c) for values in measured)
+
+
+def _on_known_rows(
+    targets: Targets,
+    scores: Scores,
+    measure: Callable[[NDArray[np.unsignedinteger]], tuple[Metric, ...]],
+    *,
+    n_metrics: int,
+) -> tuple[Metric, ...]:
+    """Return the metrics of each label on the rows that have it, (K, c) each."""
+    metrics = np.full((n_metrics, len(scores), targets.shape[1]), np.nan)
+    known = labelled(targets)
+    for j in np.flatnonzero(known.any(axis=0)):
+        rows = known[:, j]
+        column = slice(j, j + 1)
+        metrics[:, :, column] = _by_label(
+            targets[rows, column], scores[:, rows, column], measure, n_metrics=n_metrics
+        )
+    return tuple(metrics)
 
 
 def macro(per_label: Metric) -> Metric:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from headsweep.metrics.calibration import brier, expected_calibration_error
+from headsweep.metrics.masking import Targets, prevalence
 from headsweep.metrics.ranking import (
     Metric,
     Scores,
-    Targets,
     auprc_skill,
     macro,
     ranking_metrics,
@@ -32,7 +32,7 @@ def trial_metrics(targets: Targets, ranking: Scores, likely: Scores) -> dict[str
     the former.
 
     Args:
-        targets: (n, c), 0 or 1.
+        targets: (n, c), 0, 1 or blank.
         ranking: (K, n, c) finite scores that are ranked: logits if there are any.
         likely: (K, n, c) label probabilities.
 
@@ -43,8 +43,8 @@ def trial_metrics(targets: Targets, ranking: Scores, likely: Scores) -> dict[str
     return {
         "auprc_macro": macro(auprc),
         "auroc_macro": macro(auroc),
-        "auprc_skill": macro(auprc_skill(auprc, targets.mean(axis=0))),
+        "auprc_skill": macro(auprc_skill(auprc, prevalence(targets))),
         "balanced_accuracy": macro(balanced),
-        "ece": np.array([expected_calibration_error(targets, one).mean() for one in likely]),
-        "brier": np.array([brier(targets, one).mean() for one in likely]),
+        "ece": np.array([np.nanmean(expected_calibration_error(targets, one)) for one in likely]),
+        "brier": np.array([np.nanmean(brier(targets, one)) for one in likely]),
     }

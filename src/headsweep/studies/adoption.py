@@ -18,7 +18,7 @@ _OWN_PREFIXES = ("dashboard:", "artifacts:", METRIC_NAMES)
 """Study attributes that no sampler or pruner reads."""
 
 
-def check_objective(name: str, directions: Sequence[StudyDirection]) -> None:
+def check_objective(name: str, directions: Sequence[StudyDirection], metric: str) -> None:
     """Check that a stored study maximizes one objective.
 
     Raises:
@@ -31,7 +31,8 @@ def check_objective(name: str, directions: Sequence[StudyDirection]) -> None:
     else:
         found = "minimizes its objective (the default of `optuna create-study`)"
     raise StudyError(
-        f"{name}: the stored study {found}, but headsweep maximizes one objective. "
+        f"{name}: the stored study {found}, but headsweep maximizes one objective, "
+        f"{METRIC_PREFIX}{metric}. "
         "Delete the stored study, create it with `--direction maximize`, or choose another name"
     )
 

@@ -496,7 +496,9 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(spec.name)
-        check_objective(spec.name, storage.get_study_directions(study_id))
+        check_objective(
+            spec.name, storage.get_study_directions(study_id), spec.config.training.metric
+        )
     system_attrs = storage.get_study_system_attrs(study_id)
 
     def define(connection: Connection) -> None:

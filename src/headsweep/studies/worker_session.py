@@ -72,7 +72,8 @@ class WorkerSession:
         self.study_id = study.study_id
         storage = study.storage
         storage.bind(self.study_id, writes=True)
-        check_objective(study.name, storage.get_study_directions(self.study_id))
+        metric = self.spec.config.training.metric
+        check_objective(study.name, storage.get_study_directions(self.study_id), metric)
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
         self._settings = settings

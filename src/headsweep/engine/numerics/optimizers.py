@@ -17,8 +17,6 @@ from torch import Tensor
 
 from headsweep.config.schema import TrainingConfig
 
-EPSILON = 1e-8
-
 
 class Optimizer(ABC):
     """Updates one slot's parameters in place from gradients in fixed buffers."""
@@ -69,6 +67,7 @@ class AdamW(Optimizer):
         self.exp_avgs = [torch.zeros_like(p) for p in params]
         self.exp_avg_sqs = [torch.zeros_like(p) for p in params]
         self.averages = in_memory_order(self.exp_avgs), in_memory_order(self.exp_avg_sqs)
+        self.betas = training.betas
         self.count = torch.zeros((), device=self.params[0].device)
 
     def moments(self) -> dict[str, Tensor]:
@@ -88,10 +87,10 @@ class AdamW(Optimizer):
             [],
             [count] * len(self.params),
             lr=learning_rate,
-            beta1=self.training.beta1,
-            beta2=self.training.beta2,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
             weight_decay=self.training.weight_decay,
-            eps=EPSILON,
+            eps=self.training.adam_epsilon,
             amsgrad=False,
             maximize=False,
         )

@@ -123,6 +123,17 @@ def minibatches(slot: Slot, order: Tensor) -> list[Tensor]:
     return [order[start:end] for start, end in bounds[slot.taken :]]
 
 
+def labelled_in_row(inputs: Inputs) -> Tensor | None:
+    """Return the number of known labels of every training row `(n,)`, on the CPU.
+
+    Returns:
+        Whole numbers; None where no label is blank.
+    """
+    if inputs.labelled is None:
+        return None
+    return inputs.labelled.sum(dim=1).to("cpu", torch.int64)
+
+
 def by_batch_size(slots: Sequence[Slot]) -> dict[int, list[Slot]]:
     """Return the slots by batch size."""
     batches: dict[int, list[Slot]] = {}

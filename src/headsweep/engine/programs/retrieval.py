@@ -32,12 +32,15 @@ class RetrievalBatch:
             are neither positives nor negatives of the instance loss. None where it is known that
             there is no such pair.
         affinity: `(b, b)`, Jaccard overlap of the label sets with each row summing to one; the
-            diagonal is zero.
+            diagonal is zero. Rows that are not comparable with any other one are zero.
+        comparable: `(b, b)`, whether two different rows have a label that is known of both; other
+            pairs are left out of the label loss. None where no label is blank.
     """
 
     views: Mapping[tuple[Modality, Normalization], Tensor]
     same: Tensor | None
     affinity: Tensor
+    comparable: Tensor | None = None
 
 
 class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
@@ -120,8 +123,10 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
     def _fill_gallery(self, head: RetrievalHead) -> None:
         rows = self.gallery_rows
         views = {m: view if rows is None else view[rows] for m, view in self.train_views.items()}
-        targets = self.inputs.targets if rows is None else self.inputs.targets[rows]
-        head.set_gallery(views, targets)
+        targets = self.inputs.targets
+        if self.inputs.labelled is not None:
+            targets = targets.masked_fill(self.inputs.labelled == 0, torch.nan)
+        head.set_gallery(views, targets if rows is None else targets[rows])
 
     def _add_instance_gradient(
         self, unit: Mapping[Modality, Tensor], grads: dict[Modality, Tensor], batch: RetrievalBatch
@@ -153,12 +158,17 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         for view in others:
             similarity.addmm_(view, view.T, alpha=scale)
         similarity.fill_diagonal_(-torch.inf)
+        rows: int | Tensor = len(similarity)
+        if batch.comparable is not None:
+            similarity.masked_fill_(~batch.comparable, -torch.inf)
+            rows = batch.comparable.any(dim=1).sum().clamp_min_(1)
         error = torch.softmax(similarity, dim=1).sub_(batch.affinity)
+        if batch.comparable is not None:  # a row without comparable ones has no softmax
+            error.masked_fill_(~batch.comparable, 0)
         error = error + error.T
+        alpha = self.config.label_weight * scale / float(rows)
         for modality in chosen:
-            grads[modality].addmm_(
-                error, unit[modality], alpha=self.config.label_weight * scale / len(error)
-            )
+            grads[modality].addmm_(error, unit[modality], alpha=alpha)
 
 
 class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
@@ -196,10 +206,17 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
             for member in members
             for modality, view in member.train_views.items()
         }
+        targets, comparable = self.inputs.targets.index_select(0, rows), None
+        if self.inputs.labelled is None:
+            affinity = label_affinity(targets)
+        else:
+            known = self.inputs.labelled.index_select(0, rows)
+            affinity, comparable = masked_affinity(targets, known)
         return RetrievalBatch(
             views={name: view.index_select(0, rows) for name, view in views.items()},
             same=self._same(rows),
-            affinity=label_affinity(self.inputs.targets.index_select(0, rows)),
+            affinity=affinity,
+            comparable=comparable,
         )
 
     def _same(self, rows: Tensor) -> Tensor | None:
@@ -230,6 +247,27 @@ def label_affinity(targets: Tensor) -> Tensor:
     alone = overlap.sum(dim=1, keepdim=True) == 0
     overlap.add_(alone).fill_diagonal_(0)
     return overlap.div_(overlap.sum(dim=1, keepdim=True).clamp_min_(SMALLEST_NORM))
+
+
+def masked_affinity(targets: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `label_affinity` over the labels that are known of both rows, and comparable pairs.
+
+    Args:
+        targets: `(b, c)`, 0 where a label is blank.
+        labelled: `(b, c)`, 1 where a label is known, else 0.
+
+    Returns:
+        Affinities `(b, b)`, and whether two different rows have a label that is known of both.
+        Rows without a comparable one have no affinity.
+    """
+    comparable = (labelled @ labelled.T > 0).fill_diagonal_(False)
+    both = targets @ targets.T
+    present = targets @ labelled.T  # labels of the row, among those known of the other
+    either = present + present.T - both
+    overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0) * comparable
+    alone = overlap.sum(dim=1, keepdim=True) == 0
+    overlap = overlap + alone * comparable
+    return overlap.div_(overlap.sum(dim=1, keepdim=True).clamp_min_(SMALLEST_NORM)), comparable
 
 
 def _product(a: Tensor, b: Tensor, *, scale: float) -> Tensor:

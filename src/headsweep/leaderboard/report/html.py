@@ -146,12 +146,16 @@ def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:
 
 def _label_table(results: Sequence[FinalistResult], test: str) -> TableCard:
     by_label = results[0].metrics[test]["per_label"]
+    n_rows = results[0].metrics[test]["n_rows"]
+    masked = any("n_rows" in facts for facts in by_label.values())
     rows = []
     for label, facts in by_label.items():
         values = [result.metrics[test]["per_label"][label]["auprc"]["mean"] for result in results]
-        cells = [Cell(label), Cell(str(facts["support"])), Cell(f"{facts['prevalence']:.3f}")]
+        cells = [Cell(label), Cell(str(facts["support"])), Cell(number(facts["prevalence"]))]
+        cells += [Cell(str(facts.get("n_rows", n_rows)))] if masked else []
         rows.append(cells + [Cell(number(v), heat=None if v is None else 0.6 * v) for v in values])
-    header = ["label", "positives", "prevalence", *(row_name(result) for result in results)]
+    header = ["label", "positives", "prevalence", *(["rows used"] if masked else [])]
+    header += [row_name(result) for result in results]
     worst = results[0].metrics[test]["worst_label"]
     text = f"The worst label of the best finalist is {worst}." if worst else "No AUPRC is defined."
     return TableCard(f"AUPRC per label on {test}", text, header, rows)

@@ -65,7 +65,7 @@ class ReplayedCmaEsSampler(BaseSampler):
         self._lr_adapt = lr_adapt
         self._rng = np.random.RandomState(seed)
         self._random = RandomSampler(seed)
-        self._new = NewTrials()
+        self._unread = NewTrials()
         self._generations: Generations = {}
         self._n_finished = 0
         self._shared: Space | None = None
@@ -114,10 +114,10 @@ class ReplayedCmaEsSampler(BaseSampler):
 
     def _learn(self, trials: Sequence[FrozenTrial]) -> None:
         """Take in the trials that have finished since the last call; see `NewTrials`."""
-        if self._new.outdated(trials):
-            self._new.clear()
+        if self._unread.outdated(trials):
+            self._unread.clear()
             self._generations, self._n_finished, self._shared = {}, 0, None
-        new = self._new.read(trials)
+        new = self._unread.read(trials)
         finished = [trial for trial in new if trial.state in self._states]
         self._n_finished += len(finished)
         by_generation(finished, self._generations)

@@ -188,8 +188,10 @@ def _hypers(config: Config) -> NDArray[np.float32]:
     """Return the numbers that `product_kernels` and `elementwise_kernels` read by position."""
     t, head = config.training, config.head
     dropout = head.dropout if isinstance(head, MLPConfig) and head.dropout > 0 else NEVER
+    beta1, beta2 = t.betas
     numbers = [
-        *(t.beta1, 1 - t.beta1, t.beta2, 1 - t.beta2, t.momentum, t.weight_decay),
+        *(beta1, 1 - beta1, beta2, 1 - beta2),
+        *(t.momentum if t.optimizer == "sgd" else t.adam_epsilon, t.weight_decay),
         *(dropout, 1 / (1 - dropout) if dropout > 0 else 1.0),
         *(t.label_smoothing, t.focal_gamma, t.focal_alpha, t.asymmetric_gamma_neg),
         *(t.asymmetric_gamma_pos, t.asymmetric_clip, t.pos_weight_cap, t.clip_norm or 0.0),
@@ -206,9 +208,9 @@ def _kinds(config: Config) -> NDArray[np.int32]:
 def _drawn_from(config: HeadConfig) -> object:
     """Return the fields on which initial weights depend, without activation and dropout."""
     if isinstance(config, MLPConfig):
-        return config.kind, config.widths, config.norm
+        return config.kind, config.init, config.widths, config.norm
     assert isinstance(config, LinearConfig)
-    return config.kind
+    return config.kind, config.init
 
 
 def _padded(parameter: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ def _updated(p, m, v, g, hyper, rate, sgd):
         p = p * tl.load(rate + 1)
         m = m + (g - m) * tl.load(hyper + 1)
         v = v * tl.load(hyper + 2) + g * g * tl.load(hyper + 3)
-        p = p - tl.load(rate + 2) * m / (tl.sqrt(v) * tl.load(rate + 3) + 1e-8)
+        p = p - tl.load(rate + 2) * m / (tl.sqrt(v) * tl.load(rate + 3) + tl.load(hyper + 4))
     return p, m, v
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.engine.numerics.schedule import one_cycle
 from headsweep.engine.slots import Slot
 
 
@@ -35,9 +36,12 @@ def step_rates(slots: Sequence[Slot], steps: int) -> NDArray[np.float32]:
     constant = _column([float(t.schedule == "constant") for t in training]) > 0
     rate = np.where(constant, base, cosine)
     rate = np.where(step < warmup, base * (step + 1) / np.maximum(1.0, warmup), rate)
+    for k, t in enumerate(training):
+        if t.schedule == "one_cycle":
+            rate[k] = [one_cycle(t, int(s), int(total[k, 0])) for s in step[k]]
     decay = 1 - rate * _column([t.weight_decay for t in training])
-    first = 1 - _column([t.beta1 for t in training]) ** (step + 1)
-    second = 1 - _column([t.beta2 for t in training]) ** (step + 1)
+    first = 1 - _column([t.betas[0] for t in training]) ** (step + 1)
+    second = 1 - _column([t.betas[1] for t in training]) ** (step + 1)
     rates = np.stack([rate, decay, rate / first, 1 / np.sqrt(second)], axis=2)
     return np.ascontiguousarray(rates.swapaxes(0, 1), dtype=np.float32)
 
