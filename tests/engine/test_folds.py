@@ -236,10 +236,10 @@ def test_mean_predictor_is_saved_and_loaded(one: Config, tmp_path) -> None:
     (trained,) = train_in(FoldedEngine(FOLDS, SETTINGS), [one])
     predictor = trained.predictor
     features = make_split("new", 9, seed=5).features
-    members = [member.predict_proba(features) for member in members(predictor)]
+    likely = [member.predict_proba(features) for member in members(predictor)]
     logits = predictor.decision_function(features)
     if logits is None:
-        assert np.allclose(predictor.predict_proba(features), np.mean(members, axis=0), atol=1e-6)
+        assert np.allclose(predictor.predict_proba(features), np.mean(likely, axis=0), atol=1e-6)
     else:
         each = [member.decision_function(features) for member in members(predictor)]
         assert np.allclose(logits, np.mean(each, axis=0), atol=1e-6)
