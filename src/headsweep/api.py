@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headsweep.data.dataset import Dataset
 from headsweep.data.manifest_headers import check_test_headers
+from headsweep.data.prompts import prompts_for
 from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
@@ -26,6 +27,7 @@ from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
 from headsweep.studies.folds import folds_of
+from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
 from headsweep.studies.trials import searched_modalities
@@ -410,12 +412,14 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
-    modalities = searched_modalities(spec)
+    modalities = with_references(spec, searched_modalities(spec))
     data.refuse_mixed_labels(spec.config)
     train, valid = data.search_splits(spec.config, modalities=modalities)
     folds_of(spec.objective, spec.seed, train, valid)  # refuses more folds than patients
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, modalities)
+    if "zero_shot" in spec.references:
+        prompts_for(spec.config, train)  # refuses a file that the leaderboard could not use
 
 
 @contextmanager

@@ -193,6 +193,11 @@ def _snapshot_to_resume(
             notice(f"{path}: no state to resume from, training from the start")
         return None
     path = path / STATE if path.is_dir() else path
+    if not path.exists():
+        raise ConfigError(
+            f"state file not found: {path}. training.resume.state_path names the folder of an "
+            f"earlier run, or its {STATE}"
+        )
     snapshot, saved = load_snapshot(path)
     for part in ("config", "data"):
         for name, before, now in differences(saved[part], identity[part]):

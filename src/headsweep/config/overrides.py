@@ -11,7 +11,7 @@ import copy
 import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ LOCAL = (
     "data.train_manifest",
     "data.val_manifest",
     "data.test_manifests",
+    "data.label_maps",
+    "data.zero_shot",
 )
 """Keys that name what is written, and the manifests below `paths.manifest_dir`."""
 
@@ -166,6 +168,42 @@ def meaningful(overrides: Sequence[str], *, where: str) -> list[str]:
     return kept
 
 
+def meaningful_sections(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Leave out keys that other CT-RATE benchmarks have in their config files, with one warning.
+
+    Args:
+        data: sections of a config file.
+        where: the file.
+
+    Returns:
+        The other keys.
+
+    Raises:
+        ConfigError: a key has another name here.
+    """
+    kept: dict[str, Any] = {}
+    ignored: dict[str, str] = {}
+    for name, section in data.items():
+        if name in RENAMED:
+            raise ConfigError(f"{where}: {_unknown(name, ())}")
+        if name == "hydra":
+            ignored[name] = "Hydra runs no job here"
+            continue
+        if not isinstance(section, dict):
+            kept[name] = section
+            continue
+        paths = {f"{name}.{key}": key for key in section}
+        for path in paths:
+            if path in RENAMED:
+                raise ConfigError(f"{where}: {_unknown(path, ())}")
+        ignored |= {path: WITHOUT_MEANING[path] for path in paths if path in WITHOUT_MEANING}
+        kept[name] = {key: section[key] for path, key in paths.items() if path not in ignored}
+    if ignored:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in ignored.items())
+        warnings.warn(f"{where}: ignored keys: {reasons}", HeadsweepWarning, stacklevel=3)
+    return kept
+
+
 def _unknown(key: str, known: Sequence[str]) -> str:
     """Return the sentence that refuses a key, with the one that replaces it here."""
     other = RENAMED.get(key)
@@ -184,7 +222,8 @@ def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
         raise ConfigError(f"{where}: {rule}, found {found}")
     for text in overrides:
         key, value = override_value(text, where=where)
-        for name in value if isinstance(value, list) else [value]:
+        names = list(value.values()) if isinstance(value, dict) else value
+        for name in names if isinstance(names, list) else [names]:
             if key in LOCAL and escapes(str(name)):
                 raise ConfigError(
                     f"{where}: {key} in a file must be a relative path without '..' "
@@ -261,7 +300,7 @@ def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
     overrides = meaningful(overrides, where=COMMAND_LINE)
     if config_file is None:
         return compose_config(overrides, where=COMMAND_LINE)
-    data = read_document(config_file)
+    data = meaningful_sections(read_document(config_file), where=str(config_file))
     pairs = [override_value(text, where=COMMAND_LINE) for text in overrides]
     choices = [text for text, (key, _) in zip(overrides, pairs, strict=True) if key in GROUPS]
     chosen = to_dict(compose_config(choices, where=COMMAND_LINE))

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from headsweep.config.fingerprints import ADDED_KEYS, without_added_defaults, without_irrelevant
-from headsweep.config.messages import unknown_key
+from headsweep.config.messages import nearest, unknown_key
 from headsweep.errors import ConfigError
 
 HEAD_ENTRY_POINTS = "headsweep.heads"
@@ -288,11 +288,34 @@ class DataConfig(Section):
     """What is done when rows of different patients in two splits share a report or a feature
     vector: `refuse` the data, `warn`, or `drop` such rows from valid and test; null refuses visual
     features and warns of text features and reports. A few rows with equal labels are accepted."""
+    label_maps: Mapping[str, str] | None = None
+    """Label maps of valid and test manifests whose columns are not the study's labels:
+    `{rad_chestct.csv: rad_chestct_map.yaml}`, relative to `paths.manifest_dir`."""
+    zero_shot: str | None = None
+    """File of prompt embeddings for the reference row `zero_shot`, relative to
+    `paths.manifest_dir`: a `.npz` with one array for each label, named as the label, or two, named
+    `positive:<label>` and `negative:<label>`; null makes no such row."""
     blank_labels: BlankLabels = "refuse"
     """What is done with blank label cells: `refuse` the manifest, or `mask` them. A masked cell
     weighs nothing in the loss and is left out of its label's metrics."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
+
+    @model_validator(mode="after")
+    def _label_maps_are_of_manifests(self) -> Self:
+        named = [name for name in (self.val_manifest, *self.test_manifests) if name is not None]
+        for name in self.label_maps or {}:
+            if name == self.train_manifest:
+                raise ValueError(
+                    f"data.label_maps: {name!r} is the train manifest, whose labels are the "
+                    "study's own: map the other manifests to them"
+                )
+            if name not in named:
+                raise ValueError(
+                    f"data.label_maps: no manifest {name!r}.{nearest(name, named)} "
+                    "data.val_manifest and data.test_manifests name them"
+                )
+        return self
 
 
 class PathsConfig(Section):

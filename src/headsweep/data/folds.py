@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from headsweep.errors import HeadsweepWarning, ManifestError
 OUT_OF_FOLD = "out_of_fold"
 """Name of the split that holds the rows of all folds, each scored by the head that did not train
 on it."""
+
+T = TypeVar("T", bound=np.generic)
 
 SHOWN = 3
 """Labels that a warning names."""
@@ -59,6 +61,11 @@ class Folds:
     def training(self, fold: int) -> Split:
         """Return the rows that a fold's head is trained on."""
         return take(self.rows, self.training_rows(fold))
+
+    def pooled(self, parts: Sequence[NDArray[T]]) -> NDArray[T]:
+        """Return values of each fold's held-out rows, `(n_k, …)`, in the order of all rows."""
+        place = np.concatenate([self.held_out_rows(k) for k in range(self.count)])
+        return np.concatenate(parts)[np.argsort(place)]
 
     @cached_property
     def fingerprint(self) -> str:

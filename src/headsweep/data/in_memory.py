@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,7 @@ class ArraySource:
                 ),
                 split.feature_fingerprints,
             )
+        split = replace(split, n_left_out=self._splits[name].n_left_out)
         return split.with_modalities(modalities)
 
 
@@ -467,4 +468,5 @@ def _to_split(name: str, rows: _Rows, fingerprints: Mapping[Modality, str]) -> S
             rows.volumes, rows.labels, rows.targets, (rows.patients, rows.scans)
         ),
         feature_fingerprints=fingerprints,
+        label_source=str(ARRAYS),
     )

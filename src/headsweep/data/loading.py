@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from headsweep.config.schema import Config, Modality, SharedContent
 from headsweep.data.faults import Fault
+from headsweep.data.label_maps import label_map_path, labels_of_map, map_of, read_mapped
 from headsweep.data.manifest import Manifest, read_manifest, refuse_mixed_labels
 from headsweep.data.overlaps import HOW_TO_GO_ON, REPORT, Overlap, overlap, shared_patients
 from headsweep.data.packing import pack_for
@@ -120,8 +121,13 @@ class ManifestSource:
         """
         splits = []
         for name in config.data.test_manifests:
-            named = tuple(self._manifest(config, name).feature_paths)
-            splits.append(self._load(config, name, modalities or named).split)
+            labels = config.training.target_labels
+            path = label_map_path(config, name)
+            if path is not None:
+                labels = labels or labels_of_map(path)
+            manifest = self._manifest(config, name, labels if path is not None else None)
+            named = tuple(manifest.feature_paths)
+            splits.append(self._load(config, name, modalities or named, manifest.labels).split)
         return splits
 
     def labels(self, config: Config) -> tuple[str, ...]:
@@ -174,7 +180,7 @@ class ManifestSource:
         modalities: Sequence[Modality],
         labels: Sequence[str] | None = None,
     ) -> LoadedSplit:
-        manifest = self._manifest(config, name)
+        manifest = self._manifest(config, name, labels)
         if labels is not None:
             manifest = manifest.with_labels(labels)
         features = {m: self._packed(config, name, manifest, m) for m in modalities}
@@ -215,13 +221,29 @@ class ManifestSource:
             digests[modality] = self._packed(config, manifest.path.name, manifest, modality).digests
         return replace(loaded, digests=digests)
 
-    def _manifest(self, config: Config, name: str) -> Manifest:
-        key = _file_key(config, name)
+    def _manifest(self, config: Config, name: str, labels: Sequence[str] | None = None) -> Manifest:
+        """Read a manifest, through its label map if it has one.
+
+        Args:
+            config: names files, columns and maps.
+            name: of the manifest.
+            labels: of the study, which a map gives the manifest; not used without a map.
+
+        Returns:
+            The manifest.
+        """
+        mapped = labels is not None and label_map_path(config, name) is not None
+        key = (*_file_key(config, name), tuple(labels or ()) if mapped else None)
         if key not in self._manifests:
             path = Path(config.paths.manifest_dir) / name
-            manifest = read_manifest(
-                path, config.data.columns, config.training.target_labels, config.data.blank_labels
-            )
+            blank_labels = config.data.blank_labels
+            label_map = map_of(config, name, labels) if labels is not None else None
+            if label_map is None:
+                manifest = read_manifest(
+                    path, config.data.columns, config.training.target_labels, blank_labels
+                )
+            else:
+                manifest = read_mapped(path, config.data.columns, label_map, blank_labels)
             for warning in manifest.warnings:
                 warnings.warn(str(warning), HeadsweepWarning, stacklevel=2)
             self._manifests[key] = manifest
@@ -247,6 +269,7 @@ def _file_key(config: Config, name: str) -> tuple[Hashable, ...]:
         config.data.columns,
         config.training.target_labels,
         config.data.blank_labels,
+        (config.data.label_maps or {}).get(name),
     )
 
 
@@ -292,7 +315,14 @@ def _to_split(
         reports=manifest.reports,
         manifest_fingerprint=manifest.fingerprint(),
         feature_fingerprints=fingerprints,
+        label_source=_label_source(manifest),
+        label_map_fingerprint=manifest.label_map_fingerprint,
     )
+
+
+def _label_source(manifest: Manifest) -> str:
+    through = "" if manifest.label_map is None else f" through {manifest.label_map}"
+    return f"{manifest.path.name}{through}"
 
 
 def refuse_unlabelled(train: Split, path: Path) -> None:
@@ -375,7 +405,8 @@ def without_rows(loaded: LoadedSplit, rows: set[int]) -> LoadedSplit:
     warnings.warn(f"{message} and are left out", HeadsweepWarning, stacklevel=2)
     mask = np.ones(n, bool)
     mask[list(rows)] = False
-    return _part(loaded, loaded.split.name, mask)
+    part = _part(loaded, loaded.split.name, mask)
+    return replace(part, split=replace(part.split, n_left_out=len(rows)))
 
 
 def _refuse(error: type[InputError], faults: Sequence[Fault], hint: str = "") -> None:

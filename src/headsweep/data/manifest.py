@@ -61,6 +61,9 @@ class Manifest:
     named_groups: bool = False
     unused: tuple[str, ...] = ()
     warnings: tuple[Fault, ...] = ()
+    label_map: str | None = None
+    """Name of the file through which the labels were read; None where the columns are theirs."""
+    label_map_fingerprint: str | None = None
 
     @property
     def name(self) -> str:
@@ -139,9 +142,14 @@ def read_manifest(
     manifest, faults = _inspect(table, columns, target_labels, blank_labels)
     errors = [fault for fault in faults if fault.severity == "error"]
     if errors or manifest is None:
-        more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
-        raise ManifestError(f"{errors[0]}{more}")
+        raise ManifestError(summary_of_faults(errors))
     return manifest
+
+
+def summary_of_faults(errors: Sequence[Fault]) -> str:
+    """Return one line of the first fault, and how many more there are."""
+    more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
+    return f"{errors[0]}{more}"
 
 
 def read_partly_labelled(
@@ -228,7 +236,7 @@ def _inspect(
     manifest = _assemble(table, cells, columns, labels)
     if labels and len(cells) and not labelled(manifest.targets).any():
         faults.append(Fault(path, None, ALL_BLANK))
-    warnings += _unused_warning(manifest, target_labels)
+    warnings += unused_warning(manifest, target_labels)
     return replace(manifest, warnings=tuple(warnings)), [*faults, *warnings]
 
 
@@ -250,7 +258,8 @@ def mixed_labels(manifest: Manifest) -> str:
     )
 
 
-def _unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
+def unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
+    """Return the warning of columns that hold 0 and 1 but are not read, if there are any."""
     if not manifest.unused or target_labels == ():
         return []
     if target_labels is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headsweep.config.schema import Config, Modality
 from headsweep.data.columns import missing_column
+from headsweep.data.label_maps import map_of
 from headsweep.data.tables import read_header
 from headsweep.errors import ManifestError
 
@@ -14,7 +15,7 @@ from headsweep.errors import ManifestError
 def check_test_headers(
     config: Config, labels: Sequence[str], modalities: Sequence[Modality]
 ) -> None:
-    """Refuse test manifests that lack a column; only their first line is read.
+    """Refuse test manifests that lack a column; only their first line and label map are read.
 
     Args:
         config: names the manifests and their columns.
@@ -28,7 +29,6 @@ def check_test_headers(
     feature = {"visual": columns.visual_feature, "text": columns.text_feature}
     wanted = [(columns.volume, "data.columns.volume")]
     wanted += [(feature[m], f"data.columns.{m}_feature") for m in modalities]
-    wanted += [(label, "training.target_labels") for label in labels]
     for name, key in (
         (columns.patient, "data.columns.patient"),
         (columns.scan, "data.columns.scan"),
@@ -37,6 +37,9 @@ def check_test_headers(
     for manifest in config.data.test_manifests:
         path = Path(config.paths.manifest_dir) / manifest
         header = read_header(path)
-        for name, key in wanted:
+        of_labels = [(label, "training.target_labels") for label in labels]
+        if map_of(config, manifest, labels) is not None:  # its columns were checked
+            of_labels = []
+        for name, key in (*wanted, *of_labels):
             if name not in header:
                 raise ManifestError(f"{path}:1: {missing_column(name, key, header)}")

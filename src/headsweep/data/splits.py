@@ -13,6 +13,9 @@ from headsweep.config.schema import Config, Modality, RetrievalConfig
 
 MODALITIES: tuple[Modality, ...] = ("visual", "text")
 
+ZERO_SHOT_INPUT: Modality = "visual"
+"""Features with which prompts are compared."""
+
 BLOCK_ROWS = 1024
 """Rows that are hashed or written at once, which bounds the memory needed."""
 
@@ -36,6 +39,11 @@ class Split:
     reports: tuple[str, ...] | None
     manifest_fingerprint: str
     feature_fingerprints: Mapping[Modality, str]
+    n_left_out: int = 0
+    """Rows that `data.shared_content=drop` left out."""
+    label_source: str = ""
+    """Where the labels come from: a manifest, and its label map if it has one."""
+    label_map_fingerprint: str | None = None
 
     def with_modalities(self, modalities: Sequence[Modality]) -> Split:
         """Leave out the features of other modalities.

@@ -16,6 +16,7 @@ from headsweep.data.dataset import required_modalities, row_digests
 from headsweep.data.faults import Fault
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.health import health_warnings
+from headsweep.data.label_maps import inspect_mapped, map_of
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
 from headsweep.data.overlaps import REPORT, overlap, shared_patients
 from headsweep.data.packing import THREADS
@@ -52,9 +53,12 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
     features = _FeatureInspection(config)
     for name in [*searched, *data.test_manifests]:
         path = Path(config.paths.manifest_dir) / name
-        manifest, found = inspect_manifest(
-            path, data.columns, config.training.target_labels, data.blank_labels
-        )
+        first = next(iter(inspected.values()), None)
+        try:
+            manifest, found = _inspect(config, name, first)
+        except ManifestError as error:
+            faults.append(Fault(path, None, str(error)))
+            continue
         if manifest is None:
             faults += found
             continue
@@ -62,7 +66,6 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
             asked = mixed_labels(manifest)
             found = [replace(f, severity="error") if f.message == asked else f for f in found]
         faults += found
-        first = next(iter(inspected.values()), None)
         try:
             manifest = manifest.with_labels(first.manifest.labels) if first else manifest
         except ManifestError as error:
@@ -77,6 +80,30 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
         if one in searched:  # test manifests may overlap among themselves
             faults += _overlaps(inspected[one], inspected[other], data.shared_content)
     return faults
+
+
+def _inspect(
+    config: Config, name: str, first: _Inspected | None
+) -> tuple[Manifest | None, list[Fault]]:
+    """Inspect a manifest, through its label map if it has one.
+
+    Args:
+        config: names files, columns and maps.
+        name: of the manifest.
+        first: the manifest whose labels a map refers to.
+
+    Returns:
+        As `inspect_manifest`.
+
+    Raises:
+        ManifestError: the label map cannot be used.
+    """
+    path, data = Path(config.paths.manifest_dir) / name, config.data
+    if first is not None:
+        label_map = map_of(config, name, first.manifest.labels)
+        if label_map is not None:
+            return inspect_mapped(path, data.columns, label_map, data.blank_labels)
+    return inspect_manifest(path, data.columns, config.training.target_labels, data.blank_labels)
 
 
 class _FeatureInspection:

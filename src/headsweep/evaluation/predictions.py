@@ -67,7 +67,19 @@ def predict(predictor: Predictor, split: Split, rules: Rules = CURRENT) -> Predi
     Returns:
         Probabilities and logits, as the rules say.
     """
-    scores, logits = _scored(predictor, split.features, rules)
+    return predictions_on(split, *_scored(predictor, split.features, rules))
+
+
+def predictions_on(
+    split: Split, scores: Scores, logits: NDArray[np.float32] | None = None
+) -> Predictions:
+    """Return any method's scores on a split as predictions.
+
+    Args:
+        split: whose rows were scored.
+        scores: probabilities `(n, c)`.
+        logits: what ranks the rows, `(n, c)`; None ranks them by the probabilities.
+    """
     return Predictions(
         split.name, split.volumes, split.patients, split.labels, split.targets, scores, logits
     )

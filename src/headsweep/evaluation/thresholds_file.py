@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from headsweep.data.folds import OUT_OF_FOLD
 from headsweep.errors import ConfigError
 from headsweep.evaluation.summaries import Thresholds, finite
 from headsweep.metrics.ranking import Metric
 
+LOGIT = "_logit"
+"""End of the names of thresholds on logits."""
 THRESHOLDS = "thresholds.json"
 CHOSEN_ON = "chosen_on"
 """Key of the split on which thresholds were chosen; absent where that is valid."""
@@ -22,7 +25,7 @@ CHOSEN_ON = "chosen_on"
 def plain_thresholds(
     thresholds: Thresholds, labels: Sequence[str], chosen_on: str
 ) -> dict[str, Any]:
-    """Return thresholds by kind and label as plain data.
+    """Return thresholds by kind and label as plain data: probabilities, and the logits if any.
 
     Args:
         thresholds: of one head.
@@ -33,9 +36,13 @@ def plain_thresholds(
         The content of the file.
     """
     named = {CHOSEN_ON: chosen_on} if chosen_on == OUT_OF_FOLD else {}
+    chosen = {"f1": thresholds.f1, "youden": thresholds.youden}
+    if thresholds.on_logits:
+        logits = {f"{name}{LOGIT}": values for name, values in chosen.items()}
+        chosen = {name: expit(values) for name, values in chosen.items()} | logits
     return named | {
         name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
-        for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
+        for name, values in chosen.items()
     }
 
 
@@ -61,7 +68,9 @@ def out_of_fold_thresholds(folder: Path, labels: Sequence[str]) -> Thresholds | 
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.get(CHOSEN_ON) != OUT_OF_FOLD:
             return None
-        return Thresholds(_values(plain["f1"], labels), _values(plain["youden"], labels))
+        end = LOGIT if f"f1{LOGIT}" in plain else ""
+        f1, youden = (_values(plain[name + end], labels) for name in ("f1", "youden"))
+        return Thresholds(f1, youden, on_logits=bool(end))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot read the thresholds: {error!r}") from None
 

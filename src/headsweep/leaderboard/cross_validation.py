@@ -115,16 +115,13 @@ class CrossValidation:
             f"trained on it. On test, a finalist {head}."
         )
 
-    def write(self, path: Path) -> None:
-        """Write the fold of every row: `volumename, patient, fold`."""
-        rows = self.folds.rows
-        columns = {
-            "volumename": rows.volumes,
-            "patient": rows.patients,
-            "fold": self.folds.fold_of,
-        }
-        with replacing(path) as file:
-            pq.write_table(pa.table(columns), file)
+
+def write_folds(folds: Folds, path: Path) -> None:
+    """Write the fold of every row: `volumename, patient, fold`."""
+    rows = folds.rows
+    columns = {"volumename": rows.volumes, "patient": rows.patients, "fold": folds.fold_of}
+    with replacing(path) as file:
+        pq.write_table(pa.table(columns), file)
 
 
 def confirm_folds(
@@ -188,10 +185,9 @@ def out_of_fold(predictor: Predictor, folds: Folds, rules: Rules = CURRENT) -> P
         Predictions in the order of the rows.
     """
     parts = [predict(m, folds.held_out(k), rules) for k, m in enumerate(_members(predictor))]
-    back = np.argsort(np.concatenate([folds.held_out_rows(k) for k in range(folds.count)]))
-    scores = np.concatenate([part.scores for part in parts])[back]
+    scores = folds.pooled([part.scores for part in parts])
     defined = [part.logits for part in parts if part.logits is not None]
-    logits = np.concatenate(defined)[back] if defined else None
+    logits = folds.pooled(defined) if defined else None
     rows = folds.rows
     return Predictions(
         rows.name, rows.volumes, rows.patients, rows.labels, rows.targets, scores, logits
@@ -207,5 +203,4 @@ def _members(predictor: Predictor) -> tuple[Predictor, ...]:
 def _ranks_out_of_fold(predictor: Predictor, folds: Folds) -> dict[str, NDArray[np.int64]]:
     """Return the rank of each row's own scan among the rows of its fold, by direction."""
     parts = [retrieval_ranks(m, folds.held_out(k)) for k, m in enumerate(_members(predictor))]
-    back = np.argsort(np.concatenate([folds.held_out_rows(k) for k in range(folds.count)]))
-    return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+    return {name: folds.pooled([part[name] for part in parts]) for name in parts[0]}

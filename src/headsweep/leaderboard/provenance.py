@@ -29,8 +29,10 @@ from headsweep.evaluation.summaries import (
     N_RESAMPLES,
     RESAMPLING_SEED,
 )
+from headsweep.leaderboard.cohorts import describe_cohorts
 from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.finalists import Finalist
+from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
 from headsweep.metrics.masking import BLANK
@@ -69,6 +71,10 @@ class _Finalist(_Read):
     config: dict[str, Any]
 
 
+class _References(_Read):
+    names: list[Literal["prevalence", "logistic_regression", "knn", "zero_shot"]]
+
+
 class _Provenance(_Read):
     study: str
     study_fingerprint: str
@@ -78,6 +84,8 @@ class _Provenance(_Read):
     data: dict[str, Any]
     machine: _Machine
     search: SearchFacts | None = None
+    references: _References | None = None
+    shows_unseen: bool = False
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -93,6 +101,10 @@ class StudyFacts:
     rules: Rules = CURRENT
     search: SearchFacts | None = None
     """How the search ended; None on boards of before."""
+    references: References = NONE
+    """Rows that are not searched; none on boards of before."""
+    shows_unseen: bool = False
+    """Whether metrics on unseen content are shown where there is other; not on boards of before."""
     cross_validation: CrossValidation | None = None
     """The folds of a study that has any."""
 
@@ -133,6 +145,7 @@ def describe(
         "test_openings": [asdict(opening) for opening in openings],
         "data_fingerprint": data_fingerprint(splits),
         "data": {split.name: fingerprints(split) for split in splits},
+        "cohorts": describe_cohorts(splits),
         "figures_version": study.rules.version,
         "bootstrap": {
             "n_resamples": N_RESAMPLES,
@@ -149,10 +162,19 @@ def describe(
         "packages": {name: version(name) for name in PACKAGES},
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
+        **study.references.to_dict(),
+        **({"shows_unseen": True} if study.shows_unseen else {}),
+        **_rows_left_out(splits),
         **(
             {"cross_validation": study.cross_validation.to_dict()} if study.cross_validation else {}
         ),
     }
+
+
+def _rows_left_out(splits: Sequence[Split]) -> dict[str, Any]:
+    """Return how many rows of each split `data.shared_content=drop` left out, if any."""
+    counts = {split.name: split.n_left_out for split in splits if split.n_left_out}
+    return {"rows_left_out": counts} if counts else {}
 
 
 def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
@@ -164,10 +186,12 @@ def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
 
 
 def fingerprints(split: Split) -> dict[str, Any]:
-    """Return the fingerprints of a split's manifest and features."""
+    """Return the fingerprints of a split's manifest, features and label map, if it has one."""
+    label_map = split.label_map_fingerprint
     return {
         "manifest": split.manifest_fingerprint,
         "features": dict(sorted(split.feature_fingerprints.items())),
+        **({} if label_map is None else {"label_map": label_map}),
     }
 
 

@@ -192,4 +192,6 @@ def _evaluate_seed(
         own = one.valid_ranks[index] if one.valid_ranks else retrieval_ranks(predictor, valid)
         ranks = {valid.name: own}
         ranks |= {test.name: retrieval_ranks(predictor, test) for test in tests}
-    return SeedResult(one.seeds[index], predictor, choose_thresholds(on_valid), predictions, ranks)
+    return SeedResult(
+        one.seeds[index], predictor, choose_thresholds(on_valid, rules), predictions, ranks
+    )

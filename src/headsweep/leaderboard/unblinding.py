@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import optuna
 from headsweep.config.schema import Config, Modality
 from headsweep.data.ct_rate.metadata import read_subgroups
 from headsweep.data.dataset import Dataset, Split
+from headsweep.data.unseen import rows_in_train
 from headsweep.errors import StudyError
-from headsweep.evaluation.subgroups import Attributes
+from headsweep.evaluation.subgroups import CONTENT, IN_TRAIN, UNSEEN, Attributes
 from headsweep.package_info import code_commit
 from headsweep.studies.study import StoredStudy
 
@@ -100,6 +101,23 @@ def load_test_subgroups(
         test.name: read_subgroups(folder / name, config.data.columns, test.volumes)
         for name, test in zip(config.data.test_manifests, tests, strict=True)
     }
+
+
+def with_content(
+    subgroups: Mapping[str, Attributes], train: Split, tests: Sequence[Split]
+) -> dict[str, Attributes]:
+    """Add the attribute `content` to the splits that share reports or features with train.
+
+    Returns:
+        Subgroups of each test split's rows: `unseen`, or `also in train`.
+    """
+    amended = dict(subgroups)
+    for test in tests:
+        shared = rows_in_train(train, test)
+        if shared.any():
+            groups = [IN_TRAIN if one else UNSEEN for one in shared]
+            amended[test.name] = {**amended[test.name], CONTENT: groups}
+    return amended
 
 
 def past_openings(study: optuna.Study) -> tuple[Opening, ...]:

@@ -137,6 +137,11 @@ def _spec_from_document(
         patience=identity.patience,
         objective=objective.model_copy(update={"metric": None}),  # the config has it
     )
+    if "zero_shot" in spec.references and config.data.zero_shot is None:
+        raise StudyError(
+            f"{where}:finalists.references: zero_shot needs a file of prompt embeddings; "
+            "name it in data.zero_shot"
+        )
     enqueued = tuple(
         complete_params(params, spec, where=f"{where}:study.enqueue[{i}]")
         for i, params in enumerate(identity.enqueue)

@@ -6,6 +6,7 @@ import os
 import uuid
 
 from headsweep.data.dataset import Dataset, search_fingerprints
+from headsweep.data.prompts import prompts_for
 from headsweep.engine.engine import Engine, FoldedEngine
 from headsweep.settings import (
     WORKER_VARIABLE,
@@ -14,6 +15,7 @@ from headsweep.settings import (
     host_name,
 )
 from headsweep.studies.folds import FOLDS, folds_of
+from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import searched_modalities
 from headsweep.studies.worker_session import WorkerSession
@@ -49,9 +51,11 @@ def work(
         config = session.spec.config
         modalities = searched_modalities(session.spec)
         with study.data_errors_explained():
-            train, valid = (data or Dataset.from_config(config)).search_splits(
-                config, modalities=modalities
-            )
+            source = data or Dataset.from_config(config)
+            train, valid = source.search_splits(config, modalities=modalities)
+            if "zero_shot" in session.spec.references:
+                all_read = with_references(session.spec, modalities)
+                prompts_for(config, source.search_splits(config, modalities=all_read)[0])
         folds = folds_of(session.spec.objective, session.spec.seed, train, valid)
         pinned = {} if folds is None else {FOLDS: folds.fingerprint}
         study.pin_data(search_fingerprints(train, valid) | pinned)
