@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import Modality
 from headsweep.data.splits import Split
 from headsweep.data.splitting import group_folds, linked_groups
 from headsweep.errors import HeadsweepWarning, ManifestError
@@ -130,6 +129,8 @@ def joined(train: Split, valid: Split) -> Split:
         train,
         name=f"{train.name} and {valid.name}",
         features={m: np.concatenate([x, valid.features[m]]) for m, x in train.features.items()},
+        n_left_out=train.n_left_out + valid.n_left_out,
+        label_source=" and ".join(dict.fromkeys([train.label_source, valid.label_source])),
         manifest_fingerprint=_both(train.manifest_fingerprint, valid.manifest_fingerprint),
         feature_fingerprints={
             m: _both(one, valid.feature_fingerprints[m])
@@ -139,18 +140,16 @@ def joined(train: Split, valid: Split) -> Split:
     )
 
 
-class _Taken(Mapping[Modality, NDArray[np.float32]]):
-    """Some rows of the features of a split, copied when a modality is read."""
+class _Taken(Mapping[str, NDArray[np.float32]]):
+    """Some rows of the features of a split, copied when an input is read."""
 
-    def __init__(
-        self, whole: Mapping[Modality, NDArray[np.float32]], rows: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, whole: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64]) -> None:
         self._whole, self._rows = whole, rows
 
-    def __getitem__(self, modality: Modality) -> NDArray[np.float32]:
-        return np.asarray(self._whole[modality][self._rows])
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return np.asarray(self._whole[name][self._rows])
 
-    def __iter__(self) -> Iterator[Modality]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._whole)
 
     def __len__(self) -> int:

@@ -15,12 +15,12 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from headsweep.atomic_files import locked, write_json
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.dataset import (
-    MODALITIES,
     Dataset,
     Split,
-    required_modalities,
+    in_order,
+    required_inputs,
     search_fingerprints,
 )
 from headsweep.data.folds import Folds
@@ -122,10 +122,10 @@ def finalize(
     seeds = tuple(sorted(spec.finalists.seeds))
     ended = SearchFacts.of(stored.summary(), spec)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
-    modalities = with_references(spec, modalities)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
+    inputs = with_references(spec, inputs)
     data = data or Dataset.from_config(spec.config, progress=True)
-    train, valid = data.search_splits(spec.config, modalities=modalities)
+    train, valid = data.search_splits(spec.config, inputs=inputs)
     cross_validation = CrossValidation.of(spec.objective, spec.seed, train, valid)
     folds = None if cross_validation is None else cross_validation.folds
     pinned = {} if folds is None else {FOLDS: folds.fingerprint}
@@ -147,7 +147,7 @@ def finalize(
             )
         )
         named = [finalist.trial for finalist in finalists]
-        openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
+        openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
         subgroups = with_content(subgroups, seen_rows(train, folds), tests)
         results, compared, rows = write_board(
@@ -281,10 +281,10 @@ def seen_rows(train: Split, folds: Folds | None) -> Split:
     return train if folds is None else folds.rows
 
 
-def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
-    """Return the modalities that any of the configs reads, in their usual order."""
-    required = {modality for config in configs for modality in required_modalities(config)}
-    return tuple(modality for modality in MODALITIES if modality in required)
+def union_of_inputs(configs: Sequence[Config]) -> tuple[str, ...]:
+    """Return the inputs that any of the configs reads, in the order of the first config."""
+    required = {name for config in configs for name in required_inputs(config)}
+    return in_order(required, configs[0])
 
 
 def is_current(

@@ -23,6 +23,9 @@ SPREADS = {"": "mean", "_std": "std", "_ci_low": "ci_low", "_ci_high": "ci_high"
 FINGERPRINT_SHOWN = 12
 """Characters of a fingerprint that are shown."""
 
+INPUTS = "inputs"
+"""Column that names the encoders and the widths of their features; older boards lack it."""
+
 ADDED = ("val/auroc_macro", "val/auroc_macro_std")
 """Columns that boards of earlier versions lack."""
 
@@ -44,6 +47,7 @@ def leaderboard_row(
         "config": f"{result.folder}/config.yaml",
         "data_fingerprint": data_fingerprint,
         **(added_cells(result.metrics, valid) if study.rules.valid_auroc else {}),
+        **({INPUTS: result.inputs} if study.states_inputs else {}),
         **unseen_cells(result.metrics),
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.ct_rate.metadata import read_subgroups
 from headsweep.data.dataset import Dataset, Split
 from headsweep.data.unseen import rows_in_train
@@ -41,7 +41,7 @@ def open_test(
     trials: Sequence[int],
     data: Dataset,
     config: Config,
-    modalities: Sequence[Modality],
+    inputs: Sequence[str],
     *,
     reopen: str | None = None,
 ) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
@@ -54,7 +54,7 @@ def open_test(
         trials: numbers of the finalists.
         data: holds the test splits.
         config: decides what is read.
-        modalities: which features to load.
+        inputs: names of the inputs to load.
         reopen: why test is opened for other trials than before; None refuses that.
 
     Returns:
@@ -82,12 +82,12 @@ def open_test(
 
     # In one transaction, so that of two simultaneous openings the second sees the first.
     recorded = study.amend_attr(OPENINGS, amend)
-    return _openings(recorded), load_test(data, config, modalities)
+    return _openings(recorded), load_test(data, config, inputs)
 
 
-def load_test(data: Dataset, config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
+def load_test(data: Dataset, config: Config, inputs: Sequence[str]) -> tuple[Split, ...]:
     """Return the test splits, for trials for which test was opened before, as verification does."""
-    return tuple(data.test_splits(config, modalities=modalities))
+    return tuple(data.test_splits(config, inputs=inputs))
 
 
 def load_test_subgroups(

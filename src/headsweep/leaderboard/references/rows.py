@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.config.inputs import input_names
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.data.folds import Folds
@@ -19,7 +20,6 @@ from headsweep.evaluation.predictions import Predictions, predictions_on
 from headsweep.evaluation.rules import Rules
 from headsweep.evaluation.subgroups import Attributes, content_alone
 from headsweep.evaluation.summaries import Thresholds, choose_thresholds, mean_patients
-from headsweep.heads.base import MODALITIES_OF
 from headsweep.leaderboard.references.chosen import References
 from headsweep.leaderboard.references.scores import (
     Probabilities,
@@ -246,4 +246,5 @@ def _input_name(name: str, best: Config) -> str:
 
 def _joined(split: Split, best: Config) -> NDArray[np.float32]:
     """Return the features that the best finalist reads, side by side: `(n, d)`."""
-    return np.concatenate([split.features[m] for m in MODALITIES_OF[best.features.input]], axis=1)
+    names = input_names(best.features.input)
+    return np.concatenate([split.features[name] for name in names], axis=1)

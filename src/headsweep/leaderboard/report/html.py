@@ -117,7 +117,7 @@ def _board(
         config, metrics = result.finalist.config, result.metrics[test]
         on_valid = result.metrics[valid]["auprc_macro"]
         row = [
-            Cell(row_name(result), f"{config.head.kind}, {config.features.input}"),
+            Cell(row_name(result), f"{config.head.kind}, {result.inputs}"),
             Cell(str(ranks[str(result.rank)])),
             Cell(number(on_valid["mean"]), spread(on_valid["std"])),
         ]

@@ -27,7 +27,7 @@ from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
     confirm_with_progress,
     seen_rows,
-    union_of_modalities,
+    union_of_inputs,
     write_board,
 )
 from headsweep.leaderboard.provenance import (
@@ -48,7 +48,7 @@ from headsweep.leaderboard.unblinding import load_test, load_test_subgroups, wit
 from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
 from headsweep.leaderboard.verification.recompute import recompute
 from headsweep.settings import EngineSettings
-from headsweep.studies.references import zero_shot_modalities
+from headsweep.studies.references import zero_shot_inputs
 
 TOLERANCE: Mapping[str, float] = {".json": 0.02, ".csv": 0.02, ".parquet": 0.1}
 """Largest difference allowed on another machine, by kind of file; weights, text and thresholds
@@ -89,11 +89,11 @@ def verify(
     # The finalists keep their own paths, which are part of the files that are compared.
     reading = with_values(finalists[0].config, moved or {}, where="command line")
     names = recorded_names(recorded)
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
-    modalities = zero_shot_modalities(modalities, zero_shot="zero_shot" in names)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
+    inputs = zero_shot_inputs(inputs, zero_shot="zero_shot" in names)
     data = data or Dataset.from_config(reading, progress=True)
-    train, valid = data.search_splits(reading, modalities=modalities)
-    tests = load_test(data, reading, modalities)
+    train, valid = data.search_splits(reading, inputs=inputs)
+    tests = load_test(data, reading, inputs)
     _check_data(folder, recorded, (train, valid, *tests))
     cross_validation = CrossValidation.recorded(recorded, train, valid)
     folds = None if cross_validation is None else cross_validation.folds
@@ -106,9 +106,10 @@ def verify(
         seeds,
         rules_of(recorded),
         search_of(recorded),
-        load_references(names, reading, train),
-        recorded.get("shows_unseen", False),
-        cross_validation,
+        references=load_references(names, reading, train),
+        states_inputs="inputs" in recorded,
+        shows_unseen=recorded.get("shows_unseen", False),
+        cross_validation=cross_validation,
     )
     _check_prompts(folder, recorded, facts)
     confirmed = confirm_with_progress(
