@@ -36,6 +36,7 @@ from headsweep.leaderboard.cross_validation import (
     confirm_folds,
     write_folds,
 )
+from headsweep.leaderboard.feature_health import FEATURE_HEALTH, health_of
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -158,7 +159,9 @@ def finalize(
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows((train, valid, *tests), folder / DATA_ROWS)
         write_cohorts(provenance["cohorts"], folder / COHORTS)
-        write_report(folder, study, results, compared, provenance, rows)
+        health = health_of((train, valid, *tests))
+        write_json(folder / FEATURE_HEALTH, health)
+        write_report(folder, study, results, compared, provenance, rows, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
