@@ -111,12 +111,14 @@ def rarer_class_patients(targets: Targets, patients: Sequence[str]) -> Metric:
 
     This is the number of independent values on which a ranking metric of the label rests.
     """
-    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
-    held = [
-        [len(np.unique(patient[rows])) for rows in members.T]
-        for members in (targets == 1, targets == 0)
-    ]
+    held = [patients_with(members, patients) for members in (targets == 1, targets == 0)]
     return np.asarray(np.min(held, axis=0), dtype=np.float64)
+
+
+def patients_with(rows: NDArray[np.bool_], patients: Sequence[str]) -> Metric:
+    """Return how many patients have a marked row in each column, (n, c) → (c,)."""
+    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
+    return np.array([len(np.unique(patient[column])) for column in rows.T], dtype=np.float64)
 
 
 def interval(

@@ -25,7 +25,7 @@ from headsweep.preflight import check_output
 from headsweep.search.enqueued import complete_params
 from headsweep.search.given_params import fits_space
 from headsweep.search.objective import is_feasible, is_measured, none_feasible
-from headsweep.search.space import distribution
+from headsweep.search.space import distribution, lacks_params
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
@@ -104,8 +104,7 @@ class StoredStudy:
         self.storage = storage
         self._owns_storage = owns_storage
         self._parsed: tuple[str, StudySpec] | None = None
-        self._distributions: dict[str, BaseDistribution] | None = None
-        self._constrained = False
+        self._searched: tuple[StudySpec, dict[str, BaseDistribution]] | None = None
         storage.bind(study_id)
 
     @classmethod
@@ -251,17 +250,19 @@ class StoredStudy:
         return self.storage.get_trial(trial_id)
 
     def fits(self, trial: FrozenTrial) -> bool:
-        """Return whether a finished trial's params lie in the space; another program's may not.
+        """Return whether a finished trial's params are complete and lie in the space.
 
-        Nor does another program measure what the study's constraint bounds.
+        Those of another program may not. Nor does another program measure what the study's
+        constraint bounds.
         """
-        if self._distributions is None:
+        if self._searched is None:
             spec = self.spec
-            self._distributions = {k: distribution(d) for k, d in spec.space.items()}
-            self._constrained = bool(spec.objective.constraint)
-        if self._constrained and not is_measured(trial):
+            self._searched = spec, {k: distribution(d) for k, d in spec.space.items()}
+        spec, distributions = self._searched
+        if spec.objective.constraint and not is_measured(trial):
             return False
-        return fits_space(trial, self._distributions)
+        fitting = fits_space(trial, distributions)
+        return fitting and not lacks_params(trial, spec.space, spec.config)
 
     def best_trials(self, n: int) -> list[FrozenTrial]:
         """Return the `n` best COMPLETE trials, best first; the earlier of two equals comes first.

@@ -29,7 +29,7 @@ from headsweep.search.samplers_and_pruners import (
     rungs,
     trials_at_once,
 )
-from headsweep.search.space import distribution, suggest
+from headsweep.search.space import distribution, lacks_params, suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims, expiry
 from headsweep.storage.attributes import FAILURE, REFUSED
@@ -188,7 +188,8 @@ class WorkerSession:
     def _counts(self, trial: FrozenTrial) -> bool:
         """Return whether a finished trial counts as one of this study, not of another program."""
         measured = not self.spec.objective.constraint or is_measured(trial)
-        return measured and fits_space(trial, self._distributions)
+        fitting = measured and fits_space(trial, self._distributions)
+        return fitting and not lacks_params(trial, self.spec.space, self.spec.config)
 
     def _count_improvements(self, trials: Sequence[FrozenTrial]) -> None:
         if self._new_trials.outdated(trials):
