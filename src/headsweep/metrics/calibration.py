@@ -58,7 +58,8 @@ def _error_of_all_labels(targets: Targets, probabilities: Scores, bins: int) -> 
         for weights in (None, exact.ravel(), targets.T.ravel())
     )
     gap = np.abs(ratio(positive, rows) - ratio(probability, rows))
-    return np.array([np.nansum(label) for label in gap * rows]) / n
+    sums = np.array([np.nansum(label) for label in gap * rows])
+    return np.asarray(sums / n)
 
 
 def reliability(
