@@ -97,6 +97,18 @@ class Leaderboard:
         except (OSError, ValueError) as error:
             raise VerificationError(f"{path}: cannot read the references: {error}") from None
 
+    def cohorts(self) -> pd.DataFrame:
+        """Return rows, scans, patients, labels and label source of every split.
+
+        Returns:
+            The columns of `cohorts.csv`; without rows on leaderboards of earlier versions.
+        """
+        import pandas as pd
+
+        from headsweep.leaderboard.cohorts import HEADER
+
+        return pd.DataFrame(self.provenance.get("cohorts", []), columns=list(HEADER))
+
     def finalist(self, rank: int) -> Path:
         """Return the folder of a finalist.
 

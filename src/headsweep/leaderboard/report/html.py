@@ -11,6 +11,7 @@ import optuna
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
 from headsweep.leaderboard.cohorts import HEADER, cells
+from headsweep.leaderboard.feature_health import health_table
 from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.provenance import search_of
 from headsweep.leaderboard.references.rows import ComparedReferences
@@ -42,6 +43,7 @@ def write_report(
     compared: Mapping[str, Any],
     provenance: Mapping[str, Any],
     references: ComparedReferences,
+    health: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
 
@@ -52,6 +54,7 @@ def write_report(
         compared: paired comparisons, as `comparisons.json` holds them.
         provenance: as `provenance.json` will hold it.
         references: rows that were not searched.
+        health: of the features, as `feature_health.json` holds it.
     """
     valid, *tests = results[0].metrics
     sections = [
@@ -80,6 +83,7 @@ def write_report(
                 for test in tests
                 if "subgroups" in results[0].metrics[test]
             ),
+            health_table(health),
         ],
         best_config=(folder / results[0].folder / "config.yaml").read_text(encoding="utf-8"),
         facts=list(_facts(provenance)),
