@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headsweep.config.schema import BlankLabels, ColumnsConfig, Modality, escapes
+from headsweep.config.schema import BlankLabels, ColumnsConfig, ManifestColumns, escapes
 from headsweep.data.columns import (
     BLANK_CELLS,
     LABEL_VALUES,
@@ -56,11 +57,14 @@ class Manifest:
     scans: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    feature_paths: Mapping[Modality, tuple[str, ...]]
+    feature_paths: Mapping[str, tuple[str, ...]]
     reports: tuple[str, ...] | None
     named_groups: bool = False
     unused: tuple[str, ...] = ()
     warnings: tuple[Fault, ...] = ()
+    label_map: str | None = None
+    """Name of the file through which the labels were read; None where the columns are theirs."""
+    label_map_fingerprint: str | None = None
 
     @property
     def name(self) -> str:
@@ -139,9 +143,14 @@ def read_manifest(
     manifest, faults = _inspect(table, columns, target_labels, blank_labels)
     errors = [fault for fault in faults if fault.severity == "error"]
     if errors or manifest is None:
-        more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
-        raise ManifestError(f"{errors[0]}{more}")
+        raise ManifestError(summary_of_faults(errors))
     return manifest
+
+
+def summary_of_faults(errors: Sequence[Fault]) -> str:
+    """Return one line of the first fault, and how many more there are."""
+    more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
+    return f"{errors[0]}{more}"
 
 
 def read_partly_labelled(
@@ -228,7 +237,7 @@ def _inspect(
     manifest = _assemble(table, cells, columns, labels)
     if labels and len(cells) and not labelled(manifest.targets).any():
         faults.append(Fault(path, None, ALL_BLANK))
-    warnings += _unused_warning(manifest, target_labels)
+    warnings += unused_warning(manifest, target_labels)
     return replace(manifest, warnings=tuple(warnings)), [*faults, *warnings]
 
 
@@ -250,7 +259,8 @@ def mixed_labels(manifest: Manifest) -> str:
     )
 
 
-def _unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
+def unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
+    """Return the warning of columns that hold 0 and 1 but are not read, if there are any."""
     if not manifest.unused or target_labels == ():
         return []
     if target_labels is None:
@@ -269,7 +279,12 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 
 def _normalized(columns: ColumnsConfig) -> ColumnsConfig:
     """Return the names as a table's header has them, without surrounding spaces."""
-    names = {key: value and normalized(value) for key, value in columns.model_dump().items()}
+    names: dict[str, Any] = {
+        key: value and normalized(value)
+        for key, value in columns.model_dump(exclude={"inputs"}).items()
+    }
+    if isinstance(columns, ManifestColumns):
+        names["inputs"] = tuple((name, normalized(column)) for name, column in columns.inputs)
     return columns.model_copy(update=names)
 
 
@@ -295,10 +310,11 @@ def _header_faults(table: Table, columns: ColumnsConfig, labels: Sequence[str]) 
             message = f"{kind} must have distinct names, found {doubles} twice"
             faults.append(Fault(table.path, 1, message))
     if not feature_columns(table.header, columns):
-        wanted_features = f"{columns.visual_feature!r} or {columns.text_feature!r}"
+        named = columns.feature_columns()
         message = (
-            f"a manifest must have a column of feature paths, {wanted_features}: "
-            "data.columns.visual_feature and data.columns.text_feature name them"
+            "a manifest must have a column of feature paths, "
+            f"{' or '.join(map(repr, named.values()))}: "
+            f"{' and '.join(map(columns.key_of, named))} name them"
         )
         faults.append(Fault(table.path, 1, message))
     return faults
@@ -399,7 +415,7 @@ def _assemble(
         scans=_named_or(cells, columns.scan, map(_scan, volumes)),
         labels=labels,
         targets=targets,
-        feature_paths={modality: tuple(cells[name]) for modality, name in features.items()},
+        feature_paths={name: tuple(cells[column]) for name, column in features.items()},
         reports=tuple(map(_joined, zip(*(cells[name] for name in reports), strict=True)))
         if reports
         else None,

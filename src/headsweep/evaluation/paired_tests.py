@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -85,8 +85,36 @@ def compare_macro(
         corrected by Holm and by Benjamini-Hochberg over all pairs. Interval and p-value are None
         with fewer than `MIN_PATIENTS` patients.
     """
-    pairs = []
-    for i, j in combinations(range(len(names)), 2):
+    pairs = combinations(range(len(names)), 2)
+    return _compared(pairs, names, values, draws, patients, rules)
+
+
+def compare_first(
+    names: Sequence[str],
+    values: Sequence[float | None],
+    draws: Sequence[Metric],
+    patients: float,
+    rules: Rules = CURRENT,
+) -> list[dict[str, Any]]:
+    """Compare the first row with every other one; as `compare_macro`, which compares all pairs.
+
+    Returns:
+        A pair for each other row; `a` is the first row. P-values are corrected over these pairs.
+    """
+    pairs = ((0, j) for j in range(1, len(names)))
+    return _compared(pairs, names, values, draws, patients, rules)
+
+
+def _compared(
+    pairs: Iterable[tuple[int, int]],
+    names: Sequence[str],
+    values: Sequence[float | None],
+    draws: Sequence[Metric],
+    patients: float,
+    rules: Rules,
+) -> list[dict[str, Any]]:
+    compared = []
+    for i, j in pairs:
         a, b = values[i], values[j]
         drawn = draws[i] - draws[j]
         drawn = drawn[np.isfinite(drawn)]
@@ -94,8 +122,8 @@ def compare_macro(
         pair: dict[str, Any] = {"a": names[i], "b": names[j]}
         pair["difference"] = None if a is None or b is None else a - b
         pair |= {"ci_low": finite(low), "ci_high": finite(high), "p": finite(p)}
-        pairs.append(pair)
-    return corrected(pairs)
+        compared.append(pair)
+    return corrected(compared)
 
 
 def _percentiles(drawn: Metric, patients: float, rules: Rules) -> tuple[float, float, float]:

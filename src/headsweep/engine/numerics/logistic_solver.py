@@ -33,7 +33,7 @@ SLOPE_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights `(P, d)`, biases `(P,)`, and whether each problem reached `DECREMENT`."""
+    """Weights `(P, d)`, biases `(P,)`, and whether each problem has converged."""
 
     weight: Tensor
     bias: Tensor
@@ -41,7 +41,12 @@ class Solution:
 
 
 def solve_logistic(
-    x: Tensor, targets: Tensor, penalty: Tensor, labelled: Tensor | None = None
+    x: Tensor,
+    targets: Tensor,
+    penalty: Tensor,
+    labelled: Tensor | None = None,
+    *,
+    decrement: float = DECREMENT,
 ) -> Solution:
     """Solve P problems that share the rows of `x`.
 
@@ -51,6 +56,7 @@ def solve_logistic(
         penalty: `(P,)`, positive.
         labelled: `(P, n)`, 1 for rows of a problem that have a label and 0 for others, of which
             every problem has one; None where all have one.
+        decrement: at which a problem is solved; below `DECREMENT` only in double precision.
 
     Returns:
         Weights, biases, and which problems have converged.
@@ -72,8 +78,8 @@ def solve_logistic(
     active = _Problems.start(index, targets, weights, weight, bias)
     for _ in range(MAX_ITERATIONS):
         active.update_gradient(matrix, penalty)
-        direction, bias_direction, decrement = active.direction(guess)
-        done = decrement <= DECREMENT
+        direction, bias_direction, reached = active.direction(guess)
+        done = reached <= decrement
         if done.any():
             finished = active.index[done]
             weight[finished], bias[finished] = active.weight[done], active.bias[done]
