@@ -29,6 +29,14 @@ from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.cohorts import COHORTS, write_cohorts
+from headsweep.leaderboard.ensembles.files import (
+    ensembles_markdown,
+    heads_of,
+    table_rows,
+    write_ensemble_predictor,
+    write_ensembles,
+)
+from headsweep.leaderboard.ensembles.rows import Ensembles, build_ensembles
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -60,6 +68,7 @@ from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
+from headsweep.metrics.ensemble_selection import Selection
 from headsweep.progress import progress_bar
 from headsweep.search.objective import is_feasible, none_feasible
 from headsweep.search.spec import StudySpec
@@ -121,7 +130,10 @@ def finalize(
     refuse_other_data(study, search_fingerprints(train, valid))
     references = load_references(spec.references, spec.config, train)
     facts = StudyFacts(
-        *(stored.name, spec.fingerprint(), searched, seeds), search=ended, references=references
+        *(stored.name, spec.fingerprint(), searched, seeds),
+        search=ended,
+        references=references,
+        selection=Selection() if spec.finalists.ensemble else None,
     )
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
@@ -130,7 +142,7 @@ def finalize(
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
-        results, compared, rows = write_board(
+        results, compared, extra = write_board(
             folder, confirmed, facts, train, valid, tests, subgroups
         )
         splits = (train, valid, *tests)
@@ -138,7 +150,7 @@ def finalize(
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
         write_cohorts(provenance["cohorts"], folder / COHORTS)
-        write_report(folder, study, results, compared, provenance, rows)
+        write_report(folder, study, results, compared, provenance, *extra)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
@@ -178,11 +190,11 @@ def write_board(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
-) -> tuple[list[FinalistResult], dict[str, Any], ComparedReferences]:
+) -> tuple[list[FinalistResult], dict[str, Any], tuple[ComparedReferences, Ensembles]]:
     """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
-        The results, their paired comparisons, and the references.
+        The results, their paired comparisons, and the references and ensembles.
     """
     results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
     if any(subgroups.values()):
@@ -202,14 +214,22 @@ def write_board(
     splits = (valid, *tests)
     references = add_references(facts.references, results[0], train, splits, facts.rules)
     write_references(references, folder)
+    best = (results[0].metrics, results[0].draws)
+    ensembles = build_ensembles(heads_of(results), best, facts.selection, facts.rules)
+    write_ensembles(ensembles, folder)
+    write_ensemble_predictor(ensembles, results, folder, study=facts.name)
+    names = [test.name for test in tests]
     write_tables(
         [leaderboard_row(result, facts, valid.name, data) for result in results],
         folder,
         facts.rules,
         note=facts.search.note if facts.search else "",
-        sections=references_markdown(references, [test.name for test in tests]),
+        sections=[
+            *references_markdown(references, names),
+            *ensembles_markdown(table_rows(ensembles), names),
+        ],
     )
-    return results, compared, references
+    return results, compared, (references, ensembles)
 
 
 def confirm_with_progress(

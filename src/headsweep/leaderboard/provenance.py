@@ -30,10 +30,12 @@ from headsweep.evaluation.summaries import (
     RESAMPLING_SEED,
 )
 from headsweep.leaderboard.cohorts import describe_cohorts
+from headsweep.leaderboard.ensembles.chosen import selection_to_dict
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
+from headsweep.metrics.ensemble_selection import Selection
 from headsweep.metrics.masking import BLANK
 from headsweep.package_info import code_commit
 from headsweep.settings import EngineSettings
@@ -74,6 +76,13 @@ class _References(_Read):
     names: list[Literal["prevalence", "logistic_regression", "knn", "zero_shot"]]
 
 
+class _Selection(_Read):
+    n_bags: Annotated[int, Field(gt=0, le=1000)]
+    share: Annotated[float, Field(gt=0, le=1)]
+    n_rounds: Annotated[int, Field(gt=0, le=1000)]
+    seed: Seed
+
+
 class _Provenance(_Read):
     study: str
     study_fingerprint: str
@@ -84,6 +93,7 @@ class _Provenance(_Read):
     machine: _Machine
     search: SearchFacts | None = None
     references: _References | None = None
+    ensembles: _Selection | None = None
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -101,6 +111,8 @@ class StudyFacts:
     """How the search ended; None on boards of before."""
     references: References = NONE
     """Rows that are not searched; none on boards of before."""
+    selection: Selection | None = None
+    """How the ensemble is selected; None on boards without ensembles."""
 
 
 def describe(
@@ -151,6 +163,7 @@ def describe(
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
         **study.references.to_dict(),
+        **selection_to_dict(study.selection),
     }
 
 
