@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from headsweep.config.values import value_at
 from headsweep.data.dataset import Dataset
 from headsweep.data.manifest_headers import check_test_headers
 from headsweep.data.prompts import prompts_for
@@ -29,7 +30,7 @@ from headsweep.settings import EngineSettings, default_storage_url
 from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
-from headsweep.studies.trials import searched_modalities
+from headsweep.studies.trials import searched_inputs
 from headsweep.workers.signals import stop_in_process
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Study:
         Raises:
             InputError: something given cannot be used; nothing was written.
         """
-        spec = load_spec(study, overrides, n_trials)
+        inputs = None if data is None else {"data.inputs": value_at(data.config, "data.inputs")}
+        spec = load_spec(study, overrides, n_trials, fixed=inputs)
         if data is not None:
             spec = spec.model_copy(update={"config": data.apply_to(spec.config)})
         folder = out_folder(spec, out)
@@ -380,9 +382,15 @@ class Study:
 
 
 def load_spec(
-    study: str | Path | Mapping[str, Any], overrides: Sequence[str], n_trials: int | None
+    study: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    n_trials: int | None,
+    *,
+    fixed: Mapping[str, Any] | None = None,
 ) -> StudySpec:
     """Read a study file, a shipped study or a dict; see `Study.create` for the arguments.
+
+    `fixed` holds config values that replace those of the study.
 
     Returns:
         The checked spec.
@@ -392,9 +400,9 @@ def load_spec(
         ConfigError: a config value is not allowed.
     """
     if isinstance(study, Mapping):
-        spec = study_from_dict(study, overrides)
+        spec = study_from_dict(study, overrides, fixed=fixed)
     else:
-        spec = load_study_file(study_path(Path(study)), overrides)
+        spec = load_study_file(study_path(Path(study)), overrides, fixed=fixed)
     return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
 
 
@@ -411,11 +419,11 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
-    modalities = with_references(spec, searched_modalities(spec))
+    inputs = with_references(spec, searched_inputs(spec))
     data.refuse_mixed_labels(spec.config)
-    train, _ = data.search_splits(spec.config, modalities=modalities)
+    train, _ = data.search_splits(spec.config, inputs=inputs)
     if not data.in_memory:
-        check_test_headers(spec.config, train.labels, modalities)
+        check_test_headers(spec.config, train.labels, inputs)
     if "zero_shot" in spec.references:
         prompts_for(spec.config, train)  # refuses a file that the leaderboard could not use
 

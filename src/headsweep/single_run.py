@@ -153,7 +153,10 @@ def _without_missing_text(config: Config, notice: Notice) -> Config:
         return config
     path = Path(config.paths.manifest_dir) / config.data.train_manifest
     manifest = read_manifest(
-        path, config.data.columns, config.training.target_labels, config.data.blank_labels
+        path,
+        config.data.manifest_columns,
+        config.training.target_labels,
+        config.data.blank_labels,
     )
     if "text" in manifest.feature_paths:
         return config

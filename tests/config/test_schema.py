@@ -258,6 +258,8 @@ OTHER_VALUES |= {"data.blank_labels": "mask", "data.label_maps": {"valid.csv": "
 OTHER_VALUES |= {"data.zero_shot": "prompts.npz"}
 OTHER_VALUES |= {"training.metric": "auroc_macro"}
 OTHER_VALUES |= {
+    "data.inputs": {"ct_clip": {"column": "c", "modality": "visual"}},
+    "features.partner": "text",
     "head.init": "zero",
     "training.adam_betas": [0.8, 0.99],
     "training.adam_epsilon": 1e-6,

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from headsweep.data.dataset import Dataset, required_modalities
+from headsweep.data.dataset import Dataset, required_inputs
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.engine.train_configs import train_to_end
 from headsweep.leaderboard.finalize import finalize
@@ -106,8 +106,8 @@ def add_trials(study: Study, n: int, *, seed: int) -> None:
     """Train `n` more trials with random parameters, and store their values."""
     spec, stored = study.spec, study.optuna
     stored.sampler = optuna.samplers.RandomSampler(seed=seed)
-    modalities = required_modalities(spec.config)
-    splits = Dataset.from_config(spec.config).search_splits(modalities=modalities)
+    inputs = required_inputs(spec.config)
+    splits = Dataset.from_config(spec.config).search_splits(inputs=inputs)
     trials = [stored.ask() for _ in range(n)]
     for trial in trials:
         suggest(trial, spec.space, spec.config)

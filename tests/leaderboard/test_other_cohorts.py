@@ -100,6 +100,10 @@ def test_board_names_its_cohorts_in_a_table_and_on_the_report(followed) -> None:
     assert other["blank_labels"] == str((truth["opacity"] == "").sum())
     assert int(cohorts["valid"]["blank_labels"]) == -(-int(cohorts["valid"]["rows"]) // 4)
     assert cohorts["train"]["label_source"] == "train.csv"
+    frame = hs.Leaderboard(folder / "outputs/cohorts").cohorts()
+    assert [{k: str(v) for k, v in row.items()} for row in frame.to_dict("records")] == [
+        *cohorts.values()
+    ]
     for name in ("rows", "scans", "patients"):
         assert other[name] == cohorts["test_manual_all"][name]
     report = (folder / "outputs/cohorts/report.html").read_text(encoding="utf-8")
@@ -145,6 +149,44 @@ def test_evaluate_of_a_head_on_the_second_cohort_gives_the_figures_of_the_board(
     y, logit = board["y_true:Emphysema"], board["y_logit:Emphysema"]
     expected = average_precision_score(y, logit)
     assert metrics["per_label"]["Emphysema"]["auprc"]["mean"] == pytest.approx(expected)
+
+
+def test_show_of_a_board_with_undefined_labels_succeeds(followed, headsweep) -> None:
+    folder, _ = followed
+    for form in ((), ("--markdown",), ("--html",), ("--csv",)):
+        ended = headsweep("leaderboard", "show", folder / "outputs/cohorts", *form)
+        assert ended.code == 0, ended.err
+        assert "rad_chestct" in ended.out
+
+
+@pytest.mark.parametrize("manifest", ["valid.csv", "rad_chestct.csv"])
+def test_run_with_only_blank_labels_ends_before_the_search(
+    followed, headsweep, monkeypatch, manifest
+) -> None:
+    folder, _ = followed
+    monkeypatch.chdir(folder)
+    path = folder / "data/manifests" / manifest
+    text = path.read_text()
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    labels = [n for n in frame if n in LABELS or (n.islower() and not n.endswith(("name", "path")))]
+    frame[labels] = ""
+    frame.to_csv(path, index=False)
+    ended = headsweep("run", "cohorts.yaml", "study.name=other")
+    path.write_text(text)
+    assert ended.code == 2
+    assert f"{manifest}: a manifest must have labels, found only blank label cells" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_run_with_a_map_for_a_manifest_that_is_not_there_ends_before_the_search(
+    followed, headsweep, monkeypatch
+) -> None:
+    folder, _ = followed
+    monkeypatch.chdir(folder)
+    ended = headsweep("run", "cohorts.yaml", "data.test_manifests=[test_manual_all.csv]")
+    assert ended.code == 2
+    assert "data.label_maps: no manifest 'rad_chestct.csv'" in ended.err
+    assert ended.err.count("\n") == 1
 
 
 def test_python_of_the_page_makes_a_data_set_with_blank_labels() -> None:

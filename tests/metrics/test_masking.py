@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -69,6 +71,28 @@ def test_ranking_with_blank_labels_equals_sklearn_on_the_other_rows(
     assert np.isnan(auprc[0, ABSENT])
     assert n_defined(auprc)[0] == 2
     assert macro(auprc)[0] == pytest.approx(auprc[0, :2].mean())
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_rows_without_any_label_change_no_metric(data: st.DataObject) -> None:
+    n, k = data.draw(st.integers(2, 30)), data.draw(st.integers(1, 10))
+    seed = data.draw(st.integers(0, 2**16))
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(np.array([0, 1, BLANK], np.uint8), (n, 2))
+    scores = np.round(rng.random((n + k, 2)), 1)
+    at = np.sort(rng.choice(n + k, n, replace=False))
+    more = np.full((n + k, 2), BLANK, np.uint8)
+    more[at] = targets
+    fewer = scores[at]
+    for one, other in zip(
+        average_precision_and_auroc(more, scores[None]),
+        average_precision_and_auroc(targets, fewer[None]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    for function in (brier, expected_calibration_error, f1_optimal, youden_optimal):
+        np.testing.assert_allclose(function(more, scores), function(targets, fewer))
 
 
 def test_thresholds_and_counts_with_blank_labels_equal_sklearn_on_the_other_rows(

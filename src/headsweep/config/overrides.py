@@ -77,12 +77,20 @@ PARSER_ERRORS = (
 """What Hydra's parser raises on texts that it does not understand."""
 
 
-def compose_config(overrides: Sequence[str], *, where: str) -> Config:
+def compose_config(
+    overrides: Sequence[str],
+    *,
+    where: str,
+    given: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> Config:
     """Compose the config that a list of group choices and `key=value` overrides describes.
 
     Args:
         overrides: Hydra's override grammar, such as `head=mlp` and `training.batch_size=64`.
         where: file or command the overrides came from, for the error.
+        given: plain values by key, which `overrides` may replace.
+        fixed: plain values by key, which replace those of `overrides`.
 
     Returns:
         The config.
@@ -92,7 +100,8 @@ def compose_config(overrides: Sequence[str], *, where: str) -> Config:
             is not allowed, an interpolation, or anything that addresses Hydra itself.
     """
     overrides = meaningful(overrides, where=where)
-    values = dict(override_value(text, where=where) for text in overrides)
+    values = {**(given or {}), **dict(override_value(text, where=where) for text in overrides)}
+    values |= fixed or {}
     choices = {key: values.pop(key) for key in GROUPS if key in values}
     for group, choice in choices.items():
         known = group_options(group)
@@ -221,14 +230,22 @@ def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
         rule = f"overrides in a file must have at most {MAX_CHARACTERS} characters"
         raise ConfigError(f"{where}: {rule}, found {found}")
     for text in overrides:
-        key, value = override_value(text, where=where)
-        names = list(value.values()) if isinstance(value, dict) else value
-        for name in names if isinstance(names, list) else [names]:
-            if key in LOCAL and escapes(str(name)):
-                raise ConfigError(
-                    f"{where}: {key} in a file must be a relative path without '..' "
-                    f"(the command line may give others), found {name!r}"
-                )
+        refuse_escaping_value(*override_value(text, where=where), where=where)
+
+
+def refuse_escaping_value(key: str, value: Any, *, where: str) -> None:
+    """Refuse a value in an untrusted file that writes or reads manifests outside their folders.
+
+    Raises:
+        ConfigError: the key is one of `LOCAL` and the value an absolute path, or one with `..`.
+    """
+    names = list(value.values()) if isinstance(value, dict) else value
+    for name in names if isinstance(names, list) else [names]:
+        if key in LOCAL and escapes(str(name)):
+            raise ConfigError(
+                f"{where}: {key} in a file must be a relative path without '..' "
+                f"(the command line may give others), found {name!r}"
+            )
 
 
 def hydra_override(text: str, *, where: str) -> Override:

@@ -25,6 +25,16 @@ from pydantic import (
 )
 
 from headsweep.config.fingerprints import ADDED_KEYS, without_added_defaults, without_irrelevant
+from headsweep.config.inputs import (
+    BUILT_IN,
+    Modality,
+    check_input,
+    check_known,
+    check_names,
+    input_names,
+    joined_input,
+    paired_inputs,
+)
 from headsweep.config.messages import nearest, unknown_key
 from headsweep.errors import ConfigError
 
@@ -52,8 +62,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 FolderName = Annotated[str, AfterValidator(_given)]
 
-Modality = Literal["visual", "text"]
-FeatureInput = Literal["visual", "text", "both"]
+FeatureInput = Annotated[str, BeforeValidator(joined_input), AfterValidator(check_input)]
 Normalization = Literal["none", "l2", "layer", "std", "zscore", "whiten"]
 Init = Literal["default", "normal", "zero"]
 Precision = Literal["float32", "tf32", "bf16"]
@@ -143,7 +152,12 @@ class FeaturesConfig(Section):
     """Which features enter the head, and how they are normalised (fitted on train only)."""
 
     input: FeatureInput = "visual"
-    """Features that the head reads; `both` joins visual and text features side by side."""
+    """Features that the head reads: `visual`, `text`, `both` of these side by side, the name of an
+    input in `data.inputs`, or several names joined by `+`, as in `ct_clip+colipri`; a list of
+    names is joined."""
+    partner: str | None = None
+    """Input of the other modality that a retrieval head pairs with `input`; null takes the only
+    one in `data.inputs`, or `visual` and `text` for each other."""
     normalization: Normalization = "zscore"
     """`l2` scales rows to length 1, `layer` rows to mean 0 and variance 1, `std` columns to
     variance 1 without centring them, `zscore` columns to mean 0 and variance 1, and `whiten` also
@@ -262,6 +276,37 @@ class ColumnsConfig(Section):
     """Column of the scans, whose rows share labels and report; null takes them from CT-RATE's
     volume names, or takes every volume as a scan of its own."""
 
+    def feature_columns(self) -> dict[str, str]:
+        """Return the columns of feature paths by the name of the input."""
+        return {"visual": self.visual_feature, "text": self.text_feature}
+
+    def key_of(self, name: str) -> str:
+        """Return the config key that names the column of an input."""
+        return f"data.columns.{name}_feature"
+
+
+class InputConfig(Section):
+    """The features of one encoder."""
+
+    column: str
+    """Column of the features' files, relative to `paths.data_root`."""
+    modality: Modality
+    """`visual` for features of the volumes, `text` for features of the reports."""
+
+
+class ManifestColumns(ColumnsConfig):
+    """Names of the manifest's columns, with those of named inputs."""
+
+    inputs: tuple[tuple[str, str], ...] = ()
+
+    def feature_columns(self) -> dict[str, str]:
+        """Return the columns of feature paths by the name of the input."""
+        return super().feature_columns() | dict(self.inputs)
+
+    def key_of(self, name: str) -> str:
+        """Return the config key that names the column of an input."""
+        return super().key_of(name) if name in BUILT_IN else f"data.inputs.{name}.column"
+
 
 class DataConfig(Section):
     """Which manifests are read; names are relative to `paths.manifest_dir`."""
@@ -281,6 +326,9 @@ class DataConfig(Section):
     """Manifests of the test rows; each is measured by itself."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of the manifests' columns."""
+    inputs: Mapping[str, InputConfig] | None = None
+    """Features of several encoders by a name of your choice: `{ct_clip: {column: ct_clip_path,
+    modality: visual}, …}`; `features.input` names those that a head reads."""
     feature_key: str | None = None
     """Name of the array or tensor that holds the features, in files with several; null takes
     `arr`, `embeddings`, or the only one."""
@@ -302,6 +350,15 @@ class DataConfig(Section):
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
 
     @model_validator(mode="after")
+    def _inputs_have_names_and_columns_of_their_own(self) -> Self:
+        if self.inputs is not None:
+            try:
+                check_names({name: one.column for name, one in self.inputs.items()})
+            except ValueError as error:
+                raise ValueError(f"data.inputs: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _label_maps_are_of_manifests(self) -> Self:
         named = [name for name in (self.val_manifest, *self.test_manifests) if name is not None]
         for name in self.label_maps or {}:
@@ -316,6 +373,18 @@ class DataConfig(Section):
                     "data.val_manifest and data.test_manifests name them"
                 )
         return self
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """Modality of every input, by name; the built-in ones first."""
+        named = self.inputs or {}
+        return {**BUILT_IN, **{name: one.modality for name, one in named.items()}}
+
+    @property
+    def manifest_columns(self) -> ManifestColumns:
+        """Names of the manifests' columns, with those of named inputs."""
+        named = tuple((name, one.column) for name, one in (self.inputs or {}).items())
+        return ManifestColumns(**self.columns.model_dump(), inputs=named)
 
 
 class PathsConfig(Section):
@@ -401,6 +470,16 @@ class Config(Section):
     """Folders of data and results."""
     logging: LoggingConfig = LoggingConfig()
     """Loggers of single runs."""
+
+    @model_validator(mode="after")
+    def _inputs_are_known(self) -> Self:
+        features, modalities = self.features, self.data.modalities
+        check_known(input_names(features.input), tuple(modalities), "features.input")
+        if features.partner is not None:
+            check_known((features.partner,), tuple(modalities), "features.partner")
+        if isinstance(self.head, RetrievalConfig):
+            paired_inputs(features.input, features.partner, modalities)
+        return self
 
     @model_validator(mode="after")
     def _lbfgs_is_for_logistic_regression(self) -> Self:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from headsweep.config.inputs import BUILT_IN, Modality, check_name
 from headsweep.config.messages import nearest
-from headsweep.config.schema import BlankLabels, Config, Modality, SharedContent
+from headsweep.config.schema import BlankLabels, Config, SharedContent
 from headsweep.data.ct_rate.names import groups_of
 from headsweep.data.loading import (
     LoadedSplit,
@@ -26,7 +27,6 @@ from headsweep.data.loading import (
 )
 from headsweep.data.manifest import ALL_BLANK, Manifest
 from headsweep.data.splits import (
-    MODALITIES,
     Split,
     content_fingerprint,
     row_digests,
@@ -57,7 +57,7 @@ class _Rows:
     scans: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    features: Mapping[Modality, NDArray[np.float32]]
+    features: Mapping[str, NDArray[np.float32]]
     reports: tuple[str, ...] | None
 
 
@@ -84,31 +84,31 @@ class ArraySource:
         """Names of the test splits."""
         return tuple(name for name in self._splits if name not in {"train", "valid"})
 
-    def search_splits(self, config: Config, modalities: Sequence[Modality]) -> tuple[Split, Split]:
+    def search_splits(self, config: Config, inputs: Sequence[str]) -> tuple[Split, Split]:
         """Return train and valid with the labels and features that the config reads.
 
         Raises:
-            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+            ManifestError: the data lack a label of `training.target_labels`, or an input.
         """
-        train = self._chosen("train", config, modalities)
+        train = self._chosen("train", config, inputs)
         refuse_unlabelled(train, ARRAYS)
-        return train, self._chosen("valid", config, modalities)
+        return train, self._chosen("valid", config, inputs)
 
-    def test_splits(self, config: Config, modalities: Sequence[Modality]) -> list[Split]:
+    def test_splits(self, config: Config, inputs: Sequence[str]) -> list[Split]:
         """Return the test splits with the labels and features that the config reads.
 
         Raises:
-            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+            ManifestError: the data lack a label of `training.target_labels`, or an input.
         """
-        return [self._chosen(name, config, modalities) for name in self.test_names]
+        return [self._chosen(name, config, inputs) for name in self.test_names]
 
-    def splits_alone(self, config: Config, modalities: Sequence[Modality] | None) -> list[Split]:
-        """Return the test splits; None as `modalities` keeps all of them.
+    def splits_alone(self, config: Config, inputs: Sequence[str] | None) -> list[Split]:
+        """Return the test splits; None as `inputs` keeps the features of all.
 
         Raises:
-            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+            ManifestError: the data lack a label of `training.target_labels`, or an input.
         """
-        return self.test_splits(config, modalities or tuple(self._splits["train"].features))
+        return self.test_splits(config, inputs or tuple(self._splits["train"].features))
 
     def labels(self, config: Config) -> tuple[str, ...]:
         """Return the labels that the config trains.
@@ -127,13 +127,13 @@ class ArraySource:
     def refuse_mixed_labels(self, config: Config) -> None:
         """Accept any labels: those of arrays are named one by one."""
 
-    def _chosen(self, name: str, config: Config, modalities: Sequence[Modality]) -> Split:
+    def _chosen(self, name: str, config: Config, inputs: Sequence[str]) -> Split:
         split = self._splits[name]
-        for modality in modalities:
-            if modality not in split.features:
+        for one in inputs:
+            if one not in split.features:
                 raise ManifestError(
-                    f"{ARRAYS}: the config reads {modality} features, but the data have only "
-                    f"{', '.join(split.features)}"
+                    f"{ARRAYS}: the config reads {one} features, but the data have only "
+                    f"{', '.join(split.features)}.{nearest(one, tuple(split.features))}"
                 )
         labels = self.labels(config)
         if labels != split.labels:
@@ -152,13 +152,15 @@ class ArraySource:
                 ),
                 split.feature_fingerprints,
             )
-        return split.with_modalities(modalities)
+        split = replace(split, n_left_out=self._splits[name].n_left_out)
+        return split.with_inputs(inputs)
 
 
 def source_of_arrays(
-    features: Mapping[Modality, ArrayLike],
+    features: Mapping[str, ArrayLike],
     targets: ArrayLike,
     *,
+    modalities: Mapping[str, Modality],
     labels: Sequence[str],
     patients: Sequence[Any] | None,
     split: Sequence[Any] | None,
@@ -203,38 +205,40 @@ def source_of_arrays(
         names = tuple("valid" if i in to_valid else name for i, name in enumerate(names))
     _refuse_divided_patients(rows.patients, names)
     order = ("train", "valid", *dict.fromkeys(n for n in names if n not in {"train", "valid"}))
-    return ArraySource({name: _take(rows, name, names) for name in order}, shared_content)
+    return ArraySource(
+        {name: _take(rows, name, names, modalities) for name in order}, shared_content
+    )
 
 
 def frame_arrays(
-    frame: pd.DataFrame, features: Mapping[Modality, str | Sequence[str] | NDArray[Any]]
-) -> dict[Modality, NDArray[Any]]:
+    frame: pd.DataFrame, features: Mapping[str, str | Sequence[str] | NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     """Collect the feature matrices that a frame's columns hold.
 
     Args:
         frame: one row a volume.
-        features: for each modality the column that holds vectors, the numeric columns, or the
+        features: for each input the column that holds vectors, the numeric columns, or the
             matrix itself.
 
     Returns:
-        For each modality an array with one row for each row of the frame.
+        For each input an array with one row for each row of the frame.
 
     Raises:
         FeatureError: a column does not hold vectors of one width.
     """
-    matrices: dict[Modality, NDArray[Any]] = {}
-    for modality, given in features.items():
+    matrices: dict[str, NDArray[Any]] = {}
+    for one, given in features.items():
         if isinstance(given, np.ndarray):
-            matrices[modality] = given
+            matrices[one] = given
         elif isinstance(given, str):
             try:
-                matrices[modality] = np.stack([np.asarray(v) for v in column(frame, given)])
+                matrices[one] = np.stack([np.asarray(v) for v in column(frame, given)])
             except ValueError as error:
                 raise FeatureError(
                     f"column {given!r} must hold one vector a row, all of one width: {error}"
                 ) from None
         else:
-            matrices[modality] = np.column_stack([column(frame, name) for name in given])
+            matrices[one] = np.column_stack([column(frame, name) for name in given])
     return matrices
 
 
@@ -254,7 +258,7 @@ def column(frame: pd.DataFrame, name: str) -> NDArray[Any]:
 
 
 def _checked_rows(
-    features: Mapping[Modality, ArrayLike],
+    features: Mapping[str, ArrayLike],
     targets: ArrayLike,
     labels: Sequence[str],
     *,
@@ -289,36 +293,36 @@ def _checked_rows(
 
 
 def _checked_features(
-    features: Mapping[Modality, ArrayLike],
-) -> dict[Modality, NDArray[np.float32]]:
+    features: Mapping[str, ArrayLike],
+) -> dict[str, NDArray[np.float32]]:
     if not features:
-        raise FeatureError("features must hold visual or text features, found none")
-    matrices: dict[Modality, NDArray[np.float32]] = {}
-    for modality, given in features.items():
-        if modality not in MODALITIES:
-            raise FeatureError(
-                f"unknown modality {modality!r} in features: use 'visual' for the encoder's "
-                "features and 'text' for those of reports"
-            )
+        raise FeatureError("features must hold the features of an encoder, found none")
+    matrices: dict[str, NDArray[np.float32]] = {}
+    for one, given in features.items():
+        if one not in BUILT_IN:
+            try:
+                check_name(one)
+            except ValueError as error:
+                raise FeatureError(f"features: {error}") from None
         try:
             with np.errstate(over="ignore"):
                 matrix = np.ascontiguousarray(given, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise FeatureError(f"features[{modality!r}] must be numbers: {error}") from None
+            raise FeatureError(f"features[{one!r}] must be numbers: {error}") from None
         if matrix.ndim != 2 or 0 in matrix.shape:
             raise FeatureError(
-                f"features[{modality!r}] must have shape (rows, width), found {matrix.shape}"
+                f"features[{one!r}] must have shape (rows, width), found {matrix.shape}"
             )
         if not (finite := np.isfinite(matrix)).all():
             row, index = np.argwhere(~finite)[0]
             raise FeatureError(
                 f"{ARRAYS}:{row}: features must be finite, found {matrix[row, index]} in "
-                f"features[{modality!r}][{row}, {index}]"
+                f"features[{one!r}][{row}, {index}]"
             )
-        matrices[modality] = matrix
-    rows = {modality: len(matrix) for modality, matrix in matrices.items()}
+        matrices[one] = matrix
+    rows = {one: len(matrix) for one, matrix in matrices.items()}
     if len(set(rows.values())) > 1:
-        raise FeatureError(f"features of all modalities must have equally many rows, found {rows}")
+        raise FeatureError(f"features of all inputs must have equally many rows, found {rows}")
     return matrices
 
 
@@ -415,7 +419,9 @@ def _side(name: str) -> str:
     return name if name in {"train", "valid"} else "test"
 
 
-def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
+def _take(
+    rows: _Rows, name: str, names: Sequence[str], modalities: Mapping[str, Modality]
+) -> LoadedSplit:
     chosen = [i for i, other in enumerate(names) if other == name]
 
     def pick(values: Sequence[str]) -> tuple[str, ...]:
@@ -427,12 +433,12 @@ def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
         pick(rows.scans),
         rows.labels,
         rows.targets[chosen],
-        {modality: matrix[chosen] for modality, matrix in rows.features.items()},
+        {one: matrix[chosen] for one, matrix in rows.features.items()},
         None if rows.reports is None else pick(rows.reports),
     )
     fingerprints = {
-        modality: content_fingerprint(of_split.volumes, matrix)
-        for modality, matrix in of_split.features.items()
+        one: content_fingerprint(of_split.volumes, matrix)
+        for one, matrix in of_split.features.items()
     }
     manifest = Manifest(
         path=ARRAYS,
@@ -449,11 +455,12 @@ def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
     return LoadedSplit(
         manifest,
         _to_split(name, of_split, fingerprints),
-        {modality: row_digests(matrix) for modality, matrix in of_split.features.items()},
+        {one: row_digests(matrix) for one, matrix in of_split.features.items()},
+        modalities,
     )
 
 
-def _to_split(name: str, rows: _Rows, fingerprints: Mapping[Modality, str]) -> Split:
+def _to_split(name: str, rows: _Rows, fingerprints: Mapping[str, str]) -> Split:
     return Split(
         name=name,
         volumes=rows.volumes,

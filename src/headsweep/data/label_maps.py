@@ -227,5 +227,7 @@ def map_of(config: Config, manifest: str, labels: Sequence[str]) -> LabelMap | N
         return None
     folder = Path(config.paths.manifest_dir)
     header = read_header(folder / manifest)
-    others = candidates(read_header(folder / config.data.train_manifest), config.data.columns)
+    others = candidates(
+        read_header(folder / config.data.train_manifest), config.data.manifest_columns
+    )
     return read_label_map(path, labels, header, others)

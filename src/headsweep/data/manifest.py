@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headsweep.config.schema import BlankLabels, ColumnsConfig, Modality, escapes
+from headsweep.config.schema import BlankLabels, ColumnsConfig, ManifestColumns, escapes
 from headsweep.data.columns import (
     BLANK_CELLS,
     LABEL_VALUES,
@@ -56,7 +57,7 @@ class Manifest:
     scans: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    feature_paths: Mapping[Modality, tuple[str, ...]]
+    feature_paths: Mapping[str, tuple[str, ...]]
     reports: tuple[str, ...] | None
     named_groups: bool = False
     unused: tuple[str, ...] = ()
@@ -278,7 +279,12 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 
 def _normalized(columns: ColumnsConfig) -> ColumnsConfig:
     """Return the names as a table's header has them, without surrounding spaces."""
-    names = {key: value and normalized(value) for key, value in columns.model_dump().items()}
+    names: dict[str, Any] = {
+        key: value and normalized(value)
+        for key, value in columns.model_dump(exclude={"inputs"}).items()
+    }
+    if isinstance(columns, ManifestColumns):
+        names["inputs"] = tuple((name, normalized(column)) for name, column in columns.inputs)
     return columns.model_copy(update=names)
 
 
@@ -304,10 +310,11 @@ def _header_faults(table: Table, columns: ColumnsConfig, labels: Sequence[str]) 
             message = f"{kind} must have distinct names, found {doubles} twice"
             faults.append(Fault(table.path, 1, message))
     if not feature_columns(table.header, columns):
-        wanted_features = f"{columns.visual_feature!r} or {columns.text_feature!r}"
+        named = columns.feature_columns()
         message = (
-            f"a manifest must have a column of feature paths, {wanted_features}: "
-            "data.columns.visual_feature and data.columns.text_feature name them"
+            "a manifest must have a column of feature paths, "
+            f"{' or '.join(map(repr, named.values()))}: "
+            f"{' and '.join(map(columns.key_of, named))} name them"
         )
         faults.append(Fault(table.path, 1, message))
     return faults
@@ -408,7 +415,7 @@ def _assemble(
         scans=_named_or(cells, columns.scan, map(_scan, volumes)),
         labels=labels,
         targets=targets,
-        feature_paths={modality: tuple(cells[name]) for modality, name in features.items()},
+        feature_paths={name: tuple(cells[column]) for name, column in features.items()},
         reports=tuple(map(_joined, zip(*(cells[name] for name in reports), strict=True)))
         if reports
         else None,

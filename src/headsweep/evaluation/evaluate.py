@@ -82,17 +82,17 @@ def evaluate(
     predictor = load_predictor(folder / MODEL)
     labels = {"training.target_labels": list(predictor.spec.labels)}
     config = with_values(config, labels, where=str(folder))
-    modalities = tuple(predictor.spec.shape.widths)
+    inputs = tuple(predictor.inputs)
     if data is None and tune:
         check_manifests(config)
     data = data or Dataset.from_config(config, progress=progress)
     if tune:
-        _, valid = data.search_splits(config, modalities=modalities)
+        _, valid = data.search_splits(config, inputs=inputs)
         thresholds = choose_thresholds(predict(predictor, valid))
-        splits = data.test_splits(config, modalities=modalities)
+        splits = data.test_splits(config, inputs=inputs)
     else:
         thresholds = no_thresholds(len(predictor.spec.labels))
-        splits = data.splits_alone(config, modalities=modalities)
+        splits = data.splits_alone(config, inputs=inputs)
     return write_metrics([predict(predictor, split) for split in splits], thresholds, out)
 
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import Modality
 from headsweep.data.dataset import Split
 from headsweep.errors import VerificationError
 from headsweep.evaluation.rules import CURRENT, Rules
@@ -86,7 +85,7 @@ def predictions_on(
 
 
 def score_features(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]]
 ) -> tuple[Scores, NDArray[np.float32] | None]:
     """Score raw features.
 
@@ -97,7 +96,7 @@ def score_features(
 
 
 def _scored(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]], rules: Rules
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]], rules: Rules
 ) -> tuple[Scores, NDArray[np.float32] | None]:
     if not rules.ranks_logits:
         return predictor(_tensors(predictor, features)).numpy().astype(np.float32), None
@@ -296,12 +295,9 @@ def _targets(table: pa.Table, labels: Sequence[str]) -> NDArray[Any]:
 
 
 def _tensors(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
-) -> dict[Modality, torch.Tensor]:
-    return {
-        modality: torch.from_numpy(np.array(features[modality]))
-        for modality in predictor.spec.shape.widths
-    }
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]]
+) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(features[name])) for name in predictor.inputs}
 
 
 def _write(

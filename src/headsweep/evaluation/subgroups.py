@@ -32,6 +32,14 @@ SUBGROUPS = "subgroups.parquet"
 Attributes = Mapping[str, Sequence[str]]
 """Subgroup of every row by attribute."""
 
+CONTENT, UNSEEN, IN_TRAIN = "content", "unseen", "also in train"
+"""Attribute and subgroups of rows whose report or features train lacks, or has."""
+
+
+def content_alone(attributes: Attributes) -> Attributes:
+    """Return the attribute `content` without the others, if it is among them."""
+    return {name: groups for name, groups in attributes.items() if name == CONTENT}
+
 
 def subgroup_report(
     by_seed: Sequence[Predictions], attributes: Attributes, rules: Rules = CURRENT

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headsweep.config.schema import HeadConfig, Modality
-from headsweep.heads.base import MODALITIES_OF, Head, HeadShape
+from headsweep.config.inputs import BUILT_IN, Modality, joined_input
+from headsweep.config.schema import HeadConfig
+from headsweep.heads.base import Head, HeadShape
 from headsweep.metrics.ensemble_selection import weighted_mean
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class EnsembleHead(Head):
         """The members."""
         return cast("Iterable[Predictor]", self.members)
 
-    def logits(self, views: Mapping[Modality, Tensor]) -> Tensor | None:
+    def logits(self, views: Mapping[str, Tensor]) -> Tensor | None:
         """Return the mean logits `(n, c)`; None if a member has none."""
         found = [one.head.logits(one.views(views)) for one in self.predictors]
         known = [logits.cpu().numpy() for logits in found if logits is not None]
@@ -49,7 +50,7 @@ class EnsembleHead(Head):
             return None
         return torch.from_numpy(weighted_mean(known, self.weights).astype(np.float32))
 
-    def probabilities(self, views: Mapping[Modality, Tensor]) -> Tensor:
+    def probabilities(self, views: Mapping[str, Tensor]) -> Tensor:
         """Return label probabilities `(n, c)` in float64."""
         logits = self.logits(views)
         if logits is not None:
@@ -64,15 +65,22 @@ def joint_shape(shapes: Sequence[HeadShape]) -> HeadShape:
     Raises:
         ValueError: they differ in the width of a feature, or in the number of labels.
     """
-    widths: dict[Modality, int] = {}
+    widths: dict[str, int] = {}
+    modalities: dict[str, Modality] = {}
     for shape in shapes:
-        for modality, width in shape.widths.items():
-            if widths.setdefault(modality, width) != width:
+        modalities |= shape.modalities
+        for name, width in shape.widths.items():
+            if widths.setdefault(name, width) != width:
                 raise ValueError(
-                    f"members of an ensemble must read {modality} features of one width, "
-                    f"found {widths[modality]} and {width}"
+                    f"members of an ensemble must read {name} features of one width, "
+                    f"found {widths[name]} and {width}"
                 )
     if len({shape.n_labels for shape in shapes}) > 1:
         raise ValueError("members of an ensemble must have the same labels")
-    read = next(name for name, names in MODALITIES_OF.items() if {*names} == {*widths})
-    return HeadShape({m: widths[m] for m in MODALITIES_OF[read]}, read, shapes[0].n_labels)
+    names = [name for name in (*BUILT_IN, *modalities) if name in widths]
+    return HeadShape(
+        {name: widths[name] for name in names},
+        joined_input(names),
+        shapes[0].n_labels,
+        modalities,
+    )

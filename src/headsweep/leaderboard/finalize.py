@@ -15,12 +15,12 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from headsweep.atomic_files import locked, write_json
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.dataset import (
-    MODALITIES,
     Dataset,
     Split,
-    required_modalities,
+    in_order,
+    required_inputs,
     search_fingerprints,
 )
 from headsweep.engine.slots import EpochReport
@@ -37,6 +37,7 @@ from headsweep.leaderboard.ensembles.files import (
     write_ensembles,
 )
 from headsweep.leaderboard.ensembles.rows import Ensembles, build_ensembles
+from headsweep.leaderboard.feature_health import FEATURE_HEALTH, health_of
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -67,7 +68,7 @@ from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
-from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
+from headsweep.leaderboard.unblinding import load_test_subgroups, open_test, with_content
 from headsweep.metrics.ensemble_selection import Selection
 from headsweep.progress import progress_bar
 from headsweep.search.objective import is_feasible, none_feasible
@@ -123,10 +124,10 @@ def finalize(
     seeds = tuple(sorted(spec.finalists.seeds))
     ended = SearchFacts.of(stored.summary(), spec)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
-    modalities = with_references(spec, modalities)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
+    inputs = with_references(spec, inputs)
     data = data or Dataset.from_config(spec.config, progress=True)
-    train, valid = data.search_splits(spec.config, modalities=modalities)
+    train, valid = data.search_splits(spec.config, inputs=inputs)
     refuse_other_data(study, search_fingerprints(train, valid))
     references = load_references(spec.references, spec.config, train)
     facts = StudyFacts(
@@ -134,14 +135,16 @@ def finalize(
         search=ended,
         references=references,
         selection=Selection() if spec.finalists.ensemble else None,
+        shows_unseen=True,
     )
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
         confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
         named = [finalist.trial for finalist in finalists]
-        openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
+        openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
+        subgroups = with_content(subgroups, train, tests)
         results, compared, extra = write_board(
             folder, confirmed, facts, train, valid, tests, subgroups
         )
@@ -150,7 +153,9 @@ def finalize(
         provenance = describe(facts, order, openings, splits, settings)
         write_data_rows(splits, folder / DATA_ROWS)
         write_cohorts(provenance["cohorts"], folder / COHORTS)
-        write_report(folder, study, results, compared, provenance, *extra)
+        health = health_of(splits)
+        write_json(folder / FEATURE_HEALTH, health)
+        write_report(folder, study, results, compared, provenance, *extra, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
@@ -212,10 +217,12 @@ def write_board(
     )
     write_json(folder / COMPARISONS, compared)
     splits = (valid, *tests)
-    references = add_references(facts.references, results[0], train, splits, facts.rules)
+    references = add_references(facts.references, results[0], train, splits, subgroups, facts.rules)
     write_references(references, folder)
     best = (results[0].metrics, results[0].draws)
-    ensembles = build_ensembles(heads_of(results), best, facts.selection, facts.rules)
+    ensembles = build_ensembles(
+        heads_of(results), best, facts.selection, facts.rules, subgroups=subgroups
+    )
     write_ensembles(ensembles, folder)
     write_ensemble_predictor(ensembles, results, folder, study=facts.name)
     names = [test.name for test in tests]
@@ -254,10 +261,10 @@ def confirm_with_progress(
         return confirm(finalists, seeds, train, valid, settings, rules=rules, on_epoch=on_epoch)
 
 
-def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
-    """Return the modalities that any of the configs reads, in their usual order."""
-    required = {modality for config in configs for modality in required_modalities(config)}
-    return tuple(modality for modality in MODALITIES if modality in required)
+def union_of_inputs(configs: Sequence[Config]) -> tuple[str, ...]:
+    """Return the inputs that any of the configs reads, in the order of the first config."""
+    required = {name for config in configs for name in required_inputs(config)}
+    return in_order(required, configs[0])
 
 
 def is_current(

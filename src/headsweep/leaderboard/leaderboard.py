@@ -150,6 +150,18 @@ class Leaderboard:
         members = [self.predictor(rank, seed) for seed in self.seeds(rank)]
         return ensemble_of(members, [1 / len(members)] * len(members))
 
+    def cohorts(self) -> pd.DataFrame:
+        """Return rows, scans, patients, labels and label source of every split.
+
+        Returns:
+            The columns of `cohorts.csv`; without rows on leaderboards of earlier versions.
+        """
+        import pandas as pd
+
+        from headsweep.leaderboard.cohorts import HEADER
+
+        return pd.DataFrame(self.provenance.get("cohorts", []), columns=list(HEADER))
+
     def finalist(self, rank: int) -> Path:
         """Return the folder of a finalist.
 

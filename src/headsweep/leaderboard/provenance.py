@@ -19,8 +19,8 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import PositiveInt, Seed, escapes, explain, to_dict
-from headsweep.data.dataset import Split, row_digests
+from headsweep.config.schema import Config, PositiveInt, Seed, escapes, explain, to_dict
+from headsweep.data.dataset import Split, in_order, required_inputs, row_digests
 from headsweep.errors import VerificationError
 from headsweep.evaluation.rules import CURRENT, RULES, Rules
 from headsweep.evaluation.summaries import (
@@ -94,6 +94,7 @@ class _Provenance(_Read):
     search: SearchFacts | None = None
     references: _References | None = None
     ensembles: _Selection | None = None
+    shows_unseen: bool = False
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -109,10 +110,14 @@ class StudyFacts:
     rules: Rules = CURRENT
     search: SearchFacts | None = None
     """How the search ended; None on boards of before."""
+    states_inputs: bool = True
+    """Whether the table names inputs and widths; False on boards of before."""
     references: References = NONE
     """Rows that are not searched; none on boards of before."""
     selection: Selection | None = None
     """How the ensemble is selected; None on boards without ensembles."""
+    shows_unseen: bool = False
+    """Whether metrics on unseen content are shown where there is other; not on boards of before."""
 
 
 def describe(
@@ -145,6 +150,7 @@ def describe(
         "test_openings": [asdict(opening) for opening in openings],
         "data_fingerprint": data_fingerprint(splits),
         "data": {split.name: fingerprints(split) for split in splits},
+        "inputs": inputs_read([f.config for f in finalists], splits[0]),
         "cohorts": describe_cohorts(splits),
         "figures_version": study.rules.version,
         "bootstrap": {
@@ -164,7 +170,30 @@ def describe(
         **({"search": study.search.to_dict()} if study.search else {}),
         **study.references.to_dict(),
         **selection_to_dict(study.selection),
+        **({"shows_unseen": True} if study.shows_unseen else {}),
+        **_rows_left_out(splits),
     }
+
+
+def inputs_read(configs: Sequence[Config], train: Split) -> dict[str, dict[str, Any]]:
+    """Return column, modality and width of every input that some config reads, by name."""
+    data = configs[0].data
+    columns = data.manifest_columns.feature_columns()
+    names = {name for config in configs for name in required_inputs(config)}
+    return {
+        name: {
+            "column": columns[name],
+            "modality": data.modalities[name],
+            "width": train.features[name].shape[1],
+        }
+        for name in in_order(names, configs[0])
+    }
+
+
+def _rows_left_out(splits: Sequence[Split]) -> dict[str, Any]:
+    """Return how many rows of each split `data.shared_content=drop` left out, if any."""
+    counts = {split.name: split.n_left_out for split in splits if split.n_left_out}
+    return {"rows_left_out": counts} if counts else {}
 
 
 def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
@@ -217,14 +246,14 @@ def write_data_rows(splits: Sequence[Split], path: Path) -> None:
 
 
 def data_rows(split: Split) -> dict[str, list[str]]:
-    """Return columns `split, volumename, targets`, then digests of the features by modality."""
+    """Return columns `split, volumename, targets`, then digests of the features by input."""
     return {
         "split": [split.name] * len(split.volumes),
         "volumename": list(split.volumes),
         "targets": ["".join("-" if y == BLANK else str(y) for y in row) for row in split.targets],
         **{
-            modality: [digest.hex() for digest in row_digests(matrix)]
-            for modality, matrix in sorted(split.features.items())
+            name: [digest.hex() for digest in row_digests(matrix)]
+            for name, matrix in sorted(split.features.items())
         },
     }
 

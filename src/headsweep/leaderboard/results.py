@@ -81,6 +81,12 @@ class FinalistResult:
         """Labels in the order of every array."""
         return self.seeds[0].predictor.spec.labels
 
+    @property
+    def inputs(self) -> str:
+        """The inputs that the head reads, with their widths: `ct_clip (512) + colipri (256)`."""
+        widths = self.seeds[0].predictor.inputs
+        return " + ".join(f"{name} ({width})" for name, width in widths.items())
+
 
 def evaluate(
     confirmed: Sequence[Confirmed],

@@ -16,7 +16,7 @@ from headsweep.settings import (
 )
 from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
-from headsweep.studies.trials import searched_modalities
+from headsweep.studies.trials import searched_inputs
 from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
@@ -48,13 +48,13 @@ def work(
     settings = worker_settings or WorkerSettings()
     with WorkerSession(study, settings, worker=worker_id()) as session:
         config = session.spec.config
-        modalities = searched_modalities(session.spec)
+        inputs = searched_inputs(session.spec)
         with study.data_errors_explained():
             source = data or Dataset.from_config(config)
-            train, valid = source.search_splits(config, modalities=modalities)
+            train, valid = source.search_splits(config, inputs=inputs)
             if "zero_shot" in session.spec.references:
-                all_read = with_references(session.spec, modalities)
-                prompts_for(config, source.search_splits(config, modalities=all_read)[0])
+                all_read = with_references(session.spec, inputs)
+                prompts_for(config, source.search_splits(config, inputs=all_read)[0])
         study.pin_data(search_fingerprints(train, valid))
         engine = Engine(train, valid, engine_settings)
         Loop(session, engine, settings, stop).run()

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headsweep.config.schema import Modality, Normalization, RetrievalConfig
-from headsweep.engine.inputs import Inputs
+from headsweep.config.inputs import JOINER, Modality
+from headsweep.config.schema import RetrievalConfig
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import permutation
-from headsweep.heads.base import MODALITIES_OF, Head
+from headsweep.heads.base import Head
 from headsweep.heads.retrieval import RetrievalHead
 from headsweep.metrics.retrieval import instance_ranks, recall_at
 
@@ -27,7 +28,7 @@ class RetrievalBatch:
     """A minibatch of pairs.
 
     Attributes:
-        views: features `(b, d)` by modality and normalization.
+        views: features `(b, d)` by variant.
         same: `(b, b)`, whether two different rows show one scan or share one report: such pairs
             are neither positives nor negatives of the instance loss. None where it is known that
             there is no such pair.
@@ -37,7 +38,7 @@ class RetrievalBatch:
             pairs are left out of the label loss. None where no label is blank.
     """
 
-    views: Mapping[tuple[Modality, Normalization], Tensor]
+    views: Mapping[Variant, Tensor]
     same: Tensor | None
     affinity: Tensor
     comparable: Tensor | None = None
@@ -52,10 +53,13 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         assert isinstance(slot.config.head, RetrievalConfig)
         self.retrieval = self.head
         self.config = slot.config.head
-        self.modalities: tuple[Modality, ...] = tuple(inputs.shape(slot.config).widths)
-        normalization = self.variant.normalization
-        self.train_views = {m: inputs.view(m, normalization, valid=False) for m in self.modalities}
-        self.valid_views = {m: inputs.view(m, normalization, valid=True) for m in self.modalities}
+        self.modalities: tuple[Modality, ...] = tuple(self.head.sides)
+        self.variants: dict[Modality, Variant] = {
+            modality: Variant(JOINER.join(names), self.variant.normalization)
+            for modality, names in self.head.sides.items()
+        }
+        self.train_views = {m: inputs.matrix(v, valid=False) for m, v in self.variants.items()}
+        self.valid_views = {m: inputs.matrix(v, valid=True) for m, v in self.variants.items()}
         rows = self.config.gallery_rows
         self.gallery_rows: Tensor | None = None
         if rows is not None and rows < inputs.n_train:
@@ -69,7 +73,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
 
     def compute_gradients(self, batch: RetrievalBatch) -> None:
         """Gradients of the projections from those of the unit embeddings."""
-        views = {m: batch.views[m, self.variant.normalization] for m in self.modalities}
+        views = {m: batch.views[variant] for m, variant in self.variants.items()}
         raw = {
             modality: views[modality] @ weight.T
             for modality, weight in zip(self.modalities, self.params, strict=True)
@@ -94,7 +98,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
     def validate(self) -> Tensor:
         """Return label probabilities `(n_valid, c)` from the nearest training rows."""
         self._fill_gallery(self.retrieval)
-        return self.retrieval.probabilities(self.valid_views)
+        return self.retrieval.probabilities_of(self.valid_views)
 
     def recall_at_10(self, *, best: bool) -> float:
         """Return the share of validation scans whose own report is among the first 10."""
@@ -149,7 +153,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
 
         Supervised contrast (Khosla et al. 2020) with label overlap as the target distribution.
         """
-        chosen = MODALITIES_OF[self.retrieval.input]
+        chosen = self.retrieval.embedded
         # An embedding is its views side by side, brought to unit length: products of embeddings
         # are the means of those of the views.
         scale = 1 / (len(chosen) * self.config.temperature)
@@ -202,7 +206,7 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
             The minibatch.
         """
         views = {
-            (modality, member.variant.normalization): view
+            member.variants[modality]: view
             for member in members
             for modality, view in member.train_views.items()
         }

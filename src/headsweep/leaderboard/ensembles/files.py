@@ -17,7 +17,7 @@ from headsweep.leaderboard.ensembles.rows import ENSEMBLE, EnsembleRow, Ensemble
 from headsweep.leaderboard.finalists import with_seed
 from headsweep.leaderboard.formatting import interval, markdown_table, number
 from headsweep.leaderboard.results import FinalistResult, plain_thresholds
-from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv
+from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv, unseen_cells
 
 ENSEMBLES_TABLE, ENSEMBLES_COMPARED = "ensembles.csv", "ensembles/comparisons.json"
 ENSEMBLE_FOLDER = f"ensembles/{ENSEMBLE}"
@@ -110,7 +110,7 @@ def table_rows(ensembles: Ensembles) -> list[dict[str, Cell]]:
 def _metric_cells(metrics: Mapping[str, Any]) -> dict[str, Cell]:
     """Return the metrics without spreads over seeds, and the optimism on every test split."""
     valid, *tests = metrics
-    cells = metric_cells(metrics, valid) | added_cells(metrics, valid)
+    cells = metric_cells(metrics, valid) | added_cells(metrics, valid) | unseen_cells(metrics)
     cells = {name: cell for name, cell in cells.items() if not name.endswith("_std")}
     on_valid = metrics[valid]["auprc_macro"]["mean"]
     for test in tests:

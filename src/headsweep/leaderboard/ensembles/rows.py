@@ -12,6 +12,7 @@ from headsweep.evaluation.ensembles import averaged_scores, mean_predictions
 from headsweep.evaluation.paired_tests import COMPARED, compare_first
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
+from headsweep.evaluation.subgroups import Attributes
 from headsweep.evaluation.summaries import Thresholds, choose_thresholds, mean_patients
 from headsweep.leaderboard.results import measure_seeds
 from headsweep.metrics.bootstrap import rarer_class_patients
@@ -80,6 +81,7 @@ def build_ensembles(
     selection: Selection | None,
     rules: Rules = CURRENT,
     *,
+    subgroups: Mapping[str, Attributes] | None = None,
     means_of: Sequence[str] | None = None,
 ) -> Ensembles:
     """Average the seeds of each finalist, select an ensemble on valid, and measure both.
@@ -92,6 +94,7 @@ def build_ensembles(
         best: metrics of the best finalist, and its macro values on the resamples.
         selection: how the ensemble is selected; None makes no rows at all.
         rules: of the board.
+        subgroups: of the rows, by split, where there are any.
         means_of: finalists that get a row with the mean of their seeds; None is all.
 
     Returns:
@@ -110,10 +113,10 @@ def build_ensembles(
         rows = []
         for one in wanted:
             mean = [1 / len(one.seeds)] * len(one.seeds)
-            rows.append(_row(f"{MEAN_OF_SEEDS}{one.finalist}", [one], mean, rules))
+            rows.append(_row(f"{MEAN_OF_SEEDS}{one.finalist}", [one], mean, subgroups, rules))
             bar.advance()
         if weights is not None:
-            rows.append(_row(ENSEMBLE, chosen, weights, rules))
+            rows.append(_row(ENSEMBLE, chosen, weights, subgroups, rules))
     return Ensembles(rows, compare_with_best(best, rows, rules), left_out)
 
 
@@ -177,7 +180,11 @@ def _selected(finalists: Sequence[Heads], selection: Selection) -> list[float] |
 
 
 def _row(
-    name: str, finalists: Sequence[Heads], weights: Sequence[float], rules: Rules
+    name: str,
+    finalists: Sequence[Heads],
+    weights: Sequence[float],
+    subgroups: Mapping[str, Attributes] | None,
+    rules: Rules,
 ) -> EnsembleRow:
     """Return the average of heads, measured like a finalist with one seed."""
     heads = [
@@ -191,7 +198,7 @@ def _row(
         for split in used[0][2]
     }
     thresholds = choose_thresholds(next(iter(predictions.values())), rules)
-    metrics, draws = measure_seeds([predictions], [thresholds], [{}], {}, rules)
+    metrics, draws = measure_seeds([predictions], [thresholds], [{}], subgroups or {}, rules)
     members = tuple(Member(finalist, seed, weight) for finalist, seed, _, weight in used)
     return EnsembleRow(name, members, predictions, thresholds, metrics, draws)
 

@@ -12,7 +12,7 @@ from headsweep.evaluation.predictions import write_predictions
 from headsweep.leaderboard.formatting import interval, markdown_table, number
 from headsweep.leaderboard.references.rows import TITLES, ComparedReferences
 from headsweep.leaderboard.results import plain_thresholds
-from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv
+from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv, unseen_cells
 
 REFERENCES_TABLE, REFERENCES_COMPARED = "references.csv", "references/comparisons.json"
 NOTE = (
@@ -53,7 +53,7 @@ def table_rows(references: ComparedReferences) -> list[dict[str, Cell]]:
 def reference_cells(metrics: Mapping[str, Any]) -> dict[str, Cell]:
     """Return the cells that repeat a reference's `metrics.json`; there are no seeds to spread."""
     valid = next(iter(metrics))
-    cells = metric_cells(metrics, valid) | added_cells(metrics, valid)
+    cells = metric_cells(metrics, valid) | added_cells(metrics, valid) | unseen_cells(metrics)
     return {name: cell for name, cell in cells.items() if not name.endswith("_std")}
 
 

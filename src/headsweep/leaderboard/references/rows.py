@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.config.inputs import input_names
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.data.prompts import prompts_for
@@ -16,9 +17,8 @@ from headsweep.data.splits import ZERO_SHOT_INPUT
 from headsweep.evaluation.paired_tests import COMPARED, compare_first
 from headsweep.evaluation.predictions import Predictions, predictions_on
 from headsweep.evaluation.rules import Rules
-from headsweep.evaluation.subgroups import Attributes
+from headsweep.evaluation.subgroups import Attributes, content_alone
 from headsweep.evaluation.summaries import Thresholds, choose_thresholds, mean_patients
-from headsweep.heads.base import MODALITIES_OF
 from headsweep.leaderboard.references.chosen import References
 from headsweep.leaderboard.references.scores import (
     Probabilities,
@@ -96,6 +96,7 @@ def add_references(
     best: FinalistResult,
     train: Split,
     splits: Sequence[Split],
+    subgroups: Mapping[str, Attributes],
     rules: Rules,
 ) -> ComparedReferences:
     """Score and measure the references, and compare the best finalist with each.
@@ -105,6 +106,7 @@ def add_references(
         best: the best finalist on valid, whose input they read.
         train: training split.
         splits: the others, valid first.
+        subgroups: of the rows, by split; references are measured on unseen content alone.
         rules: of the board.
 
     Returns:
@@ -114,6 +116,7 @@ def add_references(
         return ComparedReferences()
     config = best.finalist.config
     scores = score_references(references, config, train, splits)
+    content = {name: content_alone(attributes) for name, attributes in subgroups.items()}
     rows = []
     with progress_bar("measuring references", len(scores)) as bar:
         for name, by_split in scores.items():
@@ -121,7 +124,7 @@ def add_references(
                 split.name: predictions_on(split, values)
                 for split, values in zip(splits, by_split, strict=True)
             }
-            rows.append(measured(name, _input_name(name, config), predictions, {}, rules))
+            rows.append(measured(name, _input_name(name, config), predictions, content, rules))
             bar.advance()
     return ComparedReferences(rows, compare_with_best(best.metrics, best.draws, rows, rules))
 
@@ -138,7 +141,7 @@ def measured(
     Returns:
         The row.
     """
-    thresholds = choose_thresholds(next(iter(predictions.values())))
+    thresholds = choose_thresholds(next(iter(predictions.values())), rules)
     metrics, draws = measure_seeds([predictions], [thresholds], [{}], subgroups, rules)
     return ReferenceRow(name, features, predictions, thresholds, metrics, draws)
 
@@ -217,4 +220,5 @@ def _input_name(name: str, best: Config) -> str:
 
 def _joined(split: Split, best: Config) -> NDArray[np.float32]:
     """Return the features that the best finalist reads, side by side: `(n, d)`."""
-    return np.concatenate([split.features[m] for m in MODALITIES_OF[best.features.input]], axis=1)
+    names = input_names(best.features.input)
+    return np.concatenate([split.features[name] for name in names], axis=1)

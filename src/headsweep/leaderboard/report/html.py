@@ -12,6 +12,7 @@ from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
 from headsweep.leaderboard.cohorts import HEADER, cells
 from headsweep.leaderboard.ensembles.rows import Ensembles
+from headsweep.leaderboard.feature_health import health_table
 from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.provenance import search_of
 from headsweep.leaderboard.references.rows import ComparedReferences
@@ -27,6 +28,7 @@ from headsweep.leaderboard.report.sections import (
     search_sections,
 )
 from headsweep.leaderboard.results import FinalistResult
+from headsweep.leaderboard.table import unseen_cells
 
 NOTE = (
     "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below "
@@ -44,6 +46,7 @@ def write_report(
     provenance: Mapping[str, Any],
     references: ComparedReferences,
     ensembles: Ensembles,
+    health: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
 
@@ -55,6 +58,7 @@ def write_report(
         provenance: as `provenance.json` will hold it.
         references: rows that were not searched.
         ensembles: rows that average heads.
+        health: of the features, as `feature_health.json` holds it.
     """
     valid, *tests = results[0].metrics
     sections = [
@@ -84,6 +88,7 @@ def write_report(
                 for test in tests
                 if "subgroups" in results[0].metrics[test]
             ),
+            health_table(health),
         ],
         best_config=(folder / results[0].folder / "config.yaml").read_text(encoding="utf-8"),
         facts=list(_facts(provenance)),
@@ -101,6 +106,8 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     )
     for again in openings[1:]:
         text += f"; opened again {again['when']} for {_listed(again['trials'])}: {again['why']}"
+    for split, count in provenance.get("rows_left_out", {}).items():
+        text += f"; {count} rows were left out of {split} (data.shared_content=drop)"
     search = search_of(provenance)
     return f"{text}. {search.note if search else ''}".rstrip()
 
@@ -112,24 +119,36 @@ def _board(
     retrieves = "retrieval" in results[0].metrics[test]
     header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
     header += ["recall@10"] if retrieves else []
+    unseen = unseen_cells({test: results[0].metrics[test]}).get(f"{test}/unseen_rows")
+    header += [] if unseen is None else ["AUPRC on unseen content"]
     rows = []
     for result in results:
         config, metrics = result.finalist.config, result.metrics[test]
         on_valid = result.metrics[valid]["auprc_macro"]
         row = [
-            Cell(row_name(result), f"{config.head.kind}, {config.features.input}"),
+            Cell(row_name(result), f"{config.head.kind}, {result.inputs}"),
             Cell(str(ranks[str(result.rank)])),
             Cell(number(on_valid["mean"]), spread(on_valid["std"])),
         ]
         row += [_estimate(metrics[metric]) for metric in METRIC_NAMES]
         if retrieves:
             row.append(Cell(number(metrics["retrieval"]["recall_at_10"])))
+        if unseen is not None:
+            on_unseen = unseen_cells({test: metrics})
+            name = f"{test}/unseen_auprc_macro"
+            ends = (on_unseen[f"{name}_ci_{end}"] for end in ("low", "high"))
+            row.append(Cell(number(on_unseen[name]), interval(*ends)))
         rows.append(row)
     facts = results[0].metrics[test]
     text = (
         f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
         f"{facts['n_labels_used']} labels with both classes."
     )
+    if unseen is not None:
+        text += (
+            f" Train holds neither report nor features of {unseen} rows, the unseen content; "
+            "other rows share one of them with a row of another patient in train."
+        )
     absent = sum(one.get("n_rows") == 0 for one in facts["per_label"].values())
     if absent:
         text += f" {absent} labels that the cohort lacks are left out of the macro means."

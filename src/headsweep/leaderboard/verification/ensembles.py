@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headsweep.evaluation.rules import Rules
+from headsweep.evaluation.subgroups import Attributes
 from headsweep.heads.predictor import MODEL, load_predictor, save_predictor
 from headsweep.leaderboard.ensembles.files import joined, write_ensembles
 from headsweep.leaderboard.ensembles.rows import ENSEMBLE, Best, Heads, build_ensembles
@@ -19,6 +20,7 @@ def recompute_ensembles(
     selection: Selection | None,
     heads: Sequence[Heads],
     best: Best,
+    subgroups: Mapping[str, Attributes],
     rules: Rules,
 ) -> None:
     """Compare every file of the ensembles with what follows from the finalists' files.
@@ -28,6 +30,7 @@ def recompute_ensembles(
         selection: how its ensemble was selected; None reads nothing.
         heads: the finalists' heads and predictions.
         best: metrics of the best finalist, and its macro values on the resamples.
+        subgroups: of the rows, by split, where there are any.
         rules: of the board.
 
     Raises:
@@ -36,7 +39,7 @@ def recompute_ensembles(
     """
     if selection is None:
         return
-    ensembles = build_ensembles(heads, best, selection, rules)
+    ensembles = build_ensembles(heads, best, selection, rules, subgroups=subgroups)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         write_ensembles(ensembles, again)

@@ -19,7 +19,7 @@ from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
 from headsweep.leaderboard.references.chosen import recorded_names
 from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds
-from headsweep.leaderboard.table import added_cells, metric_cells
+from headsweep.leaderboard.table import added_cells, metric_cells, unseen_cells
 from headsweep.leaderboard.verification.agreement import check_file, check_row
 from headsweep.leaderboard.verification.ensembles import recompute_ensembles
 from headsweep.leaderboard.verification.references import recompute_references
@@ -62,7 +62,7 @@ def recompute(folder: Path) -> str:
             check_file(finalist / "metrics.json", again)
             cells = metric_cells(metrics, valid)
             if rules.valid_auroc:
-                cells |= added_cells(metrics, valid)
+                cells |= added_cells(metrics, valid) | unseen_cells(metrics)
             check_row(folder / "leaderboard.csv", row, cells)
             measured.append((row["rank"], predictions, metrics, draws))
         names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
@@ -70,12 +70,12 @@ def recompute(folder: Path) -> str:
         check_file(folder / COMPARISONS, again)
         names = recorded_names(recorded)
         best = (metrics_of[0], draws_of[0])
-        recompute_references(folder, names, splits, *best, rules)
+        recompute_references(folder, names, splits, *best, subgroups, rules)
         heads = [
             Heads(row["rank"], tuple(map(_seed, _seed_folders(finalist))), predictions)
             for finalist, row, (_, predictions, *_) in zip(finalists, rows, measured, strict=True)
         ]
-        recompute_ensembles(folder, recorded_selection(recorded), heads, best, rules)
+        recompute_ensembles(folder, recorded_selection(recorded), heads, best, subgroups, rules)
     return f"metrics of {len(rows)} finalists agree with their predictions"
 
 

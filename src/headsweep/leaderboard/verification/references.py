@@ -12,6 +12,7 @@ from headsweep.atomic_files import write_json
 from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.rules import Rules
+from headsweep.evaluation.subgroups import Attributes, content_alone
 from headsweep.leaderboard.references.files import (
     REFERENCES_COMPARED,
     REFERENCES_TABLE,
@@ -30,6 +31,7 @@ def recompute_references(
     splits: Sequence[str],
     best: Mapping[str, Any],
     best_draws: Mapping[str, Mapping[str, Metric]],
+    subgroups: Mapping[str, Attributes],
     rules: Rules,
 ) -> None:
     """Compare metrics, comparisons and table of the references with their predictions.
@@ -40,6 +42,7 @@ def recompute_references(
         splits: names of the splits, valid first.
         best: metrics of the best finalist by split.
         best_draws: its macro metrics on the resamples.
+        subgroups: of the rows, by split.
         rules: of the board.
 
     Raises:
@@ -47,6 +50,7 @@ def recompute_references(
     """
     if not names:
         return
+    content = {split: content_alone(attributes) for split, attributes in subgroups.items()}
     rows = []
     for name in row_names(names):
         place = folder / "references" / name
@@ -54,7 +58,7 @@ def recompute_references(
             split: read_seeds([place / "predictions" / f"{split}.parquet"], place)[0]
             for split in splits
         }
-        rows.append(measured(name, "", predictions, {}, rules))
+        rows.append(measured(name, "", predictions, content, rules))
     compared = compare_with_best(best, best_draws, rows, rules)
     table = _read_table(folder / REFERENCES_TABLE)
     with tempfile.TemporaryDirectory() as temporary:
@@ -62,11 +66,11 @@ def recompute_references(
         for row in rows:
             place = folder / row.folder
             labels = row.predictions[splits[0]].labels
-            for file, content in (
+            for file, expected in (
                 ("thresholds.json", plain_thresholds(row.thresholds, labels)),
                 ("metrics.json", row.metrics),
             ):
-                write_json(again, content)
+                write_json(again, expected)
                 check_file(place / file, again)
             cells = reference_cells(row.metrics) | difference_cells(row.name, compared)
             check_row(folder / REFERENCES_TABLE, table.get(row.name, {}), cells)

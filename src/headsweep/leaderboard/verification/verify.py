@@ -26,7 +26,7 @@ from headsweep.leaderboard.ensembles.chosen import recorded_selection
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
     confirm_with_progress,
-    union_of_modalities,
+    union_of_inputs,
     write_board,
 )
 from headsweep.leaderboard.provenance import (
@@ -43,11 +43,11 @@ from headsweep.leaderboard.provenance import (
 )
 from headsweep.leaderboard.references.chosen import recorded_names
 from headsweep.leaderboard.references.rows import load_references
-from headsweep.leaderboard.unblinding import load_test, load_test_subgroups
+from headsweep.leaderboard.unblinding import load_test, load_test_subgroups, with_content
 from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
 from headsweep.leaderboard.verification.recompute import recompute
 from headsweep.settings import EngineSettings
-from headsweep.studies.references import zero_shot_modalities
+from headsweep.studies.references import zero_shot_inputs
 
 TOLERANCE: Mapping[str, float] = {".json": 0.02, ".csv": 0.02, ".parquet": 0.1}
 """Largest difference allowed on another machine, by kind of file; weights, text and thresholds
@@ -88,11 +88,11 @@ def verify(
     # The finalists keep their own paths, which are part of the files that are compared.
     reading = with_values(finalists[0].config, moved or {}, where="command line")
     names = recorded_names(recorded)
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
-    modalities = zero_shot_modalities(modalities, zero_shot="zero_shot" in names)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
+    inputs = zero_shot_inputs(inputs, zero_shot="zero_shot" in names)
     data = data or Dataset.from_config(reading, progress=True)
-    train, valid = data.search_splits(reading, modalities=modalities)
-    tests = load_test(data, reading, modalities)
+    train, valid = data.search_splits(reading, inputs=inputs)
+    tests = load_test(data, reading, inputs)
     _check_data(folder, recorded, (train, valid, *tests))
 
     seeds = tuple(recorded["seeds"])
@@ -103,14 +103,18 @@ def verify(
         seeds,
         rules_of(recorded),
         search_of(recorded),
-        load_references(names, reading, train),
-        recorded_selection(recorded),
+        references=load_references(names, reading, train),
+        states_inputs="inputs" in recorded,
+        shows_unseen=recorded.get("shows_unseen", False),
+        selection=recorded_selection(recorded),
     )
     _check_prompts(folder, recorded, facts)
     confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         subgroups = load_test_subgroups(data, reading, tests)
+        if facts.shows_unseen:
+            subgroups = with_content(subgroups, train, tests)
         write_board(again, confirmed, facts, train, valid, tests, subgroups)
         _check_files(folder, again, exact=exact)
     check_digests(folder, recorded)
