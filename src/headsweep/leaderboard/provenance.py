@@ -30,6 +30,7 @@ from headsweep.evaluation.summaries import (
     RESAMPLING_SEED,
 )
 from headsweep.leaderboard.cohorts import describe_cohorts
+from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.ensembles.chosen import selection_to_dict
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.references.chosen import NONE, References
@@ -118,6 +119,14 @@ class StudyFacts:
     """How the ensemble is selected; None on boards without ensembles."""
     shows_unseen: bool = False
     """Whether metrics on unseen content are shown where there is other; not on boards of before."""
+    cross_validation: CrossValidation | None = None
+    """The folds of a study that has any."""
+
+    @property
+    def note(self) -> str:
+        """Sentences for readers of the board; empty if there is nothing to say."""
+        parts = (self.cross_validation, self.search)
+        return " ".join(part.note for part in parts if part is not None and part.note)
 
 
 def describe(
@@ -172,6 +181,9 @@ def describe(
         **selection_to_dict(study.selection),
         **({"shows_unseen": True} if study.shows_unseen else {}),
         **_rows_left_out(splits),
+        **(
+            {"cross_validation": study.cross_validation.to_dict()} if study.cross_validation else {}
+        ),
     }
 
 

@@ -12,11 +12,12 @@ from headsweep.config.files import write_config
 from headsweep.config.schema import Config
 from headsweep.evaluation.paired_tests import COMPARED
 from headsweep.evaluation.predictions import write_predictions
+from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
 from headsweep.heads.predictor import MODEL, Predictor, ensemble_of, save_predictor
 from headsweep.leaderboard.ensembles.rows import ENSEMBLE, EnsembleRow, Ensembles, Heads
 from headsweep.leaderboard.finalists import with_seed
 from headsweep.leaderboard.formatting import interval, markdown_table, number
-from headsweep.leaderboard.results import FinalistResult, plain_thresholds
+from headsweep.leaderboard.results import FinalistResult
 from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv, unseen_cells
 
 ENSEMBLES_TABLE, ENSEMBLES_COMPARED = "ensembles.csv", "ensembles/comparisons.json"
@@ -53,7 +54,8 @@ def write_ensembles(ensembles: Ensembles, folder: Path) -> None:
             write_predictions(predictions, place / "predictions" / f"{name}.parquet")
         write_json(place / "metrics.json", row.metrics)
         first = next(iter(row.predictions.values()))
-        write_json(place / "thresholds.json", plain_thresholds(row.thresholds, first.labels))
+        thresholds = plain_thresholds(row.thresholds, first.labels, first.name)
+        write_json(place / THRESHOLDS, thresholds)
         write_json(place / "members.json", [asdict(member) for member in row.members])
     write_json(folder / ENSEMBLES_COMPARED, ensembles.compared)
 

@@ -13,12 +13,13 @@ from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
 from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.evaluation.summaries import choose_thresholds
+from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
 from headsweep.leaderboard.ensembles.chosen import recorded_selection
 from headsweep.leaderboard.ensembles.rows import Heads
 from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
 from headsweep.leaderboard.references.chosen import recorded_names
-from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds
+from headsweep.leaderboard.results import Ranks, measure_seeds
 from headsweep.leaderboard.table import added_cells, metric_cells, unseen_cells
 from headsweep.leaderboard.verification.agreement import check_file, check_row
 from headsweep.leaderboard.verification.ensembles import recompute_ensembles
@@ -54,8 +55,8 @@ def recompute(folder: Path) -> str:
             valid = next(iter(predictions[0]))
             thresholds = [choose_thresholds(seed[valid], rules) for seed in predictions]
             for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
-                write_json(again, plain_thresholds(chosen, predictions[0][valid].labels))
-                check_file(place / "thresholds.json", again)
+                write_json(again, plain_thresholds(chosen, predictions[0][valid].labels, valid))
+                check_file(place / THRESHOLDS, again)
             ranks = _read_ranks(finalist)
             metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups, rules)
             write_json(again, metrics)

@@ -22,10 +22,12 @@ from headsweep.config.schema import to_dict
 from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import VerificationError
+from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.ensembles.chosen import recorded_selection
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
     confirm_with_progress,
+    seen_rows,
     union_of_inputs,
     write_board,
 )
@@ -94,6 +96,8 @@ def verify(
     train, valid = data.search_splits(reading, inputs=inputs)
     tests = load_test(data, reading, inputs)
     _check_data(folder, recorded, (train, valid, *tests))
+    cross_validation = CrossValidation.recorded(recorded, train, valid)
+    folds = None if cross_validation is None else cross_validation.folds
 
     seeds = tuple(recorded["seeds"])
     facts = StudyFacts(
@@ -107,21 +111,25 @@ def verify(
         states_inputs="inputs" in recorded,
         shows_unseen=recorded.get("shows_unseen", False),
         selection=recorded_selection(recorded),
+        cross_validation=cross_validation,
     )
     _check_prompts(folder, recorded, facts)
-    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
+    confirmed = confirm_with_progress(
+        *(finalists, seeds, train, valid, settings, facts.rules), cross_validation=cross_validation
+    )
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         subgroups = load_test_subgroups(data, reading, tests)
         if facts.shows_unseen:
-            subgroups = with_content(subgroups, train, tests)
+            subgroups = with_content(subgroups, seen_rows(train, folds), tests)
         write_board(again, confirmed, facts, train, valid, tests, subgroups)
         _check_files(folder, again, exact=exact)
     check_digests(folder, recorded)
     if not exact:
         recompute(folder)
     how = "equal to the bit" if exact else f"within tolerance ({_listed(TOLERANCE)})"
-    return f"{len(finalists)} finalists with {len(seeds)} seeds trained again: {how}"
+    each = "" if folds is None else f" and {folds.count} folds"
+    return f"{len(finalists)} finalists with {len(seeds)} seeds{each} trained again: {how}"
 
 
 def _check_prompts(folder: Path, recorded: Mapping[str, Any], facts: StudyFacts) -> None:
