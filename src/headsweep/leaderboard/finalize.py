@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from headsweep.atomic_files import locked, write_json
+from headsweep.atomic_files import write_json
 from headsweep.config.schema import Config
 from headsweep.data.dataset import (
     Dataset,
@@ -25,7 +22,7 @@ from headsweep.data.dataset import (
 )
 from headsweep.data.folds import Folds
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import OutputError, SearchError, StudyError, VerificationError
+from headsweep.errors import SearchError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
@@ -55,7 +52,6 @@ from headsweep.leaderboard.finalists import (
 from headsweep.leaderboard.provenance import (
     COMPARISONS,
     DATA_ROWS,
-    PROVENANCE,
     StudyFacts,
     changed_files,
     data_fingerprint,
@@ -74,6 +70,7 @@ from headsweep.leaderboard.references.rows import (
 from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
+from headsweep.leaderboard.staging import PROVENANCE, staging
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test, with_content
 from headsweep.metrics.ensemble_selection import Selection
@@ -86,8 +83,6 @@ from headsweep.studies.folds import FOLDS
 from headsweep.studies.references import with_references
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
-
-PARTIAL, LOCK = ".partial-", ".lock"
 
 
 def finalize(
@@ -326,38 +321,3 @@ def is_current(
         return same and not changed_files(out, recorded["files"])
     except (VerificationError, KeyError, TypeError):
         return False
-
-
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """Yield a folder whose content is moved to `out` once everything in it is written.
-
-    Other files of `out` stay. Provenance is removed first and written last, so a folder without
-    provenance was interrupted between the old and the new content. One process at a time stages
-    into `out`; remains of killed processes are removed.
-
-    Yields:
-        The temporary folder.
-
-    Raises:
-        OutputError: `out` cannot be written.
-    """
-    with ExitStack() as held:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(out / LOCK))
-            for leftover in out.glob(f"{PARTIAL}*"):
-                shutil.rmtree(leftover)
-            staged = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
-        except OSError as error:
-            raise OutputError(f"{out}: cannot write to the folder: {error.strerror}") from None
-        held.callback(shutil.rmtree, staged)
-        yield staged
-        entries = sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE)
-        if entries:
-            (out / PROVENANCE).unlink(missing_ok=True)
-        for entry in entries:
-            target = out / entry.name
-            if target.is_dir():  # removed with the temporary folder, complete until then
-                target.replace(staged / f"{PARTIAL}{entry.name}")
-            entry.replace(target)

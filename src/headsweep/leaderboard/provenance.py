@@ -35,13 +35,13 @@ from headsweep.leaderboard.ensembles.chosen import selection_to_dict
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
+from headsweep.leaderboard.staging import PROVENANCE
 from headsweep.leaderboard.unblinding import Opening
 from headsweep.metrics.ensemble_selection import Selection
 from headsweep.metrics.masking import BLANK
 from headsweep.package_info import code_commit
 from headsweep.settings import EngineSettings
 
-PROVENANCE = "provenance.json"
 DATA_ROWS = "data_rows.parquet"
 COMPARISONS = "comparisons.json"
 PACKAGES = ("headsweep", "numpy", "torch", "optuna", "pyarrow", "safetensors", "scipy")

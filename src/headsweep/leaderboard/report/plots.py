@@ -112,7 +112,9 @@ def _render(figure: Figure, kind: str) -> bytes:
     metadata = {"Date": None} if kind == "svg" else {}
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=160, transparent=kind == "svg", metadata=metadata)
-    figure.set_layout_engine("none")  # a second file has the layout of the first
+    # A second file has the layout of the first; with any engine, matplotlib would draw it twice.
+    with mpl.rc_context(STYLE):
+        figure.set_layout_engine(None)
     return buffer.getvalue()
 
 
