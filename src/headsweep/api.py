@@ -27,6 +27,7 @@ from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
+from headsweep.studies.folds import folds_of
 from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
@@ -421,7 +422,8 @@ def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
     inputs = with_references(spec, searched_inputs(spec))
     data.refuse_mixed_labels(spec.config)
-    train, _ = data.search_splits(spec.config, inputs=inputs)
+    train, valid = data.search_splits(spec.config, inputs=inputs)
+    folds_of(spec.objective, spec.seed, train, valid)  # refuses more folds than patients
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, inputs)
     if "zero_shot" in spec.references:

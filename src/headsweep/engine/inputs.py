@@ -68,12 +68,7 @@ class Inputs:
         self._normalizers: dict[tuple[str, Normalization], Normalizer] = {}
         self._views: dict[tuple[str, Normalization, bool], Tensor] = {}
         self._joined: dict[tuple[Variant, bool], Tensor] = {}
-        count = positive_counts(valid.targets)
-        if not ((count > 0) & (count < labelled_counts(valid.targets))).any():
-            raise ManifestError(
-                f"{valid.name}: no label has both positives and negatives in its "
-                f"{len(valid.targets)} rows; at least one must have"
-            )
+        self._refuse_undefined()
 
     @property
     def n_train(self) -> int:
@@ -144,3 +139,16 @@ class Inputs:
             views = [self.view(name, variant.normalization, valid=valid) for name in names]
             self._joined[key] = torch.cat(views, dim=1)
         return self._joined[key]
+
+    def _refuse_undefined(self) -> None:
+        """Refuse validation rows on which no label can be measured.
+
+        Raises:
+            ManifestError: no label has both positives and negatives.
+        """
+        count = positive_counts(self.valid_targets)
+        if not ((count > 0) & (count < labelled_counts(self.valid_targets))).any():
+            raise ManifestError(
+                f"{self.valid.name}: no label has both positives and negatives in its "
+                f"{len(self.valid_targets)} rows; at least one must have"
+            )

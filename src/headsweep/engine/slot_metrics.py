@@ -98,7 +98,9 @@ def _metrics(
     scores, likely = on_cpu.numpy(), probabilities(on_cpu).numpy()
     finite = np.asarray(np.isfinite(scores).all(axis=(1, 2)))
     ranking = scores if ranks_logits else likely
-    ranked = np.where(finite[:, None, None], ranking, np.float32(0)).swapaxes(1, 2)
+    if not finite.all():
+        ranking = np.where(finite[:, None, None], ranking, np.float32(0))
+    ranked = ranking.swapaxes(1, 2)
     auprc, auroc = average_precision_and_auroc(targets, ranked)
     losses = _cross_entropy(targets, likely)
     means = {"auprc_macro": macro(auprc), "auroc_macro": macro(auroc)}

@@ -94,6 +94,10 @@ class Slot:
         self.step += 1
         return rate
 
+    def count_epoch(self) -> None:
+        """Count a validated epoch."""
+        self.epoch += 1
+
     def set_clock(self, step: int, history: Sequence[EpochReport]) -> None:
         """Set the clock to that of an earlier run of the same config after these epochs."""
         self.step, self.epoch = step, len(history)
@@ -114,7 +118,7 @@ class Slot:
         Returns:
             The report of the epoch.
         """
-        self.epoch += 1
+        self.count_epoch()
         failure = None
         if not math.isfinite(value):
             failure = f"scores must be finite, found NaN or infinity in epoch {self.epoch}"

@@ -19,7 +19,6 @@ from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import ConfigError
 from headsweep.evaluation.summaries import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED, finite
 from headsweep.heads.predictor import Predictor, load_predictor
-from headsweep.heads.retrieval import RetrievalHead
 from headsweep.metrics.alignment import (
     RELEVANCES,
     REPORT_TO_VOLUME,
@@ -132,7 +131,7 @@ def _write(results: Mapping[str, Any], out: Path) -> None:
 
 def _retrieval_predictor(model: Path) -> Predictor:
     predictor = load_predictor(model)
-    if not isinstance(predictor.head, RetrievalHead):
+    if not predictor.retrieves:
         raise ConfigError(
             f"{model}: only a retrieval head projects both modalities, "
             f"found a head of kind {predictor.spec.head.kind}"

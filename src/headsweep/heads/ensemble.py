@@ -58,6 +58,20 @@ class EnsembleHead(Head):
         found = [one.probabilities_of(views) for one in self.predictors]
         return torch.from_numpy(weighted_mean(found, self.weights))
 
+    def project(self, features: Mapping[str, Tensor]) -> dict[Modality, Tensor]:
+        """Return unit embeddings of raw features, whose products are the members' weighted mean.
+
+        All members must be retrieval heads.
+        """
+        parts = [member.project(features) for member in self.predictors]
+        scales = [weight**0.5 for weight in self.weights]
+        return {
+            modality: torch.cat(
+                [part[modality] * scale for part, scale in zip(parts, scales, strict=True)], dim=1
+            )
+            for modality in parts[0]
+        }
+
 
 def joint_shape(shapes: Sequence[HeadShape]) -> HeadShape:
     """Return the shape of heads that are used together: all features that any of them reads.

@@ -113,6 +113,13 @@ class Predictor(nn.Module):
         """Labels in the order of the columns of every result."""
         return self.spec.labels
 
+    @property
+    def retrieves(self) -> bool:
+        """Whether the head, or every head of an ensemble, projects both modalities."""
+        if isinstance(self.head, EnsembleHead):
+            return all(member.retrieves for member in self.head.predictors)
+        return isinstance(self.head, RetrievalHead)
+
     def predict_proba(self, features: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float64]:
         """Compute label probabilities in float64.
 
@@ -166,6 +173,8 @@ class Predictor(nn.Module):
     @torch.inference_mode()
     def project(self, features: Mapping[str, Tensor]) -> dict[Modality, Tensor]:
         """Return unit embeddings `(n, dim)` by modality; only a retrieval head has them."""
+        if isinstance(self.head, EnsembleHead):
+            return self.head.project(features)
         assert isinstance(self.head, RetrievalHead)
         return self.head.project(self.head.by_modality(self.views(features)))
 
@@ -193,7 +202,9 @@ def ensemble_of(members: Sequence[Predictor], weights: Sequence[float]) -> Predi
 
 def save_predictor(predictor: Predictor, path: Path) -> None:
     """Write tensors and, as metadata, the spec to one safetensors file."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
+    # Members of an ensemble may share a normalizer; a file holds every tensor for itself.
+    state = predictor.state_dict()
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
     metadata = _metadata(predictor)
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
 
@@ -227,8 +238,7 @@ def load_predictor(path: Path | str) -> Predictor:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        predictor = _ensemble(metadata, tensors) if MEMBERS in metadata else None
-        predictor = predictor or _single(metadata, tensors)
+        predictor = _restored(metadata, tensors)
     except Exception as error:  # untrusted metadata may break any step above
         raise FeatureError(
             f"{path}: a model must be a safetensors file written by headsweep, found {error}"
@@ -251,6 +261,10 @@ def _metadata(predictor: Predictor) -> dict[str, Any]:
     }
 
 
+def _restored(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
+    return _ensemble(metadata, tensors) if MEMBERS in metadata else _single(metadata, tensors)
+
+
 def _single(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
     """Return the predictor of one head."""
     head = head_config_type(metadata["head"]["kind"]).model_validate_json(
@@ -268,7 +282,7 @@ def _single(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predi
 
 
 def _ensemble(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictor:
-    """Return the predictor of an ensemble, whose members are single heads.
+    """Return the predictor of an ensemble, whose members may be ensembles: means of fold heads.
 
     Raises:
         ValueError: there are not as many weights between 0 and 1 as members.
@@ -277,7 +291,7 @@ def _ensemble(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Pre
     for i, member in enumerate(metadata[MEMBERS]):
         prefix = f"{HEAD}members.{i}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        members.append(_single(member, own))
+        members.append(_restored(member, own))
     weights = [float(weight) for weight in metadata["weights"]]
     if len(weights) != len(members) or not all(0 <= weight <= 1 for weight in weights):
         raise ValueError(f"weights {weights} of {len(members)} members")

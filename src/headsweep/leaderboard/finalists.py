@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.config.schema import Config
@@ -35,14 +36,23 @@ class Finalist:
 
 @dataclass(frozen=True, eq=False)
 class Confirmed:
-    """A finalist after training with every seed; tuples are in the order of `seeds`."""
+    """A finalist after training with every seed; tuples are in the order of `seeds`.
+
+    Attributes:
+        finalist: the trial.
+        seeds: with which it was trained.
+        predictors: its heads.
+        valid: their predictions on valid; out-of-fold in a study with folds.
+        recalls: recall@10 on valid; empty where it is not the objective.
+        valid_ranks: ranks of a retrieval head on valid, where they are not those of its predictor.
+    """
 
     finalist: Finalist
     seeds: tuple[int, ...]
     predictors: tuple[Predictor, ...]
     valid: tuple[Predictions, ...]
     recalls: tuple[float, ...] = ()
-    """Recall@10 on valid; empty where it is not the objective."""
+    valid_ranks: tuple[Mapping[str, NDArray[np.int64]], ...] = ()
 
     @property
     def val_mean(self) -> float:
@@ -113,27 +123,57 @@ def confirm(
     Raises:
         TrialError: a head diverged.
     """
-    # A fixed order, so that the same heads get the same slots when they are trained again.
-    by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
-    configs = [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
-    ranks_logits = rules.ranks_logits
     trained = train_to_end(
-        configs, train, valid, settings, ranks_logits=ranks_logits, on_epoch=on_epoch
+        seeded(finalists, seeds),
+        train,
+        valid,
+        settings,
+        ranks_logits=rules.ranks_logits,
+        on_epoch=on_epoch,
     )
-    runs = iter(trained)
-    predictors = {
-        finalist.trial: tuple(next(runs).predictor for _ in seeds) for finalist in by_trial
-    }
+    predictors = [one.predictor for one in trained]
+    on_valid = [predict(predictor, valid, rules) for predictor in predictors]
     return [
-        Confirmed(
-            finalist,
-            tuple(seeds),
-            predictors[finalist.trial],
-            tuple(predict(predictor, valid, rules) for predictor in predictors[finalist.trial]),
-            _recalls(finalist.config, predictors[finalist.trial], valid),
-        )
-        for finalist in finalists
+        replace(one, recalls=_recalls(one.finalist.config, one.predictors, valid))
+        for one in collected(finalists, seeds, predictors, on_valid)
     ]
+
+
+def seeded(finalists: Sequence[Finalist], seeds: Sequence[int]) -> list[Config]:
+    """Return the configs to train, seeds within finalists.
+
+    Finalists are in the order of their trials, so that the same heads get the same slots when they
+    are trained again.
+    """
+    by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
+    return [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
+
+
+def collected(
+    finalists: Sequence[Finalist],
+    seeds: Sequence[int],
+    predictors: Sequence[Predictor],
+    on_valid: Sequence[Predictions],
+) -> list[Confirmed]:
+    """Give each finalist its heads.
+
+    Args:
+        finalists: in any order.
+        seeds: of each finalist.
+        predictors: of the configs that `seeded` returned, in their order.
+        on_valid: predictions of each predictor on valid.
+
+    Returns:
+        The finalists, in the order given.
+    """
+    trials = sorted(finalist.trial for finalist in finalists)
+    confirmed = []
+    for finalist in finalists:
+        first = trials.index(finalist.trial) * len(seeds)
+        own = slice(first, first + len(seeds))
+        heads = tuple(predictors[own]), tuple(on_valid[own])
+        confirmed.append(Confirmed(finalist, tuple(seeds), *heads))
+    return confirmed
 
 
 def ranked(confirmed: Sequence[Confirmed]) -> list[Confirmed]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from headsweep.atomic_files import locked, write_json
+from headsweep.atomic_files import write_json
 from headsweep.config.schema import Config
 from headsweep.data.dataset import (
     Dataset,
@@ -23,12 +20,27 @@ from headsweep.data.dataset import (
     required_inputs,
     search_fingerprints,
 )
+from headsweep.data.folds import Folds
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import OutputError, SearchError, StudyError, VerificationError
+from headsweep.errors import SearchError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
 from headsweep.leaderboard.cohorts import COHORTS, write_cohorts
+from headsweep.leaderboard.cross_validation import (
+    FOLDS_FILE,
+    CrossValidation,
+    confirm_folds,
+    write_folds,
+)
+from headsweep.leaderboard.ensembles.files import (
+    ensembles_markdown,
+    heads_of,
+    table_rows,
+    write_ensemble_predictor,
+    write_ensembles,
+)
+from headsweep.leaderboard.ensembles.rows import Ensembles, build_ensembles
 from headsweep.leaderboard.feature_health import FEATURE_HEALTH, health_of
 from headsweep.leaderboard.finalists import (
     Confirmed,
@@ -40,7 +52,6 @@ from headsweep.leaderboard.finalists import (
 from headsweep.leaderboard.provenance import (
     COMPARISONS,
     DATA_ROWS,
-    PROVENANCE,
     StudyFacts,
     changed_files,
     data_fingerprint,
@@ -59,18 +70,19 @@ from headsweep.leaderboard.references.rows import (
 from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
+from headsweep.leaderboard.staging import PROVENANCE, staging
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test, with_content
+from headsweep.metrics.ensemble_selection import Selection
 from headsweep.progress import progress_bar
 from headsweep.search.objective import is_feasible, none_feasible
 from headsweep.search.spec import StudySpec
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
+from headsweep.studies.folds import FOLDS
 from headsweep.studies.references import with_references
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
-
-PARTIAL, LOCK = ".partial-", ".lock"
 
 
 def finalize(
@@ -119,33 +131,42 @@ def finalize(
     inputs = with_references(spec, inputs)
     data = data or Dataset.from_config(spec.config, progress=True)
     train, valid = data.search_splits(spec.config, inputs=inputs)
-    refuse_other_data(study, search_fingerprints(train, valid))
+    cross_validation = CrossValidation.of(spec.objective, spec.seed, train, valid)
+    folds = None if cross_validation is None else cross_validation.folds
+    pinned = {} if folds is None else {FOLDS: folds.fingerprint}
+    refuse_other_data(study, search_fingerprints(train, valid) | pinned)
     references = load_references(spec.references, spec.config, train)
     facts = StudyFacts(
         *(stored.name, spec.fingerprint(), searched, seeds),
         search=ended,
         references=references,
+        selection=Selection() if spec.finalists.ensemble else None,
         shows_unseen=True,
+        cross_validation=cross_validation,
     )
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
-        confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
+        confirmed = ranked(
+            confirm_with_progress(
+                *(finalists, facts.seeds, train, valid, settings), cross_validation=cross_validation
+            )
+        )
         named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
-        subgroups = with_content(subgroups, train, tests)
-        results, compared, rows = write_board(
+        subgroups = with_content(subgroups, seen_rows(train, folds), tests)
+        results, compared, extra = write_board(
             folder, confirmed, facts, train, valid, tests, subgroups
         )
-        splits = (train, valid, *tests)
+        splits = board_splits(train, valid, tests, folds)
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
-        write_data_rows(splits, folder / DATA_ROWS)
+        write_data_rows((train, valid, *tests), folder / DATA_ROWS)
         write_cohorts(provenance["cohorts"], folder / COHORTS)
-        health = health_of(splits)
+        health = health_of((train, valid, *tests))
         write_json(folder / FEATURE_HEALTH, health)
-        write_report(folder, study, results, compared, provenance, rows, health)
+        write_report(folder, study, results, compared, provenance, *extra, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
@@ -185,19 +206,23 @@ def write_board(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
-) -> tuple[list[FinalistResult], dict[str, Any], ComparedReferences]:
+) -> tuple[list[FinalistResult], dict[str, Any], tuple[ComparedReferences, Ensembles]]:
     """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
-        The results, their paired comparisons, and the references.
+        The results, their paired comparisons, and the references and ensembles.
     """
-    results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
+    folds = None if facts.cross_validation is None else facts.cross_validation.folds
+    measured = valid if folds is None else folds.rows
+    results = evaluate(confirmed, measured, tests, subgroups, facts.rules)
+    if folds is not None:
+        write_folds(folds, folder / FOLDS_FILE)
     if any(subgroups.values()):
         named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
         write_subgroups(named, folder / SUBGROUPS)
     for result in results:
         write_result(result, folder / result.folder, study=facts.name)
-    data = data_fingerprint((train, valid, *tests))
+    data = data_fingerprint(board_splits(train, valid, tests, folds))
     compared = compare_rows(
         [str(result.rank) for result in results],
         [[seed.predictions for seed in result.seeds] for result in results],
@@ -206,17 +231,29 @@ def write_board(
         facts.rules,
     )
     write_json(folder / COMPARISONS, compared)
-    splits = (valid, *tests)
-    references = add_references(facts.references, results[0], train, splits, subgroups, facts.rules)
+    splits = (measured, *tests)
+    references = add_references(
+        *(facts.references, results[0], train, splits, subgroups, facts.rules), folds=folds
+    )
     write_references(references, folder)
+    best = (results[0].metrics, results[0].draws)
+    ensembles = build_ensembles(
+        heads_of(results), best, facts.selection, facts.rules, subgroups=subgroups
+    )
+    write_ensembles(ensembles, folder)
+    write_ensemble_predictor(ensembles, results, folder, study=facts.name)
+    names = [test.name for test in tests]
     write_tables(
-        [leaderboard_row(result, facts, valid.name, data) for result in results],
+        [leaderboard_row(result, facts, measured.name, data) for result in results],
         folder,
         facts.rules,
-        note=facts.search.note if facts.search else "",
-        sections=references_markdown(references, [test.name for test in tests]),
+        note=facts.note,
+        sections=[
+            *references_markdown(references, names),
+            *ensembles_markdown(table_rows(ensembles), names),
+        ],
     )
-    return results, compared, references
+    return results, compared, (references, ensembles)
 
 
 def confirm_with_progress(
@@ -226,8 +263,10 @@ def confirm_with_progress(
     valid: Split,
     settings: EngineSettings,
     rules: Rules = CURRENT,
+    *,
+    cross_validation: CrossValidation | None = None,
 ) -> list[Confirmed]:
-    """Call `confirm` with a progress bar that counts heads.
+    """Call `confirm`, or `confirm_folds`, with a progress bar that counts heads.
 
     Returns:
         What `confirm` returns.
@@ -238,7 +277,26 @@ def confirm_with_progress(
         def on_epoch(reports: Sequence[EpochReport]) -> None:
             bar.advance(sum(report.finished for report in reports))
 
+        if cross_validation is not None:
+            return confirm_folds(
+                *(finalists, seeds, cross_validation, settings), rules=rules, on_epoch=on_epoch
+            )
         return confirm(finalists, seeds, train, valid, settings, rules=rules, on_epoch=on_epoch)
+
+
+def board_splits(
+    train: Split, valid: Split, tests: Sequence[Split], folds: Folds | None
+) -> tuple[Split, ...]:
+    """Return the splits that identify a board, train first; with the rows of folds if it has any.
+
+    Boards whose finalists were chosen on other rows are not ranked together.
+    """
+    return (train, valid, *(() if folds is None else (folds.rows,)), *tests)
+
+
+def seen_rows(train: Split, folds: Folds | None) -> Split:
+    """Return the rows that finalists were trained on: train, or those of all folds."""
+    return train if folds is None else folds.rows
 
 
 def union_of_inputs(configs: Sequence[Config]) -> tuple[str, ...]:
@@ -265,38 +323,3 @@ def is_current(
         return same and not changed_files(out, recorded["files"])
     except (VerificationError, KeyError, TypeError):
         return False
-
-
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """Yield a folder whose content is moved to `out` once everything in it is written.
-
-    Other files of `out` stay. Provenance is removed first and written last, so a folder without
-    provenance was interrupted between the old and the new content. One process at a time stages
-    into `out`; remains of killed processes are removed.
-
-    Yields:
-        The temporary folder.
-
-    Raises:
-        OutputError: `out` cannot be written.
-    """
-    with ExitStack() as held:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(out / LOCK))
-            for leftover in out.glob(f"{PARTIAL}*"):
-                shutil.rmtree(leftover)
-            staged = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=out))
-        except OSError as error:
-            raise OutputError(f"{out}: cannot write to the folder: {error.strerror}") from None
-        held.callback(shutil.rmtree, staged)
-        yield staged
-        entries = sorted(staged.iterdir(), key=lambda entry: entry.name == PROVENANCE)
-        if entries:
-            (out / PROVENANCE).unlink(missing_ok=True)
-        for entry in entries:
-            target = out / entry.name
-            if target.is_dir():  # removed with the temporary folder, complete until then
-                target.replace(staged / f"{PARTIAL}{entry.name}")
-            entry.replace(target)

@@ -7,13 +7,14 @@ import uuid
 
 from headsweep.data.dataset import Dataset, search_fingerprints
 from headsweep.data.prompts import prompts_for
-from headsweep.engine.engine import Engine
+from headsweep.engine.engine import Engine, FoldedEngine
 from headsweep.settings import (
     WORKER_VARIABLE,
     EngineSettings,
     WorkerSettings,
     host_name,
 )
+from headsweep.studies.folds import FOLDS, folds_of
 from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import searched_inputs
@@ -55,8 +56,14 @@ def work(
             if "zero_shot" in session.spec.references:
                 all_read = with_references(session.spec, inputs)
                 prompts_for(config, source.search_splits(config, inputs=all_read)[0])
-        study.pin_data(search_fingerprints(train, valid))
-        engine = Engine(train, valid, engine_settings)
+        folds = folds_of(session.spec.objective, session.spec.seed, train, valid)
+        pinned = {} if folds is None else {FOLDS: folds.fingerprint}
+        study.pin_data(search_fingerprints(train, valid) | pinned)
+        engine = (
+            Engine(train, valid, engine_settings)
+            if folds is None
+            else FoldedEngine(folds, engine_settings)
+        )
         Loop(session, engine, settings, stop).run()
 
 

@@ -112,6 +112,10 @@ class Program(ABC):
     def best_head(self, slot: Slot) -> Head:
         """Return a plain module on the CPU with the slot's best weights."""
 
+    def best_heads(self, slot: Slot) -> list[Head]:
+        """Return all heads of the slot: one, or one for each fold of a cross-validated trial."""
+        return [self.best_head(slot)]
+
 
 def minibatches(slot: Slot, order: Tensor) -> list[Tensor]:
     """Return the minibatches `(b,)` of row indices that a slot still has to take in this epoch."""

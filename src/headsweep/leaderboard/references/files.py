@@ -9,10 +9,10 @@ from typing import Any
 from headsweep.atomic_files import write_json, write_text
 from headsweep.evaluation.paired_tests import COMPARED
 from headsweep.evaluation.predictions import write_predictions
+from headsweep.evaluation.thresholds_file import plain_thresholds
 from headsweep.leaderboard.formatting import interval, markdown_table, number
 from headsweep.leaderboard.references.reading import REFERENCES_TABLE
 from headsweep.leaderboard.references.rows import TITLES, ComparedReferences
-from headsweep.leaderboard.results import plain_thresholds
 from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv, unseen_cells
 
 REFERENCES_COMPARED = "references/comparisons.json"
@@ -34,7 +34,9 @@ def write_references(references: ComparedReferences, folder: Path) -> None:
             write_predictions(predictions, place / "predictions" / f"{name}.parquet")
         write_json(place / "metrics.json", row.metrics)
         first = next(iter(row.predictions.values()))
-        write_json(place / "thresholds.json", plain_thresholds(row.thresholds, first.labels))
+        write_json(
+            place / "thresholds.json", plain_thresholds(row.thresholds, first.labels, first.name)
+        )
     write_json(folder / REFERENCES_COMPARED, references.compared)
 
 

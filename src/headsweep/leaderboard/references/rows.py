@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from headsweep.config.inputs import input_names
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
+from headsweep.data.folds import Folds
 from headsweep.data.prompts import prompts_for
 from headsweep.data.splits import ZERO_SHOT_INPUT
 from headsweep.evaluation.paired_tests import COMPARED, compare_first
@@ -98,6 +99,8 @@ def add_references(
     splits: Sequence[Split],
     subgroups: Mapping[str, Attributes],
     rules: Rules,
+    *,
+    folds: Folds | None = None,
 ) -> ComparedReferences:
     """Score and measure the references, and compare the best finalist with each.
 
@@ -108,6 +111,7 @@ def add_references(
         splits: the others, valid first.
         subgroups: of the rows, by split; references are measured on unseen content alone.
         rules: of the board.
+        folds: of a study that has any; valid is then the rows of all of them, out-of-fold.
 
     Returns:
         The rows; none without references.
@@ -115,7 +119,11 @@ def add_references(
     if not references.names:
         return ComparedReferences()
     config = best.finalist.config
-    scores = score_references(references, config, train, splits)
+    scores = (
+        score_references(references, config, train, splits)
+        if folds is None
+        else _scored_out_of_fold(references, config, folds, splits[1:])
+    )
     content = {name: content_alone(attributes) for name, attributes in subgroups.items()}
     rows = []
     with progress_bar("measuring references", len(scores)) as bar:
@@ -170,6 +178,24 @@ def score_references(
         views = [split.features[ZERO_SHOT_INPUT] for split in splits]
         scores["zero_shot"] = [zero_shot_scores(view, prompts) for view in views]
     return scores
+
+
+def _scored_out_of_fold(
+    references: References, best: Config, folds: Folds, tests: Sequence[Split]
+) -> dict[str, list[Probabilities]]:
+    """Return the scores of each reference: first on the rows that each fold leaves out.
+
+    On test, references are fitted on the rows of all folds.
+    """
+    on_tests = score_references(references, best, folds.rows, tests)
+    by_fold = [
+        score_references(references, best, folds.training(k), [folds.held_out(k)])
+        for k in range(folds.count)
+    ]
+    return {
+        name: [folds.pooled([fold[name][0] for fold in by_fold]), *scores]
+        for name, scores in on_tests.items()
+    }
 
 
 def compare_with_best(

@@ -11,6 +11,7 @@ from headsweep.atomic_files import write_json
 from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.rules import Rules
 from headsweep.evaluation.subgroups import Attributes, content_alone
+from headsweep.evaluation.thresholds_file import plain_thresholds
 from headsweep.leaderboard.references.files import (
     REFERENCES_COMPARED,
     difference_cells,
@@ -18,7 +19,6 @@ from headsweep.leaderboard.references.files import (
 )
 from headsweep.leaderboard.references.reading import REFERENCES_TABLE, read_references
 from headsweep.leaderboard.references.rows import compare_with_best, measured, row_names
-from headsweep.leaderboard.results import plain_thresholds
 from headsweep.leaderboard.verification.agreement import check_file, check_row
 from headsweep.metrics.ranking import Metric
 
@@ -65,7 +65,7 @@ def recompute_references(
             place = folder / row.folder
             labels = row.predictions[splits[0]].labels
             for file, expected in (
-                ("thresholds.json", plain_thresholds(row.thresholds, labels)),
+                ("thresholds.json", plain_thresholds(row.thresholds, labels, splits[0])),
                 ("metrics.json", row.metrics),
             ):
                 write_json(again, expected)
