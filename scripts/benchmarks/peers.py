@@ -165,7 +165,7 @@ def pack(kind: str, data: Data) -> None:
 
     os.environ["HEADSWEEP_CACHE"] = str(data.root / "packed")
     config = study_of(1, kind, data, data.root).config
-    Dataset.from_config(config).search_splits(modalities=["visual"])
+    Dataset.from_config(config).search_splits(inputs=["visual"])
 
 
 def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder: Path) -> None:

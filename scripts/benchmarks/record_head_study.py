@@ -92,7 +92,7 @@ def record(study: str, overrides: list[str]) -> dict[str, float]:
     asked = optuna.create_study(sampler=sampler)
     params = [suggest(asked.ask(), spec.space, spec.config) for _ in range(spec.n_trials)]
     configs = [with_values(spec.config, p, where=f"trial {i}") for i, p in enumerate(params)]
-    splits = Dataset.from_config(spec.config).search_splits(modalities=("visual", "text"))
+    splits = Dataset.from_config(spec.config).search_splits(inputs=("visual", "text"))
     trained = train(configs, Engine(*splits, EngineSettings(device="cpu", slots=32)))
     kept = [i for i, curve in enumerate(trained) if curve is not None]
     curves = [np.array(trained[i], np.float32) for i in kept]

@@ -49,7 +49,7 @@ def search_by_engine(
             index, config = waiting.pop()
             index_of[engine.replay(config).slot] = index
         for report in engine.run_epoch():
-            best[index_of[report.slot]] = report.best_auprc_macro
+            best[index_of[report.slot]] = report.best_value
             if report.finished:
                 del index_of[report.slot]
                 engine.evict(report.slot)

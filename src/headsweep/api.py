@@ -9,8 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from headsweep.config.values import value_at
 from headsweep.data.dataset import Dataset
 from headsweep.data.manifest_headers import check_test_headers
+from headsweep.data.prompts import prompts_for
 from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
@@ -25,10 +27,11 @@ from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
-from headsweep.studies.adoption import METRIC
+from headsweep.studies.folds import folds_of
+from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
-from headsweep.studies.trials import searched_modalities
+from headsweep.studies.trials import searched_inputs
 from headsweep.workers.signals import stop_in_process
 
 if TYPE_CHECKING:
@@ -90,7 +93,8 @@ class Study:
         Raises:
             InputError: something given cannot be used; nothing was written.
         """
-        spec = load_spec(study, overrides, n_trials)
+        inputs = None if data is None else {"data.inputs": value_at(data.config, "data.inputs")}
+        spec = load_spec(study, overrides, n_trials, fixed=inputs)
         if data is not None:
             spec = spec.model_copy(update={"config": data.apply_to(spec.config)})
         folder = out_folder(spec, out)
@@ -298,26 +302,28 @@ class Study:
     def trials_dataframe(self) -> pd.DataFrame:
         """Return the trials as a DataFrame with Optuna's columns, a row for each trial.
 
-        The macro AUPRC on valid is in the column `value`.
+        The objective's metric on valid is in the column `value`; all metrics are in columns such as
+        `user_attrs_val/auroc_macro`.
         """
-        frame: pd.DataFrame = self.optuna.trials_dataframe()
-        return frame.rename(columns={f"value_{METRIC}": "value"})
+        study = self.optuna
+        frame: pd.DataFrame = study.trials_dataframe()
+        return frame.rename(columns={f"value_{name}": "value" for name in study.metric_names or ()})
 
     @property
     def best_params(self) -> dict[str, Any]:
-        """Params of the best complete trial.
+        """Params of the best complete trial that meets the constraint.
 
         Raises:
-            StudyError: no trial is complete.
+            StudyError: no trial is complete, or none meets the constraint.
         """
         return dict(self._stored.best_trials(1)[0].params)
 
     @property
     def best_value(self) -> float:
-        """Macro AUPRC on valid of the best complete trial.
+        """The objective's metric on valid of the best complete trial that meets the constraint.
 
         Raises:
-            StudyError: no trial is complete.
+            StudyError: no trial is complete, or none meets the constraint.
         """
         return float(self._stored.best_trials(1)[0].value or 0.0)
 
@@ -377,9 +383,15 @@ class Study:
 
 
 def load_spec(
-    study: str | Path | Mapping[str, Any], overrides: Sequence[str], n_trials: int | None
+    study: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    n_trials: int | None,
+    *,
+    fixed: Mapping[str, Any] | None = None,
 ) -> StudySpec:
     """Read a study file, a shipped study or a dict; see `Study.create` for the arguments.
+
+    `fixed` holds config values that replace those of the study.
 
     Returns:
         The checked spec.
@@ -389,9 +401,9 @@ def load_spec(
         ConfigError: a config value is not allowed.
     """
     if isinstance(study, Mapping):
-        spec = study_from_dict(study, overrides)
+        spec = study_from_dict(study, overrides, fixed=fixed)
     else:
-        spec = load_study_file(study_path(Path(study)), overrides)
+        spec = load_study_file(study_path(Path(study)), overrides, fixed=fixed)
     return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
 
 
@@ -408,11 +420,14 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at the headers of test."""
-    modalities = searched_modalities(spec)
+    inputs = with_references(spec, searched_inputs(spec))
     data.refuse_mixed_labels(spec.config)
-    train, _ = data.search_splits(spec.config, modalities=modalities)
+    train, valid = data.search_splits(spec.config, inputs=inputs)
+    folds_of(spec.objective, spec.seed, train, valid)  # refuses more folds than patients
     if not data.in_memory:
-        check_test_headers(spec.config, train.labels, modalities)
+        check_test_headers(spec.config, train.labels, inputs)
+    if "zero_shot" in spec.references:
+        prompts_for(spec.config, train)  # refuses a file that the leaderboard could not use
 
 
 @contextmanager

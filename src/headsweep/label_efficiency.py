@@ -274,7 +274,7 @@ def _take(split: Split, mask: NDArray[np.bool_]) -> Split:
         patients=pick(split.patients),
         scans=pick(split.scans),
         targets=split.targets[mask],
-        features={modality: matrix[mask] for modality, matrix in split.features.items()},
+        features={name: matrix[mask] for name, matrix in split.features.items()},
         reports=None if split.reports is None else pick(split.reports),
     )
 

@@ -83,7 +83,7 @@ def train(
     return Trained(
         config,
         engine.predictor(slot),
-        history[-1].best_auprc_macro,
+        history[-1].best_value,
         history[-1].best_epoch,
         history,
     )
@@ -152,7 +152,12 @@ def _without_missing_text(config: Config, notice: Notice) -> Config:
     if config.features.input != "both" or config.head.kind == "retrieval":
         return config
     path = Path(config.paths.manifest_dir) / config.data.train_manifest
-    manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+    manifest = read_manifest(
+        path,
+        config.data.manifest_columns,
+        config.training.target_labels,
+        config.data.blank_labels,
+    )
     if "text" in manifest.feature_paths:
         return config
     notice(
@@ -191,6 +196,11 @@ def _snapshot_to_resume(
             notice(f"{path}: no state to resume from, training from the start")
         return None
     path = path / STATE if path.is_dir() else path
+    if not path.exists():
+        raise ConfigError(
+            f"state file not found: {path}. training.resume.state_path names the folder of an "
+            f"earlier run, or its {STATE}"
+        )
     snapshot, saved = load_snapshot(path)
     for part in ("config", "data"):
         for name, before, now in differences(saved[part], identity[part]):

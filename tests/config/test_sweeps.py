@@ -1,5 +1,6 @@
 """Sweeps on the command line: every form of Hydra's grammar works or is refused in one line."""
 
+import re
 import warnings
 
 import pytest
@@ -118,3 +119,34 @@ def test_compose_config_with_renamed_key_raises_with_new_name(key, here):
     with warnings.catch_warnings(), pytest.raises(ConfigError) as refused:
         compose_config([f"{key}=1"], where="test")
     assert str(refused.value) == f"test: unknown key {key!r}: here it is {here}"
+
+
+def test_config_of_a_file_of_other_benchmarks_ignores_keys_with_one_warning(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "hydra: {job: {name: run}, sweep: {dir: multirun}}\n"
+        "data: {num_workers: 4, preload_features: true, train_manifest: a.csv}\n"
+        "training: {batch_size: 48, num_workers: 2, pin_memory: true}\n"
+    )
+    with pytest.warns(HeadsweepWarning, match=f"^{re.escape(str(file))}: ignored keys: ") as caught:
+        config = config_of(file, [])
+    assert len(caught) == 1
+    for key in (*WITHOUT_MEANING.keys() - {"hydra.job.name"}, "hydra"):
+        assert f"{key}: " in str(caught[0].message)
+    assert (config.training.batch_size, config.data.train_manifest) == (48, "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {hidden_dims: [512]}", "unknown key 'model': here it is head, as in head=mlp"),
+        ("utils: {seed: 1}", "unknown key 'utils.seed': here it is training.seed"),
+        ("seed: 1", "unknown key 'seed': here it is training.seed"),
+    ],
+)
+def test_config_of_a_file_with_a_renamed_key_names_the_new_one(tmp_path, text, message):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{text}\ntraining: {{num_workers: 2}}\n")
+    with pytest.raises(ConfigError) as refused:
+        config_of(file, [])
+    assert str(refused.value) == f"{file}: {message}"

@@ -3,21 +3,17 @@ import pytest
 
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
-from headsweep.data.dataset import Dataset, required_modalities
+from headsweep.data.dataset import Dataset, required_inputs
 from headsweep.errors import FeatureError, ManifestError
 from tests.helpers.data_sets import config_of, write_dataset, write_feature, write_split
 
 
-def search(config, tmp_path, modalities=("visual",)):
-    return Dataset.from_config(config, cache_dir=tmp_path / "cache").search_splits(
-        modalities=modalities
-    )
+def search(config, tmp_path, inputs=("visual",)):
+    return Dataset.from_config(config, cache_dir=tmp_path / "cache").search_splits(inputs=inputs)
 
 
 def open_tests(config, tmp_path):
-    return Dataset.from_config(config, cache_dir=tmp_path / "cache").test_splits(
-        modalities=("visual",)
-    )
+    return Dataset.from_config(config, cache_dir=tmp_path / "cache").test_splits(inputs=("visual",))
 
 
 @pytest.mark.parametrize(
@@ -28,13 +24,13 @@ def open_tests(config, tmp_path):
         ({"features.input": "both"}, ("visual", "text")),
     ],
 )
-def test_required_modalities_of_each_input_match_it(values, modalities):
-    assert required_modalities(with_values(Config(), values, where="test")) == modalities
+def test_required_inputs_of_each_input_match_it(values, modalities):
+    assert required_inputs(with_values(Config(), values, where="test")) == modalities
 
 
-def test_required_modalities_of_retrieval_head_are_both():
+def test_required_inputs_of_retrieval_head_are_both():
     config = Config.model_validate_json('{"head": {"kind": "retrieval"}}')
-    assert required_modalities(config) == ("visual", "text")
+    assert required_inputs(config) == ("visual", "text")
 
 
 def test_search_splits_returns_one_entry_per_row_in_every_field(tmp_path):
@@ -210,5 +206,5 @@ def test_dataset_of_real_reports_loads_both_modalities(real_reports, tmp_path):
     train, valid = search(config, tmp_path, both)
     assert train.features["visual"].shape == train.features["text"].shape == (638, 384)
     assert valid.targets.shape == (158, 18)
-    tests = Dataset.from_config(config, cache_dir=tmp_path / "cache").test_splits(modalities=both)
+    tests = Dataset.from_config(config, cache_dir=tmp_path / "cache").test_splits(inputs=both)
     assert [len(split.volumes) for split in tests] == [200, 138, 62]

@@ -116,8 +116,17 @@ def with_value(array, where, value):
 
 FEATURES, TARGETS = arrays()
 FAULTS = {
-    "no features": ({"features": {}}, "features must hold visual or text features, found none"),
-    "modality": ({"features": {"image": FEATURES}}, "unknown modality 'image' in features"),
+    "no features": ({"features": {}}, "features must hold the features of an encoder, found none"),
+    "reserved name": ({"features": {"both": FEATURES}}, "features: 'both' is reserved"),
+    "no name": ({"features": {"ct clip": FEATURES}}, "must begin with a letter .* found 'ct clip'"),
+    "modality": (
+        {"features": {"a": FEATURES}, "modalities": {"a": "image"}},
+        "modalities: 'a' must be visual or text, found 'image'",
+    ),
+    "modality of no input": (
+        {"features": {"ct_clip": FEATURES}, "modalities": {"ctclip": "text"}},
+        "modalities: unknown input 'ctclip'. Did you mean 'ct_clip'?",
+    ),
     "one axis": ({"features": {"visual": FEATURES[0]}}, r"must have shape \(rows, width\)"),
     "not finite": (
         {"features": {"visual": with_value(FEATURES, (7, 2), np.nan)}},

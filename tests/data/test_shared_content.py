@@ -105,7 +105,7 @@ def test_search_splits_with_drop_keeps_same_rows_for_every_modality(tmp_path):
     copy_feature(tmp_path)
     data = dataset(config, tmp_path, shared_content="drop")
     with pytest.warns(HeadsweepWarning):
-        with_features = data.search_splits(modalities=("visual",))[1]
+        with_features = data.search_splits(inputs=("visual",))[1]
     with pytest.warns(HeadsweepWarning):
         without = data._source.search_splits(data.config, ())[1]
     assert with_features.volumes == without.volumes

@@ -35,7 +35,7 @@ def splits(data, tmp_path_factory):
     config = config_of(data[0])
     cache = tmp_path_factory.mktemp("cache")
     data = Dataset.from_config(config, cache_dir=cache)
-    return data.search_splits(modalities=("visual", "text"))
+    return data.search_splits(inputs=("visual", "text"))
 
 
 def macro_auroc(scores, targets):
@@ -123,7 +123,7 @@ def test_synthesize_gives_reconstructions_same_text_and_other_images(splits):
 
 def test_synthesize_writes_test_manifests_of_new_patients_and_their_union(data, splits, tmp_path):
     loaded = Dataset.from_config(config_of(data[0]), cache_dir=tmp_path)
-    tests = loaded.test_splits(modalities=("visual",))
+    tests = loaded.test_splits(inputs=("visual",))
     whole, one, other = tests
     assert whole.volumes == one.volumes + other.volumes
     known = {patient for split in splits for patient in split.patients}

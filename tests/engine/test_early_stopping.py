@@ -16,13 +16,15 @@ from headsweep.engine.train_configs import train_to_end
 from headsweep.settings import EngineSettings
 from tests.helpers.splits import config
 
-Epoch = tuple[float, float, float]
+Epoch = tuple[float, float, float, float]
+WATCHED = ("auprc_macro", "auroc_macro", "loss", None)
+"""Metrics in the order of an epoch's values; null watches the objective's."""
 
 values = st.integers(0, 8).map(lambda n: n / 8)
 trainings = st.builds(
     TrainingConfig,
     early_stopping_patience=st.none() | st.integers(1, 4),
-    early_stopping_metric=st.sampled_from(["auprc_macro", "auroc_macro", "loss"]),
+    early_stopping_metric=st.sampled_from(WATCHED),
     early_stopping_window=st.integers(1, 4),
     early_stopping_start_epoch=st.integers(1, 6),
 )
@@ -30,7 +32,7 @@ trainings = st.builds(
 
 def stopped_in(epochs: list[Epoch], training: TrainingConfig) -> int | None:
     """The epoch after which training ends, from averages over the whole history."""
-    column = ("auprc_macro", "auroc_macro", "loss").index(training.early_stopping_metric)
+    column = WATCHED.index(training.early_stopping_metric)
     sign = -1 if training.early_stopping_metric == "loss" else 1
     series = [sign * epoch[column] for epoch in epochs]
     window, start = training.early_stopping_window, training.early_stopping_start_epoch
@@ -46,20 +48,20 @@ def stopped_in(epochs: list[Epoch], training: TrainingConfig) -> int | None:
 
 def first_stop(epochs: list[Epoch], training: TrainingConfig) -> int | None:
     watch = EarlyStopping(training)
-    for number, (auprc, auroc, loss) in enumerate(epochs, 1):
-        if watch.update(auprc_macro=auprc, auroc_macro=auroc, loss=loss):
+    for number, (auprc, auroc, loss, value) in enumerate(epochs, 1):
+        if watch.update(auprc_macro=auprc, auroc_macro=auroc, loss=loss, value=value):
             return number
     return None
 
 
-@given(st.lists(st.tuples(values, values, values), max_size=20), trainings)
+@given(st.lists(st.tuples(values, values, values, values), max_size=20), trainings)
 def test_early_stopping_stops_where_a_plain_loop_does(
     epochs: list[Epoch], training: TrainingConfig
 ) -> None:
     assert first_stop(epochs, training) == stopped_in(epochs, training)
 
 
-@given(st.lists(st.tuples(values, values, values), min_size=1, max_size=20), trainings)
+@given(st.lists(st.tuples(values, values, values, values), min_size=1, max_size=20), trainings)
 def test_slot_that_is_restored_stops_in_the_same_epoch(
     epochs: list[Epoch], training: TrainingConfig
 ) -> None:
@@ -77,7 +79,7 @@ def test_slot_that_is_restored_stops_in_the_same_epoch(
 
 def test_slot_with_scores_that_are_not_finite_fails() -> None:
     slot = Slot(0, config("training.early_stopping_metric=loss"), 32, 5, 10)
-    report = slot.finish_epoch(math.nan, math.nan, math.nan)
+    report = slot.finish_epoch(math.nan, math.nan, math.nan, math.nan)
     assert report.finished
     assert report.failure
 
@@ -92,6 +94,6 @@ def test_training_ends_by_the_watched_metric_and_returns_the_best_auprc(
         "training.early_stopping_start_epoch=5", "training.early_stopping_patience=3",
     )  # fmt: skip
     (trained,) = train_to_end([one], *splits, EngineSettings(device="cpu"))
-    epochs = [(r.auprc_macro, r.auroc_macro, r.loss) for r in trained.history]
+    epochs = [(r.auprc_macro, r.auroc_macro, r.loss, r.value) for r in trained.history]
     assert len(epochs) == stopped_in(epochs, one.training) < 200
-    assert trained.best_auprc_macro == max(auprc for auprc, _, _ in epochs)
+    assert trained.best_value == max(auprc for auprc, *_ in epochs)

@@ -162,4 +162,4 @@ def test_every_grouped_kernel_compiles_for_an_h100(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert len(json.loads(result.stdout)) == 22
+    assert len(json.loads(result.stdout)) == 23

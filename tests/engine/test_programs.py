@@ -23,7 +23,7 @@ def test_train_to_end_of_fused_heads_equals_plain_training(
         values, head = train_plainly(one, *splits)
         reached = [report.auprc_macro for report in trained.history]
         assert reached == pytest.approx(values, abs=2e-4), one
-        assert trained.best_auprc_macro == max(reached)
+        assert trained.best_value == max(reached)
         if trained.best_epoch == len(values):
             plain = head.state_dict()
             for name, tensor in trained.predictor.head.named_parameters():
@@ -38,7 +38,7 @@ def test_predictor_of_a_trained_head_gives_the_validated_scores(
     (trained,) = train_to_end([one], train, valid, EngineSettings(device="cpu"))
     scores = trained.predictor({m: torch.tensor(x) for m, x in valid.features.items()})
     value = macro_average_precision(valid.targets, scores.numpy())
-    assert value == pytest.approx(trained.best_auprc_macro, abs=1e-6)
+    assert value == pytest.approx(trained.best_value, abs=1e-6)
 
 
 def test_retrieval_training_on_one_scan_learns_nothing(splits: tuple[Split, Split]) -> None:

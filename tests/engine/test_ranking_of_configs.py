@@ -33,7 +33,7 @@ def drawn_configs(study: str, n: int) -> list[Config]:
 
 def reached(configs: list[Config]) -> list[float]:
     settings = EngineSettings(device="cpu", slots=50)
-    return [trained.best_auprc_macro for trained in train_to_end(configs, *SPLITS, settings)]
+    return [trained.best_value for trained in train_to_end(configs, *SPLITS, settings)]
 
 
 @pytest.mark.parametrize("study", ["linear_visual", "mlp_visual"])

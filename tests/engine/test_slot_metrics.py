@@ -20,8 +20,13 @@ def test_slot_metrics_of_several_threads_equal_those_of_one(
     scores = torch.tensor(rng.normal(size=(7, 4, 57)), dtype=torch.float32)
     scores[2, 1, 3] = torch.nan
 
+    named = ["auprc_macro", "auprc_skill", "auroc_macro", "balanced_accuracy"]
+    named += ["recall_at_10", "balanced_accuracy", "auprc_skill"]
+
     def measure(count: int) -> list[list[float]]:
-        found = slot_metrics(targets, scores, torch.sigmoid, ranks_logits=True, threads=count)
+        found = slot_metrics(
+            targets, scores, torch.sigmoid, metrics=named, ranks_logits=True, threads=count
+        )
         return [values.tolist() for values in found]
 
     one, several = measure(1), measure(threads)

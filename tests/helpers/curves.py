@@ -43,7 +43,8 @@ class EpochReport:
     auprc_macro: float
     auroc_macro: float
     loss: float
-    best_auprc_macro: float
+    value: float
+    best_value: float
     best_epoch: int
     finished: bool
     failure: str | None
@@ -86,6 +87,11 @@ class CurveEngine:
         self.usage.slot_steps += len(self._training)
         return [self._advance(slot, training) for slot, training in self._training.items()]
 
+    def metrics(self, slot: int) -> dict[str, float]:
+        training = self._training[slot]
+        value = value_after(training.config, training.epoch)
+        return {"auprc_macro": value, "ece": value / 10}
+
     def evict(self, slot: int) -> None:
         del self._training[slot]
 
@@ -99,7 +105,8 @@ class CurveEngine:
             auprc_macro=value,
             auroc_macro=value,
             loss=1 - value,
-            best_auprc_macro=value,
+            value=value,
+            best_value=value,
             best_epoch=epoch,
             finished=epoch >= config.training.max_epochs,
             failure="its scores must be finite" if self._diverging else None,

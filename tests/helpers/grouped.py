@@ -13,7 +13,6 @@ from headsweep.data.dataset import Split
 from headsweep.engine.groups import new_slot
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.dropout_noise import uniforms
-from headsweep.engine.numerics.losses import loss, loss_settings
 from headsweep.engine.numerics.schedule import learning_rate
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.grouped.lanes import TrainLane
@@ -21,6 +20,8 @@ from headsweep.engine.programs.grouped.program import GroupedMLPProgram, Grouped
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds, permutation
 from headsweep.heads.registry import build_head
+from headsweep.metrics.masking import BLANK
+from tests.helpers.plain_training import mean_loss, weights_of_positives
 
 Steps = list[tuple[Tensor, int, float]]
 
@@ -96,16 +97,17 @@ class Exact:
         self.head = head.double()
         self.x = inputs.matrix(Variant.of(config), valid=False).double()
         self.x_valid = inputs.matrix(Variant.of(config), valid=True).double()
-        self.targets = inputs.targets.double()
+        self.targets = torch.tensor(inputs.train.targets, dtype=torch.float64)
+        self.targets[self.targets == BLANK] = torch.nan
+        self.pos_weight = weights_of_positives(self.targets)
         self.optimizer = _optimizer(self.head, config)
 
     def step(self, rows: Tensor, tape_step: int, rate: float) -> None:
         """One optimizer step."""
         training = self.config.training
-        settings = loss_settings(training, self.inputs.pos_weight.double())
         logits = self._logits(self.x[rows], tape_step)
         self.optimizer.zero_grad()
-        loss(logits, self.targets[rows], settings).mean().backward()
+        mean_loss(logits, self.targets[rows], self.config, self.pos_weight).backward()
         if training.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.head.parameters(), training.clip_norm)
         for group in self.optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""What samplers are measured on: five standard functions and a recorded head study."""
+"""What samplers are measured on: standard functions and a recorded head study."""
 
 from __future__ import annotations
 
@@ -83,6 +83,18 @@ def styblinski_tang(x: Floats) -> float:
     return float((x**4 - 16 * x**2 + 5 * x).sum() / 2)
 
 
+def rotated_ellipsoid(x: Floats) -> float:
+    """A bowl whose axes differ a thousandfold in curvature and lie askew to the params."""
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(len(x), len(x))))[0]
+    curvatures = 1000.0 ** (np.arange(len(x)) / (len(x) - 1))
+    return float((curvatures * (rotation @ (x - 1.0)) ** 2).sum())
+
+
+def valley(x: Floats) -> float:
+    """A narrow valley along which all params are equal; its floor is lowest at 0.7."""
+    return float(10 * ((x[1:] - x[:-1]) ** 2).sum() + (x.mean() - 0.7) ** 2)
+
+
 def _function(f: Callable[[Floats], float], *bounds: tuple[float, float]) -> Objective:
     names = [f"x{i}" for i in range(len(bounds))]
 
@@ -100,6 +112,12 @@ FUNCTIONS: Mapping[str, Objective] = {
     "Rosenbrock 4": _function(rosenbrock, *[(-5, 10)] * 4),
     "Styblinski-Tang 5": _function(styblinski_tang, *[(-5, 5)] * 5),
 }
+
+INTERACTING: Mapping[str, Objective] = {
+    "rotated ellipsoid 5": _function(rotated_ellipsoid, *[(-5, 5)] * 5),
+    "valley 6": _function(valley, *[(0, 1)] * 6),
+}
+"""Functions whose good region lies askew to the params: no param can be chosen by itself."""
 
 
 def table_path(study: str) -> Path:

@@ -19,6 +19,7 @@ from headsweep.engine.tape import batch_bounds, permutation
 from headsweep.heads.base import Head, LabelHead, join_views
 from headsweep.heads.registry import build_head
 from headsweep.heads.retrieval import RetrievalHead
+from headsweep.metrics.masking import BLANK
 
 
 def train_plainly(config: Config, train: Split, valid: Split) -> tuple[list[float], Head]:
@@ -31,6 +32,9 @@ def train_plainly(config: Config, train: Split, valid: Split) -> tuple[list[floa
         {m: inputs.view(m, config.features.normalization, valid=v) for m in shape.widths}
         for v in (False, True)
     )
+    targets = torch.tensor(train.targets, dtype=torch.float32)
+    targets[targets == BLANK] = torch.nan
+    pos_weight = weights_of_positives(targets)
     optimizer = _optimizer(head, config)
     batch_size = min(training.batch_size, inputs.n_train)
     bounds = batch_bounds(inputs.n_train, batch_size)
@@ -44,9 +48,7 @@ def train_plainly(config: Config, train: Split, valid: Split) -> tuple[list[floa
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, step, len(bounds))
             optimizer.zero_grad()
-            _loss(
-                head, batch, inputs.targets[rows], config, inputs.pos_weight, tape_step
-            ).backward()
+            _loss(head, batch, targets[rows], config, pos_weight, tape_step).backward()
             if training.clip_norm is not None:
                 nn.utils.clip_grad_norm_(head.parameters(), training.clip_norm)
             optimizer.step()
@@ -54,7 +56,7 @@ def train_plainly(config: Config, train: Split, valid: Split) -> tuple[list[floa
         head.eval()
         with torch.no_grad():
             if isinstance(head, RetrievalHead):
-                head.set_gallery(views, inputs.targets)
+                head.set_gallery(views, targets)
             logits = head.logits(valid_views)
             scores = (head.probabilities(valid_views) if logits is None else logits).numpy()
         values.append(macro_average_precision(valid.targets, scores))
@@ -63,8 +65,26 @@ def train_plainly(config: Config, train: Split, valid: Split) -> tuple[list[floa
 
 def macro_average_precision(targets: np.ndarray, scores: np.ndarray) -> float:
     """scikit-learn's average precision, averaged over the labels that have both values."""
-    defined = [j for j in range(targets.shape[1]) if 0 < targets[:, j].sum() < len(targets)]
-    return float(np.mean([average_precision_score(targets[:, j], scores[:, j]) for j in defined]))
+    by_label = []
+    for label, score in zip(targets.T, scores.T, strict=True):
+        known = label != BLANK
+        if 0 < label[known].sum() < known.sum():
+            by_label.append(average_precision_score(label[known], score[known]))
+    return float(np.mean(by_label))
+
+
+def weights_of_positives(targets: Tensor) -> Tensor:
+    """Negatives over positives of every label, of the rows that are not NaN."""
+    positives = (targets == 1).sum(dim=0)
+    return torch.where(positives > 0, (targets == 0).sum(dim=0) / positives.clamp_min(1), 1.0)
+
+
+def mean_loss(logits: Tensor, targets: Tensor, config: Config, pos_weight: Tensor) -> Tensor:
+    """The mean over the entries that are not NaN; 0 without any."""
+    known = ~targets.isnan()
+    filled = targets.nan_to_num(0.5)
+    losses = loss(logits, filled, loss_settings(config.training, pos_weight))
+    return losses[known].mean() if known.any() else (logits * 0).sum()
 
 
 def _optimizer(head: Head, config: Config) -> torch.optim.Optimizer:
@@ -95,7 +115,7 @@ def _loss(
     assert isinstance(head, LabelHead)
     x = join_views(batch, config.features.input)
     logits = _forward(head, x, config, tape_step)
-    return loss(logits, targets, loss_settings(config.training, pos_weight)).mean()
+    return mean_loss(logits, targets, config, pos_weight)
 
 
 def _forward(head: LabelHead, x: Tensor, config: Config, tape_step: int) -> Tensor:
@@ -115,6 +135,25 @@ def _forward(head: LabelHead, x: Tensor, config: Config, tape_step: int) -> Tens
     return head.output(x)
 
 
+def _masked_label_loss(similarity: Tensor, targets: Tensor) -> Tensor:
+    """Row by row: cross-entropy with the overlaps of the labels that both rows know."""
+    losses = []
+    for i, mine in enumerate(targets):
+        others, overlaps = [], []
+        for j, theirs in enumerate(targets):
+            known = ~(mine.isnan() | theirs.isnan())
+            if i == j or not known.any():
+                continue
+            a, b = mine[known].bool(), theirs[known].bool()
+            others.append(j)
+            overlaps.append(float((a & b).sum() / (a | b).sum()) if (a | b).any() else 1.0)
+        if others:
+            wanted = torch.tensor(overlaps) if sum(overlaps) else torch.ones(len(others))
+            log_p = torch.log_softmax(similarity[i, others], dim=0)
+            losses.append(-(wanted / wanted.sum() * log_p).sum())
+    return torch.stack(losses).mean()
+
+
 def _contrastive_loss(
     head: RetrievalHead, batch: Mapping[str, Tensor], targets: Tensor, config: Config
 ) -> Tensor:
@@ -131,4 +170,6 @@ def _contrastive_loss(
     similarity = (embedding @ embedding.T / temperature).masked_fill(~others, -torch.inf)
     log_p = torch.log_softmax(similarity, dim=1)
     label = -(label_affinity(targets)[others] * log_p[others]).sum() / len(embedding)
+    if targets.isnan().any():
+        label = _masked_label_loss(embedding @ embedding.T / temperature, targets)
     return (1 - weight) * instance + weight * label

@@ -1,12 +1,14 @@
 """Small splits in memory, and configs in short notation."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from headsweep.config.overrides import compose_config
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
+from headsweep.metrics.masking import BLANK
 
 MakeSplit = Callable[..., Split]
 
@@ -31,6 +33,14 @@ def make_split(name: str, n: int, *, seed: int, width: int = 24, n_labels: int =
         manifest_fingerprint="",
         feature_fingerprints={},
     )
+
+
+def with_blanks(split: Split, share: float, *, seed: int = 0) -> Split:
+    """The split with a random share of its labels blank, and all labels of its first row."""
+    targets = split.targets.copy()
+    targets[np.random.default_rng(seed).random(targets.shape) < share] = BLANK
+    targets[0] = BLANK
+    return replace(split, targets=targets)
 
 
 def config(*overrides: str) -> Config:

@@ -58,7 +58,7 @@ def write_predictor(folder: Path, version: int) -> None:
 
 
 def write_state(folder: Path, version: int) -> None:
-    report = EpochReport(0, 1, 0.5, 0.5, 0.5, 0.5, 1, finished=False, failure=None)
+    report = EpochReport(0, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 1, finished=False, failure=None)
     tensors = {"weight": torch.full((40, 40), float(version))}
     save_snapshot(Snapshot(version, (report,), tensors), folder / "state.safetensors", {"run": "x"})
 

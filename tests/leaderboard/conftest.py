@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from headsweep.data.dataset import Dataset, required_modalities
+from headsweep.data.dataset import Dataset, required_inputs
 from headsweep.data.synthetic.generate import synthesize
 from headsweep.engine.train_configs import train_to_end
 from headsweep.leaderboard.finalize import finalize
@@ -33,6 +33,10 @@ space:
   training.weight_decay: {{type: float, low: 1.0e-6, high: 1.0e-2, log: true}}
 finalists: {{top_k: 2, seeds: [0, 1, 2]}}
 """
+
+
+NO_REFERENCES = ("finalists.references=[]",)
+"""Only the board of the linear study has references: measuring them takes time."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def make_study(folder: Path, data: Path, *, name: str, base: str, n_trials: int = 4) -> Study:
+def make_study(
+    folder: Path,
+    data: Path,
+    *,
+    name: str,
+    base: str,
+    n_trials: int = 4,
+    overrides: Sequence[str] = NO_REFERENCES,
+) -> Study:
     """Create a study with `n_trials` trained trials, of which the last is pruned."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = json.dumps(LABELS)
     text = STUDY_FILE.format(name=name, base=base, n_trials=n_trials, labels=labels)
     (folder / "study.yaml").write_text(text)
     roots = [f"paths.data_root={data}/features", f"paths.manifest_dir={data}/manifests"]
-    spec = load_study_file(folder / "study.yaml", roots)
+    spec = load_study_file(folder / "study.yaml", [*roots, *overrides])
     url = f"sqlite:///{folder}/study.db"
     StoredStudy.create(spec, url).close()
     study = Study(spec, url)
@@ -94,8 +106,8 @@ def add_trials(study: Study, n: int, *, seed: int) -> None:
     """Train `n` more trials with random parameters, and store their values."""
     spec, stored = study.spec, study.optuna
     stored.sampler = optuna.samplers.RandomSampler(seed=seed)
-    modalities = required_modalities(spec.config)
-    splits = Dataset.from_config(spec.config).search_splits(modalities=modalities)
+    inputs = required_inputs(spec.config)
+    splits = Dataset.from_config(spec.config).search_splits(inputs=inputs)
     trials = [stored.ask() for _ in range(n)]
     for trial in trials:
         suggest(trial, spec.space, spec.config)
@@ -105,13 +117,15 @@ def add_trials(study: Study, n: int, *, seed: int) -> None:
     for trial, run in zip(trials, train_to_end(configs, *splits, SETTINGS), strict=True):
         for report in run.history:
             trial.report(report.auprc_macro, report.epoch)
-        stored.tell(trial, run.best_auprc_macro)
+        stored.tell(trial, run.best_value)
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Study:
     """A linear study on visual features."""
-    return make_study(tmp_path_factory.mktemp("linear"), data, name="linear", base="head=linear")
+    return make_study(
+        tmp_path_factory.mktemp("linear"), data, name="linear", base="head=linear", overrides=()
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import yaml
 
 from headsweep.config.files import read_config, write_config
 from headsweep.config.values import parse_config
-from headsweep.data.dataset import Dataset, required_modalities
+from headsweep.data.dataset import Dataset, required_inputs
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import ConfigError, OutputError
 from headsweep.studies.trials import trial_config
@@ -19,9 +19,9 @@ def test_write_config_of_the_best_trial_trains_to_its_recorded_value(study, tmp_
     write_config(config, path, study=study.name, trial=best.number, value=best.value)
 
     config = parse_config(yaml.safe_load(path.read_text()), where="best.yaml")
-    splits = Dataset.from_config(config).search_splits(modalities=required_modalities(config))
+    splits = Dataset.from_config(config).search_splits(inputs=required_inputs(config))
     (run,) = train_to_end([config], *splits, SETTINGS)
-    assert run.best_auprc_macro == pytest.approx(best.value, abs=1e-6)
+    assert run.best_value == pytest.approx(best.value, abs=1e-6)
 
 
 def test_write_config_names_study_trial_and_value_in_the_first_line(study, tmp_path):

@@ -60,7 +60,7 @@ def test_predictor_gives_the_stored_predictions(read, data) -> None:
         data / "manifests",
         overrides={"training.target_labels": list(head.labels)},
     )
-    (test, *_) = config.splits_alone(modalities=("visual",))
+    (test, *_) = config.splits_alone(inputs=("visual",))
     stored = read.predictions(1, test.name, seed=0)
     found = head.predict_proba({"visual": test.features["visual"]})
     expected = stored[[f"y_score:{label}" for label in head.labels]].to_numpy()

@@ -57,11 +57,11 @@ def test_seed_folder_has_config_weights_thresholds_and_predictions(exported):
 def test_config_of_a_seed_folder_trains_to_its_recorded_value(exported):
     config = read_config(exported / "config.yaml")
     assert (config.training.seed, config.training.tape_position) == (1, 0)
-    splits = Dataset.from_config(config).search_splits(modalities=("visual",))
+    splits = Dataset.from_config(config).search_splits(inputs=("visual",))
     (run,) = train_to_end([config], *splits, SETTINGS)
     first_line = (exported / "config.yaml").read_text().splitlines()[0]
     recorded = float(first_line.split()[-1])
-    assert run.best_auprc_macro == pytest.approx(recorded, abs=1e-6)
+    assert run.best_value == pytest.approx(recorded, abs=1e-6)
 
 
 def test_evaluate_on_a_test_manifest_repeats_the_stored_predictions(exported, data, headsweep):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from headsweep.leaderboard.verification.verify import verify
+from headsweep.studies.stopping import Improvements
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 from tests.leaderboard.conftest import Study, make_study
@@ -62,7 +63,7 @@ def test_finalize_after_the_patience_ran_out_says_so(
 ):
     with StoredStudy.open(stopped.name, stopped.storage_url) as stored:
         stored.set_deadline(None)
-    monkeypatch.setattr("headsweep.studies.stopping.n_without_improvement", lambda trials: 7)
+    monkeypatch.setattr(Improvements, "n_without", 7)
     patient = stopped.spec.model_copy(update={"patience": 7, "n_trials": 50})
     monkeypatch.setattr(StoredStudy, "_spec_of", lambda self, attrs: patient)
     board = stopped.finalize(tmp_path / "board", reopen="another board")

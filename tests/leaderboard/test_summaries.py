@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import norm
 
 from headsweep.evaluation.predictions import Predictions
@@ -14,6 +15,8 @@ from headsweep.evaluation.summaries import (
     summarize,
     summarize_labels,
 )
+from headsweep.leaderboard.results import plain_thresholds
+from headsweep.metrics.bootstrap import bound_of_perfect
 
 
 def predictions(seed: int, *, n: int = 120, empty_label: bool = False) -> Predictions:
@@ -87,32 +90,36 @@ def test_retrieval_report_of_two_seeds_averages_recall_in_both_directions():
     assert report["text_to_visual"]["recall_at_50"] == 0.25
 
 
+def bound(mean: float, patients: float) -> tuple[np.ndarray, np.ndarray]:
+    return bound_of_perfect(np.array([mean]), np.array([float(patients)]), 0.95)
+
+
 @pytest.mark.parametrize(("patients", "low"), [(10, 0.7411), (50, 0.9418), (1000, 0.9970)])
 def test_summarize_labels_of_a_perfect_ranking_gives_a_one_sided_interval(patients, low):
     perfect, draws = np.ones((3, 1)), np.ones((50, 1))
     for area in (True, False):
         (found,) = summarize_labels(
-            perfect, draws, np.array([float(patients)]), area=area, ranking=True
+            perfect, draws, np.array([float(patients)]), area=area, extremes=bound(1.0, patients)
         )
         assert (found["mean"], found["ci_high"]) == (1.0, 1.0)
         assert found["ci_low"] == pytest.approx(low, abs=1e-4)
         # With so low a share of positives above all negatives, m of m are seen 5 times in 100.
         assert found["ci_low"] ** patients == pytest.approx(0.05)
-    macro = summarize(np.ones(3), np.ones(50), patients, ranking=True)
+    macro = summarize(np.ones(3), np.ones(50), patients, extremes=bound(1.0, patients))
     assert macro["ci_low"] == pytest.approx(low, abs=1e-4)
 
 
 def test_summarize_labels_of_a_reversed_ranking_is_bounded_from_above():
     (found,) = summarize_labels(
-        np.zeros((2, 1)), np.zeros((50, 1)), np.array([10.0]), area=True, ranking=True
+        np.zeros((2, 1)), np.zeros((50, 1)), np.array([10.0]), area=True, extremes=bound(0.0, 10)
     )
     assert (found["ci_low"], found["ci_high"]) == (0.0, pytest.approx(1 - 0.05**0.1))
 
 
 def test_summarize_of_a_perfect_ranking_with_few_patients_or_old_rules_is_as_before():
-    few = summarize(np.ones(3), np.ones(50), 9, ranking=True)
+    few = summarize(np.ones(3), np.ones(50), 9, extremes=bound(1.0, 9))
     assert (few["ci_low"], few["ci_high"]) == (None, None)
-    old = summarize(np.ones(3), np.ones(50), 50, RULES[1], ranking=True)
+    old = summarize(np.ones(3), np.ones(50), 50, RULES[1], extremes=bound(1.0, 50))
     assert (old["ci_low"], old["ci_high"]) == (1.0, 1.0)
 
 
@@ -125,6 +132,75 @@ def test_interval_of_a_perfect_ranking_holds_the_true_value(distance):
         scores = rng.normal(size=60) + distance * targets
         if scores[targets].min() > scores[~targets].max():
             n_perfect += 1
-            found = summarize(np.ones(1), np.ones(20), 12, ranking=True)
+            found = summarize(np.ones(1), np.ones(20), 12, extremes=bound(1.0, 12))
             assert found["ci_low"] <= truth <= found["ci_high"]
     assert n_perfect > 20
+
+
+def scored(logits: np.ndarray, targets: np.ndarray, *, rows_of_patient: int = 2) -> Predictions:
+    """Return predictions of one label with logits."""
+    n = len(targets)
+    return Predictions(
+        "test",
+        tuple(f"v_{i}" for i in range(n)),
+        tuple(f"p_{i // rows_of_patient}" for i in range(n)),
+        ("a",),
+        targets[:, None].astype(np.uint8),
+        expit(logits.astype(np.float64))[:, None],
+        logits[:, None].astype(np.float32),
+    )
+
+
+def test_report_of_a_perfect_head_gives_every_ratio_an_interval_with_width():
+    targets = np.arange(120) < 40
+    one = scored(np.where(targets, 2.0, -2.0), targets)
+    report = report_of(measure([one], [choose_thresholds(one)], n_resamples=20))
+    label = report["per_label"]["a"]
+    # 20 patients with the label, who are the called ones, and 40 without it.
+    low = {20: 0.05 ** (1 / 20), 40: 0.05 ** (1 / 40)}
+    skill = (low[20] - 1 / 3) / (2 / 3)
+    names = {"auprc": low[20], "auroc": low[20], "auprc_skill": skill}
+    for suffix in ("", "_youden"):
+        names |= {f"{name}{suffix}": low[20] for name in ("f1", "precision", "sensitivity")}
+        names[f"specificity{suffix}"] = low[40]
+    for name, expected in names.items():
+        for summary in (label[name], report[f"{name}_macro"]):
+            assert (summary["mean"], summary["ci_high"]) == (1.0, 1.0), name
+            assert summary["ci_low"] == pytest.approx(expected), name
+
+
+def test_report_of_a_head_that_finds_nothing_bounds_its_ratios_from_above():
+    targets = np.arange(120) < 40
+    one = scored(np.where(targets, -2.0, 2.0), targets)
+    cuts = choose_thresholds(scored(np.where(targets, 2.0, -2.0), targets))
+    label = report_of(measure([one], [cuts], n_resamples=20))["per_label"]["a"]
+    most = 1 - 0.05 ** (1 / 20)
+    ends = {"sensitivity": most, "f1": 2 * most / (1 + most), "precision": 1 - 0.05 ** (1 / 40)}
+    for name, expected in ends.items():
+        assert (label[name]["mean"], label[name]["ci_low"]) == (0.0, 0.0)
+        assert label[name]["ci_high"] == pytest.approx(expected), name
+
+
+def test_report_by_earlier_rules_leaves_perfect_ratios_without_width():
+    targets = np.arange(120) < 40
+    one = scored(np.where(targets, 2.0, -2.0), targets)
+    measured = measure([one], [choose_thresholds(one, RULES[2])], n_resamples=20)
+    label = report_of(measured, RULES[2])["per_label"]["a"]
+    assert (label["f1"]["ci_low"], label["f1"]["ci_high"]) == (1.0, 1.0)
+    assert label["auroc"]["ci_low"] < 1.0
+
+
+def test_choose_thresholds_of_logits_whose_probabilities_are_equal_tells_rows_apart():
+    targets = np.arange(40) < 10
+    one = scored(np.where(targets, 60.0, 40.0), targets, rows_of_patient=1)
+    assert len(set(one.scores.ravel())) == 1
+    assert choose_thresholds(one).f1.tolist() == [60.0]
+    now, before = (
+        measure([one], [choose_thresholds(one, rules)], n_resamples=5).values["specificity"].item()
+        for rules in (RULES[3], RULES[2])
+    )
+    assert (now, before) == (1.0, 0.0)
+    plain = plain_thresholds(choose_thresholds(one), ["a"])
+    assert plain == {
+        "f1": {"a": 1.0}, "youden": {"a": 1.0}, "f1_logit": {"a": 60.0}, "youden_logit": {"a": 60.0}
+    }  # fmt: skip

@@ -15,7 +15,10 @@ from headsweep.data.synthetic.generate import synthesize
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/how_to/own_features.md", "docs/how_to/use_a_head.md")
 """In the order in which they run: the last one reads the leaderboard of the first."""
-SHOWN_ELSEWHERE = {"docs/how_to/own_head.md": "tests/heads/test_example.py"}
+SHOWN_ELSEWHERE = {
+    "docs/how_to/own_head.md": "tests/heads/test_example.py",
+    "docs/how_to/other_cohorts.md": "tests/leaderboard/test_other_cohorts.py",
+}
 """Pages whose Python is a file of a package, with the module that tests it."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("examples")]

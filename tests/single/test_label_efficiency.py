@@ -133,7 +133,7 @@ def test_scaling_run_again_gives_the_same_numbers(
 
 def test_budgets_are_nested_and_keep_patients_together(data: tuple[str, ...]):
     config = compose_config(list(data), where="test")
-    pool, _ = Dataset.from_config(config).search_splits(modalities=("visual",))
+    pool, _ = Dataset.from_config(config).search_splits(inputs=("visual",))
     parts = dict(_budgets(pool, [50, 200, 400], 0))
     held = {budget: set(part.volumes) for budget, part in parts.items()}
     assert held[50] < held[200] < held[400] < set(pool.volumes)

@@ -164,7 +164,7 @@ class TestRefused:
             ("data.val_manifest=test_manual_all.csv", "data.val_manifest was 'valid.csv'"),
             (
                 "training.resume.state_path=no/such/file",
-                "no/such/file: cannot resume from this file",
+                "state file not found: no/such/file. training.resume.state_path names",
             ),
         ],
     )

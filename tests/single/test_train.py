@@ -131,7 +131,7 @@ def test_train_when_probabilities_saturate_ranks_by_logits(
     recorded = json.loads((tmp_path / "metrics.json").read_text())["val/auprc_macro"]
 
     config = compose_config(["head=linear", *words], where="test")
-    _, valid = Dataset.from_config(config).search_splits(modalities=("visual",))
+    _, valid = Dataset.from_config(config).search_splits(inputs=("visual",))
     logits = load_predictor(tmp_path / "model.safetensors").decision_function(valid.features)
     assert logits is not None
     by_sklearn = [

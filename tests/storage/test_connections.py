@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from optuna.exceptions import StorageInternalError
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from headsweep.errors import StorageError
+from headsweep.errors import StorageError, UnreachableStorageError
+from headsweep.storage import connections
 from headsweep.storage import sqlite_files as module
 from headsweep.storage.connections import Database, open_database
 
@@ -110,3 +112,23 @@ def test_open_database_without_the_postgres_driver_names_the_extra(
         open_database("postgresql://me:secret@host/studies")
     assert "install the extra headsweep[postgres] (" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_write_while_another_process_holds_a_transaction_says_that_it_is_locked(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connections, "LOCK_TIMEOUT_S", 0.2)
+    hung = open_database(store_url, create=True)
+    waiting = open_database(store_url, outage_s=0.5)
+
+    def hold(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT 1")
+        with pytest.raises(UnreachableStorageError) as refused:
+            waiting.write(lambda other: None, study_id=1)
+        assert f"{waiting.shown} is locked: another process does not end its" in str(refused.value)
+
+    hung.write(hold, study_id=1)
+    waiting.write(lambda connection: None, study_id=1)
+    hung.close()
+    waiting.close()

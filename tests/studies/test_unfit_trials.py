@@ -34,6 +34,11 @@ UNFIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "out-of-bounds": (FIT | {RATE: 0.5}, SPACE | {RATE: FloatDistribution(1e-5, 1.0, log=True)}),
     "other-choices": (FIT | {SIZE: 96}, SPACE | {SIZE: CategoricalDistribution([64, 96])}),
     "other-kind": (FIT | {RATE: "low"}, SPACE | {RATE: CategoricalDistribution(["low", "high"])}),
+    "lacks-params": (
+        {RATE: 0.01, OPTIMIZER: "adamw"},
+        {RATE: SPACE[RATE], OPTIMIZER: SPACE[OPTIMIZER]},
+    ),
+    "lacks-a-conditional-param": (FIT | {OPTIMIZER: "sgd"}, SPACE),
     "unknown-name": (FIT | {"lr": 0.1}, SPACE | {"lr": FloatDistribution(0.0, 1.0)}),
 }
 

@@ -25,14 +25,37 @@ def leaderboard() -> None:
 @click.option("--markdown", "form", flag_value="markdown", help="Print Markdown.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, figures in full.")
 @click.option("--html", "form", flag_value="html", help="Print a self-contained page.")
-def show(folders: tuple[Path, ...], form: str | None) -> None:
+@click.option(
+    "--also-labels",
+    "labels",
+    type=GivenPath(path_type=Path, dir_okay=False),
+    metavar="FILE.csv",
+    help="Show every row of DIR also under the labels in FILE.csv, how often these differ, and how "
+    "ranks move. The file has a column of volume names and one for each label.",
+)
+def show(folders: tuple[Path, ...], form: str | None, labels: Path | None) -> None:
     """Print the leaderboard of DIR, or the best finalists of several studies as one board.
 
     Rows on different data are never ranked together.
+
+    Raises:
+        click.UsageError: the options exclude each other.
     """
-    from headsweep.cli.tables import print_boards
+    from headsweep.cli.tables import print_boards, print_label_noise
     from headsweep.leaderboard.leaderboard import Leaderboard
 
+    if labels is not None:
+        if len(folders) > 1 or form == "html":
+            raise click.UsageError("--also-labels takes one DIR, and not --html")
+        noise = Leaderboard(folders[0]).label_noise(labels)
+        match form:
+            case "markdown":
+                click.echo(noise.to_markdown(), nl=False)
+            case "csv":
+                click.echo(noise.to_dataframe().to_csv(index=False), nl=False)
+            case _:
+                print_label_noise(noise)
+        return
     merged = Leaderboard.merge(folders)
     match form:
         case "markdown":

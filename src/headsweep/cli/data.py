@@ -82,11 +82,15 @@ def pack(overrides: tuple[str, ...]) -> None:
     named = (config.data.train_manifest, config.data.val_manifest, *config.data.test_manifests)
     for name in filter(None, named):
         path = Path(config.paths.manifest_dir) / name
-        manifest = read_manifest(path, config.data.columns, config.training.target_labels)
-        for modality in manifest.feature_paths:
-            packed = pack_for(config, manifest, modality, cache_dir(), progress=is_interactive())
+        labels = config.training.target_labels
+        if name in (config.data.label_maps or {}):
+            labels = ()  # features are packed alike, whatever the labels are
+        columns, blank_labels = config.data.manifest_columns, config.data.blank_labels
+        manifest = read_manifest(path, columns, labels, blank_labels)
+        for one in manifest.feature_paths:
+            packed = pack_for(config, manifest, one, cache_dir(), progress=is_interactive())
             rows, width = packed.matrix.shape
-            click.echo(f"{path}: {modality}, {rows} rows of {width} ({packed.fingerprint[:12]})")
+            click.echo(f"{path}: {name}, {rows} rows of {width} ({packed.fingerprint[:12]})")
 
 
 @data.command()

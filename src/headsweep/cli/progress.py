@@ -11,6 +11,8 @@ from headsweep.progress import progress_bar
 if TYPE_CHECKING:
     from headsweep.engine.slots import EpochReport
 
+TITLES = {"auprc_macro": "AUPRC", "auroc_macro": "AUROC"}
+
 
 @contextmanager
 def epochs_shown(max_epochs: int) -> Iterator[Callable[[EpochReport], None]]:
@@ -25,5 +27,6 @@ def epochs_shown(max_epochs: int) -> Iterator[Callable[[EpochReport], None]]:
     with progress_bar("epoch", max_epochs) as bar:
         yield lambda report: bar.update(
             report.epoch,
-            text=f"val AUPRC {report.auprc_macro:.4f}, best {report.best_auprc_macro:.4f}",
+            text=f"val {TITLES.get(report.metric, report.metric)} {report.value:.4f}, "
+            f"best {report.best_value:.4f}",
         )

@@ -76,7 +76,9 @@ def train(
                 on_epoch=on_epoch,
                 notice=lambda line: click.echo(f"Notice: {line}", err=True),
             )
-        click.echo(f"val/auprc_macro {trained.best_auprc_macro!r} in epoch {trained.best_epoch}")
+        click.echo(
+            f"val/{config.training.metric} {trained.best_value!r} in epoch {trained.best_epoch}"
+        )
         click.echo(f"files: {config.paths.checkpoint_dir}")
 
 

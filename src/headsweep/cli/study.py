@@ -173,8 +173,8 @@ def export(study_name: str, storage_url: str, trial: int | None, output: Path) -
     from headsweep.studies.study import StoredStudy
 
     with StoredStudy.open(study_name, storage_url) as study:
-        exported = study.export(output, trial)
-    click.echo(f"trial {exported.number}, val/auprc_macro {exported.value!r}: {output}")
+        exported, metric = study.export(output, trial), study.spec.config.training.metric
+    click.echo(f"trial {exported.number}, val/{metric} {exported.value!r}: {output}")
 
 
 @click.command(cls=Command)

@@ -63,7 +63,7 @@ def _read(path: Path) -> Manifest:
     from headsweep.config.schema import ColumnsConfig
     from headsweep.data.manifest import read_manifest
 
-    return read_manifest(path, ColumnsConfig(), None)
+    return read_manifest(path, ColumnsConfig(), None, "mask")
 
 
 def _show(written: Sequence[Subset], folder: Path) -> None:

@@ -15,6 +15,7 @@ from headsweep.cli.exits import printable
 from headsweep.leaderboard.formatting import number, spread
 
 if TYPE_CHECKING:
+    from headsweep.leaderboard.label_noise import LabelNoise
     from headsweep.leaderboard.merge import Board
     from headsweep.studies.summary import Summary
 
@@ -57,6 +58,21 @@ def print_boards(boards: Sequence[Board]) -> None:
         splits = [n.removesuffix(metric) for n in board.rows[0] if n.endswith(metric)]
         lines = [line for row in board.rows for line in _finalist_lines(row, splits, named=several)]
         print_table(["rank", "finalist", "split", "AUPRC", "95% CI", "AUROC"], lines)
+
+
+def print_label_noise(noise: LabelNoise) -> None:
+    """Print for every split how often labels differ, and all rows under both labels."""
+    from headsweep.leaderboard.label_noise import (
+        LABELS_HEADER,
+        ROWS_HEADER,
+        label_lines,
+        row_lines,
+    )
+
+    for one in noise.splits:
+        console().print(printable(one.summary), soft_wrap=True)
+        print_table(ROWS_HEADER, row_lines(one))
+        print_table(LABELS_HEADER, label_lines(one))
 
 
 def _finalist_lines(

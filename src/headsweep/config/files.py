@@ -20,7 +20,7 @@ def write_config(config: Config, path: Path, *, study: str, trial: int, value: f
     Raises:
         OutputError: the file cannot be written.
     """
-    head = f"# study {study}, trial {trial}, recorded val/auprc_macro {value!r}\n"
+    head = f"# study {study}, trial {trial}, recorded val/{config.training.metric} {value!r}\n"
     body = to_yaml(to_dict(config))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

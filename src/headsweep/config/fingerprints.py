@@ -18,15 +18,21 @@ IRRELEVANT_KEYS = ("training.resume",)
 """Keys of other sections that change no leaderboard number."""
 
 ADDED_KEYS: Mapping[str, Any] = {
+    "data.blank_labels": "refuse",
     "data.columns.patient": None,
     "data.columns.scan": None,
     "data.feature_key": None,
     "data.follow_links": False,
+    "data.inputs": None,
+    "data.label_maps": None,
     "data.shared_content": None,
+    "data.zero_shot": None,
+    "features.partner": None,
+    "training.metric": "auprc_macro",
     "head.init": "default",
     "training.adam_betas": None,
     "training.adam_epsilon": 1e-8,
-    "training.early_stopping_metric": "auprc_macro",
+    "training.early_stopping_metric": None,
     "training.early_stopping_start_epoch": 1,
     "training.early_stopping_window": 1,
     "training.one_cycle_rise": 0.3,

@@ -11,7 +11,7 @@ import copy
 import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ LOCAL = (
     "data.train_manifest",
     "data.val_manifest",
     "data.test_manifests",
+    "data.label_maps",
+    "data.zero_shot",
 )
 """Keys that name what is written, and the manifests below `paths.manifest_dir`."""
 
@@ -75,12 +77,20 @@ PARSER_ERRORS = (
 """What Hydra's parser raises on texts that it does not understand."""
 
 
-def compose_config(overrides: Sequence[str], *, where: str) -> Config:
+def compose_config(
+    overrides: Sequence[str],
+    *,
+    where: str,
+    given: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> Config:
     """Compose the config that a list of group choices and `key=value` overrides describes.
 
     Args:
         overrides: Hydra's override grammar, such as `head=mlp` and `training.batch_size=64`.
         where: file or command the overrides came from, for the error.
+        given: plain values by key, which `overrides` may replace.
+        fixed: plain values by key, which replace those of `overrides`.
 
     Returns:
         The config.
@@ -90,7 +100,8 @@ def compose_config(overrides: Sequence[str], *, where: str) -> Config:
             is not allowed, an interpolation, or anything that addresses Hydra itself.
     """
     overrides = meaningful(overrides, where=where)
-    values = dict(override_value(text, where=where) for text in overrides)
+    values = {**(given or {}), **dict(override_value(text, where=where) for text in overrides)}
+    values |= fixed or {}
     choices = {key: values.pop(key) for key in GROUPS if key in values}
     for group, choice in choices.items():
         known = group_options(group)
@@ -166,6 +177,42 @@ def meaningful(overrides: Sequence[str], *, where: str) -> list[str]:
     return kept
 
 
+def meaningful_sections(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Leave out keys that other CT-RATE benchmarks have in their config files, with one warning.
+
+    Args:
+        data: sections of a config file.
+        where: the file.
+
+    Returns:
+        The other keys.
+
+    Raises:
+        ConfigError: a key has another name here.
+    """
+    kept: dict[str, Any] = {}
+    ignored: dict[str, str] = {}
+    for name, section in data.items():
+        if name in RENAMED:
+            raise ConfigError(f"{where}: {_unknown(name, ())}")
+        if name == "hydra":
+            ignored[name] = "Hydra runs no job here"
+            continue
+        if not isinstance(section, dict):
+            kept[name] = section
+            continue
+        paths = {f"{name}.{key}": key for key in section}
+        for path in paths:
+            if path in RENAMED:
+                raise ConfigError(f"{where}: {_unknown(path, ())}")
+        ignored |= {path: WITHOUT_MEANING[path] for path in paths if path in WITHOUT_MEANING}
+        kept[name] = {key: section[key] for path, key in paths.items() if path not in ignored}
+    if ignored:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in ignored.items())
+        warnings.warn(f"{where}: ignored keys: {reasons}", HeadsweepWarning, stacklevel=3)
+    return kept
+
+
 def _unknown(key: str, known: Sequence[str]) -> str:
     """Return the sentence that refuses a key, with the one that replaces it here."""
     other = RENAMED.get(key)
@@ -183,13 +230,22 @@ def refuse_escapes(overrides: Sequence[str], *, where: str) -> None:
         rule = f"overrides in a file must have at most {MAX_CHARACTERS} characters"
         raise ConfigError(f"{where}: {rule}, found {found}")
     for text in overrides:
-        key, value = override_value(text, where=where)
-        for name in value if isinstance(value, list) else [value]:
-            if key in LOCAL and escapes(str(name)):
-                raise ConfigError(
-                    f"{where}: {key} in a file must be a relative path without '..' "
-                    f"(the command line may give others), found {name!r}"
-                )
+        refuse_escaping_value(*override_value(text, where=where), where=where)
+
+
+def refuse_escaping_value(key: str, value: Any, *, where: str) -> None:
+    """Refuse a value in an untrusted file that writes or reads manifests outside their folders.
+
+    Raises:
+        ConfigError: the key is one of `LOCAL` and the value an absolute path, or one with `..`.
+    """
+    names = list(value.values()) if isinstance(value, dict) else value
+    for name in names if isinstance(names, list) else [names]:
+        if key in LOCAL and escapes(str(name)):
+            raise ConfigError(
+                f"{where}: {key} in a file must be a relative path without '..' "
+                f"(the command line may give others), found {name!r}"
+            )
 
 
 def hydra_override(text: str, *, where: str) -> Override:
@@ -261,7 +317,7 @@ def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
     overrides = meaningful(overrides, where=COMMAND_LINE)
     if config_file is None:
         return compose_config(overrides, where=COMMAND_LINE)
-    data = read_document(config_file)
+    data = meaningful_sections(read_document(config_file), where=str(config_file))
     pairs = [override_value(text, where=COMMAND_LINE) for text in overrides]
     choices = [text for text, (key, _) in zip(overrides, pairs, strict=True) if key in GROUPS]
     chosen = to_dict(compose_config(choices, where=COMMAND_LINE))

@@ -25,7 +25,17 @@ from pydantic import (
 )
 
 from headsweep.config.fingerprints import ADDED_KEYS, without_added_defaults, without_irrelevant
-from headsweep.config.messages import unknown_key
+from headsweep.config.inputs import (
+    BUILT_IN,
+    Modality,
+    check_input,
+    check_known,
+    check_names,
+    input_names,
+    joined_input,
+    paired_inputs,
+)
+from headsweep.config.messages import nearest, unknown_key
 from headsweep.errors import ConfigError
 
 HEAD_ENTRY_POINTS = "headsweep.heads"
@@ -52,12 +62,15 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 FolderName = Annotated[str, AfterValidator(_given)]
 
-Modality = Literal["visual", "text"]
-FeatureInput = Literal["visual", "text", "both"]
+FeatureInput = Annotated[str, BeforeValidator(joined_input), AfterValidator(check_input)]
 Normalization = Literal["none", "l2", "layer", "std", "zscore", "whiten"]
 Init = Literal["default", "normal", "zero"]
 Precision = Literal["float32", "tf32", "bf16"]
 SharedContent = Literal["refuse", "warn", "drop"]
+ObjectiveMetric = Literal[
+    "auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10"
+]
+BlankLabels = Literal["refuse", "mask"]
 
 
 class Section(BaseModel):
@@ -139,7 +152,12 @@ class FeaturesConfig(Section):
     """Which features enter the head, and how they are normalised (fitted on train only)."""
 
     input: FeatureInput = "visual"
-    """Features that the head reads; `both` joins visual and text features side by side."""
+    """Features that the head reads: `visual`, `text`, `both` of these side by side, the name of an
+    input in `data.inputs`, or several names joined by `+`, as in `ct_clip+colipri`; a list of
+    names is joined."""
+    partner: str | None = None
+    """Input of the other modality that a retrieval head pairs with `input`; null takes the only
+    one in `data.inputs`, or `visual` and `text` for each other."""
     normalization: Normalization = "zscore"
     """`l2` scales rows to length 1, `layer` rows to mean 0 and variance 1, `std` columns to
     variance 1 without centring them, `zscore` columns to mean 0 and variance 1, and `whiten` also
@@ -179,12 +197,18 @@ class TrainingConfig(Section):
     """Rows of a minibatch."""
     max_epochs: Epochs = 50
     """Epochs after which training ends at the latest."""
+    metric: ObjectiveMetric = "auprc_macro"
+    """Metric on valid, higher is better, that chooses the epoch whose weights are used.
+    `auprc_skill` is the mean over labels of (AUPRC - prevalence) / (1 - prevalence),
+    `balanced_accuracy` has thresholds chosen on valid itself, and `recall_at_10` is the share of
+    scans whose report a retrieval head ranks among the first 10. In a study file write
+    `objective.metric`."""
     early_stopping_patience: Epochs | None = 10
     """Epochs without a better value of `early_stopping_metric` after which training ends; null
-    never stops early. The weights are always those of the epoch of the best AUPRC."""
-    early_stopping_metric: Literal["auprc_macro", "auroc_macro", "loss"] = "auprc_macro"
-    """Validation metric that early stopping watches; of `loss`, the mean cross-entropy of all rows
-    and labels, lower is better."""
+    never stops early. The weights are always those of the epoch of the best `metric`."""
+    early_stopping_metric: Literal["auprc_macro", "auroc_macro", "loss"] | None = None
+    """Validation metric that early stopping watches; null is `metric`. Of `loss`, the mean
+    cross-entropy of all rows and labels, lower is better."""
     early_stopping_window: Epochs = 1
     """Epochs over whose mean the metric is watched: a moving average of the last so many."""
     early_stopping_start_epoch: Epochs = 1
@@ -252,6 +276,37 @@ class ColumnsConfig(Section):
     """Column of the scans, whose rows share labels and report; null takes them from CT-RATE's
     volume names, or takes every volume as a scan of its own."""
 
+    def feature_columns(self) -> dict[str, str]:
+        """Return the columns of feature paths by the name of the input."""
+        return {"visual": self.visual_feature, "text": self.text_feature}
+
+    def key_of(self, name: str) -> str:
+        """Return the config key that names the column of an input."""
+        return f"data.columns.{name}_feature"
+
+
+class InputConfig(Section):
+    """The features of one encoder."""
+
+    column: str
+    """Column of the features' files, relative to `paths.data_root`."""
+    modality: Modality
+    """`visual` for features of the volumes, `text` for features of the reports."""
+
+
+class ManifestColumns(ColumnsConfig):
+    """Names of the manifest's columns, with those of named inputs."""
+
+    inputs: tuple[tuple[str, str], ...] = ()
+
+    def feature_columns(self) -> dict[str, str]:
+        """Return the columns of feature paths by the name of the input."""
+        return super().feature_columns() | dict(self.inputs)
+
+    def key_of(self, name: str) -> str:
+        """Return the config key that names the column of an input."""
+        return super().key_of(name) if name in BUILT_IN else f"data.inputs.{name}.column"
+
 
 class DataConfig(Section):
     """Which manifests are read; names are relative to `paths.manifest_dir`."""
@@ -271,6 +326,9 @@ class DataConfig(Section):
     """Manifests of the test rows; each is measured by itself."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of the manifests' columns."""
+    inputs: Mapping[str, InputConfig] | None = None
+    """Features of several encoders by a name of your choice: `{ct_clip: {column: ct_clip_path,
+    modality: visual}, …}`; `features.input` names those that a head reads."""
     feature_key: str | None = None
     """Name of the array or tensor that holds the features, in files with several; null takes
     `arr`, `embeddings`, or the only one."""
@@ -278,8 +336,55 @@ class DataConfig(Section):
     """What is done when rows of different patients in two splits share a report or a feature
     vector: `refuse` the data, `warn`, or `drop` such rows from valid and test; null refuses visual
     features and warns of text features and reports. A few rows with equal labels are accepted."""
+    label_maps: Mapping[str, str] | None = None
+    """Label maps of valid and test manifests whose columns are not the study's labels:
+    `{rad_chestct.csv: rad_chestct_map.yaml}`, relative to `paths.manifest_dir`."""
+    zero_shot: str | None = None
+    """File of prompt embeddings for the reference row `zero_shot`, relative to
+    `paths.manifest_dir`: a `.npz` with one array for each label, named as the label, or two, named
+    `positive:<label>` and `negative:<label>`; null makes no such row."""
+    blank_labels: BlankLabels = "refuse"
+    """What is done with blank label cells: `refuse` the manifest, or `mask` them. A masked cell
+    weighs nothing in the loss and is left out of its label's metrics."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
+
+    @model_validator(mode="after")
+    def _inputs_have_names_and_columns_of_their_own(self) -> Self:
+        if self.inputs is not None:
+            try:
+                check_names({name: one.column for name, one in self.inputs.items()})
+            except ValueError as error:
+                raise ValueError(f"data.inputs: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _label_maps_are_of_manifests(self) -> Self:
+        named = [name for name in (self.val_manifest, *self.test_manifests) if name is not None]
+        for name in self.label_maps or {}:
+            if name == self.train_manifest:
+                raise ValueError(
+                    f"data.label_maps: {name!r} is the train manifest, whose labels are the "
+                    "study's own: map the other manifests to them"
+                )
+            if name not in named:
+                raise ValueError(
+                    f"data.label_maps: no manifest {name!r}.{nearest(name, named)} "
+                    "data.val_manifest and data.test_manifests name them"
+                )
+        return self
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """Modality of every input, by name; the built-in ones first."""
+        named = self.inputs or {}
+        return {**BUILT_IN, **{name: one.modality for name, one in named.items()}}
+
+    @property
+    def manifest_columns(self) -> ManifestColumns:
+        """Names of the manifests' columns, with those of named inputs."""
+        named = tuple((name, one.column) for name, one in (self.inputs or {}).items())
+        return ManifestColumns(**self.columns.model_dump(), inputs=named)
 
 
 class PathsConfig(Section):
@@ -367,6 +472,16 @@ class Config(Section):
     """Loggers of single runs."""
 
     @model_validator(mode="after")
+    def _inputs_are_known(self) -> Self:
+        features, modalities = self.features, self.data.modalities
+        check_known(input_names(features.input), tuple(modalities), "features.input")
+        if features.partner is not None:
+            check_known((features.partner,), tuple(modalities), "features.partner")
+        if isinstance(self.head, RetrievalConfig):
+            paired_inputs(features.input, features.partner, modalities)
+        return self
+
+    @model_validator(mode="after")
     def _lbfgs_is_for_logistic_regression(self) -> Self:
         training = self.training
         if training.optimizer != "lbfgs":
@@ -414,6 +529,15 @@ class Config(Section):
             raise ValueError(
                 "training.warmup_epochs must be at most training.max_epochs "
                 f"({self.training.max_epochs}), found {self.training.warmup_epochs:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recall_is_of_retrieval(self) -> Self:
+        if self.training.metric == "recall_at_10" and self.head.kind != "retrieval":
+            raise ValueError(
+                "training.metric: recall_at_10 needs head=retrieval, "
+                f"found a head of kind {self.head.kind}"
             )
         return self
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from headsweep.config.messages import nearest
-from headsweep.config.schema import ColumnsConfig, Modality
+from headsweep.config.schema import ColumnsConfig
 from headsweep.data.ct_rate.names import LABELS, METADATA_COLUMNS, REPORT_COLUMNS
+from headsweep.metrics.masking import BLANK
 
 LABEL_VALUES = {
     "0": 0,
@@ -23,6 +24,9 @@ LABEL_VALUES = {
     "TRUE": 1,
 }
 """Spellings of a label; pandas writes `1.0` once a column has held a missing value."""
+
+BLANK_CELLS = dict.fromkeys(("", "nan", "NaN", "NA", "N/A", "null", "None"), BLANK)
+"""Spellings of a label that is not known."""
 
 
 def label_columns(
@@ -48,7 +52,7 @@ def label_columns(
 def candidates(header: Sequence[str], columns: ColumnsConfig) -> tuple[str, ...]:
     """Return the columns that may be labels: those that hold no path, name, report or metadata."""
     other = {columns.volume, columns.patient, columns.scan, *REPORT_COLUMNS, *METADATA_COLUMNS}
-    other |= {columns.visual_feature, columns.text_feature}
+    other |= set(columns.feature_columns().values())
     return tuple(name for name in header if name not in other and not name.endswith("_path"))
 
 
@@ -65,10 +69,16 @@ def unused_labels(
     )
 
 
-def feature_columns(header: Sequence[str], columns: ColumnsConfig) -> dict[Modality, str]:
-    """Return the column of feature paths of every modality that the header has."""
-    names: dict[Modality, str] = {"visual": columns.visual_feature, "text": columns.text_feature}
-    return {modality: name for modality, name in names.items() if name in header}
+def feature_columns(header: Sequence[str], columns: ColumnsConfig) -> dict[str, str]:
+    """Return the column of feature paths of every input that the header has."""
+    named = columns.feature_columns()
+    return {name: column for name, column in named.items() if column in header}
+
+
+def distinct_inputs(columns: ColumnsConfig) -> tuple[str, ...]:
+    """Return the names of the inputs, without built-in ones that share a named one's column."""
+    by_column = {column: name for name, column in columns.feature_columns().items()}
+    return tuple(by_column.values())
 
 
 def missing_column(name: str, key: str, header: Sequence[str]) -> str:

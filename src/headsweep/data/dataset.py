@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from headsweep.config.schema import Config, Modality, SharedContent
+from headsweep.config.inputs import BUILT_IN, MODALITIES, Modality, joined_input
+from headsweep.config.messages import nearest
+from headsweep.config.schema import BlankLabels, Config, SharedContent
 from headsweep.config.values import values_of, with_values
 from headsweep.data.in_memory import ArraySource, column, frame_arrays, source_of_arrays
 from headsweep.data.loading import ManifestSource
 from headsweep.data.splits import (
-    MODALITIES,
     Split,
-    required_modalities,
+    in_order,
+    required_inputs,
     row_digests,
     search_fingerprints,
 )
+from headsweep.errors import FeatureError
 from headsweep.settings import cache_dir as default_cache_dir
 
 if TYPE_CHECKING:
@@ -24,10 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "MODALITIES",
     "Dataset",
     "Split",
-    "required_modalities",
+    "in_order",
+    "required_inputs",
     "row_digests",
     "search_fingerprints",
 ]
@@ -110,7 +113,7 @@ class Dataset:
     @classmethod
     def from_arrays(
         cls,
-        features: Mapping[Modality, ArrayLike],
+        features: Mapping[str, ArrayLike],
         targets: ArrayLike,
         *,
         labels: Sequence[str],
@@ -121,12 +124,15 @@ class Dataset:
         reports: Sequence[Any] | None = None,
         seed: int = 42,
         shared_content: SharedContent | None = None,
+        modalities: Mapping[str, Modality] | None = None,
+        blank_labels: BlankLabels = "refuse",
     ) -> Self:
         """Make a data set of arrays in memory; row i of each is the same volume.
 
         Args:
-            features: for `visual`, `text` or both an array of shape (n, d).
-            targets: shape (n, c), 0 or 1.
+            features: an array of shape (n, d) for each input: `visual`, `text`, or an encoder's
+                name, such as `{"ct_clip": x, "colipri": y}`.
+            targets: shape (n, c), 0 or 1; with `blank_labels="mask"` also NaN.
             labels: names of the columns of `targets`.
             patients: patient of every row; None takes it from `volumes` if they are named as in
                 CT-RATE, else every row is its own patient.
@@ -139,6 +145,10 @@ class Dataset:
             seed: of the division into splits.
             shared_content: `refuse`, `warn` or `drop` rows that share a report or a feature vector
                 with another split; see `data.shared_content`.
+            modalities: `visual` or `text` by the name of the input; those that are left out are
+                `visual`, except `text`.
+            blank_labels: `refuse` targets that are NaN, or `mask` them: they weigh nothing in the
+                loss, and their rows are left out of the label's metrics.
 
         Returns:
             The data set; everything was checked.
@@ -147,9 +157,11 @@ class Dataset:
             InputError: the shapes differ, features are not finite, labels are not 0 or 1, or a
                 patient is in two splits; the row is named, counted from 0.
         """
+        named = _modalities(features, modalities or {})
         source = source_of_arrays(
             features,
             targets,
+            modalities=named,
             labels=labels,
             patients=patients,
             split=split,
@@ -158,15 +170,16 @@ class Dataset:
             reports=reports,
             seed=seed,
             shared_content=shared_content,
+            blank_labels=blank_labels,
         )
-        return cls(source, _config_of(source, tuple(features), shared_content))
+        return cls(source, _config_of(source, named, shared_content, blank_labels))
 
     @classmethod
     def from_dataframe(
         cls,
         frame: pd.DataFrame,
         *,
-        features: Mapping[Modality, str | Sequence[str] | NDArray[Any]],
+        features: Mapping[str, str | Sequence[str] | NDArray[Any]],
         labels: Sequence[str],
         patient: str | None = None,
         split: str | None = None,
@@ -175,12 +188,14 @@ class Dataset:
         report: str | None = None,
         seed: int = 42,
         shared_content: SharedContent | None = None,
+        modalities: Mapping[str, Modality] | None = None,
+        blank_labels: BlankLabels = "refuse",
     ) -> Self:
         """Make a data set of a DataFrame with one row a volume.
 
         Args:
             frame: the rows.
-            features: for each modality the column that holds vectors, the names of the numeric
+            features: for each input the column that holds vectors, the names of the numeric
                 columns, or an array with a row for each row of the frame.
             labels: names of the label columns.
             patient: column of the patients; see `from_arrays` for what None does, here and below.
@@ -191,6 +206,10 @@ class Dataset:
             seed: of the division into splits.
             shared_content: `refuse`, `warn` or `drop` rows that share a report or a feature vector
                 with another split; see `data.shared_content`.
+            modalities: `visual` or `text` by the name of the input; those that are left out are
+                `visual`, except `text`.
+            blank_labels: `refuse` targets that are NaN, or `mask` them: they weigh nothing in the
+                loss, and their rows are left out of the label's metrics.
 
         Returns:
             The data set; everything was checked.
@@ -208,6 +227,8 @@ class Dataset:
             labels=labels,
             seed=seed,
             shared_content=shared_content,
+            modalities=modalities,
+            blank_labels=blank_labels,
             **{key: None if values is None else list(values) for key, values in chosen.items()},
         )
 
@@ -232,6 +253,9 @@ class Dataset:
         Returns:
             `config` with the `data` section and the data folders of this data set. Data in memory
             have no files: the manifests are then the names of the splits.
+
+        Raises:
+            ConfigError: the config names an input that this data set lacks.
         """
         paths = config.paths.model_copy(
             update={
@@ -239,16 +263,17 @@ class Dataset:
                 "manifest_dir": self._config.paths.manifest_dir,
             }
         )
-        return config.model_copy(update={"data": self._config.data, "paths": paths})
+        mine = config.model_copy(update={"data": self._config.data, "paths": paths})
+        return with_values(mine, {}, where="the data set")
 
     def search_splits(
-        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+        self, config: Config | None = None, *, inputs: Sequence[str] | None = None
     ) -> tuple[Split, Split]:
         """Load train and valid.
 
         Args:
             config: decides what is read; None is the data set's own.
-            modalities: which features to load; None loads those that the config trains on.
+            inputs: names of the inputs to load; None loads those that the config trains on.
 
         Returns:
             The train and the valid split.
@@ -257,16 +282,16 @@ class Dataset:
             InputError: the data cannot be used.
         """
         config = config or self._config
-        return self._source.search_splits(config, modalities or required_modalities(config))
+        return self._source.search_splits(config, inputs or required_inputs(config))
 
     def test_splits(
-        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+        self, config: Config | None = None, *, inputs: Sequence[str] | None = None
     ) -> list[Split]:
         """Load the test splits, checked against train and valid: for the leaderboard alone.
 
         Args:
             config: decides what is read; None is the data set's own.
-            modalities: which features to load; None loads those that the config trains on.
+            inputs: names of the inputs to load; None loads those that the config trains on.
 
         Returns:
             The test splits in the order of `data.test_manifests`.
@@ -275,7 +300,7 @@ class Dataset:
             InputError: the data cannot be used.
         """
         config = config or self._config
-        return self._source.test_splits(config, modalities or required_modalities(config))
+        return self._source.test_splits(config, inputs or required_inputs(config))
 
     def refuse_mixed_labels(self, config: Config | None = None) -> None:
         """Refuse labels of the caller's own beside CT-RATE's when the config does not choose.
@@ -292,13 +317,13 @@ class Dataset:
         self._source.refuse_mixed_labels(config or self._config)
 
     def splits_alone(
-        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+        self, config: Config | None = None, *, inputs: Sequence[str] | None = None
     ) -> list[Split]:
         """Load the test splits without reading train and valid: for evaluation alone.
 
         Args:
             config: decides what is read; None is the data set's own.
-            modalities: which features to load; None loads all that a manifest names.
+            inputs: names of the inputs to load; None loads all that a manifest names.
 
         Returns:
             The test splits in the order of `data.test_manifests`.
@@ -306,33 +331,64 @@ class Dataset:
         Raises:
             InputError: the data cannot be used.
         """
-        return self._source.splits_alone(config or self._config, modalities)
+        return self._source.splits_alone(config or self._config, inputs)
 
     def fingerprints(
-        self, config: Config | None = None, *, modalities: Sequence[Modality] | None = None
+        self, config: Config | None = None, *, inputs: Sequence[str] | None = None
     ) -> dict[str, str]:
         """Return the fingerprints of train and valid, by name of the content.
 
         Args:
             config: decides what is read; None is the data set's own.
-            modalities: of which features; None takes those that the config trains on.
+            inputs: names of the inputs; None takes those that the config trains on.
 
         Raises:
             InputError: the data cannot be used.
         """
-        return search_fingerprints(*self.search_splits(config, modalities=modalities))
+        return search_fingerprints(*self.search_splits(config, inputs=inputs))
+
+
+def _modalities(features: Mapping[str, Any], given: Mapping[str, Modality]) -> dict[str, Modality]:
+    """Return the modality of every input.
+
+    Raises:
+        FeatureError: a name is unknown, or a modality is none.
+    """
+    for name, modality in given.items():
+        if name not in features:
+            raise FeatureError(
+                f"modalities: unknown input {name!r}.{nearest(name, tuple(features))}"
+            )
+        if modality not in MODALITIES or BUILT_IN.get(name, modality) != modality:
+            expected = BUILT_IN[name] if name in BUILT_IN else " or ".join(MODALITIES)
+            raise FeatureError(f"modalities: {name!r} must be {expected}, found {modality!r}")
+    return {name: given.get(name, BUILT_IN.get(name, "visual")) for name in features}
 
 
 def _config_of(
-    source: ArraySource, modalities: Sequence[Modality], shared_content: SharedContent | None
+    source: ArraySource,
+    modalities: Mapping[str, Modality],
+    shared_content: SharedContent | None,
+    blank_labels: BlankLabels,
 ) -> Config:
-    """Return the config of data in memory; names of splits stand where manifests are named."""
+    """Return the config of data in memory.
+
+    Names of splits stand where manifests are named, and names of inputs where columns are.
+    """
+    named = {
+        name: {"column": name, "modality": modality}
+        for name, modality in modalities.items()
+        if name not in BUILT_IN
+    }
+    read = list(named)[:1] or [name for name in BUILT_IN if name in modalities]
     values = {
         "data.train_manifest": "train",
         "data.val_manifest": "valid",
         "data.test_manifests": list(source.test_names),
         "data.shared_content": shared_content,
-        "features.input": "both" if len(modalities) == 2 else modalities[0],
+        "data.inputs": named or None,
+        "features.input": joined_input(read),
+        "data.blank_labels": blank_labels,
     }
     return with_values(Config(), values, where="Dataset")
 

@@ -125,6 +125,21 @@ def read_matrix(path: Path, key: str) -> NDArray[Any]:
         raise FeatureError(f"{path}: the npz file is damaged: {reason}") from None
 
 
+def array_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the arrays in a `.npz` file.
+
+    Raises:
+        FeatureError: the file is missing or damaged.
+    """
+    try:
+        with _open_archive(path) as archive:
+            return tuple(name.removesuffix(".npy") for name in archive.namelist())
+    except FileNotFoundError:
+        raise FeatureError(f"file not found: {path}") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FeatureError(f"{path}: the npz file is damaged: {error}") from None
+
+
 def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
     with path.open("rb") as file:
         return _read_array(path, file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,7 @@ class Health:
         norm_outliers: indices of rows whose norm is an outlier.
         distance_outliers: indices of rows whose distance to the mean row is an outlier.
         constant_columns: indices of columns with one value.
+        width: number of columns, d.
     """
 
     effective_rank: float
@@ -60,6 +61,7 @@ class Health:
     norm_outliers: tuple[int, ...]
     distance_outliers: tuple[int, ...]
     constant_columns: tuple[int, ...]
+    width: int
 
 
 def feature_health(matrix: NDArray[np.float32], patients: Sequence[Hashable]) -> Health:
@@ -87,6 +89,7 @@ def feature_health(matrix: NDArray[np.float32], patients: Sequence[Hashable]) ->
         norm_outliers=_outliers(norms),
         distance_outliers=_outliers(distances),
         constant_columns=tuple(np.flatnonzero(constant).tolist()),
+        width=x.shape[1],
     )
 
 
@@ -107,6 +110,26 @@ def health_warnings(
     if len(matrix) < LEAST_ROWS:
         return []
     found = feature_health(matrix, [manifest.patients[row] for row in rows])
+    messages = health_messages(found, kind, len(rows), lambda i: manifest.place(rows[i]))
+    return [Fault(manifest.path, None, message, severity="warning") for message in messages]
+
+
+def health_messages(
+    found: Health, kind: str, n_rows: int, place: Callable[[int], str]
+) -> list[str]:
+    """Describe what is unusual in the numbers of a feature matrix.
+
+    Args:
+        found: the numbers.
+        kind: of features: "visual features".
+        n_rows: of the matrix.
+        place: names a row by its index.
+
+    Returns:
+        A sentence for each unusual number; none for fewer than `LEAST_ROWS` rows.
+    """
+    if n_rows < LEAST_ROWS:
+        return []
     messages = []
     if found.effective_rank < min(LOW_RANK, LOW_RANK_SHARE * found.possible_rank):
         messages.append(
@@ -129,19 +152,19 @@ def health_warnings(
         (found.distance_outliers, "distance to the mean"),
     ):
         if outliers:
-            places = ", ".join(manifest.place(rows[i]) for i in outliers[:NAMED])
+            places = ", ".join(map(place, outliers[:NAMED]))
             messages.append(
-                f"{len(outliers)} of {len(rows)} rows have {kind} whose {what} is an outlier "
+                f"{len(outliers)} of {n_rows} rows have {kind} whose {what} is an outlier "
                 f"(robust z above {OUTLIER_Z:g}): {places}{', …' if len(outliers) > NAMED else ''}"
             )
     if found.constant_columns:
         named = ", ".join(map(str, found.constant_columns[:NAMED]))
         more = ", …" if len(found.constant_columns) > NAMED else ""
         messages.append(
-            f"{kind} are constant in {len(found.constant_columns)} of {matrix.shape[1]} columns: "
+            f"{kind} are constant in {len(found.constant_columns)} of {found.width} columns: "
             f"{named}{more}"
         )
-    return [Fault(manifest.path, None, message, severity="warning") for message in messages]
+    return messages
 
 
 def _effective_rank(covariance: NDArray[np.float64]) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from headsweep.config.inputs import BUILT_IN, Modality, check_name
 from headsweep.config.messages import nearest
-from headsweep.config.schema import Config, Modality, SharedContent
+from headsweep.config.schema import BlankLabels, Config, SharedContent
 from headsweep.data.ct_rate.names import groups_of
-from headsweep.data.loading import LoadedSplit, refuse_overlap, shared_rows, without_rows
-from headsweep.data.manifest import Manifest
+from headsweep.data.loading import (
+    LoadedSplit,
+    refuse_overlap,
+    refuse_unlabelled,
+    shared_rows,
+    without_rows,
+)
+from headsweep.data.manifest import ALL_BLANK, Manifest
 from headsweep.data.splits import (
-    MODALITIES,
     Split,
     content_fingerprint,
     row_digests,
@@ -27,9 +34,12 @@ from headsweep.data.splits import (
 )
 from headsweep.data.splitting import stratified_parts
 from headsweep.errors import FeatureError, ManifestError
+from headsweep.metrics.masking import BLANK, labelled
 
 ARRAYS = Path("arrays")
 """Names the data in errors, as a manifest's path does: `arrays:17` is row 17, counted from 0."""
+
+BLANK_HINT = "; blank_labels='mask' leaves NaN out of loss and metrics"
 
 SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
 """Share of the rows that each split gets when the caller names none."""
@@ -47,7 +57,7 @@ class _Rows:
     scans: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    features: Mapping[Modality, NDArray[np.float32]]
+    features: Mapping[str, NDArray[np.float32]]
     reports: tuple[str, ...] | None
 
 
@@ -74,29 +84,31 @@ class ArraySource:
         """Names of the test splits."""
         return tuple(name for name in self._splits if name not in {"train", "valid"})
 
-    def search_splits(self, config: Config, modalities: Sequence[Modality]) -> tuple[Split, Split]:
+    def search_splits(self, config: Config, inputs: Sequence[str]) -> tuple[Split, Split]:
         """Return train and valid with the labels and features that the config reads.
 
         Raises:
-            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+            ManifestError: the data lack a label of `training.target_labels`, or an input.
         """
-        return self._chosen("train", config, modalities), self._chosen("valid", config, modalities)
+        train = self._chosen("train", config, inputs)
+        refuse_unlabelled(train, ARRAYS)
+        return train, self._chosen("valid", config, inputs)
 
-    def test_splits(self, config: Config, modalities: Sequence[Modality]) -> list[Split]:
+    def test_splits(self, config: Config, inputs: Sequence[str]) -> list[Split]:
         """Return the test splits with the labels and features that the config reads.
 
         Raises:
-            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+            ManifestError: the data lack a label of `training.target_labels`, or an input.
         """
-        return [self._chosen(name, config, modalities) for name in self.test_names]
+        return [self._chosen(name, config, inputs) for name in self.test_names]
 
-    def splits_alone(self, config: Config, modalities: Sequence[Modality] | None) -> list[Split]:
-        """Return the test splits; None as `modalities` keeps all of them.
+    def splits_alone(self, config: Config, inputs: Sequence[str] | None) -> list[Split]:
+        """Return the test splits; None as `inputs` keeps the features of all.
 
         Raises:
-            ManifestError: the data lack a label of `training.target_labels`, or a modality.
+            ManifestError: the data lack a label of `training.target_labels`, or an input.
         """
-        return self.test_splits(config, modalities or tuple(self._splits["train"].features))
+        return self.test_splits(config, inputs or tuple(self._splits["train"].features))
 
     def labels(self, config: Config) -> tuple[str, ...]:
         """Return the labels that the config trains.
@@ -115,13 +127,13 @@ class ArraySource:
     def refuse_mixed_labels(self, config: Config) -> None:
         """Accept any labels: those of arrays are named one by one."""
 
-    def _chosen(self, name: str, config: Config, modalities: Sequence[Modality]) -> Split:
+    def _chosen(self, name: str, config: Config, inputs: Sequence[str]) -> Split:
         split = self._splits[name]
-        for modality in modalities:
-            if modality not in split.features:
+        for one in inputs:
+            if one not in split.features:
                 raise ManifestError(
-                    f"{ARRAYS}: the config reads {modality} features, but the data have only "
-                    f"{', '.join(split.features)}"
+                    f"{ARRAYS}: the config reads {one} features, but the data have only "
+                    f"{', '.join(split.features)}.{nearest(one, tuple(split.features))}"
                 )
         labels = self.labels(config)
         if labels != split.labels:
@@ -140,13 +152,15 @@ class ArraySource:
                 ),
                 split.feature_fingerprints,
             )
-        return split.with_modalities(modalities)
+        split = replace(split, n_left_out=self._splits[name].n_left_out)
+        return split.with_inputs(inputs)
 
 
 def source_of_arrays(
-    features: Mapping[Modality, ArrayLike],
+    features: Mapping[str, ArrayLike],
     targets: ArrayLike,
     *,
+    modalities: Mapping[str, Modality],
     labels: Sequence[str],
     patients: Sequence[Any] | None,
     split: Sequence[Any] | None,
@@ -155,6 +169,7 @@ def source_of_arrays(
     reports: Sequence[Any] | None,
     seed: int,
     shared_content: SharedContent | None,
+    blank_labels: BlankLabels,
 ) -> ArraySource:
     """Check arrays and divide them into splits; see `Dataset.from_arrays` for the arguments.
 
@@ -166,7 +181,14 @@ def source_of_arrays(
         ManifestError: anything else that cannot be used; the row is named, counted from 0.
     """
     rows = _checked_rows(
-        features, targets, labels, patients=patients, volumes=volumes, scans=scans, reports=reports
+        features,
+        targets,
+        labels,
+        patients=patients,
+        volumes=volumes,
+        scans=scans,
+        reports=reports,
+        blank_labels=blank_labels,
     )
     n = len(rows.volumes)
     if split is None:
@@ -183,38 +205,40 @@ def source_of_arrays(
         names = tuple("valid" if i in to_valid else name for i, name in enumerate(names))
     _refuse_divided_patients(rows.patients, names)
     order = ("train", "valid", *dict.fromkeys(n for n in names if n not in {"train", "valid"}))
-    return ArraySource({name: _take(rows, name, names) for name in order}, shared_content)
+    return ArraySource(
+        {name: _take(rows, name, names, modalities) for name in order}, shared_content
+    )
 
 
 def frame_arrays(
-    frame: pd.DataFrame, features: Mapping[Modality, str | Sequence[str] | NDArray[Any]]
-) -> dict[Modality, NDArray[Any]]:
+    frame: pd.DataFrame, features: Mapping[str, str | Sequence[str] | NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     """Collect the feature matrices that a frame's columns hold.
 
     Args:
         frame: one row a volume.
-        features: for each modality the column that holds vectors, the numeric columns, or the
+        features: for each input the column that holds vectors, the numeric columns, or the
             matrix itself.
 
     Returns:
-        For each modality an array with one row for each row of the frame.
+        For each input an array with one row for each row of the frame.
 
     Raises:
         FeatureError: a column does not hold vectors of one width.
     """
-    matrices: dict[Modality, NDArray[Any]] = {}
-    for modality, given in features.items():
+    matrices: dict[str, NDArray[Any]] = {}
+    for one, given in features.items():
         if isinstance(given, np.ndarray):
-            matrices[modality] = given
+            matrices[one] = given
         elif isinstance(given, str):
             try:
-                matrices[modality] = np.stack([np.asarray(v) for v in column(frame, given)])
+                matrices[one] = np.stack([np.asarray(v) for v in column(frame, given)])
             except ValueError as error:
                 raise FeatureError(
                     f"column {given!r} must hold one vector a row, all of one width: {error}"
                 ) from None
         else:
-            matrices[modality] = np.column_stack([column(frame, name) for name in given])
+            matrices[one] = np.column_stack([column(frame, name) for name in given])
     return matrices
 
 
@@ -234,7 +258,7 @@ def column(frame: pd.DataFrame, name: str) -> NDArray[Any]:
 
 
 def _checked_rows(
-    features: Mapping[Modality, ArrayLike],
+    features: Mapping[str, ArrayLike],
     targets: ArrayLike,
     labels: Sequence[str],
     *,
@@ -242,13 +266,14 @@ def _checked_rows(
     volumes: Sequence[Any] | None,
     scans: Sequence[Any] | None,
     reports: Sequence[Any] | None,
+    blank_labels: BlankLabels,
 ) -> _Rows:
     matrices = _checked_features(features)
     n = len(next(iter(matrices.values())))
     names = tuple(map(str, labels))
     if doubles := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ManifestError(f"labels must have distinct names, found {doubles[0]!r} twice")
-    checked_targets = _checked_targets(targets, names, n)
+    checked_targets = _checked_targets(targets, names, n, blank_labels)
     of_volumes = _texts("volumes", volumes, n) or tuple(f"row_{i}" for i in range(n))
     if doubles := [name for name, count in Counter(of_volumes).items() if count > 1]:
         first, second = [i for i, name in enumerate(of_volumes) if name == doubles[0]][:2]
@@ -268,40 +293,42 @@ def _checked_rows(
 
 
 def _checked_features(
-    features: Mapping[Modality, ArrayLike],
-) -> dict[Modality, NDArray[np.float32]]:
+    features: Mapping[str, ArrayLike],
+) -> dict[str, NDArray[np.float32]]:
     if not features:
-        raise FeatureError("features must hold visual or text features, found none")
-    matrices: dict[Modality, NDArray[np.float32]] = {}
-    for modality, given in features.items():
-        if modality not in MODALITIES:
-            raise FeatureError(
-                f"unknown modality {modality!r} in features: use 'visual' for the encoder's "
-                "features and 'text' for those of reports"
-            )
+        raise FeatureError("features must hold the features of an encoder, found none")
+    matrices: dict[str, NDArray[np.float32]] = {}
+    for one, given in features.items():
+        if one not in BUILT_IN:
+            try:
+                check_name(one)
+            except ValueError as error:
+                raise FeatureError(f"features: {error}") from None
         try:
             with np.errstate(over="ignore"):
                 matrix = np.ascontiguousarray(given, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise FeatureError(f"features[{modality!r}] must be numbers: {error}") from None
+            raise FeatureError(f"features[{one!r}] must be numbers: {error}") from None
         if matrix.ndim != 2 or 0 in matrix.shape:
             raise FeatureError(
-                f"features[{modality!r}] must have shape (rows, width), found {matrix.shape}"
+                f"features[{one!r}] must have shape (rows, width), found {matrix.shape}"
             )
         if not (finite := np.isfinite(matrix)).all():
             row, index = np.argwhere(~finite)[0]
             raise FeatureError(
                 f"{ARRAYS}:{row}: features must be finite, found {matrix[row, index]} in "
-                f"features[{modality!r}][{row}, {index}]"
+                f"features[{one!r}][{row}, {index}]"
             )
-        matrices[modality] = matrix
-    rows = {modality: len(matrix) for modality, matrix in matrices.items()}
+        matrices[one] = matrix
+    rows = {one: len(matrix) for one, matrix in matrices.items()}
     if len(set(rows.values())) > 1:
-        raise FeatureError(f"features of all modalities must have equally many rows, found {rows}")
+        raise FeatureError(f"features of all inputs must have equally many rows, found {rows}")
     return matrices
 
 
-def _checked_targets(targets: ArrayLike, labels: Sequence[str], n: int) -> NDArray[np.uint8]:
+def _checked_targets(
+    targets: ArrayLike, labels: Sequence[str], n: int, blank_labels: BlankLabels
+) -> NDArray[np.uint8]:
     values = np.asarray(targets)
     if values.ndim == 1 and len(labels) == 1:
         values = values[:, None]
@@ -310,14 +337,27 @@ def _checked_targets(targets: ArrayLike, labels: Sequence[str], n: int) -> NDArr
             f"targets must have shape ({n}, {len(labels)}), one row for each row of features and "
             f"one column for each label, found {values.shape}"
         )
-    is_label = np.isin(values, (0, 1)) if values.dtype.kind in "buif" else np.zeros(values.shape)
+    blank = np.asarray(pd.isna(values))
+    masked = blank & (blank_labels == "mask")
+    if values.dtype.kind == "O":  # a column of a DataFrame that held None
+        with suppress(TypeError, ValueError):
+            values = np.where(blank, np.nan, values).astype(np.float64)
+    numbers = values.dtype.kind in "buif"
+    is_label = np.isin(values, (0, 1)) | masked if numbers else np.zeros(values.shape)
     if not is_label.all():
         row, index = np.argwhere(is_label == 0)[0]
+        found = values[row, index]
         raise ManifestError(
             f"{ARRAYS}:{row}: label {labels[index]!r} must be 0 or 1, "
-            f"found {values[row, index].item()!r}"
+            f"found {getattr(found, 'item', lambda: found)()!r}"
+            f"{BLANK_HINT if blank[row, index] else ''}"
         )
-    return np.ascontiguousarray(values, dtype=np.uint8)
+    if not masked.any():
+        return np.ascontiguousarray(values, dtype=np.uint8)
+    checked = np.where(masked, BLANK, np.nan_to_num(values)).astype(np.uint8)
+    if not labelled(checked).any():
+        raise ManifestError(f"{ARRAYS}: {ALL_BLANK}")
+    return checked
 
 
 def _texts(
@@ -379,7 +419,9 @@ def _side(name: str) -> str:
     return name if name in {"train", "valid"} else "test"
 
 
-def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
+def _take(
+    rows: _Rows, name: str, names: Sequence[str], modalities: Mapping[str, Modality]
+) -> LoadedSplit:
     chosen = [i for i, other in enumerate(names) if other == name]
 
     def pick(values: Sequence[str]) -> tuple[str, ...]:
@@ -391,12 +433,12 @@ def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
         pick(rows.scans),
         rows.labels,
         rows.targets[chosen],
-        {modality: matrix[chosen] for modality, matrix in rows.features.items()},
+        {one: matrix[chosen] for one, matrix in rows.features.items()},
         None if rows.reports is None else pick(rows.reports),
     )
     fingerprints = {
-        modality: content_fingerprint(of_split.volumes, matrix)
-        for modality, matrix in of_split.features.items()
+        one: content_fingerprint(of_split.volumes, matrix)
+        for one, matrix in of_split.features.items()
     }
     manifest = Manifest(
         path=ARRAYS,
@@ -413,11 +455,12 @@ def _take(rows: _Rows, name: str, names: Sequence[str]) -> LoadedSplit:
     return LoadedSplit(
         manifest,
         _to_split(name, of_split, fingerprints),
-        {modality: row_digests(matrix) for modality, matrix in of_split.features.items()},
+        {one: row_digests(matrix) for one, matrix in of_split.features.items()},
+        modalities,
     )
 
 
-def _to_split(name: str, rows: _Rows, fingerprints: Mapping[Modality, str]) -> Split:
+def _to_split(name: str, rows: _Rows, fingerprints: Mapping[str, str]) -> Split:
     return Split(
         name=name,
         volumes=rows.volumes,
@@ -431,4 +474,5 @@ def _to_split(name: str, rows: _Rows, fingerprints: Mapping[Modality, str]) -> S
             rows.volumes, rows.labels, rows.targets, (rows.patients, rows.scans)
         ),
         feature_fingerprints=fingerprints,
+        label_source=str(ARRAYS),
     )

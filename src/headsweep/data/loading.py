@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import ColumnsConfig, Config, Modality, SharedContent
+from headsweep.config.inputs import BUILT_IN, Modality
+from headsweep.config.schema import Config, SharedContent
+from headsweep.data.columns import distinct_inputs
 from headsweep.data.faults import Fault
+from headsweep.data.label_maps import label_map_path, labels_of_map, map_of, read_mapped
 from headsweep.data.manifest import Manifest, read_manifest, refuse_mixed_labels
 from headsweep.data.overlaps import HOW_TO_GO_ON, REPORT, Overlap, overlap, shared_patients
 from headsweep.data.packing import pack_for
-from headsweep.data.splits import MODALITIES, Split, content_fingerprint, row_digests
+from headsweep.data.splits import Split, content_fingerprint, row_digests
 from headsweep.data.splitting import linked_groups, split_by_group
 from headsweep.errors import FeatureError, HeadsweepWarning, InputError, ManifestError
+from headsweep.metrics.masking import wholly_blank
 
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """Features of one manifest and modality with shape (n, d), and a digest of every row."""
+    """Features of one manifest and input with shape (n, d), and a digest of every row."""
 
     matrix: NDArray[np.float32]
     fingerprint: str
@@ -31,11 +35,15 @@ class _Features:
 
 @dataclass(frozen=True, eq=False)
 class LoadedSplit:
-    """A split with its manifest, which names file and row in errors, and its rows' digests."""
+    """A split with its manifest, which names file and row in errors, and its rows' digests.
+
+    `digests` and `modalities` are by the name of the input.
+    """
 
     manifest: Manifest
     split: Split
-    digests: Mapping[Modality, Sequence[bytes]]
+    digests: Mapping[str, Sequence[bytes]]
+    modalities: Mapping[str, Modality] = field(default_factory=lambda: BUILT_IN)
 
 
 class ManifestSource:
@@ -56,7 +64,7 @@ class ManifestSource:
         self._features: dict[tuple[Hashable, ...], _Features] = {}
         self._searches: dict[tuple[Hashable, ...], tuple[LoadedSplit, LoadedSplit]] = {}
 
-    def search_splits(self, config: Config, modalities: Sequence[Modality]) -> tuple[Split, Split]:
+    def search_splits(self, config: Config, inputs: Sequence[str]) -> tuple[Split, Split]:
         """Load train and valid.
 
         Without a valid manifest the train manifest is split by patient, stratified over the
@@ -64,7 +72,7 @@ class ManifestSource:
 
         Args:
             config: `data`, `paths`, `training.target_labels` and `training.seed` are used.
-            modalities: which features to load.
+            inputs: names of the inputs to load.
 
         Returns:
             The train and the valid split.
@@ -75,17 +83,17 @@ class ManifestSource:
             FeatureError: a feature file cannot be used, or train and valid share a feature row or
                 differ in width.
         """
-        train, valid = self._search(config, modalities)
+        train, valid = self._search(config, inputs)
         return train.split, valid.split
 
-    def test_splits(self, config: Config, modalities: Sequence[Modality]) -> list[Split]:
+    def test_splits(self, config: Config, inputs: Sequence[str]) -> list[Split]:
         """Load the test splits and check them against train and valid.
 
         Test manifests may overlap among themselves, but share nothing with train or valid.
 
         Args:
             config: as for `search_splits`; `data.test_manifests` names the manifests.
-            modalities: which features to load.
+            inputs: names of the inputs to load.
 
         Returns:
             One split for each test manifest, in the order of the config.
@@ -94,21 +102,21 @@ class ManifestSource:
             ManifestError: as for `search_splits`.
             FeatureError: as for `search_splits`.
         """
-        train, valid = self._search(config, modalities)
+        train, valid = self._search(config, inputs)
         tests = []
         for name in config.data.test_manifests:
-            test = self._load(config, name, modalities, train.split.labels)
+            test = self._load(config, name, inputs, train.split.labels)
             for other in (train, valid):
                 refuse_overlap(other, test, config.data.shared_content)
             tests.append(self._unshared(config, test, (train, valid)).split)
         return tests
 
-    def splits_alone(self, config: Config, modalities: Sequence[Modality] | None) -> list[Split]:
+    def splits_alone(self, config: Config, inputs: Sequence[str] | None) -> list[Split]:
         """Load the test splits without train and valid, for work in which no training has part.
 
         Args:
             config: `data`, `paths` and `training.target_labels` are used.
-            modalities: which features to load; None loads those that each manifest names.
+            inputs: names of the inputs to load; None loads those that each manifest names.
 
         Returns:
             One split for each test manifest, in the order of the config.
@@ -119,8 +127,13 @@ class ManifestSource:
         """
         splits = []
         for name in config.data.test_manifests:
-            named = tuple(self._manifest(config, name).feature_paths)
-            splits.append(self._load(config, name, modalities or named).split)
+            labels = config.training.target_labels
+            path = label_map_path(config, name)
+            if path is not None:
+                labels = labels or labels_of_map(path)
+            manifest = self._manifest(config, name, labels if path is not None else None)
+            named = tuple(manifest.feature_paths)
+            splits.append(self._load(config, name, inputs or named, manifest.labels).split)
         return splits
 
     def labels(self, config: Config) -> tuple[str, ...]:
@@ -140,28 +153,29 @@ class ManifestSource:
         manifest = self._manifest(config, config.data.train_manifest)
         refuse_mixed_labels(manifest, config.training.target_labels)
 
-    def _search(
-        self, config: Config, modalities: Sequence[Modality]
-    ) -> tuple[LoadedSplit, LoadedSplit]:
+    def _search(self, config: Config, inputs: Sequence[str]) -> tuple[LoadedSplit, LoadedSplit]:
         data = config.data
         divided = (data.val_fraction, config.training.seed) if data.val_manifest is None else None
         key = (
             *(_file_key(config, data.train_manifest), data.val_manifest, divided),
-            *(config.paths.data_root, tuple(sorted(modalities))),
+            *(config.paths.data_root, tuple(sorted(inputs))),
             *(data.feature_key, data.follow_links, data.shared_content),
         )
         if key not in self._searches:
-            self._searches[key] = self._load_search(config, modalities)
+            self._searches[key] = self._load_search(config, inputs)
         return self._searches[key]
 
     def _load_search(
-        self, config: Config, modalities: Sequence[Modality]
+        self, config: Config, inputs: Sequence[str]
     ) -> tuple[LoadedSplit, LoadedSplit]:
         data = config.data
-        train = self._load(config, data.train_manifest, modalities)
+        train = self._load(config, data.train_manifest, inputs)
+        refuse_unlabelled(train.split, train.manifest.path)
         if data.val_manifest is None:
+            if data.inputs is not None:  # which rows are valid must not depend on what is loaded
+                train = self._with_all_features(config, train)
             return _divide(train, data.val_fraction, config.training.seed)
-        valid = self._load(config, data.val_manifest, modalities, train.split.labels)
+        valid = self._load(config, data.val_manifest, inputs, train.split.labels)
         refuse_overlap(train, valid, data.shared_content)
         return train, self._unshared(config, valid, (train,))
 
@@ -169,22 +183,23 @@ class ManifestSource:
         self,
         config: Config,
         name: str,
-        modalities: Sequence[Modality],
+        inputs: Sequence[str],
         labels: Sequence[str] | None = None,
     ) -> LoadedSplit:
-        manifest = self._manifest(config, name)
+        manifest = self._manifest(config, name, labels)
         if labels is not None:
             manifest = manifest.with_labels(labels)
-        features = {m: self._packed(config, name, manifest, m) for m in modalities}
+        features = {one: self._packed(config, name, manifest, one) for one in inputs}
         return LoadedSplit(
             manifest,
             _to_split(
                 manifest.name,
                 manifest,
-                {modality: packed.matrix for modality, packed in features.items()},
-                {modality: packed.fingerprint for modality, packed in features.items()},
+                {one: packed.matrix for one, packed in features.items()},
+                {one: packed.fingerprint for one, packed in features.items()},
             ),
-            {modality: packed.digests for modality, packed in features.items()},
+            {one: packed.digests for one, packed in features.items()},
+            config.data.modalities,
         )
 
     def _unshared(
@@ -209,39 +224,59 @@ class ManifestSource:
     def _with_all_features(self, config: Config, loaded: LoadedSplit) -> LoadedSplit:
         manifest = loaded.manifest
         digests = dict(loaded.digests)
-        for modality in manifest.feature_paths.keys() - digests.keys():
-            digests[modality] = self._packed(config, manifest.path.name, manifest, modality).digests
+        for name in distinct_inputs(config.data.manifest_columns):
+            if name in manifest.feature_paths and name not in digests:
+                digests[name] = self._packed(config, manifest.path.name, manifest, name).digests
         return replace(loaded, digests=digests)
 
-    def _manifest(self, config: Config, name: str) -> Manifest:
-        key = _file_key(config, name)
+    def _manifest(self, config: Config, name: str, labels: Sequence[str] | None = None) -> Manifest:
+        """Read a manifest, through its label map if it has one.
+
+        Args:
+            config: names files, columns and maps.
+            name: of the manifest.
+            labels: of the study, which a map gives the manifest; not used without a map.
+
+        Returns:
+            The manifest.
+        """
+        mapped = labels is not None and label_map_path(config, name) is not None
+        key = (*_file_key(config, name), tuple(labels or ()) if mapped else None)
         if key not in self._manifests:
             path = Path(config.paths.manifest_dir) / name
-            manifest = read_manifest(path, config.data.columns, config.training.target_labels)
+            blank_labels = config.data.blank_labels
+            label_map = map_of(config, name, labels) if labels is not None else None
+            if label_map is None:
+                manifest = read_manifest(
+                    path, config.data.manifest_columns, config.training.target_labels, blank_labels
+                )
+            else:
+                manifest = read_mapped(path, config.data.manifest_columns, label_map, blank_labels)
             for warning in manifest.warnings:
                 warnings.warn(str(warning), HeadsweepWarning, stacklevel=2)
             self._manifests[key] = manifest
         return self._manifests[key]
 
-    def _packed(
-        self, config: Config, name: str, manifest: Manifest, modality: Modality
-    ) -> _Features:
+    def _packed(self, config: Config, name: str, manifest: Manifest, one: str) -> _Features:
+        # `one` is an input of the manifest `name`.
         how = (config.data.feature_key, config.data.follow_links)
-        key = (*_file_key(config, name), config.paths.data_root, modality, *how)
+        key = (*_file_key(config, name), config.paths.data_root, one, *how)
         if key not in self._features:
-            packed = pack_for(config, manifest, modality, self._cache_dir, progress=self._progress)
+            packed = pack_for(config, manifest, one, self._cache_dir, progress=self._progress)
             digests = row_digests(packed.matrix)
             self._features[key] = _Features(packed.matrix, packed.fingerprint, digests)
         return self._features[key]
 
 
-def _file_key(config: Config, name: str) -> tuple[str, str, ColumnsConfig, Hashable]:
+def _file_key(config: Config, name: str) -> tuple[Hashable, ...]:
     """Return everything that decides what is read from the manifest `name`."""
     return (
         config.paths.manifest_dir,
         name,
-        config.data.columns,
+        config.data.manifest_columns,
         config.training.target_labels,
+        config.data.blank_labels,
+        (config.data.label_maps or {}).get(name),
     )
 
 
@@ -261,20 +296,20 @@ def _divide(whole: LoadedSplit, fraction: float, seed: int) -> tuple[LoadedSplit
 def _part(whole: LoadedSplit, name: str, mask: NDArray[np.bool_]) -> LoadedSplit:
     rows = np.flatnonzero(mask)
     manifest = whole.manifest.take(rows)
-    features = {modality: matrix[rows] for modality, matrix in whole.split.features.items()}
+    features = {one: matrix[rows] for one, matrix in whole.split.features.items()}
     fingerprints = {
-        modality: content_fingerprint(manifest.volumes, matrix)
-        for modality, matrix in features.items()
+        one: content_fingerprint(manifest.volumes, matrix) for one, matrix in features.items()
     }
-    digests = {m: [values[row] for row in rows.tolist()] for m, values in whole.digests.items()}
-    return LoadedSplit(manifest, _to_split(name, manifest, features, fingerprints), digests)
+    digests = {one: [values[row] for row in rows.tolist()] for one, values in whole.digests.items()}
+    split = _to_split(name, manifest, features, fingerprints)
+    return LoadedSplit(manifest, split, digests, whole.modalities)
 
 
 def _to_split(
     name: str,
     manifest: Manifest,
-    features: Mapping[Modality, NDArray[np.float32]],
-    fingerprints: Mapping[Modality, str],
+    features: Mapping[str, NDArray[np.float32]],
+    fingerprints: Mapping[str, str],
 ) -> Split:
     return Split(
         name=name,
@@ -287,7 +322,29 @@ def _to_split(
         reports=manifest.reports,
         manifest_fingerprint=manifest.fingerprint(),
         feature_fingerprints=fingerprints,
+        label_source=_label_source(manifest),
+        label_map_fingerprint=manifest.label_map_fingerprint,
     )
+
+
+def _label_source(manifest: Manifest) -> str:
+    through = "" if manifest.label_map is None else f" through {manifest.label_map}"
+    return f"{manifest.path.name}{through}"
+
+
+def refuse_unlabelled(train: Split, path: Path) -> None:
+    """Refuse a train split in which a label is blank in every row.
+
+    Raises:
+        ManifestError: names the first such label.
+    """
+    blank = wholly_blank(train.labels, train.targets)
+    if blank:
+        others = f" (and {len(blank) - 1} more labels)" if len(blank) > 1 else ""
+        raise ManifestError(
+            f"{path}: {blank[0]!r} is blank in every row{others}, so no head can "
+            "learn it: name the labels to train in training.target_labels"
+        )
 
 
 def refuse_overlap(
@@ -306,11 +363,11 @@ def refuse_overlap(
     """
     a, b = one.manifest, other.manifest
     _refuse(ManifestError, shared_patients(a, b))
-    for modality, matrix in one.split.features.items():
-        widths = matrix.shape[1], other.split.features[modality].shape[1]
+    for name, matrix in one.split.features.items():
+        widths = matrix.shape[1], other.split.features[name].shape[1]
         if widths[0] != widths[1]:
             raise FeatureError(
-                f"{b.path}: {modality} features must be {widths[0]} wide, as in {a.path}, "
+                f"{b.path}: {name} features must be {widths[0]} wide, as in {a.path}, "
                 f"found {widths[1]}"
             )
     if policy == "drop":
@@ -326,10 +383,10 @@ def refuse_overlap(
 def _overlaps(one: LoadedSplit, other: LoadedSplit) -> Iterator[Overlap]:
     a, b = one.manifest, other.manifest
     yield overlap(REPORT, a, a.reports or (), b, b.reports or ())
-    for modality in MODALITIES:
-        if modality in one.digests and modality in other.digests:
-            digests = one.digests[modality], other.digests[modality]
-            yield overlap(f"{modality} features", a, digests[0], b, digests[1])
+    for name, modality in one.modalities.items():
+        if name in one.digests and name in other.digests:
+            digests = one.digests[name], other.digests[name]
+            yield overlap(f"{name} features", a, digests[0], b, digests[1], modality=modality)
 
 
 def shared_rows(one: LoadedSplit, other: LoadedSplit) -> set[int]:
@@ -355,7 +412,8 @@ def without_rows(loaded: LoadedSplit, rows: set[int]) -> LoadedSplit:
     warnings.warn(f"{message} and are left out", HeadsweepWarning, stacklevel=2)
     mask = np.ones(n, bool)
     mask[list(rows)] = False
-    return _part(loaded, loaded.split.name, mask)
+    part = _part(loaded, loaded.split.name, mask)
+    return replace(part, split=replace(part.split, n_left_out=len(rows)))
 
 
 def _refuse(error: type[InputError], faults: Sequence[Fault], hint: str = "") -> None:

@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headsweep.config.schema import ColumnsConfig, Modality, escapes
+from headsweep.config.schema import BlankLabels, ColumnsConfig, ManifestColumns, escapes
 from headsweep.data.columns import (
+    BLANK_CELLS,
     LABEL_VALUES,
     feature_columns,
     label_columns,
@@ -31,6 +33,10 @@ from headsweep.data.faults import Fault
 from headsweep.data.splits import rows_fingerprint
 from headsweep.data.tables import Table, normalized, read_table
 from headsweep.errors import ManifestError
+from headsweep.metrics.masking import labelled
+
+ALL_BLANK = "a manifest must have labels, found only blank label cells: leave the file out"
+MASK_HINT = "; data.blank_labels=mask leaves blank cells out of loss and metrics"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +44,10 @@ class Manifest:
     """The rows of one manifest file.
 
     `rows` are the rows' numbers in the file (the header is row 1); `targets` has shape
-    (rows, labels); feature paths are relative to `paths.data_root`, empty where a row has none.
-    `unused` names the columns that hold 0 and 1 but are not among `labels`; `named_groups` says
-    whether columns name the patients or scans, which otherwise follow from the volume names.
+    (rows, labels) and is `BLANK` where a label is masked; feature paths are relative to
+    `paths.data_root`, empty where a row has none. `unused` names the columns that hold 0 and 1 but
+    are not among `labels`; `named_groups` says whether columns name the patients or scans, which
+    otherwise follow from the volume names.
     """
 
     path: Path
@@ -50,11 +57,14 @@ class Manifest:
     scans: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    feature_paths: Mapping[Modality, tuple[str, ...]]
+    feature_paths: Mapping[str, tuple[str, ...]]
     reports: tuple[str, ...] | None
     named_groups: bool = False
     unused: tuple[str, ...] = ()
     warnings: tuple[Fault, ...] = ()
+    label_map: str | None = None
+    """Name of the file through which the labels were read; None where the columns are theirs."""
+    label_map_fingerprint: str | None = None
 
     @property
     def name(self) -> str:
@@ -108,7 +118,10 @@ class Manifest:
 
 
 def read_manifest(
-    path: Path, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
+    path: Path,
+    columns: ColumnsConfig,
+    target_labels: tuple[str, ...] | None,
+    blank_labels: BlankLabels = "refuse",
 ) -> Manifest:
     """Read the manifest in a CSV file.
 
@@ -118,6 +131,7 @@ def read_manifest(
         target_labels: label columns to read, in this order. None reads the CT-RATE labels that
             the header has or, when it has none, every column that is no path, report or metadata.
             An empty tuple reads no label.
+        blank_labels: whether blank label cells are faults or masked.
 
     Returns:
         The manifest.
@@ -126,24 +140,36 @@ def read_manifest(
         ManifestError: the first fault of the file, with its row.
     """
     table = read_table(path, kind="manifest")
-    manifest, faults = _inspect(table, columns, target_labels)
+    manifest, faults = _inspect(table, columns, target_labels, blank_labels)
     errors = [fault for fault in faults if fault.severity == "error"]
     if errors or manifest is None:
-        more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
-        raise ManifestError(f"{errors[0]}{more}")
+        raise ManifestError(summary_of_faults(errors))
     return manifest
 
 
-def read_partly_labelled(path: Path, columns: ColumnsConfig, labels: Sequence[str]) -> Manifest:
+def summary_of_faults(errors: Sequence[Fault]) -> str:
+    """Return one line of the first fault, and how many more there are."""
+    more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
+    return f"{errors[0]}{more}"
+
+
+def read_partly_labelled(
+    path: Path,
+    columns: ColumnsConfig,
+    labels: Sequence[str],
+    blank_labels: BlankLabels = "refuse",
+) -> Manifest:
     """Read a manifest that may lack labels: rows to be scored.
 
     Args:
         path: the file.
         columns: names of the columns that hold no labels.
         labels: the labels of the head that scores the rows.
+        blank_labels: `mask` keeps a label that some rows leave blank, and masks these.
 
     Returns:
-        The manifest, with those of `labels` that its header has and that no row leaves empty.
+        The manifest, with those of `labels` that its header has and that no row (with `mask`, not
+        every row) leaves blank.
 
     Raises:
         ManifestError: as `read_manifest`.
@@ -152,13 +178,22 @@ def read_partly_labelled(path: Path, columns: ColumnsConfig, labels: Sequence[st
     given = tuple(
         label
         for label in labels
-        if label in table.header and not (table.cells[label] == "").to_numpy().any()
+        if label in table.header and not _left_out(table.cells[label], blank_labels)
     )
-    return read_manifest(path, columns, given)
+    return read_manifest(path, columns, given, blank_labels)
+
+
+def _left_out(cells: pd.Series[str], blank_labels: BlankLabels) -> bool:
+    if blank_labels == "refuse":
+        return bool((cells == "").any())
+    return bool(cells.isin(BLANK_CELLS).all())
 
 
 def inspect_manifest(
-    path: Path, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
+    path: Path,
+    columns: ColumnsConfig,
+    target_labels: tuple[str, ...] | None,
+    blank_labels: BlankLabels = "refuse",
 ) -> tuple[Manifest | None, list[Fault]]:
     """Read a manifest without stopping at its first fault.
 
@@ -166,6 +201,7 @@ def inspect_manifest(
         path: the file.
         columns: names of the columns that hold no labels.
         target_labels: as for `read_manifest`.
+        blank_labels: as for `read_manifest`.
 
     Returns:
         The rows without faults, and all faults; no manifest when the file itself is at fault.
@@ -175,11 +211,14 @@ def inspect_manifest(
     except ManifestError as error:
         message = str(error).removeprefix(f"{path}: ").removesuffix(f": {path}")
         return None, [Fault(path, None, message)]
-    return _inspect(table, columns, target_labels)
+    return _inspect(table, columns, target_labels, blank_labels)
 
 
 def _inspect(
-    table: Table, columns: ColumnsConfig, target_labels: tuple[str, ...] | None
+    table: Table,
+    columns: ColumnsConfig,
+    target_labels: tuple[str, ...] | None,
+    blank_labels: BlankLabels,
 ) -> tuple[Manifest | None, list[Fault]]:
     path = table.path
     columns = _normalized(columns)
@@ -191,12 +230,14 @@ def _inspect(
         faults.append(Fault(path, None, "a manifest must have rows, found only a header"))
     if faults:
         return None, faults
-    found, warnings = _row_faults(table, columns, labels)
+    found, warnings = _row_faults(table, columns, labels, blank_labels)
     faults = sorted([*table.faults, *found], key=lambda fault: fault.row or 0)
     at_fault = {fault.row for fault in faults}
     cells = table.cells.loc[[row not in at_fault for row in table.cells.index]]
     manifest = _assemble(table, cells, columns, labels)
-    warnings += _unused_warning(manifest, target_labels)
+    if labels and len(cells) and not labelled(manifest.targets).any():
+        faults.append(Fault(path, None, ALL_BLANK))
+    warnings += unused_warning(manifest, target_labels)
     return replace(manifest, warnings=tuple(warnings)), [*faults, *warnings]
 
 
@@ -218,7 +259,8 @@ def mixed_labels(manifest: Manifest) -> str:
     )
 
 
-def _unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
+def unused_warning(manifest: Manifest, target_labels: tuple[str, ...] | None) -> list[Fault]:
+    """Return the warning of columns that hold 0 and 1 but are not read, if there are any."""
     if not manifest.unused or target_labels == ():
         return []
     if target_labels is None:
@@ -237,7 +279,12 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 
 def _normalized(columns: ColumnsConfig) -> ColumnsConfig:
     """Return the names as a table's header has them, without surrounding spaces."""
-    names = {key: value and normalized(value) for key, value in columns.model_dump().items()}
+    names: dict[str, Any] = {
+        key: value and normalized(value)
+        for key, value in columns.model_dump(exclude={"inputs"}).items()
+    }
+    if isinstance(columns, ManifestColumns):
+        names["inputs"] = tuple((name, normalized(column)) for name, column in columns.inputs)
     return columns.model_copy(update=names)
 
 
@@ -263,24 +310,27 @@ def _header_faults(table: Table, columns: ColumnsConfig, labels: Sequence[str]) 
             message = f"{kind} must have distinct names, found {doubles} twice"
             faults.append(Fault(table.path, 1, message))
     if not feature_columns(table.header, columns):
-        wanted_features = f"{columns.visual_feature!r} or {columns.text_feature!r}"
+        named = columns.feature_columns()
         message = (
-            f"a manifest must have a column of feature paths, {wanted_features}: "
-            "data.columns.visual_feature and data.columns.text_feature name them"
+            "a manifest must have a column of feature paths, "
+            f"{' or '.join(map(repr, named.values()))}: "
+            f"{' and '.join(map(columns.key_of, named))} name them"
         )
         faults.append(Fault(table.path, 1, message))
     return faults
 
 
 def _row_faults(
-    table: Table, columns: ColumnsConfig, labels: Sequence[str]
+    table: Table, columns: ColumnsConfig, labels: Sequence[str], blank_labels: BlankLabels
 ) -> tuple[list[Fault], list[Fault]]:
     """Return the faults of single rows, and the warnings of the whole file."""
     faults, warnings = _name_faults(table, columns)
     for label in labels:
         cells = table.cells[label]
-        for row, cell in cells[~cells.isin(LABEL_VALUES)].items():
+        allowed = LABEL_VALUES if blank_labels == "refuse" else LABEL_VALUES | BLANK_CELLS
+        for row, cell in cells[~cells.isin(allowed)].items():
             message = f"a label must be 0 or 1, found {cell!r} in column {label!r}"
+            message += MASK_HINT if cell in BLANK_CELLS else ""
             faults.append(Fault(table.path, _number(row), message))
     for column in feature_columns(table.header, columns).values():
         for row, cell in table.cells[column].items():
@@ -354,7 +404,7 @@ def _assemble(
     volumes = tuple(map(volume_of, cells[columns.volume]))
     targets = np.zeros((len(cells), len(labels)), np.uint8)
     for j, label in enumerate(labels):
-        targets[:, j] = cells[label].map(LABEL_VALUES)
+        targets[:, j] = cells[label].map(LABEL_VALUES | BLANK_CELLS)
     reports = [name for name in FINDINGS if name in table.header]
     features = feature_columns(table.header, columns)
     return Manifest(
@@ -365,7 +415,7 @@ def _assemble(
         scans=_named_or(cells, columns.scan, map(_scan, volumes)),
         labels=labels,
         targets=targets,
-        feature_paths={modality: tuple(cells[name]) for modality, name in features.items()},
+        feature_paths={name: tuple(cells[column]) for name, column in features.items()},
         reports=tuple(map(_joined, zip(*(cells[name] for name in reports), strict=True)))
         if reports
         else None,

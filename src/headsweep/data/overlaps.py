@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
+from headsweep.config.inputs import Modality
 from headsweep.config.schema import SharedContent
 from headsweep.data.faults import Fault
 from headsweep.data.manifest import Manifest
+from headsweep.metrics.masking import BLANK
 
 STOCK_SHARE = 0.05
 """Largest share of a split's rows that may repeat another split's content with equal labels."""
@@ -37,6 +39,8 @@ class Overlap:
     one: Manifest
     other: Manifest
     pairs: Sequence[tuple[int, int]]
+    modality: Modality | None = None
+    """Of the features; None for reports."""
 
     def faults(self, policy: SharedContent | None) -> list[Fault]:
         """Judge the rows by a policy.
@@ -49,7 +53,7 @@ class Overlap:
             or one for each row where a few rows with equal labels share stock content.
         """
         faults = self._row_faults()
-        if policy_of(self.kind, policy) == "refuse":
+        if policy_of(self.modality, policy) == "refuse":
             return faults
         if any(fault.severity == "error" for fault in faults):
             return [Fault(self.other.path, None, self._summary(), severity="warning")]
@@ -70,7 +74,9 @@ class Overlap:
         return [*errors, *stock]
 
     def _equal_labels(self, i: int, j: int) -> bool:
-        return bool((self.one.targets[i] == self.other.targets[j]).all())
+        """Return whether two rows agree in all labels that both have."""
+        a, b = self.one.targets[i], self.other.targets[j]
+        return bool(((a == b) | (a == BLANK) | (b == BLANK)).all())
 
     def _summary(self) -> str:
         i, j = self.pairs[0]
@@ -83,9 +89,14 @@ class Overlap:
         )
 
 
-def policy_of(kind: str, policy: SharedContent | None) -> SharedContent:
-    """Return what is done about shared content of a kind; None as `policy` is the default."""
-    return policy or ("refuse" if kind == "visual features" else "warn")
+def policy_of(modality: Modality | None, policy: SharedContent | None) -> SharedContent:
+    """Return what is done about shared content.
+
+    Args:
+        modality: of the features; None for reports.
+        policy: None is the default, which depends on the modality.
+    """
+    return policy or ("refuse" if modality == "visual" else "warn")
 
 
 def shared_patients(one: Manifest, other: Manifest) -> list[Fault]:
@@ -106,6 +117,8 @@ def overlap(
     keys_of_one: Sequence[Hashable],
     other: Manifest,
     keys_of_other: Sequence[Hashable],
+    *,
+    modality: Modality | None = None,
 ) -> Overlap:
     """Find the rows of `other` whose content is also in `one`.
 
@@ -115,11 +128,12 @@ def overlap(
         keys_of_one: the content of every row of `one`, or a digest of it; empty ones match nothing.
         other: the manifest whose rows are judged.
         keys_of_other: as `keys_of_one`.
+        modality: of the features; None for reports.
 
     Returns:
         The rows, which may be none.
     """
-    return Overlap(kind, one, other, _shared(keys_of_one, keys_of_other))
+    return Overlap(kind, one, other, _shared(keys_of_one, keys_of_other), modality)
 
 
 def _shared(one: Sequence[Hashable], other: Sequence[Hashable]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Feature files → one memory-mapped matrix a manifest and modality, made again only on a change.
+"""Feature files → one memory-mapped matrix a manifest and input, made again only on a change.
 
 A pack is a folder with `matrix.npy` and `index.json`. The index is written last, so a folder
 without one is no pack; a lock beside it keeps two processes from packing the same thing at once.
@@ -19,7 +19,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from headsweep.atomic_files import locked, replacing, write_json
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest
 from headsweep.data.splits import BLOCK_ROWS, begin_fingerprint, little_endian
@@ -34,7 +34,7 @@ THREADS = 8
 
 @dataclass(frozen=True, eq=False)
 class PackedFeatures:
-    """Features of one manifest and modality.
+    """Features of one manifest and input.
 
     `matrix` is a read-only memory map of shape (n, d), float32; row i is the manifest's row i.
     `fingerprint` is SHA-256 over volumes and values, independent of file times and places.
@@ -61,9 +61,9 @@ class _Files:
 
 
 def pack_for(
-    config: Config, manifest: Manifest, modality: Modality, cache_dir: Path, *, progress: bool
+    config: Config, manifest: Manifest, name: str, cache_dir: Path, *, progress: bool
 ) -> PackedFeatures:
-    """Pack the features of a manifest's rows as a config says: see `pack`.
+    """Pack the features of a manifest's rows for the input `name`, as a config says: see `pack`.
 
     Returns:
         The matrix, one row for each row of the manifest, and its fingerprint.
@@ -73,9 +73,11 @@ def pack_for(
         FeatureError: as `pack`.
         OutputError: as `pack`.
     """
+    if name not in manifest.feature_paths:
+        raise ManifestError(_no_column(config, manifest, name))
     return pack(
         manifest,
-        modality,
+        name,
         Path(config.paths.data_root),
         cache_dir,
         progress=progress,
@@ -86,7 +88,7 @@ def pack_for(
 
 def pack(
     manifest: Manifest,
-    modality: Modality,
+    name: str,
     data_root: Path,
     cache_dir: Path,
     *,
@@ -98,7 +100,7 @@ def pack(
 
     Args:
         manifest: whose rows to pack.
-        modality: which of its feature columns.
+        name: of the input, which names one of its feature columns.
         data_root: folder that the feature paths are relative to.
         cache_dir: folder that holds packs; made when absent.
         progress: draw a progress bar on standard error while packing.
@@ -109,18 +111,18 @@ def pack(
         The matrix, one row for each row of the manifest, and its fingerprint.
 
     Raises:
-        ManifestError: the manifest lacks the modality's column, or a row its path.
+        ManifestError: the manifest lacks the input's column, or a row its path.
         FeatureError: a feature file cannot be used, or changes meanwhile; names it and the
             manifest's row.
         OutputError: `cache_dir` cannot be written.
     """
-    paths = _feature_paths(manifest, modality, data_root, follow_links=follow_links)
-    rows = _Files(manifest, manifest.feature_paths[modality], paths, key)
-    source = f"{manifest.path.resolve()}\n{data_root.resolve()}\n{modality}"
+    paths = _feature_paths(manifest, name, data_root, follow_links=follow_links)
+    rows = _Files(manifest, manifest.feature_paths[name], paths, key)
+    source = f"{manifest.path.resolve()}\n{data_root.resolve()}\n{name}"
     if key is not None:
         source += f"\n{key}"
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    folder = cache_dir / f"{manifest.name}-{modality}-{digest}"
+    folder = cache_dir / f"{manifest.name}-{name}-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock"), ThreadPoolExecutor(THREADS) as pool:
@@ -146,22 +148,34 @@ def pack(
 
 
 def _feature_paths(
-    manifest: Manifest, modality: Modality, data_root: Path, *, follow_links: bool
+    manifest: Manifest, name: str, data_root: Path, *, follow_links: bool
 ) -> list[Path]:
-    if modality not in manifest.feature_paths:
-        raise ManifestError(
-            f"{manifest.path}: no column of {modality} feature paths "
-            f"(data.columns.{modality}_feature names it)"
-        )
-    names = manifest.feature_paths[modality]
+    if name not in manifest.feature_paths:
+        raise ManifestError(f"{manifest.path}: no column of {name} feature paths")
+    names = manifest.feature_paths[name]
     if "" in names:
         raise ManifestError(
-            f"{manifest.place(names.index(''))}: the path of the {modality} features is empty"
+            f"{manifest.place(names.index(''))}: the path of the {name} features is empty"
         )
     paths = [data_root / name for name in names]
     for index in () if follow_links else outside(data_root, paths):
         raise FeatureError(f"{paths[index]}: {LEADS_OUTSIDE} ({manifest.place(index)})")
     return paths
+
+
+def _no_column(config: Config, manifest: Manifest, name: str) -> str:
+    """Return the sentence that names the column of an input that a manifest lacks."""
+    columns = config.data.manifest_columns
+    column = columns.feature_columns().get(name)
+    if column is None:
+        return (
+            f"{manifest.path}: unknown input {name!r}: data.inputs must name its column and "
+            "modality"
+        )
+    return (
+        f"{manifest.path}:1: no column of {name} feature paths: {column!r} "
+        f"({columns.key_of(name)} names it)"
+    )
 
 
 FileState = list[Any]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import Config, Modality, RetrievalConfig
+from headsweep.config.inputs import input_names, paired_inputs
+from headsweep.config.schema import Config, RetrievalConfig
 
-MODALITIES: tuple[Modality, ...] = ("visual", "text")
+ZERO_SHOT_INPUT = "visual"
+"""Features with which prompts are compared."""
 
 BLOCK_ROWS = 1024
 """Rows that are hashed or written at once, which bounds the memory needed."""
@@ -21,9 +23,9 @@ BLOCK_ROWS = 1024
 class Split:
     """One split of the data; row i of every field is the same volume.
 
-    `targets` has shape (n, c), `features[modality]` shape (n, d) and is finite float32. The
-    fingerprints are SHA-256 of content, so equal data have equal fingerprints wherever they are
-    stored.
+    `targets` has shape (n, c): 0, 1, or `metrics.masking.BLANK` where a label is not known.
+    `features[name]` of an input has shape (n, d) and is finite float32. The fingerprints are
+    SHA-256 of content, so equal data have equal fingerprints wherever they are stored.
     """
 
     name: str
@@ -32,29 +34,45 @@ class Split:
     scans: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.uint8]
-    features: Mapping[Modality, NDArray[np.float32]]
+    features: Mapping[str, NDArray[np.float32]]
     reports: tuple[str, ...] | None
     manifest_fingerprint: str
-    feature_fingerprints: Mapping[Modality, str]
+    feature_fingerprints: Mapping[str, str]
+    n_left_out: int = 0
+    """Rows that `data.shared_content=drop` left out."""
+    label_source: str = ""
+    """Where the labels come from: a manifest, and its label map if it has one."""
+    label_map_fingerprint: str | None = None
 
-    def with_modalities(self, modalities: Sequence[Modality]) -> Split:
-        """Leave out the features of other modalities.
+    def with_inputs(self, names: Sequence[str]) -> Split:
+        """Leave out the features of other inputs.
 
         Returns:
-            The same rows with the features of `modalities` alone.
+            The same rows with the features of the inputs `names` alone.
         """
         return replace(
             self,
-            features={modality: self.features[modality] for modality in modalities},
-            feature_fingerprints={m: self.feature_fingerprints[m] for m in modalities},
+            features={name: self.features[name] for name in names},
+            feature_fingerprints={name: self.feature_fingerprints[name] for name in names},
         )
 
 
-def required_modalities(config: Config) -> tuple[Modality, ...]:
-    """Return the modalities that training this config reads; a retrieval head pairs both."""
-    if isinstance(config.head, RetrievalConfig) or config.features.input == "both":
-        return MODALITIES
-    return (config.features.input,)
+def required_inputs(config: Config) -> tuple[str, ...]:
+    """Return the names of the inputs that training this config reads.
+
+    A retrieval head pairs visual and text inputs (see `paired_inputs`).
+    """
+    features = config.features
+    if not isinstance(config.head, RetrievalConfig):
+        return input_names(features.input)
+    sides = paired_inputs(features.input, features.partner, config.data.modalities)
+    return tuple(name for names in sides.values() for name in names)
+
+
+def in_order(names: Iterable[str], config: Config) -> tuple[str, ...]:
+    """Return distinct inputs in the order of the config: built-in ones first."""
+    chosen = set(names)
+    return tuple(name for name in config.data.modalities if name in chosen)
 
 
 def search_fingerprints(train: Split, valid: Split) -> dict[str, str]:
@@ -62,8 +80,8 @@ def search_fingerprints(train: Split, valid: Split) -> dict[str, str]:
     fingerprints: dict[str, str] = {}
     for split in (train, valid):
         fingerprints[f"{split.name} manifest"] = split.manifest_fingerprint
-        for modality, fingerprint in split.feature_fingerprints.items():
-            fingerprints[f"{split.name} {modality} features"] = fingerprint
+        for name, fingerprint in split.feature_fingerprints.items():
+            fingerprints[f"{split.name} {name} features"] = fingerprint
     return fingerprints
 
 
@@ -86,7 +104,7 @@ def rows_fingerprint(
     Args:
         volumes: name of every row.
         labels: names of the columns of `targets`.
-        targets: shape (n, c), 0 or 1.
+        targets: shape (n, c), 0, 1 or `BLANK`.
         groups: patients and scans of every row, where they do not follow from the volume names.
     """
     digest = hashlib.sha256("\n".join((*volumes, "", *labels)).encode())

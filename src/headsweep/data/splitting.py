@@ -23,7 +23,7 @@ def split_by_group(
 
     Args:
         groups: the group (patient) of every row; a group is never divided.
-        targets: shape (n, c), 0 or 1.
+        targets: shape (n, c), 0, 1 or `BLANK`; blank labels do not count.
         fraction: share of rows that the side should hold.
         seed: of the order in which equal groups are placed.
 
@@ -70,7 +70,7 @@ def stratified_parts(
         )
     # Positives of each label in each group; the last column counts rows.
     counts = np.zeros((n_groups, targets.shape[1] + 1), np.int64)
-    np.add.at(counts[:, :-1], group_of_row, targets)
+    np.add.at(counts[:, :-1], group_of_row, targets == 1)
     counts[:, -1] = np.bincount(group_of_row, minlength=n_groups)
 
     totals = np.maximum(counts.sum(axis=0), 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import Config, Modality, SharedContent
-from headsweep.data.dataset import required_modalities, row_digests
+from headsweep.config.inputs import Modality
+from headsweep.config.schema import Config, SharedContent
+from headsweep.data.columns import distinct_inputs
+from headsweep.data.dataset import required_inputs, row_digests
 from headsweep.data.faults import Fault
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.health import health_warnings
+from headsweep.data.label_maps import inspect_mapped, map_of
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
 from headsweep.data.overlaps import REPORT, overlap, shared_patients
 from headsweep.data.packing import THREADS
 from headsweep.errors import FeatureError, ManifestError
+from headsweep.metrics.masking import labelled_counts, positive_counts
 from headsweep.progress import progress_bar
 
 
@@ -28,7 +32,7 @@ class _Inspected:
     """Sound rows of one manifest, and the digest of every feature row that could be read."""
 
     manifest: Manifest
-    digests: dict[Modality, list[bytes | None]]
+    digests: dict[str, list[bytes | None]]
 
 
 def check(config: Config, *, progress: bool = False) -> list[Fault]:
@@ -51,7 +55,12 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
     features = _FeatureInspection(config)
     for name in [*searched, *data.test_manifests]:
         path = Path(config.paths.manifest_dir) / name
-        manifest, found = inspect_manifest(path, data.columns, config.training.target_labels)
+        first = next(iter(inspected.values()), None)
+        try:
+            manifest, found = _inspect(config, name, first)
+        except ManifestError as error:
+            faults.append(Fault(path, None, str(error)))
+            continue
         if manifest is None:
             faults += found
             continue
@@ -59,45 +68,76 @@ def check(config: Config, *, progress: bool = False) -> list[Fault]:
             asked = mixed_labels(manifest)
             found = [replace(f, severity="error") if f.message == asked else f for f in found]
         faults += found
-        first = next(iter(inspected.values()), None)
         try:
             manifest = manifest.with_labels(first.manifest.labels) if first else manifest
         except ManifestError as error:
             faults.append(Fault(path, 1, str(error).removeprefix(f"{path}: ")))
             continue
         digests, found = features.inspect(manifest, progress=progress)
-        faults += found + _missing_columns(manifest, required_modalities(config))
+        faults += found + _missing_columns(manifest, required_inputs(config), config)
         faults += _empty_labels(manifest)
         inspected[name] = _Inspected(manifest, digests)
 
     for one, other in combinations(inspected, 2):
         if one in searched:  # test manifests may overlap among themselves
-            faults += _overlaps(inspected[one], inspected[other], data.shared_content)
+            faults += _overlaps(
+                inspected[one], inspected[other], data.shared_content, data.modalities
+            )
     return faults
 
 
+def _inspect(
+    config: Config, name: str, first: _Inspected | None
+) -> tuple[Manifest | None, list[Fault]]:
+    """Inspect a manifest, through its label map if it has one.
+
+    Args:
+        config: names files, columns and maps.
+        name: of the manifest.
+        first: the manifest whose labels a map refers to.
+
+    Returns:
+        As `inspect_manifest`.
+
+    Raises:
+        ManifestError: the label map cannot be used.
+    """
+    path, data = Path(config.paths.manifest_dir) / name, config.data
+    if first is not None:
+        label_map = map_of(config, name, first.manifest.labels)
+        if label_map is not None:
+            return inspect_mapped(path, data.manifest_columns, label_map, data.blank_labels)
+    return inspect_manifest(
+        path, data.manifest_columns, config.training.target_labels, data.blank_labels
+    )
+
+
 class _FeatureInspection:
-    """Reads feature files, and remembers the first width of each modality and where it was."""
+    """Reads feature files, and remembers the first width of each input and where it was."""
 
     def __init__(self, config: Config) -> None:
         self._root = Path(config.paths.data_root)
         self._key, self._follow_links = config.data.feature_key, config.data.follow_links
-        self._widths: dict[Modality, tuple[int, str]] = {}
+        self._inputs = distinct_inputs(config.data.manifest_columns)
+        self._widths: dict[str, tuple[int, str]] = {}
 
     def inspect(
         self, manifest: Manifest, *, progress: bool
-    ) -> tuple[dict[Modality, list[bytes | None]], list[Fault]]:
+    ) -> tuple[dict[str, list[bytes | None]], list[Fault]]:
         """Read the feature files of a manifest.
 
         Returns:
             Digests of all feature rows (None where one is at fault), and the faults.
         """
-        digests: dict[Modality, list[bytes | None]] = {}
+        digests: dict[str, list[bytes | None]] = {}
         faults: list[Fault] = []
-        for modality, paths in manifest.feature_paths.items():
-            digests[modality] = []
+        for name in self._inputs:
+            if name not in manifest.feature_paths:
+                continue
+            paths = manifest.feature_paths[name]
+            digests[name] = []
             read: dict[int, NDArray[np.float32]] = {}
-            title = f"checking {modality} features of {manifest.name}"
+            title = f"checking {name} features of {manifest.name}"
             with (
                 ThreadPoolExecutor(THREADS) as pool,
                 progress_bar(title, len(paths), visible=progress) as bar,
@@ -106,21 +146,21 @@ class _FeatureInspection:
                     bar.advance(1)
                     if not isinstance(result, str):
                         wanted, place = self._widths.setdefault(
-                            modality, (len(result), manifest.place(i))
+                            name, (len(result), manifest.place(i))
                         )
                         if len(result) == wanted:
-                            digests[modality].append(row_digests(result[None])[0])
+                            digests[name].append(row_digests(result[None])[0])
                             read[i] = result
                             continue
                         result = (
-                            f"{self._root / paths[i]}: {modality} features must be {wanted} wide, "
+                            f"{self._root / paths[i]}: {name} features must be {wanted} wide, "
                             f"as in {place}, found {len(result)}"
                         )
-                    digests[modality].append(None)
+                    digests[name].append(None)
                     faults.append(Fault(manifest.path, manifest.rows[i], result))
             if read:
                 matrix = np.stack(list(read.values()))
-                faults += health_warnings(manifest, f"{modality} features", matrix, list(read))
+                faults += health_warnings(manifest, f"{name} features", matrix, list(read))
         return digests, faults
 
     def _read(self, name: str) -> NDArray[np.float32] | str:
@@ -136,33 +176,47 @@ class _FeatureInspection:
             return str(error)
 
 
-def _missing_columns(manifest: Manifest, required: Sequence[Modality]) -> list[Fault]:
+def _missing_columns(manifest: Manifest, required: Sequence[str], config: Config) -> list[Fault]:
+    columns = config.data.manifest_columns
+    needed = dict.fromkeys([*required, *(config.data.inputs or {})])
     return [
-        Fault(manifest.path, 1, f"no column of {modality} feature paths")
-        for modality in required
-        if modality not in manifest.feature_paths
+        Fault(
+            manifest.path,
+            1,
+            f"no column of {name} feature paths: {columns.feature_columns()[name]!r} "
+            f"({columns.key_of(name)} names it)",
+        )
+        for name in needed
+        if name not in manifest.feature_paths
     ]
 
 
 def _empty_labels(manifest: Manifest) -> list[Fault]:
+    counts = positive_counts(manifest.targets), labelled_counts(manifest.targets)
     return [
         Fault(
             manifest.path,
             None,
             f"a label should have positives and negatives, found {positives} positives of "
-            f"{len(manifest.rows)} rows for {label!r}: its AUPRC and AUROC are undefined",
+            f"{rows} rows for {label!r}: its AUPRC and AUROC are undefined",
             severity="warning",
         )
-        for label, positives in zip(manifest.labels, manifest.targets.sum(axis=0), strict=True)
-        if positives in (0, len(manifest.rows))
+        for label, positives, rows in zip(manifest.labels, *counts, strict=True)
+        if positives in (0, rows)
     ]
 
 
-def _overlaps(one: _Inspected, other: _Inspected, policy: SharedContent | None) -> list[Fault]:
+def _overlaps(
+    one: _Inspected,
+    other: _Inspected,
+    policy: SharedContent | None,
+    modalities: Mapping[str, Modality],
+) -> list[Fault]:
     a, b = one.manifest, other.manifest
     found = [overlap(REPORT, a, a.reports or (), b, b.reports or ())]
-    for modality in one.digests:
-        if modality in other.digests:
-            digests = one.digests[modality], other.digests[modality]
-            found.append(overlap(f"{modality} features", a, digests[0], b, digests[1]))
+    for name in one.digests:
+        if name in other.digests:
+            digests = one.digests[name], other.digests[name]
+            kind, modality = f"{name} features", modalities[name]
+            found.append(overlap(kind, a, digests[0], b, digests[1], modality=modality))
     return shared_patients(a, b) + [fault for each in found for fault in each.faults(policy)]

@@ -60,6 +60,13 @@ def _check_format(found: Any) -> None:
         raise ValueError(f"format {found}")
 
 
+def _with_value(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a report with the fields that those of earlier versions lack: AUPRC was the metric."""
+    if "value" in report:
+        return report
+    return {**report, "value": report["auprc_macro"], "best_value": report["best_auprc_macro"]}
+
+
 def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
     """Return a snapshot and the identity of its run.
 
@@ -71,7 +78,8 @@ def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
             header = json.loads((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_format(header["format"])
-        history = TypeAdapter(tuple[EpochReport, ...]).validate_python(header["history"])
+        reports = [_with_value(report) for report in header["history"]]
+        history = TypeAdapter(tuple[EpochReport, ...]).validate_python(reports)
         step = TypeAdapter(int).validate_python(header["step"], strict=True)
         return Snapshot(step, history, tensors), header["identity"]
     except (

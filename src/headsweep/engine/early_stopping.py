@@ -23,8 +23,8 @@ class EarlyStopping:
         self._best = -math.inf
         self._last: deque[float] = deque(maxlen=training.early_stopping_window)
 
-    def update(self, *, auprc_macro: float, auroc_macro: float, loss: float) -> bool:
-        """Take the metrics of the next epoch; they must be finite.
+    def update(self, *, auprc_macro: float, auroc_macro: float, loss: float, value: float) -> bool:
+        """Take the metrics of the next epoch; they must be finite. `value` is `training.metric`.
 
         Returns:
             Whether the slot has run out of patience.
@@ -38,6 +38,8 @@ class EarlyStopping:
                 self._last.append(auroc_macro)
             case "loss":
                 self._last.append(-loss)
+            case None:
+                self._last.append(value)
         if self.epoch < training.early_stopping_start_epoch:
             self.improved_in = self.epoch
             return False

@@ -9,7 +9,9 @@ import torch
 
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
+from headsweep.data.folds import Folds
 from headsweep.engine.checkpoints import Snapshot
+from headsweep.engine.folds import FoldedInputs
 from headsweep.engine.groups import Group, group_key
 from headsweep.engine.hardware.device import flushed_denormals, prepare_device
 from headsweep.engine.hardware.memory import ran_out_of_memory
@@ -17,7 +19,8 @@ from headsweep.engine.inputs import Inputs
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.slots import EpochReport
 from headsweep.engine.timings import Usage
-from headsweep.heads.predictor import Predictor, PredictorSpec
+from headsweep.heads.base import Head
+from headsweep.heads.predictor import Predictor, PredictorSpec, ensemble_of
 from headsweep.settings import EngineSettings
 
 
@@ -40,8 +43,11 @@ class Engine:
         self, train: Split, valid: Split, settings: EngineSettings, *, ranks_logits: bool = True
     ) -> None:
         device = prepare_device(settings)
-        self.slots = settings.slots_on(device.type)
-        self.inputs = Inputs(train, valid, device, ranks_logits=ranks_logits)
+        self._set_up(Inputs(train, valid, device, ranks_logits=ranks_logits), settings)
+
+    def _set_up(self, inputs: Inputs, settings: EngineSettings) -> None:
+        self.slots = settings.slots_on(inputs.device.type)
+        self.inputs = inputs
         self.usage = Usage()
         self._groups: list[Group] = []
         self._group_of: dict[int, Group] = {}
@@ -151,6 +157,11 @@ class Engine:
         """Return all reports of a slot so far."""
         return tuple(self._group_of[slot].slots[slot].history)
 
+    @torch.no_grad()
+    def metrics(self, slot: int) -> dict[str, float]:
+        """Return all recorded metrics of a slot's best epoch, by name; see `trial_metrics`."""
+        return self._group_of[slot].metrics(slot)
+
     def snapshot(self, slot: int) -> Snapshot:
         """Return all that the slot's next epoch depends on, copied to the CPU."""
         group = self._group_of[slot]
@@ -160,11 +171,14 @@ class Engine:
     def predictor(self, slot: int) -> Predictor:
         """Return the slot's head with its best weights and its normalizers, on the CPU."""
         group = self._group_of[slot]
-        config = group.slots[slot].config
-        shape, normalization = self.inputs.shape(config), config.features.normalization
-        normalizers = {m: self.inputs.normalizer(m, normalization) for m in shape.widths}
-        spec = PredictorSpec(config.head, shape, normalization, self.inputs.labels)
-        return Predictor(spec, normalizers, group.best_head(slot))
+        (head,) = group.best_heads(slot)
+        return as_predictor(group.slots[slot].config, self.inputs, head)
+
+    @torch.no_grad()
+    def present_predictor(self, slot: int) -> Predictor:
+        """Return the slot's head with its present weights, which are its best from then on."""
+        self._group_of[slot].keep_best(slot)
+        return self.predictor(slot)
 
     def _key(self, config: Config) -> GroupKey:
         self.inputs.shape(config)  # refuses a head that does not fit the features
@@ -213,3 +227,36 @@ class Engine:
             self._groups.append(group)
         self._group_of[number] = group
         return Admission(number, group.position)
+
+
+class FoldedEngine(Engine):
+    """Trains up to `slots` cross-validated trials at once, each with a head for every fold.
+
+    An `EpochReport` is of the pooled scores that the heads give to the rows they did not train on.
+    """
+
+    def __init__(
+        self, folds: Folds, settings: EngineSettings, *, ranks_logits: bool = True
+    ) -> None:
+        device = prepare_device(settings)
+        inputs = FoldedInputs(folds, device, ranks_logits=ranks_logits)
+        self._folds = inputs.folds
+        self._set_up(inputs, settings)
+
+    @torch.no_grad()
+    def predictor(self, slot: int) -> Predictor:
+        """Return the mean of the slot's heads, with their weights of the trial's best epoch."""
+        group = self._group_of[slot]
+        config, heads = group.slots[slot].config, group.best_heads(slot)
+        pairs = zip(self._folds, heads, strict=True)
+        members = [as_predictor(config, inputs, head) for inputs, head in pairs]
+        return ensemble_of(members, [1 / len(members)] * len(members))
+
+
+def as_predictor(config: Config, inputs: Inputs, head: Head) -> Predictor:
+    """Return a head with the normalizers of the rows that it was trained on."""
+    shape, normalization = inputs.shape(config), config.features.normalization
+    normalizers = {m: inputs.normalizer(m, normalization) for m in shape.widths}
+    return Predictor(
+        PredictorSpec(config.head, shape, normalization, inputs.labels), normalizers, head
+    )

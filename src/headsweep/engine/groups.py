@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headsweep.config.schema import Config, MLPConfig
 from headsweep.engine.checkpoints import Snapshot
+from headsweep.engine.folds import FoldedInputs, FoldedProgram, FoldedSlot, fold_means
 from headsweep.engine.hardware.memory import ran_out_of_memory
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.numerics.precision import rounded_products
@@ -23,7 +24,7 @@ from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
-from headsweep.engine.slot_metrics import slot_metrics
+from headsweep.engine.slot_metrics import best_metrics, slot_metrics
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import batch_bounds, permutation
 from headsweep.engine.timings import Usage
@@ -41,6 +42,8 @@ PROGRAMS: dict[str, type[Program]] = {
 
 METRIC_THREADS = 4
 """Threads that rank scores while the GPU is idle; results do not depend on their number."""
+
+RECALL = "recall_at_10"
 
 GROUPED = ("grouped_linear", "grouped_mlp")
 
@@ -73,6 +76,13 @@ def program_name(config: Config, device_type: str) -> str:
     if config.head.kind == "mlp" and device_type == "cuda":
         return "stacked_mlp"
     return config.head.kind if config.head.kind in PROGRAMS else "autograd"
+
+
+def make_program(key: GroupKey, inputs: Inputs) -> Program:
+    """Return a new program: one for all rows, or one for each fold."""
+    if isinstance(inputs, FoldedInputs):
+        return FoldedProgram(key, inputs, make_program)
+    return program_type(key.program)(key, inputs)
 
 
 def new_slot(number: int, config: Config, program: str, n_train: int) -> Slot:
@@ -119,7 +129,7 @@ class Group:
         Raises:
             RuntimeError: the program failed for another reason than a lack of memory.
         """
-        slot = new_slot(number, config, self.key.program, self.inputs.n_train)
+        slot = self._new_slot(number, config)
         try:
             self._enter(slot)
         except RuntimeError as error:
@@ -151,10 +161,33 @@ class Group:
             self._program_with(slot).evict(slot)
             self._in_program.remove(number)
 
-    def best_head(self, number: int) -> Head:
-        """Return a trial's head with its best weights."""
+    def best_heads(self, number: int) -> list[Head]:
+        """Return a trial's head with its best weights, or that of each fold."""
         slot = self.slots[number]
-        return self._program_with(slot).best_head(slot)
+        return self._program_with(slot).best_heads(slot)
+
+    def keep_best(self, number: int) -> None:
+        """Store a trial's present weights as its best."""
+        slot = self.slots[number]
+        self._program_with(slot).keep_best(slot)
+
+    def metrics(self, number: int) -> dict[str, float]:
+        """Return all recorded metrics of a trial's best epoch; none if it has no such epoch."""
+        slot = self.slots[number]
+        if slot.best_scores is None:
+            return {}
+        program = self._program_with(slot)
+        measured = best_metrics(
+            self.inputs.valid_targets,
+            slot.best_scores,
+            program.probabilities,
+            ranks_logits=self.inputs.ranks_logits,
+        )
+        if isinstance(self.inputs, FoldedInputs):
+            measured |= fold_means(self.inputs, slot.best_scores, program.probabilities)
+        if slot.config.head.kind == "retrieval":
+            measured[RECALL] = program.recall_at_10(slot, best=True)
+        return measured
 
     def park(self) -> None:
         """Move all tensors to host memory, and free the device's memory."""
@@ -186,7 +219,7 @@ class Group:
         """
         reports = []
         for slot in self.slots.values():
-            report = replace(slot.finish_epoch(nan, nan, nan), failure=reason)
+            report = replace(slot.finish_epoch(nan, nan, nan, nan), failure=reason)
             slot.history[-1] = report
             reports.append(report)
         return reports
@@ -223,6 +256,14 @@ class Group:
         usage.slot_steps += sum(left.values())
         return reports
 
+    def _new_slot(self, number: int, config: Config) -> Slot:
+        if isinstance(self.inputs, FoldedInputs):
+            folds = self.inputs.folds
+            return FoldedSlot.of(
+                [new_slot(number, config, self.key.program, fold.n_train) for fold in folds]
+            )
+        return new_slot(number, config, self.key.program, self.inputs.n_train)
+
     def _order(self) -> Tensor:
         """Return the permutation of the training rows at the present position."""
         if self._next_order is not None and self._next_order[0] == self.position:
@@ -241,7 +282,7 @@ class Group:
         return self._program
 
     def _enter(self, slot: Slot) -> None:
-        self._program = self._program or program_type(self.key.program)(self.key, self.inputs)
+        self._program = self._program or make_program(self.key, self.inputs)
         self._program.admit(slot)
         if slot.number in self._parked:
             self._program.restore(slot, self._parked[slot.number])
@@ -267,13 +308,18 @@ class Group:
             self.inputs.valid_targets,
             on_cpu,
             program.probabilities,
+            metrics=[slot.config.training.metric for slot in slots],
             ranks_logits=self.inputs.ranks_logits,
             threads=METRIC_THREADS if self.inputs.device.type == "cuda" else 1,
         )
         reports = []
         for k, slot in enumerate(slots):
-            report = slot.finish_epoch(*(float(values[k]) for values in numbers))
+            auprc, auroc, loss, value = (float(values[k]) for values in numbers)
+            if slot.config.training.metric == RECALL:
+                value = program.recall_at_10(slot, best=False)
+            report = slot.finish_epoch(auprc, auroc, loss, value)
             if report.best_epoch == report.epoch:
                 program.keep_best(slot)
+                slot.best_scores = on_cpu[k].clone()
             reports.append(report)
         return reports

@@ -20,7 +20,7 @@ class Trained:
 
     config: Config
     predictor: Predictor
-    best_auprc_macro: float
+    best_value: float
     best_epoch: int
     history: tuple[EpochReport, ...]
 
@@ -54,6 +54,23 @@ def train_to_end(
         ConfigError: a head does not fit the features.
     """
     engine = Engine(train, valid, settings, ranks_logits=ranks_logits)
+    return train_in(engine, configs, on_epoch)
+
+
+def train_in(
+    engine: Engine,
+    configs: Sequence[Config],
+    on_epoch: Callable[[Sequence[EpochReport]], None] | None = None,
+) -> list[Trained]:
+    """Train every config to the end in an engine whose slots are all free; see `train_to_end`.
+
+    Returns:
+        The trained heads, in the order of `configs`.
+
+    Raises:
+        TrialError: a head diverged.
+        ConfigError: a head does not fit the features.
+    """
     waiting = list(enumerate(configs))[::-1]
     index_of: dict[int, int] = {}
     trained: dict[int, Trained] = {}
@@ -72,9 +89,51 @@ def train_to_end(
                 trained[index] = Trained(
                     configs[index],
                     engine.predictor(report.slot),
-                    report.best_auprc_macro,
+                    report.best_value,
                     report.best_epoch,
                     engine.history(report.slot),
                 )
                 engine.evict(report.slot)
+    return [trained[index] for index in range(len(configs))]
+
+
+def train_for(
+    configs: Sequence[Config],
+    epochs: Sequence[int],
+    rows: Split,
+    settings: EngineSettings,
+) -> list[Predictor]:
+    """Train every config on all rows for a given number of epochs, without validation.
+
+    Learning rates follow each config's own schedule, whose length is `training.max_epochs`; the
+    weights are those after the last epoch.
+
+    Args:
+        configs: one for each head.
+        epochs: of each config, at most its `training.max_epochs`.
+        rows: training rows.
+        settings: `slots` bounds how many configs are trained at once.
+
+    Returns:
+        The trained heads, in the order of `configs`.
+
+    Raises:
+        TrialError: a head diverged.
+    """
+    engine = Engine(rows, rows, settings)
+    waiting = list(enumerate(configs))[::-1]
+    index_of: dict[int, int] = {}
+    trained: dict[int, Predictor] = {}
+    while waiting or index_of:
+        while waiting and engine.free:
+            index, config = waiting.pop()
+            index_of[engine.replay(config).slot] = index
+        for report in engine.run_epoch():
+            index = index_of[report.slot]
+            if report.failure is not None:
+                raise TrialError(f"config {index}: {report.failure}")
+            if report.epoch == epochs[index]:
+                trained[index] = engine.present_predictor(report.slot)
+                engine.evict(report.slot)
+                del index_of[report.slot]
     return [trained[index] for index in range(len(configs))]

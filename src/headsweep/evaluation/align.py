@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from headsweep.atomic_files import write_json
-from headsweep.config.schema import Config, Modality
+from headsweep.config.inputs import BUILT_IN, MODALITIES, Modality, input_names
+from headsweep.config.schema import Config
 from headsweep.data.ct_rate.ct_clip import read_ctclip_latents
 from headsweep.data.ct_rate.names import patient_of, scan_of
-from headsweep.data.dataset import MODALITIES, Dataset, Split
+from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import ConfigError
 from headsweep.evaluation.summaries import CONFIDENCE, N_RESAMPLES, RESAMPLING_SEED, finite
 from headsweep.heads.predictor import Predictor, load_predictor
-from headsweep.heads.retrieval import RetrievalHead
 from headsweep.metrics.alignment import (
     RELEVANCES,
     REPORT_TO_VOLUME,
@@ -80,11 +80,13 @@ def align(
     check_output(out)
     data = data or Dataset.from_config(config, progress=progress)
     if model is None:
-        splits = data.splits_alone(config)
-        results = {s.name: _measure_split(s, _raw_views(s), protocols) for s in splits}
+        sides = _raw_sides(config)
+        read = None if sides is BUILT_IN_SIDES else [n for names in sides.values() for n in names]
+        splits = data.splits_alone(config, inputs=read)
+        results = {s.name: _measure_split(s, _raw_views(s, sides), protocols) for s in splits}
     else:
         predictor = _retrieval_predictor(model)
-        splits = data.test_splits(config, modalities=MODALITIES)
+        splits = data.test_splits(config, inputs=tuple(predictor.inputs))
         results = {s.name: _measure_split(s, _projected(s, predictor), protocols) for s in splits}
     _write(results, out)
     return results
@@ -129,7 +131,7 @@ def _write(results: Mapping[str, Any], out: Path) -> None:
 
 def _retrieval_predictor(model: Path) -> Predictor:
     predictor = load_predictor(model)
-    if not isinstance(predictor.head, RetrievalHead):
+    if not predictor.retrieves:
         raise ConfigError(
             f"{model}: only a retrieval head projects both modalities, "
             f"found a head of kind {predictor.spec.head.kind}"
@@ -139,23 +141,41 @@ def _retrieval_predictor(model: Path) -> Predictor:
 
 def _projected(split: Split, predictor: Predictor) -> Views:
     """Return unit vectors `(n, dim)` of both modalities in the head's space."""
-    tensors = {m: torch.from_numpy(np.array(split.features[m])) for m in MODALITIES}
+    tensors = {n: torch.from_numpy(np.array(split.features[n])) for n in predictor.inputs}
     return {m: view.numpy() for m, view in predictor.project(tensors).items()}
 
 
-def _raw_views(split: Split) -> Views:
-    """Return the features as unit vectors `(n, d)`.
+BUILT_IN_SIDES: Mapping[Modality, tuple[str, ...]] = {m: (m,) for m in MODALITIES}
+
+
+def _raw_sides(config: Config) -> Mapping[Modality, tuple[str, ...]]:
+    """Return the inputs that are compared, by modality: the named ones of `features.input`."""
+    names = input_names(config.features.input)
+    if set(names) <= BUILT_IN.keys():
+        return BUILT_IN_SIDES
+    modalities = config.data.modalities
+    return {m: tuple(n for n in names if modalities[n] == m) for m in MODALITIES}
+
+
+def _raw_views(split: Split, sides: Mapping[Modality, tuple[str, ...]]) -> Views:
+    """Return the features of each modality side by side, as unit vectors `(n, d)`.
 
     Raises:
         ConfigError: the features of the modalities differ in width.
     """
-    widths = {modality: matrix.shape[1] for modality, matrix in split.features.items()}
+    present = {m: [n for n in names if n in split.features] for m, names in sides.items()}
+    matrices = {
+        modality: np.concatenate([split.features[name] for name in names], axis=1)
+        for modality, names in present.items()
+        if names
+    }
+    widths = {modality: matrix.shape[1] for modality, matrix in matrices.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(
             f"{split.name}: raw features of different widths cannot be compared: {widths}. "
             "Pass a retrieval head with --checkpoint, which projects them"
         )
-    return {modality: _unit(matrix) for modality, matrix in split.features.items()}
+    return {modality: _unit(matrix) for modality, matrix in matrices.items()}
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -165,7 +185,8 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _measure_split(split: Split, views: Views, protocols: Sequence[str]) -> dict[str, Any]:
-    gallery = Gallery(split.scans, split.reports, split.targets)
+    present = (split.targets == 1).astype(np.uint8)  # a blank label is not known to be present
+    gallery = Gallery(split.scans, split.reports, present)
     return _measure(gallery, split.patients, views, protocols)
 
 

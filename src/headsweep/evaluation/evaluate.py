@@ -23,6 +23,7 @@ from headsweep.evaluation.summaries import (
     measure,
     report_of,
 )
+from headsweep.evaluation.thresholds_file import out_of_fold_thresholds
 from headsweep.heads.predictor import load_predictor
 from headsweep.preflight import check_manifests, check_output, check_stems
 
@@ -66,9 +67,9 @@ def evaluate(
         config: names the manifests and the folder of the features; labels are the head's own.
         out: folder of the results.
         data: the data set to measure on; None is what the config names.
-        tune: choose thresholds on valid, and refuse test manifests that share rows with train or
-            valid. Otherwise only the test manifests are read, and F1, precision, sensitivity and
-            specificity are null.
+        tune: choose thresholds on valid, or take those of a study with folds, and refuse test
+            manifests that share rows with train or valid. Otherwise only the test manifests are
+            read, and F1, precision, sensitivity and specificity are null.
         progress: draw a progress bar while features are packed.
 
     Returns:
@@ -82,17 +83,19 @@ def evaluate(
     predictor = load_predictor(folder / MODEL)
     labels = {"training.target_labels": list(predictor.spec.labels)}
     config = with_values(config, labels, where=str(folder))
-    modalities = tuple(predictor.spec.shape.widths)
+    inputs = tuple(predictor.inputs)
     if data is None and tune:
         check_manifests(config)
     data = data or Dataset.from_config(config, progress=progress)
     if tune:
-        _, valid = data.search_splits(config, modalities=modalities)
-        thresholds = choose_thresholds(predict(predictor, valid))
-        splits = data.test_splits(config, modalities=modalities)
+        thresholds = out_of_fold_thresholds(folder, predictor.spec.labels)
+        if thresholds is None:
+            _, valid = data.search_splits(config, inputs=inputs)
+            thresholds = choose_thresholds(predict(predictor, valid))
+        splits = data.test_splits(config, inputs=inputs)
     else:
         thresholds = no_thresholds(len(predictor.spec.labels))
-        splits = data.splits_alone(config, modalities=modalities)
+        splits = data.splits_alone(config, inputs=inputs)
     return write_metrics([predict(predictor, split) for split in splits], thresholds, out)
 
 

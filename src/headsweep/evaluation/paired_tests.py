@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import CONFIDENCE, MIN_PATIENTS, finite, mean_patients
 from headsweep.metrics.bootstrap import rarer_class_patients
 from headsweep.metrics.delong import components, delong_p_value
+from headsweep.metrics.masking import labelled
 from headsweep.metrics.multiplicity import benjamini_hochberg, holm
 from headsweep.metrics.ranking import Metric
 
@@ -84,8 +85,36 @@ def compare_macro(
         corrected by Holm and by Benjamini-Hochberg over all pairs. Interval and p-value are None
         with fewer than `MIN_PATIENTS` patients.
     """
-    pairs = []
-    for i, j in combinations(range(len(names)), 2):
+    pairs = combinations(range(len(names)), 2)
+    return _compared(pairs, names, values, draws, patients, rules)
+
+
+def compare_first(
+    names: Sequence[str],
+    values: Sequence[float | None],
+    draws: Sequence[Metric],
+    patients: float,
+    rules: Rules = CURRENT,
+) -> list[dict[str, Any]]:
+    """Compare the first row with every other one; as `compare_macro`, which compares all pairs.
+
+    Returns:
+        A pair for each other row; `a` is the first row. P-values are corrected over these pairs.
+    """
+    pairs = ((0, j) for j in range(1, len(names)))
+    return _compared(pairs, names, values, draws, patients, rules)
+
+
+def _compared(
+    pairs: Iterable[tuple[int, int]],
+    names: Sequence[str],
+    values: Sequence[float | None],
+    draws: Sequence[Metric],
+    patients: float,
+    rules: Rules,
+) -> list[dict[str, Any]]:
+    compared = []
+    for i, j in pairs:
         a, b = values[i], values[j]
         drawn = draws[i] - draws[j]
         drawn = drawn[np.isfinite(drawn)]
@@ -93,8 +122,8 @@ def compare_macro(
         pair: dict[str, Any] = {"a": names[i], "b": names[j]}
         pair["difference"] = None if a is None or b is None else a - b
         pair |= {"ci_low": finite(low), "ci_high": finite(high), "p": finite(p)}
-        pairs.append(pair)
-    return corrected(pairs)
+        compared.append(pair)
+    return corrected(compared)
 
 
 def _percentiles(drawn: Metric, patients: float, rules: Rules) -> tuple[float, float, float]:
@@ -128,17 +157,18 @@ def compare_auroc(
     patients = np.unique(first.patients, return_inverse=True)[1]
     pairs: list[dict[str, Any]] = []
     for j, label in enumerate(first.labels):
-        positive = first.targets[:, j].astype(bool)
+        known = labelled(first.targets[:, j])
+        positive = first.targets[known, j].astype(bool)
         if positive.all() or not positive.any():
             continue
         parts = [
-            components(positive, np.stack([seed.ranking[:, j] for seed in seeds]))
+            components(positive, np.stack([seed.ranking[known, j] for seed in seeds]))
             for seeds in by_row
         ]
         for a, b in combinations(range(len(names)), 2):
             p = delong_p_value(
                 positive,
-                patients,
+                patients[known],
                 parts[a],
                 parts[b],
                 few_patients=rules.corrects_few_patients,

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import Modality
 from headsweep.data.dataset import Split
 from headsweep.errors import VerificationError
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.heads.predictor import Predictor
+from headsweep.metrics.masking import BLANK, has_blanks, labelled
 from headsweep.metrics.ranking import Scores
 from headsweep.metrics.retrieval import instance_ranks
 
@@ -33,6 +34,7 @@ class Predictions:
 
     `scores` are probabilities: float64, or float32 on boards of earlier versions. `logits` are None
     where the probabilities rank the rows: for retrieval heads and boards of earlier versions.
+    `targets` are `BLANK`, in files null, where a label is not known.
     """
 
     name: str
@@ -64,14 +66,26 @@ def predict(predictor: Predictor, split: Split, rules: Rules = CURRENT) -> Predi
     Returns:
         Probabilities and logits, as the rules say.
     """
-    scores, logits = _scored(predictor, split.features, rules)
+    return predictions_on(split, *_scored(predictor, split.features, rules))
+
+
+def predictions_on(
+    split: Split, scores: Scores, logits: NDArray[np.float32] | None = None
+) -> Predictions:
+    """Return any method's scores on a split as predictions.
+
+    Args:
+        split: whose rows were scored.
+        scores: probabilities `(n, c)`.
+        logits: what ranks the rows, `(n, c)`; None ranks them by the probabilities.
+    """
     return Predictions(
         split.name, split.volumes, split.patients, split.labels, split.targets, scores, logits
     )
 
 
 def score_features(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]]
 ) -> tuple[Scores, NDArray[np.float32] | None]:
     """Score raw features.
 
@@ -82,7 +96,7 @@ def score_features(
 
 
 def _scored(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]], rules: Rules
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]], rules: Rules
 ) -> tuple[Scores, NDArray[np.float32] | None]:
     if not rules.ranks_logits:
         return predictor(_tensors(predictor, features)).numpy().astype(np.float32), None
@@ -144,7 +158,8 @@ def write_scores(
     columns: dict[str, object] = {}
     for label, values in zip(labels, scores.T, strict=True):
         if label in targets:
-            columns[f"{TRUE}{label}"] = targets[label]
+            blank = targets[label] == BLANK
+            columns[f"{TRUE}{label}"] = pa.array(targets[label], mask=blank)
         columns[f"{SCORE}{label}"] = values
     if logits is not None:
         columns |= {f"{LOGIT}{label}": v for label, v in zip(labels, logits.T, strict=True)}
@@ -164,7 +179,7 @@ def read_predictions(path: Path) -> Predictions:
         table = pq.read_table(path)
         names = [name for name in table.column_names if name.startswith(TRUE)]
         labels = tuple(name.removeprefix(TRUE) for name in names)
-        targets = _matrix(table, TRUE, labels)
+        targets = _targets(table, labels)
         scores = _matrix(table, SCORE, labels)
         has_logits = any(name.startswith(LOGIT) for name in table.column_names)
         logits = _matrix(table, LOGIT, labels) if has_logits else None
@@ -182,7 +197,8 @@ def _check(targets: NDArray[Any], scores: NDArray[Any], logits: NDArray[Any] | N
     Raises:
         ValueError: an array has no rows, another type, or values that are not allowed.
     """
-    if not len(targets) or targets.dtype != np.uint8 or targets.max() > 1:
+    known = labelled(targets)
+    if not len(targets) or targets.dtype != np.uint8 or targets[known].max(initial=0) > 1:
         raise ValueError("no rows, or targets other than 0 and 1")
     if scores.dtype not in (np.float32, np.float64) or not np.isfinite(scores).all():
         raise ValueError("scores that are not finite numbers")
@@ -230,7 +246,10 @@ def predictions_table(by_seed: Sequence[Predictions]) -> dict[str, Any]:
     scores = np.mean([one.scores.astype(np.float64) for one in by_seed], axis=0)
     columns: dict[str, Any] = {"volumename": first.volumes, "patient": first.patients}
     for j, label in enumerate(first.labels):
-        columns |= {f"{TRUE}{label}": first.targets[:, j], f"{SCORE}{label}": scores[:, j]}
+        true = first.targets[:, j]
+        if has_blanks(true):
+            true = np.where(labelled(true), true, np.nan)
+        columns |= {f"{TRUE}{label}": true, f"{SCORE}{label}": scores[:, j]}
     if len(by_seed) == 1 and first.logits is not None:
         columns |= {f"{LOGIT}{n}": first.logits[:, j] for j, n in enumerate(first.labels)}
     return columns
@@ -263,13 +282,22 @@ def _matrix(table: pa.Table, kind: str, labels: Sequence[str]) -> NDArray[Any]:
     return np.stack([table[f"{kind}{label}"].to_numpy() for label in labels], axis=1)
 
 
+def _targets(table: pa.Table, labels: Sequence[str]) -> NDArray[Any]:
+    """Return the targets `(n, c)`, `BLANK` where they are null.
+
+    Raises:
+        ValueError: a value that is not null is `BLANK`.
+    """
+    columns = [table[f"{TRUE}{label}"] for label in labels]
+    if any(pc.any(pc.equal(column, BLANK)).as_py() for column in columns):
+        raise ValueError("targets other than 0 and 1")
+    return np.stack([pc.fill_null(column, BLANK).to_numpy() for column in columns], axis=1)
+
+
 def _tensors(
-    predictor: Predictor, features: Mapping[Modality, NDArray[np.float32]]
-) -> dict[Modality, torch.Tensor]:
-    return {
-        modality: torch.from_numpy(np.array(features[modality]))
-        for modality in predictor.spec.shape.widths
-    }
+    predictor: Predictor, features: Mapping[str, NDArray[np.float32]]
+) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(features[name])) for name in predictor.inputs}
 
 
 def _write(

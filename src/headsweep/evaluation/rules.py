@@ -18,10 +18,36 @@ class Rules:
     uses Student's distribution."""
     valid_auroc: bool
     """The table ends with the AUROC on valid."""
+    bounds_ratios: bool
+    """Ratios of exactly 0 or 1 have one-sided intervals; before, intervals without width."""
+    cuts_logits: bool
+    """Thresholds are chosen and applied on what ranks the rows: logits, where there are any."""
 
 
 RULES = {
-    1: Rules(1, ranks_logits=False, corrects_few_patients=False, valid_auroc=False),
-    2: Rules(2, ranks_logits=True, corrects_few_patients=True, valid_auroc=True),
+    1: Rules(
+        1,
+        ranks_logits=False,
+        corrects_few_patients=False,
+        valid_auroc=False,
+        bounds_ratios=False,
+        cuts_logits=False,
+    ),
+    2: Rules(
+        2,
+        ranks_logits=True,
+        corrects_few_patients=True,
+        valid_auroc=True,
+        bounds_ratios=False,
+        cuts_logits=False,
+    ),
+    3: Rules(
+        3,
+        ranks_logits=True,
+        corrects_few_patients=True,
+        valid_auroc=True,
+        bounds_ratios=True,
+        cuts_logits=True,
+    ),
 }
 CURRENT = RULES[max(RULES)]

@@ -34,10 +34,12 @@ def score(model: Path, manifest_file: Path, config: Config, out: Path, *, progre
     """
     predictor = load_predictor(model)
     labels = predictor.spec.labels
-    manifest = read_partly_labelled(manifest_file, config.data.columns, labels)
+    manifest = read_partly_labelled(
+        manifest_file, config.data.manifest_columns, labels, config.data.blank_labels
+    )
     features = {
-        modality: pack_for(config, manifest, modality, cache_dir(), progress=progress).matrix
-        for modality in predictor.spec.shape.widths
+        name: pack_for(config, manifest, name, cache_dir(), progress=progress).matrix
+        for name in predictor.inputs
     }
     try:
         scores, logits = score_features(predictor, features)

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from headsweep.atomic_files import replacing
 from headsweep.errors import VerificationError
+from headsweep.evaluation.extremes import bound_of_extremes
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import (
-    RANKINGS,
+    CONFIDENCE,
     mean_patients,
     shared_resamples,
     summarize,
@@ -30,6 +31,14 @@ SUBGROUPS = "subgroups.parquet"
 
 Attributes = Mapping[str, Sequence[str]]
 """Subgroup of every row by attribute."""
+
+CONTENT, UNSEEN, IN_TRAIN = "content", "unseen", "also in train"
+"""Attribute and subgroups of rows whose report or features train lacks, or has."""
+
+
+def content_alone(attributes: Attributes) -> Attributes:
+    """Return the attribute `content` without the others, if it is among them."""
+    return {name: groups for name, groups in attributes.items() if name == CONTENT}
 
 
 def subgroup_report(
@@ -93,14 +102,21 @@ def _measure(
     values = average_precision_and_auroc(targets, ranking)
     draws = resampled_ranking(targets, ranking, resamples)
     rest_on = mean_patients(rarer_class_patients(targets, patients))
+    summaries = {}
+    for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True):
+        by_seed_value, own = macro(value), np.array([rest_on])
+        summaries[f"{name}_macro"] = summarize(
+            by_seed_value,
+            macro(drawn).mean(axis=0),
+            rest_on,
+            rules,
+            extremes=bound_of_extremes(
+                name, by_seed_value.mean(keepdims=True), own, CONFIDENCE, rules
+            ),
+        )
     return {
         "n_rows": len(targets),
         "n_patients": len(set(patients)),
         "n_labels_used": int(n_defined(values[0][0])),
-        **{
-            f"{name}_macro": summarize(
-                macro(value), macro(drawn).mean(axis=0), rest_on, rules, ranking=name in RANKINGS
-            )
-            for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True)
-        },
+        **summaries,
     }

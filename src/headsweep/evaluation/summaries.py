@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.evaluation.extremes import Ends, extremes_of, is_extreme, macro_extremes_of
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.metrics.bootstrap import (
     Multiplicities,
-    bound_of_perfect,
     intervals,
     logit_intervals,
     patient_resamples,
+    patients_with,
     rarer_class_patients,
     resampled_operating_points,
     resampled_ranking,
 )
 from headsweep.metrics.calibration import brier, expected_calibration_error
-from headsweep.metrics.ranking import Metric, average_precision_and_auroc, macro
+from headsweep.metrics.masking import (
+    has_blanks,
+    labelled,
+    labelled_counts,
+    positive_counts,
+    prevalence,
+)
+from headsweep.metrics.ranking import Metric, auprc_skill, average_precision_and_auroc, macro
 from headsweep.metrics.retrieval import INSTANCE_RECALL, recall_at
 from headsweep.metrics.thresholds import (
     OperatingPoint,
@@ -46,9 +54,6 @@ patients on, those of its AUPRC in 95 to 99; percentiles of AUROC in 55 to 74 wi
 89 with 3 and 84 to 96 with 5.
 """
 
-RANKINGS = ("auprc", "auroc")
-"""Metrics of the ranking: those of exactly 1 have one-sided intervals."""
-
 MAX_SHARED = 1 << 23
 """Largest resamples, in cells, that are cached for the next finalist: 32 MiB."""
 
@@ -61,6 +66,8 @@ class Thresholds:
 
     f1: Metric
     youden: Metric
+    on_logits: bool = False
+    """Whether they are logits; otherwise probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +80,8 @@ class Measured:
     predictions: Predictions
     values: Mapping[str, Metric]
     resampled: Mapping[str, Metric]
+    called_patients: Mapping[str, Metric] = field(default_factory=dict)
+    """Patients with a called row, (c,), fewest of the seeds, by kind of precision."""
 
     @cached_property
     def n_patients(self) -> int:
@@ -83,6 +92,17 @@ class Measured:
     def patients(self) -> Metric:
         """Patients of each label's rarer class, (c,)."""
         return rarer_class_patients(self.predictions.targets, self.predictions.patients)
+
+    def patients_of(self, name: str, rules: Rules) -> Metric:
+        """Return on how many patients a metric rests, (c,): for most, those of the rarer class."""
+        if name == "brier" and rules.corrects_few_patients:  # has a term of every row
+            return self.labelled_patients
+        return self.patients
+
+    @cached_property
+    def labelled_patients(self) -> Metric:
+        """Patients with a row in which each label is known, (c,)."""
+        return patients_with(labelled(self.predictions.targets), self.predictions.patients)
 
     @cached_property
     def macro_draws(self) -> Mapping[str, Metric]:
@@ -112,10 +132,15 @@ def _shared_resamples(patients: tuple[str, ...], n_resamples: int) -> Multiplici
     return resamples
 
 
-def choose_thresholds(valid: Predictions) -> Thresholds:
-    """Return both kinds of thresholds of every label, from predictions on valid."""
+def choose_thresholds(valid: Predictions, rules: Rules = CURRENT) -> Thresholds:
+    """Return both kinds of thresholds of every label, from predictions on valid.
+
+    They are logits where the predictions have some: probabilities of logits above 36.7 are equal.
+    """
+    on_logits = rules.cuts_logits and valid.logits is not None
+    scores = valid.ranking if on_logits else valid.scores
     return Thresholds(
-        f1_optimal(valid.targets, valid.scores), youden_optimal(valid.targets, valid.scores)
+        f1_optimal(valid.targets, scores), youden_optimal(valid.targets, scores), on_logits
     )
 
 
@@ -143,7 +168,7 @@ def measure(
     values = {
         "auprc": auprc,
         "auroc": auroc,
-        "auprc_skill": _skill(auprc, targets.mean(axis=0)),
+        "auprc_skill": auprc_skill(auprc, prevalence(targets)),
         "sensitivity_at_90_specificity": np.stack(
             [sensitivity_at_specificity(targets, seed, 0.9) for seed in ranking]
         ),
@@ -151,21 +176,28 @@ def measure(
         "ece": np.stack([expected_calibration_error(targets, seed) for seed in scores]),
     }
     auprc, auroc = resampled_ranking(targets, ranking, resamples)
-    prevalence = resamples @ targets.astype(np.float64) / resamples.sum(axis=1, keepdims=True)
-    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": _skill(auprc, prevalence)}
-    squared = (scores.astype(np.float64) - targets) ** 2
-    resampled["brier"] = resamples @ squared / resamples.sum(axis=1, keepdims=True)
+    positive, squared, rows = _resampled_terms(targets, scores, resamples)
+    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": auprc_skill(auprc, positive / rows)}
+    resampled["brier"] = squared / rows
 
+    called_patients: dict[str, Metric] = {}
+    cut = ranking if thresholds[0].on_logits else scores
     for suffix, chosen in (
         ("", np.stack([seed.f1 for seed in thresholds])),
         ("_youden", np.stack([seed.youden for seed in thresholds])),
     ):
-        points = [at_thresholds(targets, *pair) for pair in zip(scores, chosen, strict=True)]
+        points = [at_thresholds(targets, *pair) for pair in zip(cut, chosen, strict=True)]
         for name in ("f1", "precision", "sensitivity", "specificity"):
             values[name + suffix] = np.stack([getattr(point, name) for point in points])
-        drawn = resampled_operating_points(targets, scores, chosen, resamples)
+        if is_extreme(values["precision" + suffix].mean(axis=0)).any():
+            called = [
+                patients_with((seed >= at) & labelled(targets), by_seed[0].patients)
+                for seed, at in zip(cut, chosen, strict=True)
+            ]
+            called_patients["precision" + suffix] = np.min(called, axis=0)
+        drawn = resampled_operating_points(targets, cut, chosen, resamples)
         resampled |= {name + suffix: ratio for name, ratio in _ratios(drawn).items()}
-    return Measured(by_seed[0], values, resampled)
+    return Measured(by_seed[0], values, resampled, called_patients)
 
 
 def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
@@ -182,19 +214,14 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
     auprc = measured.values["auprc"].mean(axis=0)
     used = np.isfinite(auprc)
 
-    def patients(name: str) -> tuple[float, Metric]:
-        if name == "brier" and rules.corrects_few_patients:  # has a term of every row
-            return measured.n_patients, np.full(len(used), float(measured.n_patients))
-        return mean_patients(measured.patients), measured.patients
-
     by_label = {
         name: summarize_labels(
             values,
             _label_draws(measured.resampled.get(name)),
-            patients(name)[1],
+            measured.patients_of(name, rules),
             rules,
             area=name == "auroc",
-            ranking=name in RANKINGS,
+            extremes=extremes_of(measured, name, CONFIDENCE, rules),
         )
         for name, values in measured.values.items()
     }
@@ -206,22 +233,50 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
             f"{name}_macro": summarize(
                 macro(values),
                 measured.macro_draws.get(name),
-                patients(name)[0],
+                mean_patients(measured.patients_of(name, rules)),
                 rules,
-                ranking=name in RANKINGS,
+                extremes=macro_extremes_of(measured, name, CONFIDENCE, rules),
             )
             for name, values in measured.values.items()
         },
         "worst_label": predictions.labels[int(np.nanargmin(auprc))] if used.any() else None,
         "per_label": {
             label: {
-                "support": int(predictions.targets[:, j].sum()),
-                "prevalence": float(predictions.targets[:, j].mean()),
+                **_support(predictions.targets[:, j : j + 1]),
                 **{name: summaries[j] for name, summaries in by_label.items()},
             }
             for j, label in enumerate(predictions.labels)
         },
     }
+
+
+def _support(targets: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return positives and prevalence of one label `(n, 1)`, and its rows if some are blank."""
+    (positives,), (share,) = positive_counts(targets), prevalence(targets)
+    support = {"support": int(positives), "prevalence": finite(share)}
+    if has_blanks(targets):
+        support["n_rows"] = int(labelled_counts(targets)[0])
+    return support
+
+
+def _resampled_terms(
+    targets: NDArray[np.uint8], scores: NDArray[np.floating[Any]], resamples: Multiplicities
+) -> tuple[Metric, Metric, Metric]:
+    """Return what prevalence and Brier score on resamples are made of.
+
+    Returns:
+        Positives (B, c), squared errors (S, B, c), and rows (B, 1) or, where labels are blank, the
+        labelled rows (B, c), NaN for none.
+    """
+    squared = (scores.astype(np.float64) - targets) ** 2
+    if not has_blanks(targets):
+        rows = resamples.sum(axis=1, keepdims=True).astype(np.float64)
+        positive = np.asarray(resamples @ targets.astype(np.float64), np.float64)
+        return positive, resamples @ squared, rows
+    known = labelled(targets).astype(np.float64)
+    rows = np.asarray(resamples @ known)
+    positive = resamples @ (targets == 1).astype(np.float64)
+    return positive, resamples @ (squared * known), np.where(rows > 0, rows, np.nan)
 
 
 def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Any]:
@@ -246,7 +301,7 @@ def summarize(
     patients: float,
     rules: Rules = CURRENT,
     *,
-    ranking: bool = False,
+    extremes: Ends | None = None,
 ) -> Summary:
     """Summarize a metric as mean and standard deviation over seeds, and interval over patients.
 
@@ -255,7 +310,7 @@ def summarize(
         draws: (B,) values on resamples, averaged over seeds; None leaves the interval out.
         patients: on how many of them the values rest.
         rules: of the board.
-        ranking: whether the values are AUPRC or AUROC.
+        extremes: the interval, (1,) each end, if the mean is exactly 0 or 1; NaN where it is not.
 
     Returns:
         `mean`, `std`, `ci_low` and `ci_high`, each None where it is undefined. The interval is
@@ -263,7 +318,7 @@ def summarize(
     """
     columns = None if draws is None else draws[:, None]
     rest_on = np.array([float(patients)])
-    (summary,) = summarize_labels(by_seed[:, None], columns, rest_on, rules, ranking=ranking)
+    (summary,) = summarize_labels(by_seed[:, None], columns, rest_on, rules, extremes=extremes)
     return summary
 
 
@@ -274,7 +329,7 @@ def summarize_labels(
     rules: Rules = CURRENT,
     *,
     area: bool = False,
-    ranking: bool = False,
+    extremes: Ends | None = None,
 ) -> list[Summary]:
     """Summarize a metric of every label; as `summarize`, with another axis (c,) in the end.
 
@@ -284,8 +339,7 @@ def summarize_labels(
         patients: (c,) on how many of them each label's values rest.
         rules: of the board.
         area: whether the values are ROC areas, whose intervals are taken on the logit scale.
-        ranking: whether the values are AUPRC or AUROC, of which one of exactly 1 has a one-sided
-            interval.
+        extremes: both ends (c,) of intervals of means that are exactly 0 or 1; NaN elsewhere.
 
     Returns:
         A summary for each label.
@@ -297,10 +351,11 @@ def summarize_labels(
         compute = logit_intervals if on_logits else intervals
         low, high = compute(np.array(means), draws, patients, CONFIDENCE)
         if rules.corrects_few_patients:
-            if ranking:
-                ends = bound_of_perfect(np.array(means), patients, CONFIDENCE)
-                low = np.where(np.isfinite(ends[0]), ends[0], low)
-                high = np.where(np.isfinite(ends[1]), ends[1], high)
+            if extremes is not None:
+                low, high = (
+                    np.where(np.isfinite(own), own, end)
+                    for own, end in zip(extremes, (low, high), strict=True)
+                )
             enough = patients >= MIN_PATIENTS
             low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
     spreads = [values.std(ddof=1) if len(values) > 1 else np.nan for values in by_seed.T]
@@ -321,12 +376,6 @@ def mean_patients(rarer: Metric) -> float:
 def finite(value: float) -> float | None:
     """Return the value as plain data; None, which is JSON's null, where it is undefined."""
     return float(value) if np.isfinite(value) else None
-
-
-def _skill(auprc: Metric, prevalence: Metric) -> Metric:
-    """Return AUPRC rescaled so that chance (the prevalence) is 0 and a perfect ranking is 1."""
-    absent = np.where(prevalence < 1, 1 - prevalence, np.nan)
-    return np.asarray((auprc - prevalence) / absent)
 
 
 def _ratios(point: OperatingPoint) -> dict[str, Metric]:

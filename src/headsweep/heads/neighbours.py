@@ -22,23 +22,33 @@ def neighbour_probabilities(
     Args:
         queries: unit vectors `(n, e)`.
         gallery: unit vectors `(m, e)`.
-        targets: labels `(m, c)` of the gallery.
+        targets: labels `(m, c)` of the gallery; a row whose label is NaN does not vote for it.
         neighbours: how many of the nearest rows vote; at most `m` do.
         temperature: of the softmax over the neighbours' cosine similarities.
 
     Returns:
-        Probabilities `(n, c)`.
+        Probabilities `(n, c)`; the label's share of the gallery where no neighbour votes.
     """
     queries, k = queries.detach(), min(neighbours, len(gallery))
     # In float64, so that rows whose neighbours all agree tie exactly at 0 or 1 in float32;
     # otherwise their order, and so their average precision, would be rounding noise.
     votes = targets.double()
+    n_labels = votes.shape[1]
+    known = ~votes.isnan()
+    masked = not bool(known.all())
+    if masked:  # votes, then voters
+        share = votes.nansum(dim=0) / known.sum(dim=0).clamp_min(1)
+        votes = torch.cat([votes.nan_to_num(), known.double()], dim=1)
     compared = queries.new_empty(min(QUERY_ROWS, len(queries)), len(gallery))
     scores = []
     for rows in torch.split(queries, QUERY_ROWS):
         similarity, nearest = largest(torch.mm(rows, gallery.T, out=compared[: len(rows)]), k)
         weights = torch.softmax(similarity.double() / temperature, dim=1)
-        scores.append(embedding_bag(nearest, votes, per_sample_weights=weights, mode="sum").float())
+        sums = embedding_bag(nearest, votes, per_sample_weights=weights, mode="sum")
+        if masked:
+            voters = sums[:, n_labels:]
+            sums = torch.where(voters > 0, sums[:, :n_labels] / voters, share)
+        scores.append(sums.float())
     return torch.cat(scores)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.config.schema import Config
@@ -14,10 +15,13 @@ from headsweep.data.dataset import Split
 from headsweep.engine.slots import EpochReport
 from headsweep.engine.train_configs import train_to_end
 from headsweep.errors import SearchError
-from headsweep.evaluation.predictions import Predictions, predict
+from headsweep.evaluation.predictions import Predictions, predict, retrieval_ranks
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.heads.predictor import Predictor
 from headsweep.metrics.ranking import average_precision, macro
+from headsweep.metrics.retrieval import recall_at
+from headsweep.metrics.trial_metrics import trial_metrics
+from headsweep.search.objective import is_feasible
 from headsweep.settings import EngineSettings
 
 
@@ -32,18 +36,35 @@ class Finalist:
 
 @dataclass(frozen=True, eq=False)
 class Confirmed:
-    """A finalist after training with every seed; tuples are in the order of `seeds`."""
+    """A finalist after training with every seed; tuples are in the order of `seeds`.
+
+    Attributes:
+        finalist: the trial.
+        seeds: with which it was trained.
+        predictors: its heads.
+        valid: their predictions on valid; out-of-fold in a study with folds.
+        recalls: recall@10 on valid; empty where it is not the objective.
+        valid_ranks: ranks of a retrieval head on valid, where they are not those of its predictor.
+    """
 
     finalist: Finalist
     seeds: tuple[int, ...]
     predictors: tuple[Predictor, ...]
     valid: tuple[Predictions, ...]
+    recalls: tuple[float, ...] = ()
+    valid_ranks: tuple[Mapping[str, NDArray[np.int64]], ...] = ()
 
     @property
     def val_mean(self) -> float:
-        """Mean over seeds of the macro AUPRC of the predictions on valid."""
+        """Mean over seeds of the objective's metric of the predictions on valid."""
+        metric = self.finalist.config.training.metric
         ranking = np.stack([predictions.ranking for predictions in self.valid])
-        return float(macro(average_precision(self.valid[0].targets, ranking)).mean())
+        if metric == "auprc_macro":
+            return float(macro(average_precision(self.valid[0].targets, ranking)).mean())
+        if metric == "recall_at_10":
+            return float(np.mean(self.recalls))
+        scores = np.stack([predictions.scores for predictions in self.valid])
+        return float(trial_metrics(self.valid[0].targets, ranking, scores)[metric].mean())
 
 
 def choose_finalists(
@@ -51,7 +72,8 @@ def choose_finalists(
 ) -> list[Finalist]:
     """Choose the `top_k` complete trials with the highest values; of equal values the earlier one.
 
-    Trials that differ in nothing but where they entered the tape are one finalist.
+    Trials that do not meet the study's constraint are left out. Trials that differ in nothing but
+    where they entered the tape are one finalist.
 
     Returns:
         The finalists, best first.
@@ -59,7 +81,7 @@ def choose_finalists(
     Raises:
         SearchError: no trial is complete.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)]
     if not complete:
         raise SearchError(
             f"none of the {len(trials)} trials is complete; a leaderboard needs at least one"
@@ -101,26 +123,57 @@ def confirm(
     Raises:
         TrialError: a head diverged.
     """
-    # A fixed order, so that the same heads get the same slots when they are trained again.
-    by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
-    configs = [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
-    ranks_logits = rules.ranks_logits
     trained = train_to_end(
-        configs, train, valid, settings, ranks_logits=ranks_logits, on_epoch=on_epoch
+        seeded(finalists, seeds),
+        train,
+        valid,
+        settings,
+        ranks_logits=rules.ranks_logits,
+        on_epoch=on_epoch,
     )
-    runs = iter(trained)
-    predictors = {
-        finalist.trial: tuple(next(runs).predictor for _ in seeds) for finalist in by_trial
-    }
+    predictors = [one.predictor for one in trained]
+    on_valid = [predict(predictor, valid, rules) for predictor in predictors]
     return [
-        Confirmed(
-            finalist,
-            tuple(seeds),
-            predictors[finalist.trial],
-            tuple(predict(predictor, valid, rules) for predictor in predictors[finalist.trial]),
-        )
-        for finalist in finalists
+        replace(one, recalls=_recalls(one.finalist.config, one.predictors, valid))
+        for one in collected(finalists, seeds, predictors, on_valid)
     ]
+
+
+def seeded(finalists: Sequence[Finalist], seeds: Sequence[int]) -> list[Config]:
+    """Return the configs to train, seeds within finalists.
+
+    Finalists are in the order of their trials, so that the same heads get the same slots when they
+    are trained again.
+    """
+    by_trial = sorted(finalists, key=lambda finalist: finalist.trial)
+    return [with_seed(finalist.config, seed) for finalist in by_trial for seed in seeds]
+
+
+def collected(
+    finalists: Sequence[Finalist],
+    seeds: Sequence[int],
+    predictors: Sequence[Predictor],
+    on_valid: Sequence[Predictions],
+) -> list[Confirmed]:
+    """Give each finalist its heads.
+
+    Args:
+        finalists: in any order.
+        seeds: of each finalist.
+        predictors: of the configs that `seeded` returned, in their order.
+        on_valid: predictions of each predictor on valid.
+
+    Returns:
+        The finalists, in the order given.
+    """
+    trials = sorted(finalist.trial for finalist in finalists)
+    confirmed = []
+    for finalist in finalists:
+        first = trials.index(finalist.trial) * len(seeds)
+        own = slice(first, first + len(seeds))
+        heads = tuple(predictors[own]), tuple(on_valid[own])
+        confirmed.append(Confirmed(finalist, tuple(seeds), *heads))
+    return confirmed
 
 
 def ranked(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
@@ -132,6 +185,13 @@ def with_seed(config: Config, seed: int) -> Config:
     """Return the config with which a finalist is trained: this seed, from the start of the tape."""
     values = {"training.seed": seed, "training.tape_position": 0}
     return with_values(config, values, where="finalist")
+
+
+def _recalls(config: Config, predictors: Sequence[Predictor], valid: Split) -> tuple[float, ...]:
+    if config.training.metric != "recall_at_10":
+        return ()
+    ranks = (retrieval_ranks(predictor, valid)["visual_to_text"] for predictor in predictors)
+    return tuple(recall_at(one, 10) for one in ranks)
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -12,21 +12,31 @@ from typing import Any
 import optuna
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
 
 from headsweep.atomic_files import locked, write_json
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.dataset import (
-    MODALITIES,
     Dataset,
     Split,
-    required_modalities,
+    in_order,
+    required_inputs,
     search_fingerprints,
 )
+from headsweep.data.folds import Folds
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import OutputError, StudyError, VerificationError
+from headsweep.errors import OutputError, SearchError, StudyError, VerificationError
 from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import SUBGROUPS, Attributes, write_subgroups
+from headsweep.leaderboard.cohorts import COHORTS, write_cohorts
+from headsweep.leaderboard.cross_validation import (
+    FOLDS_FILE,
+    CrossValidation,
+    confirm_folds,
+    write_folds,
+)
+from headsweep.leaderboard.feature_health import FEATURE_HEALTH, health_of
 from headsweep.leaderboard.finalists import (
     Confirmed,
     Finalist,
@@ -47,14 +57,24 @@ from headsweep.leaderboard.provenance import (
     read_provenance,
     write_data_rows,
 )
+from headsweep.leaderboard.references.files import references_markdown, write_references
+from headsweep.leaderboard.references.rows import (
+    ComparedReferences,
+    add_references,
+    load_references,
+)
 from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
-from headsweep.leaderboard.unblinding import load_test_subgroups, open_test
+from headsweep.leaderboard.unblinding import load_test_subgroups, open_test, with_content
 from headsweep.progress import progress_bar
+from headsweep.search.objective import is_feasible, none_feasible
+from headsweep.search.spec import StudySpec
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
+from headsweep.studies.folds import FOLDS
+from headsweep.studies.references import with_references
 from headsweep.studies.study import DATA, StoredStudy
 from headsweep.studies.trials import FINISHED
 
@@ -96,32 +116,66 @@ def finalize(
     study = SearchStudy(
         *(stored.name, stored.storage, RandomSampler(), NopPruner()), hidden=lambda: unfit
     )
+    _refuse_infeasible(stored, spec)
     finalists = choose_finalists(
         study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
     )
     seeds = tuple(sorted(spec.finalists.seeds))
-    ended = SearchFacts.of(stored.summary())
-    facts = StudyFacts(stored.name, spec.fingerprint(), searched, seeds, search=ended)
+    ended = SearchFacts.of(stored.summary(), spec)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
+    inputs = with_references(spec, inputs)
     data = data or Dataset.from_config(spec.config, progress=True)
-    train, valid = data.search_splits(spec.config, modalities=modalities)
-    refuse_other_data(study, search_fingerprints(train, valid))
+    train, valid = data.search_splits(spec.config, inputs=inputs)
+    cross_validation = CrossValidation.of(spec.objective, spec.seed, train, valid)
+    folds = None if cross_validation is None else cross_validation.folds
+    pinned = {} if folds is None else {FOLDS: folds.fingerprint}
+    refuse_other_data(study, search_fingerprints(train, valid) | pinned)
+    references = load_references(spec.references, spec.config, train)
+    facts = StudyFacts(
+        *(stored.name, spec.fingerprint(), searched, seeds),
+        search=ended,
+        references=references,
+        shows_unseen=True,
+        cross_validation=cross_validation,
+    )
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
-        confirmed = ranked(confirm_with_progress(finalists, facts.seeds, train, valid, settings))
+        confirmed = ranked(
+            confirm_with_progress(
+                *(finalists, facts.seeds, train, valid, settings), cross_validation=cross_validation
+            )
+        )
         named = [finalist.trial for finalist in finalists]
-        openings, tests = open_test(stored, named, data, spec.config, modalities, reopen=reopen)
+        openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
-        results, compared = write_board(folder, confirmed, facts, train, valid, tests, subgroups)
-        splits = (train, valid, *tests)
+        subgroups = with_content(subgroups, seen_rows(train, folds), tests)
+        results, compared, rows = write_board(
+            folder, confirmed, facts, train, valid, tests, subgroups
+        )
+        splits = board_splits(train, valid, tests, folds)
         order = [result.finalist for result in results]
         provenance = describe(facts, order, openings, splits, settings)
-        write_data_rows(splits, folder / DATA_ROWS)
-        write_report(folder, study, results, compared, provenance)
+        write_data_rows((train, valid, *tests), folder / DATA_ROWS)
+        write_cohorts(provenance["cohorts"], folder / COHORTS)
+        health = health_of((train, valid, *tests))
+        write_json(folder / FEATURE_HEALTH, health)
+        write_report(folder, study, results, compared, provenance, rows, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
+
+
+def _refuse_infeasible(stored: StoredStudy, spec: StudySpec) -> None:
+    """Raise if there are complete trials, but none meets the study's constraint.
+
+    Raises:
+        SearchError: none does; names the nearest.
+    """
+    complete = [t for t in stored.trials((TrialState.COMPLETE,)) if stored.fits(t)]
+    if complete and not any(map(is_feasible, complete)):
+        text = none_feasible(complete, spec.objective.constraint)
+        raise SearchError(f"study {stored.name!r}: {text}")
 
 
 def refuse_other_data(study: optuna.Study, found: Mapping[str, str]) -> None:
@@ -147,19 +201,23 @@ def write_board(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
-) -> tuple[list[FinalistResult], dict[str, Any]]:
+) -> tuple[list[FinalistResult], dict[str, Any], ComparedReferences]:
     """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
-        The results, and the paired comparisons.
+        The results, their paired comparisons, and the references.
     """
-    results = evaluate(confirmed, valid, tests, subgroups, facts.rules)
+    folds = None if facts.cross_validation is None else facts.cross_validation.folds
+    measured = valid if folds is None else folds.rows
+    results = evaluate(confirmed, measured, tests, subgroups, facts.rules)
+    if folds is not None:
+        write_folds(folds, folder / FOLDS_FILE)
     if any(subgroups.values()):
         named = {test.name: (test.volumes, subgroups[test.name]) for test in tests}
         write_subgroups(named, folder / SUBGROUPS)
     for result in results:
         write_result(result, folder / result.folder, study=facts.name)
-    data = data_fingerprint((train, valid, *tests))
+    data = data_fingerprint(board_splits(train, valid, tests, folds))
     compared = compare_rows(
         [str(result.rank) for result in results],
         [[seed.predictions for seed in result.seeds] for result in results],
@@ -168,13 +226,19 @@ def write_board(
         facts.rules,
     )
     write_json(folder / COMPARISONS, compared)
+    splits = (measured, *tests)
+    references = add_references(
+        *(facts.references, results[0], train, splits, subgroups, facts.rules), folds=folds
+    )
+    write_references(references, folder)
     write_tables(
-        [leaderboard_row(result, facts, valid.name, data) for result in results],
+        [leaderboard_row(result, facts, measured.name, data) for result in results],
         folder,
         facts.rules,
-        note=facts.search.note if facts.search else "",
+        note=facts.note,
+        sections=references_markdown(references, [test.name for test in tests]),
     )
-    return results, compared
+    return results, compared, references
 
 
 def confirm_with_progress(
@@ -184,8 +248,10 @@ def confirm_with_progress(
     valid: Split,
     settings: EngineSettings,
     rules: Rules = CURRENT,
+    *,
+    cross_validation: CrossValidation | None = None,
 ) -> list[Confirmed]:
-    """Call `confirm` with a progress bar that counts heads.
+    """Call `confirm`, or `confirm_folds`, with a progress bar that counts heads.
 
     Returns:
         What `confirm` returns.
@@ -196,13 +262,32 @@ def confirm_with_progress(
         def on_epoch(reports: Sequence[EpochReport]) -> None:
             bar.advance(sum(report.finished for report in reports))
 
+        if cross_validation is not None:
+            return confirm_folds(
+                *(finalists, seeds, cross_validation, settings), rules=rules, on_epoch=on_epoch
+            )
         return confirm(finalists, seeds, train, valid, settings, rules=rules, on_epoch=on_epoch)
 
 
-def union_of_modalities(configs: Iterator[Config]) -> tuple[Modality, ...]:
-    """Return the modalities that any of the configs reads, in their usual order."""
-    required = {modality for config in configs for modality in required_modalities(config)}
-    return tuple(modality for modality in MODALITIES if modality in required)
+def board_splits(
+    train: Split, valid: Split, tests: Sequence[Split], folds: Folds | None
+) -> tuple[Split, ...]:
+    """Return the splits that identify a board, train first; with the rows of folds if it has any.
+
+    Boards whose finalists were chosen on other rows are not ranked together.
+    """
+    return (train, valid, *(() if folds is None else (folds.rows,)), *tests)
+
+
+def seen_rows(train: Split, folds: Folds | None) -> Split:
+    """Return the rows that finalists were trained on: train, or those of all folds."""
+    return train if folds is None else folds.rows
+
+
+def union_of_inputs(configs: Sequence[Config]) -> tuple[str, ...]:
+    """Return the inputs that any of the configs reads, in the order of the first config."""
+    required = {name for config in configs for name in required_inputs(config)}
+    return in_order(required, configs[0])
 
 
 def is_current(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from headsweep.data.dataset import Dataset
     from headsweep.heads.predictor import Predictor
+    from headsweep.leaderboard.label_noise import LabelNoise
 
 
 class Leaderboard:
@@ -74,6 +75,39 @@ class Leaderboard:
     def to_dataframe(self) -> pd.DataFrame:
         """Return the columns of `leaderboard.csv`, a row for each finalist."""
         return frame_of(list(self._rows.values()))
+
+    def references(self) -> pd.DataFrame:
+        """Return the columns of `references.csv`, a row for each reference that was not searched.
+
+        Returns:
+            The rows; an empty frame for boards without references.
+
+        Raises:
+            VerificationError: the file is missing or cannot be read.
+        """
+        import pandas as pd
+
+        from headsweep.leaderboard.references.chosen import recorded_names
+
+        if not recorded_names(self.provenance):
+            return pd.DataFrame()
+        path = self.folder / "references.csv"
+        try:
+            return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        except (OSError, ValueError) as error:
+            raise VerificationError(f"{path}: cannot read the references: {error}") from None
+
+    def cohorts(self) -> pd.DataFrame:
+        """Return rows, scans, patients, labels and label source of every split.
+
+        Returns:
+            The columns of `cohorts.csv`; without rows on leaderboards of earlier versions.
+        """
+        import pandas as pd
+
+        from headsweep.leaderboard.cohorts import HEADER
+
+        return pd.DataFrame(self.provenance.get("cohorts", []), columns=list(HEADER))
 
     def finalist(self, rank: int) -> Path:
         """Return the folder of a finalist.
@@ -188,6 +222,26 @@ class Leaderboard:
         from headsweep.leaderboard.verification.verify import verify
 
         return verify(self.folder, moved, data=data)
+
+    def label_noise(self, file: str | os.PathLike[str]) -> LabelNoise:
+        """Measure every row again under other labels of the same rows, and compare the ranks.
+
+        The stored predictions are used; no file of the leaderboard changes.
+
+        Args:
+            file: CSV file with a column of volume names and a column for each label. It holds
+                whole splits, and may hold other rows.
+
+        Returns:
+            Metrics under both labels, ranks, and how often each label differs.
+
+        Raises:
+            ManifestError: the file cannot be read, lacks a label or rows, or has the same labels.
+            VerificationError: predictions cannot be read.
+        """
+        from headsweep.leaderboard.label_noise import label_noise
+
+        return label_noise(self.folder, Path(file))
 
     @staticmethod
     def merge(boards: Sequence[Leaderboard | str | os.PathLike[str]]) -> Merged:

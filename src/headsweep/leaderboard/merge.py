@@ -20,7 +20,7 @@ from headsweep.evaluation.summaries import finite, mean_patients, shared_resampl
 from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
-from headsweep.leaderboard.table import ADDED, FINGERPRINT_SHOWN, METRICS, SPREADS
+from headsweep.leaderboard.table import ADDED, FINGERPRINT_SHOWN, INPUTS, METRICS, SPREADS
 from headsweep.metrics.bootstrap import rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TableRow = dict[str, str]
 
 TEXTS = ("rank", "study", "head", "features", "trial", "n_seeds", "config", "data_fingerprint")
-"""Columns of a leaderboard that hold no figure."""
+"""Columns that every leaderboard has and that hold no figure."""
 
 WHOLE = ("rank", "trial", "n_seeds", "n_trials_searched")
 """Columns that hold whole numbers."""
@@ -95,7 +95,7 @@ def frame_of(rows: Sequence[TableRow]) -> pd.DataFrame:
     for name in frame.columns:
         if name in WHOLE or name.endswith("/tied_rank"):
             frame[name] = frame[name].astype("int64")
-        elif name not in TEXTS:
+        elif name not in (*TEXTS, INPUTS):
             frame[name] = pd.to_numeric(frame[name], errors="coerce")
     return frame
 
@@ -220,7 +220,7 @@ def _card(board: Board, stem: str) -> TableCard:
     for row in board.rows:
         cells = [
             Cell(row["rank"]),
-            Cell(row["study"], f"trial {row['trial']}, {row['head']}, {row['features']}"),
+            Cell(row["study"], f"trial {row['trial']}, {row['head']}, {inputs_of(row)}"),
             Cell(number(row["val/auprc_macro"]), spread(row["val/auprc_macro_std"])),
         ]
         for metric in METRICS:
@@ -229,6 +229,11 @@ def _card(board: Board, stem: str) -> TableCard:
         rows.append([*cells, *([Cell(row[f"{stem}/tied_rank"])] if tied else [])])
     text = f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}."
     return TableCard(stem, text, header, rows)
+
+
+def inputs_of(row: TableRow) -> str:
+    """Return the inputs of a row with their widths; an older board names only the inputs."""
+    return row.get(INPUTS) or row["features"]
 
 
 def _markdown(board: Board) -> str:

@@ -19,8 +19,8 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import PositiveInt, Seed, escapes, explain, to_dict
-from headsweep.data.dataset import Split, row_digests
+from headsweep.config.schema import Config, PositiveInt, Seed, escapes, explain, to_dict
+from headsweep.data.dataset import Split, in_order, required_inputs, row_digests
 from headsweep.errors import VerificationError
 from headsweep.evaluation.rules import CURRENT, RULES, Rules
 from headsweep.evaluation.summaries import (
@@ -29,9 +29,13 @@ from headsweep.evaluation.summaries import (
     N_RESAMPLES,
     RESAMPLING_SEED,
 )
+from headsweep.leaderboard.cohorts import describe_cohorts
+from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.finalists import Finalist
+from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.unblinding import Opening
+from headsweep.metrics.masking import BLANK
 from headsweep.package_info import code_commit
 from headsweep.settings import EngineSettings
 
@@ -67,6 +71,10 @@ class _Finalist(_Read):
     config: dict[str, Any]
 
 
+class _References(_Read):
+    names: list[Literal["prevalence", "logistic_regression", "knn", "zero_shot"]]
+
+
 class _Provenance(_Read):
     study: str
     study_fingerprint: str
@@ -76,6 +84,8 @@ class _Provenance(_Read):
     data: dict[str, Any]
     machine: _Machine
     search: SearchFacts | None = None
+    references: _References | None = None
+    shows_unseen: bool = False
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
 
@@ -91,6 +101,20 @@ class StudyFacts:
     rules: Rules = CURRENT
     search: SearchFacts | None = None
     """How the search ended; None on boards of before."""
+    states_inputs: bool = True
+    """Whether the table names inputs and widths; False on boards of before."""
+    references: References = NONE
+    """Rows that are not searched; none on boards of before."""
+    shows_unseen: bool = False
+    """Whether metrics on unseen content are shown where there is other; not on boards of before."""
+    cross_validation: CrossValidation | None = None
+    """The folds of a study that has any."""
+
+    @property
+    def note(self) -> str:
+        """Sentences for readers of the board; empty if there is nothing to say."""
+        parts = (self.cross_validation, self.search)
+        return " ".join(part.note for part in parts if part is not None and part.note)
 
 
 def describe(
@@ -123,6 +147,8 @@ def describe(
         "test_openings": [asdict(opening) for opening in openings],
         "data_fingerprint": data_fingerprint(splits),
         "data": {split.name: fingerprints(split) for split in splits},
+        "inputs": inputs_read([f.config for f in finalists], splits[0]),
+        "cohorts": describe_cohorts(splits),
         "figures_version": study.rules.version,
         "bootstrap": {
             "n_resamples": N_RESAMPLES,
@@ -139,7 +165,34 @@ def describe(
         "packages": {name: version(name) for name in PACKAGES},
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
+        **study.references.to_dict(),
+        **({"shows_unseen": True} if study.shows_unseen else {}),
+        **_rows_left_out(splits),
+        **(
+            {"cross_validation": study.cross_validation.to_dict()} if study.cross_validation else {}
+        ),
     }
+
+
+def inputs_read(configs: Sequence[Config], train: Split) -> dict[str, dict[str, Any]]:
+    """Return column, modality and width of every input that some config reads, by name."""
+    data = configs[0].data
+    columns = data.manifest_columns.feature_columns()
+    names = {name for config in configs for name in required_inputs(config)}
+    return {
+        name: {
+            "column": columns[name],
+            "modality": data.modalities[name],
+            "width": train.features[name].shape[1],
+        }
+        for name in in_order(names, configs[0])
+    }
+
+
+def _rows_left_out(splits: Sequence[Split]) -> dict[str, Any]:
+    """Return how many rows of each split `data.shared_content=drop` left out, if any."""
+    counts = {split.name: split.n_left_out for split in splits if split.n_left_out}
+    return {"rows_left_out": counts} if counts else {}
 
 
 def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
@@ -151,10 +204,12 @@ def _followed_links(finalists: Sequence[Finalist]) -> dict[str, Any]:
 
 
 def fingerprints(split: Split) -> dict[str, Any]:
-    """Return the fingerprints of a split's manifest and features."""
+    """Return the fingerprints of a split's manifest, features and label map, if it has one."""
+    label_map = split.label_map_fingerprint
     return {
         "manifest": split.manifest_fingerprint,
         "features": dict(sorted(split.feature_fingerprints.items())),
+        **({} if label_map is None else {"label_map": label_map}),
     }
 
 
@@ -190,14 +245,14 @@ def write_data_rows(splits: Sequence[Split], path: Path) -> None:
 
 
 def data_rows(split: Split) -> dict[str, list[str]]:
-    """Return columns `split, volumename, targets`, then digests of the features by modality."""
+    """Return columns `split, volumename, targets`, then digests of the features by input."""
     return {
         "split": [split.name] * len(split.volumes),
         "volumename": list(split.volumes),
-        "targets": ["".join(map(str, row)) for row in split.targets],
+        "targets": ["".join("-" if y == BLANK else str(y) for y in row) for row in split.targets],
         **{
-            modality: [digest.hex() for digest in row_digests(matrix)]
-            for modality, matrix in sorted(split.features.items())
+            name: [digest.hex() for digest in row_digests(matrix)]
+            for name, matrix in sorted(split.features.items())
         },
     }
 

@@ -25,13 +25,12 @@ from headsweep.evaluation.subgroups import Attributes, subgroup_report
 from headsweep.evaluation.summaries import (
     Thresholds,
     choose_thresholds,
-    finite,
     measure,
     report_of,
     retrieval_report,
 )
+from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
 from headsweep.heads.predictor import Predictor, save_predictor
-from headsweep.heads.retrieval import RetrievalHead
 from headsweep.leaderboard.finalists import Confirmed, Finalist, with_seed
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
@@ -80,6 +79,12 @@ class FinalistResult:
         """Labels in the order of every array."""
         return self.seeds[0].predictor.spec.labels
 
+    @property
+    def inputs(self) -> str:
+        """The inputs that the head reads, with their widths: `ct_clip (512) + colipri (256)`."""
+        widths = self.seeds[0].predictor.inputs
+        return " + ".join(f"{name} ({width})" for name, width in widths.items())
+
 
 def evaluate(
     confirmed: Sequence[Confirmed],
@@ -101,10 +106,7 @@ def evaluate(
         The finalists with their ranks, predictions and metrics.
     """
     predicted = [
-        tuple(
-            _evaluate_seed(seed, predictor, on_valid, valid, tests, rules)
-            for seed, predictor, on_valid in zip(one.seeds, one.predictors, one.valid, strict=True)
-        )
+        tuple(_evaluate_seed(one, index, valid, tests, rules) for index in range(len(one.seeds)))
         for one in confirmed
     ]
 
@@ -175,29 +177,27 @@ def write_result(result: FinalistResult, folder: Path, *, study: str) -> None:
             write_ranks(ranks, seed.predictions[name], place / "retrieval" / f"{name}.parquet")
         own, path = with_seed(config, seed.seed), place / "config.yaml"
         write_config(own, path, study=study, trial=trial, value=seed.value)
-        write_json(place / "thresholds.json", plain_thresholds(seed.thresholds, result.labels))
+        chosen_on = next(iter(seed.predictions))
+        write_json(place / THRESHOLDS, plain_thresholds(seed.thresholds, result.labels, chosen_on))
         save_predictor(seed.predictor, place / "model.safetensors")
 
 
-def plain_thresholds(thresholds: Thresholds, labels: Sequence[str]) -> dict[str, Any]:
-    """Return thresholds by kind and label as plain data."""
-    return {
-        name: {label: finite(value) for label, value in zip(labels, values, strict=True)}
-        for name, values in (("f1", thresholds.f1), ("youden", thresholds.youden))
-    }
-
-
 def _evaluate_seed(
-    seed: int,
-    predictor: Predictor,
-    on_valid: Predictions,
-    valid: Split,
-    tests: Sequence[Split],
-    rules: Rules,
+    one: Confirmed, index: int, valid: Split, tests: Sequence[Split], rules: Rules
 ) -> SeedResult:
+    """Predict test with one of a finalist's heads.
+
+    Returns:
+        The results of that seed.
+    """
+    predictor, on_valid = one.predictors[index], one.valid[index]
     predictions = {valid.name: on_valid}
     predictions |= {test.name: predict(predictor, test, rules) for test in tests}
-    ranks = {}
-    if isinstance(predictor.head, RetrievalHead):
-        ranks = {split.name: retrieval_ranks(predictor, split) for split in (valid, *tests)}
-    return SeedResult(seed, predictor, choose_thresholds(on_valid), predictions, ranks)
+    ranks: dict[str, Ranks] = {}
+    if predictor.retrieves:
+        own = one.valid_ranks[index] if one.valid_ranks else retrieval_ranks(predictor, valid)
+        ranks = {valid.name: own}
+        ranks |= {test.name: retrieval_ranks(predictor, test) for test in tests}
+    return SeedResult(
+        one.seeds[index], predictor, choose_thresholds(on_valid, rules), predictions, ranks
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.rules import CURRENT, Rules
+from headsweep.evaluation.subgroups import CONTENT, UNSEEN
 from headsweep.leaderboard.formatting import UNDEFINED, markdown_table, number
 from headsweep.leaderboard.provenance import StudyFacts
 from headsweep.leaderboard.results import FinalistResult
@@ -21,6 +22,9 @@ METRICS = ("auprc_macro", "auroc_macro", "f1_macro")
 SPREADS = {"": "mean", "_std": "std", "_ci_low": "ci_low", "_ci_high": "ci_high"}
 FINGERPRINT_SHOWN = 12
 """Characters of a fingerprint that are shown."""
+
+INPUTS = "inputs"
+"""Column that names the encoders and the widths of their features; older boards lack it."""
 
 ADDED = ("val/auroc_macro", "val/auroc_macro_std")
 """Columns that boards of earlier versions lack."""
@@ -43,6 +47,8 @@ def leaderboard_row(
         "config": f"{result.folder}/config.yaml",
         "data_fingerprint": data_fingerprint,
         **(added_cells(result.metrics, valid) if study.rules.valid_auroc else {}),
+        **({INPUTS: result.inputs} if study.states_inputs else {}),
+        **unseen_cells(result.metrics),
     }
 
 
@@ -63,8 +69,29 @@ def added_cells(metrics: Mapping[str, Any], valid: str) -> dict[str, Cell]:
     return dict(zip(ADDED, (on_valid["mean"], on_valid["std"]), strict=True))
 
 
+def unseen_cells(metrics: Mapping[str, Any]) -> dict[str, Cell]:
+    """Return the cells of unseen content, for each split that shares content with train."""
+    cells: dict[str, Cell] = {}
+    for stem, measured in metrics.items():
+        groups = measured.get("subgroups", {}).get(CONTENT)
+        if groups is not None:
+            unseen = groups.get(UNSEEN, {})
+            cells[f"{stem}/unseen_rows"] = unseen.get("n_rows", 0)
+            for metric in ("auprc_macro", "auroc_macro"):
+                found = unseen.get(metric, {})
+                cells[f"{stem}/unseen_{metric}"] = found.get("mean")
+                for end in ("ci_low", "ci_high"):
+                    cells[f"{stem}/unseen_{metric}_{end}"] = found.get(end)
+    return cells
+
+
 def write_tables(
-    rows: Sequence[Row], folder: Path, rules: Rules = CURRENT, *, note: str = ""
+    rows: Sequence[Row],
+    folder: Path,
+    rules: Rules = CURRENT,
+    *,
+    note: str = "",
+    sections: Sequence[str] = (),
 ) -> None:
     """Write `leaderboard.csv`, floats in full and undefined ones empty, and `leaderboard.md`.
 
@@ -73,16 +100,21 @@ def write_tables(
         folder: of the leaderboard.
         rules: of the board.
         note: a sentence below the table in `leaderboard.md`.
+        sections: Markdown at the end of `leaderboard.md`.
     """
+    write_text(folder / "leaderboard.csv", to_csv(rows))
+    undefined = UNDEFINED if rules.valid_auroc else "-"
+    parts = [to_markdown(rows, undefined), *([f"{note}\n"] if note else []), *sections]
+    write_text(folder / "leaderboard.md", "\n".join(parts))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return a CSV table of the rows, floats in full and undefined ones empty."""
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / "leaderboard.csv", table.getvalue())
-    undefined = UNDEFINED if rules.valid_auroc else "-"
-    write_text(
-        folder / "leaderboard.md", to_markdown(rows, undefined) + (f"\n{note}\n" if note else "")
-    )
+    return table.getvalue()
 
 
 def to_markdown(rows: Sequence[Row], undefined: str = UNDEFINED) -> str:

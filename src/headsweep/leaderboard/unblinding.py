@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.data.ct_rate.metadata import read_subgroups
 from headsweep.data.dataset import Dataset, Split
+from headsweep.data.unseen import rows_in_train
 from headsweep.errors import StudyError
-from headsweep.evaluation.subgroups import Attributes
+from headsweep.evaluation.subgroups import CONTENT, IN_TRAIN, UNSEEN, Attributes
 from headsweep.package_info import code_commit
 from headsweep.studies.study import StoredStudy
 
@@ -40,7 +41,7 @@ def open_test(
     trials: Sequence[int],
     data: Dataset,
     config: Config,
-    modalities: Sequence[Modality],
+    inputs: Sequence[str],
     *,
     reopen: str | None = None,
 ) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
@@ -53,7 +54,7 @@ def open_test(
         trials: numbers of the finalists.
         data: holds the test splits.
         config: decides what is read.
-        modalities: which features to load.
+        inputs: names of the inputs to load.
         reopen: why test is opened for other trials than before; None refuses that.
 
     Returns:
@@ -81,12 +82,12 @@ def open_test(
 
     # In one transaction, so that of two simultaneous openings the second sees the first.
     recorded = study.amend_attr(OPENINGS, amend)
-    return _openings(recorded), load_test(data, config, modalities)
+    return _openings(recorded), load_test(data, config, inputs)
 
 
-def load_test(data: Dataset, config: Config, modalities: Sequence[Modality]) -> tuple[Split, ...]:
+def load_test(data: Dataset, config: Config, inputs: Sequence[str]) -> tuple[Split, ...]:
     """Return the test splits, for trials for which test was opened before, as verification does."""
-    return tuple(data.test_splits(config, modalities=modalities))
+    return tuple(data.test_splits(config, inputs=inputs))
 
 
 def load_test_subgroups(
@@ -100,6 +101,23 @@ def load_test_subgroups(
         test.name: read_subgroups(folder / name, config.data.columns, test.volumes)
         for name, test in zip(config.data.test_manifests, tests, strict=True)
     }
+
+
+def with_content(
+    subgroups: Mapping[str, Attributes], train: Split, tests: Sequence[Split]
+) -> dict[str, Attributes]:
+    """Add the attribute `content` to the splits that share reports or features with train.
+
+    Returns:
+        Subgroups of each test split's rows: `unseen`, or `also in train`.
+    """
+    amended = dict(subgroups)
+    for test in tests:
+        shared = rows_in_train(train, test)
+        if shared.any():
+            groups = [IN_TRAIN if one else UNSEEN for one in shared]
+            amended[test.name] = {**amended[test.name], CONTENT: groups}
+    return amended
 
 
 def past_openings(study: optuna.Study) -> tuple[Opening, ...]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import expit, logit, ndtr, ndtri, stdtrit
 
-from headsweep.metrics.ranking import Metric, Scores, Targets
+from headsweep.metrics.masking import Targets, labelled
+from headsweep.metrics.ranking import Metric, Scores
 from headsweep.metrics.thresholds import OperatingPoint
 
 Multiplicities = NDArray[np.int32]
@@ -53,7 +54,7 @@ def resampled_ranking(
     """Compute average precision and ROC area of each slot and label on each resample.
 
     Args:
-        targets: (n, c), 0 or 1.
+        targets: (n, c), 0, 1 or `BLANK`; blank rows of a label do not count for it.
         scores: (K, n, c) finite float32.
         resamples: (B, n), how often each row counts.
 
@@ -80,7 +81,7 @@ def resampled_operating_points(
     """Count what frozen thresholds give on each resample; every count is (K, B, c).
 
     Args:
-        targets: (n, c), 0 or 1.
+        targets: (n, c), 0, 1 or `BLANK`; blank rows of a label do not count for it.
         scores: (K, n, c).
         thresholds: (K, c); NaN where there is none.
         resamples: (B, n), how often each row counts.
@@ -89,7 +90,7 @@ def resampled_operating_points(
         Counts (K, B, c) and the ratios of them.
     """
     weights = resamples.astype(np.float32)  # sums of small integers stay exact
-    positive = targets.astype(bool)
+    positive, negative = targets == 1, targets == 0
     called = scores >= thresholds[:, None, :]
     known = np.isfinite(thresholds)[:, None, :]
 
@@ -99,9 +100,9 @@ def resampled_operating_points(
     shape = (len(scores), len(resamples), targets.shape[1])
     return OperatingPoint(
         np.where(known, count(called & positive), np.nan),
-        np.where(known, count(called & ~positive), np.nan),
+        np.where(known, count(called & negative), np.nan),
         np.broadcast_to(count(positive), shape),
-        np.broadcast_to(count(~positive), shape),
+        np.broadcast_to(count(negative), shape),
     )
 
 
@@ -110,12 +111,14 @@ def rarer_class_patients(targets: Targets, patients: Sequence[str]) -> Metric:
 
     This is the number of independent values on which a ranking metric of the label rests.
     """
-    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
-    positive = targets.astype(bool)
-    held = [
-        [len(np.unique(patient[rows])) for rows in members.T] for members in (positive, ~positive)
-    ]
+    held = [patients_with(members, patients) for members in (targets == 1, targets == 0)]
     return np.asarray(np.min(held, axis=0), dtype=np.float64)
+
+
+def patients_with(rows: NDArray[np.bool_], patients: Sequence[str]) -> Metric:
+    """Return how many patients have a marked row in each column, (n, c) → (c,)."""
+    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
+    return np.array([len(np.unique(patient[column])) for column in rows.T], dtype=np.float64)
 
 
 def interval(
@@ -249,10 +252,16 @@ class _Ranked:
     """The group's positive rows."""
     tied: csr_array
     """The group's negative rows."""
+    rows: NDArray[np.intp] | None
+    """Rows in which the label is not blank; None where none is."""
 
 
 def _rank(targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores) -> _Ranked:
+    known = labelled(targets)
+    rows_known = None if known.all() else np.flatnonzero(known)
     order = np.argsort(-scores, kind="stable")
+    if rows_known is not None:
+        order = order[known[order]]
     positive = targets[order].astype(bool)
     ties = np.cumsum(np.diff(scores[order], prepend=np.inf) != 0)
     groups = np.unique(ties[positive])
@@ -263,9 +272,10 @@ def _rank(targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores) -> _Ra
         ends = np.searchsorted(group[rows], np.arange(len(groups)), side="right")
         chosen = order[rows][: ends[-1] if len(ends) else 0]
         ones = np.ones(len(chosen), np.float32)
-        return csr_array((ones, chosen, np.append(0, ends)), shape=(len(groups), len(order)))
+        return csr_array((ones, chosen, np.append(0, ends)), shape=(len(groups), len(targets)))
 
-    return _Ranked(members(np.ones_like(positive)), members(positive), members(tied))
+    all_known = np.ones_like(positive)
+    return _Ranked(members(all_known), members(positive), members(tied), rows_known)
 
 
 def _weighted_areas(ranked: _Ranked, counts: NDArray[np.float32]) -> tuple[Metric, Metric]:
@@ -285,7 +295,8 @@ def _weighted_areas(ranked: _Ranked, counts: NDArray[np.float32]) -> tuple[Metri
         passed += positive * (called - true)
     passed -= np.einsum("gb,gb->b", gained, ranked.tied @ counts, dtype=np.float64) / 2
 
-    negatives = counts.sum(axis=0, dtype=np.float64) - true
+    of_label = counts if ranked.rows is None else counts[ranked.rows]
+    negatives = of_label.sum(axis=0, dtype=np.float64) - true
     behind = true * negatives - passed
     defined = (true > 0) & (negatives > 0)
     precision = np.where(defined, precision, np.nan) / np.maximum(true, 1)

@@ -7,12 +7,14 @@ array is sufficient for both metrics.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Targets = NDArray[np.uint8] | NDArray[np.bool_]
+from headsweep.metrics.masking import Targets, has_blanks, labelled
+
 Scores = NDArray[np.floating[Any]]
 Metric = NDArray[np.float64]
 
@@ -37,7 +39,7 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
     together; the ROC area is trapezoidal, so a tied pair counts one half.
 
     Args:
-        targets: (n, c), 0 or 1.
+        targets: (n, c), 0, 1 or `BLANK`; each label's rows that are blank are left out.
         scores: (K, n, c) finite logits or probabilities; only their order matters, and -0.0 equals
             0.0. Float32 is fastest; float64 is ranked exactly, after one more sort.
 
@@ -47,12 +49,80 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
     Raises:
         ValueError: the shapes do not agree, or a score is no float or not finite.
     """
+    precision, area = _by_label(targets, scores, _areas, n_metrics=2)
+    return precision, area
+
+
+def balanced_accuracy(targets: Targets, scores: Scores) -> Metric:
+    """Compute the largest balanced accuracy, (sensitivity + specificity) / 2, of any threshold.
+
+    The threshold is chosen on these very scores (that of Youden's index), so it describes how well
+    they can be separated, not how a threshold that was frozen before performs.
+
+    Args:
+        targets: as in `average_precision_and_auroc`.
+        scores: as there.
+
+    Returns:
+        A (K, c) array, NaN where a label lacks positives or lacks negatives.
+    """
+    (best,) = _by_label(targets, scores, lambda keys: (_balanced_accuracy(keys),), n_metrics=1)
+    return best
+
+
+def ranking_metrics(targets: Targets, scores: Scores) -> tuple[Metric, Metric, Metric]:
+    """Return average precision, ROC area and balanced accuracy, (K, c) each, from one sort."""
+    ap, area, balanced = _by_label(
+        targets, scores, lambda keys: (*_areas(keys), _balanced_accuracy(keys)), n_metrics=3
+    )
+    return ap, area, balanced
+
+
+def auprc_skill(auprc: Metric, prevalence: Metric) -> Metric:
+    """Rescale average precision so that chance is 0 and a perfect ranking 1.
+
+    It is (AP - prevalence) / (1 - prevalence): the average precision of a random ranking is about
+    the prevalence, so labels of different prevalence become comparable.
+
+    Args:
+        auprc: average precision (..., c).
+        prevalence: share of positives, (c,) or of the same shape.
+
+    Returns:
+        The rescaled values, NaN where all rows are positive.
+    """
+    absent = np.where(prevalence < 1, 1 - prevalence, np.nan)
+    return np.asarray((auprc - prevalence) / absent)
+
+
+def _by_label(
+    targets: Targets,
+    scores: Scores,
+    measure: Callable[[NDArray[np.unsignedinteger]], tuple[Metric, ...]],
+    *,
+    n_metrics: int,
+) -> tuple[Metric, ...]:
+    """Measure each slot's sorted scores, label by label.
+
+    Args:
+        targets: (n, c).
+        scores: (K, n, c).
+        measure: from sorted keys (r, n) to metrics (r,) each.
+        n_metrics: how many metrics it returns.
+
+    Returns:
+        The metrics, (K, c) each, NaN where a label lacks positives or negatives.
+
+    Raises:
+        ValueError: the shapes do not agree, or a score is no float or not finite.
+    """
     _refuse(targets, scores)
+    if has_blanks(targets):
+        return _on_known_rows(targets, scores, measure, n_metrics=n_metrics)
     if not np.can_cast(scores.dtype, np.float32):
         scores = _ordinal(scores)
     slots, n, c = scores.shape
-    precision = np.full(slots * c, np.nan)
-    area = np.full(slots * c, np.nan)
+    measured = [np.full(slots * c, np.nan) for _ in range(n_metrics)]
     positives = targets.sum(axis=0, dtype=np.int64)
     defined = np.flatnonzero((positives > 0) & (positives < n))
     if defined.size:
@@ -66,8 +136,28 @@ def average_precision_and_auroc(targets: Targets, scores: Scores) -> tuple[Metri
             block = slice(start, start + step)
             keys = descending_keys(rows[block], labels[row_label[block]])
             keys.sort(axis=1)
-            precision[place[block]], area[place[block]] = _areas(keys)
-    return precision.reshape(slots, c), area.reshape(slots, c)
+            for values, part in zip(measured, measure(keys), strict=True):
+                values[place[block]] = part
+    return tuple(values.reshape(slots, c) for values in measured)
+
+
+def _on_known_rows(
+    targets: Targets,
+    scores: Scores,
+    measure: Callable[[NDArray[np.unsignedinteger]], tuple[Metric, ...]],
+    *,
+    n_metrics: int,
+) -> tuple[Metric, ...]:
+    """Return the metrics of each label on the rows that have it, (K, c) each."""
+    metrics = np.full((n_metrics, len(scores), targets.shape[1]), np.nan)
+    known = labelled(targets)
+    for j in np.flatnonzero(known.any(axis=0)):
+        rows = known[:, j]
+        column = slice(j, j + 1)
+        metrics[:, :, column] = _by_label(
+            targets[rows, column], scores[:, rows, column], measure, n_metrics=n_metrics
+        )
+    return tuple(metrics)
 
 
 def macro(per_label: Metric) -> Metric:
@@ -163,6 +253,19 @@ def _areas(keys: NDArray[np.unsignedinteger]) -> tuple[Metric, Metric]:
         halves = (1 - label.ravel()[at]) * (end_true - at_true) / 2
         area += np.bincount(at // n, weights=halves, minlength=r)
     return precision.sum(axis=1) / positives, area / (positives * (n - positives))
+
+
+def _balanced_accuracy(keys: NDArray[np.unsignedinteger]) -> Metric:
+    """Return the largest balanced accuracy of each row of sorted keys, (r, n) → (r,).
+
+    A threshold is at the end of a group of equal scores; calling nothing has 1/2.
+    """
+    n = keys.shape[1]
+    true = np.cumsum((keys & keys.dtype.type(1)).astype(np.int32), axis=1, dtype=np.int32)
+    positives = true[:, -1:].astype(np.float64)
+    gain = true / positives - (np.arange(1, n + 1) - true) / (n - positives)
+    gain[:, :-1][(keys[:, 1:] ^ keys[:, :-1]) <= 1] = 0.0  # within equal scores
+    return np.asarray((1 + gain.max(axis=1, initial=0.0)) / 2)
 
 
 def _group_ends(at: NDArray[np.intp]) -> NDArray[np.intp]:

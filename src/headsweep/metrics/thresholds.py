@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.metrics.ranking import Metric, Scores, Targets
+from headsweep.metrics.masking import Targets, labelled
+from headsweep.metrics.ranking import Metric, Scores
 
 Counts = Metric | NDArray[np.signedinteger]
 
@@ -70,15 +71,14 @@ def youden_optimal(targets: Targets, scores: Scores) -> Metric:
 
 def at_thresholds(targets: Targets, scores: Scores, thresholds: Metric) -> OperatingPoint:
     """Return the counts of frozen thresholds (c,) on targets and scores (n, c)."""
-    positive = targets.astype(bool)
+    positive, negative = targets == 1, targets == 0
     called = scores >= thresholds
     known = np.isfinite(thresholds)
-    positives = positive.sum(axis=0)
     return OperatingPoint(
         np.where(known, (called & positive).sum(axis=0), np.nan),
-        np.where(known, (called & ~positive).sum(axis=0), np.nan),
-        positives.astype(np.float64),
-        (len(positive) - positives).astype(np.float64),
+        np.where(known, (called & negative).sum(axis=0), np.nan),
+        positive.sum(axis=0).astype(np.float64),
+        negative.sum(axis=0).astype(np.float64),
     )
 
 
@@ -90,7 +90,7 @@ def sensitivity_at_specificity(targets: Targets, scores: Scores, specificity: fl
     best = np.full(targets.shape[1], np.nan)
     for j in range(targets.shape[1]):
         _, curve = operating_curve(targets[:, j], scores[:, j])
-        if curve.positives[0] and curve.negatives[0]:
+        if curve.positives.any() and curve.negatives.any():
             # Calling nothing has sensitivity 0 and specificity 1.
             allowed = curve.specificity >= specificity
             best[j] = curve.sensitivity[allowed].max(initial=0.0)
@@ -100,7 +100,13 @@ def sensitivity_at_specificity(targets: Targets, scores: Scores, specificity: fl
 def operating_curve(
     targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores
 ) -> tuple[Metric, OperatingPoint]:
-    """Return every threshold of one label, descending, and its operating point, (n,) → (t,)."""
+    """Return every threshold of one label, descending, and its operating point, (n,) → (t,).
+
+    Rows in which the label is blank are left out.
+    """
+    known = labelled(targets)
+    if not known.all():
+        targets, scores = targets[known], scores[known]
     order = np.argsort(-scores, kind="stable")
     ranked, positive = scores[order], targets[order].astype(bool)
     ends = np.flatnonzero(np.diff(ranked, append=-np.inf))
@@ -124,6 +130,6 @@ def _best_threshold(
     for j in range(targets.shape[1]):
         thresholds, curve = operating_curve(targets[:, j], scores[:, j])
         value = criterion(curve)
-        if np.isfinite(value).all():
+        if value.size and np.isfinite(value).all():
             best[j] = thresholds[np.argmax(value)]
     return best

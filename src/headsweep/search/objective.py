@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import Field, model_validator
+from optuna.trial import FrozenTrial
+from pydantic import Field, field_validator, model_validator
 
-from headsweep.config.schema import Section
+from headsweep.config.messages import unknown_key
+from headsweep.config.schema import ObjectiveMetric, Section
 
 MOST_FOLDS = 100
+CONSTRAINT_PREFIX = "constraints:"
+"""What Optuna's trial attributes of constraints begin with; the metric's name follows."""
+AT_MOST = ("ece", "brier")
+"""Metrics whose bound is an upper one; the others are better the higher they are."""
+
+BOUNDED = (*get_args(ObjectiveMetric), *AT_MOST)
 
 
 class Objective(Section):
@@ -28,12 +37,81 @@ class Objective(Section):
     """Whether a finalist is trained on all rows of the folds, for as many epochs as its folds were,
     instead of being the mean of its fold models."""
 
+    metric: ObjectiveMetric | None = None
+    """Metric that trials maximize, and by which they are pruned, stopped early and ranked; null is
+    `training.metric` of the base, which it sets. All metrics are recorded for every trial."""
+    constraint: Mapping[str, float] = {}
+    """Bounds on metrics of a trial's best epoch: at most for `ece` and `brier`, at least for the
+    others. Samplers prefer trials that meet them; only these become finalists."""
+
+    @field_validator("constraint")
+    @classmethod
+    def _bounds_known_metrics(cls, constraint: Mapping[str, float]) -> Mapping[str, float]:
+        for name in constraint:
+            if name not in BOUNDED:
+                raise ValueError(unknown_key(name, BOUNDED))
+        return constraint
+
     @model_validator(mode="after")
     def _folds_are_needed(self) -> Self:
         for key in ("include_valid", "refit"):
             if getattr(self, key) and self.folds is None:
                 raise ValueError(f"{key} needs folds. Set objective.folds, for example to 5")
         return self
+
+
+def violations(constraint: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return by how much a trial is beyond each bound, as Optuna's constraints: 0 or less meets it.
+
+    Args:
+        constraint: bounds by metric.
+        metrics: of the trial; the bounded ones must be among them.
+    """
+    return {
+        name: metrics[name] - bound if name in AT_MOST else bound - metrics[name]
+        for name, bound in constraint.items()
+    }
+
+
+def is_measured(trial: FrozenTrial) -> bool:
+    """Return whether constraints of a trial were recorded."""
+    return any(name.startswith(CONSTRAINT_PREFIX) for name in trial.system_attrs)
+
+
+def violation(trial: FrozenTrial) -> float:
+    """Return the sum of a finished trial's violations, by which Optuna's samplers rank too.
+
+    It is 0 for a trial that meets all constraints, or has none.
+    """
+    return sum(
+        max(0.0, value)
+        for name, value in trial.system_attrs.items()
+        if name.startswith(CONSTRAINT_PREFIX) and isinstance(value, int | float)
+    )
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Return whether a finished trial meets all constraints."""
+    return violation(trial) == 0
+
+
+def none_feasible(trials: Sequence[FrozenTrial], constraint: Mapping[str, float]) -> str:
+    """Return the message for complete trials of which none meets the constraint."""
+    nearest = min(trials, key=violation)
+    return (
+        f"none of {len(trials)} complete trials meets objective.constraint "
+        f"({bounds_shown(constraint)}); trial {nearest.number} is nearest, beyond it by "
+        f"{violation(nearest):.3g}. Continue with a larger study.n_trials, or search under another "
+        "name with a looser bound"
+    )
+
+
+def bounds_shown(constraint: Mapping[str, float]) -> str:
+    """Return the bounds as text, such as `ece <= 0.05 and auroc_macro >= 0.7`."""
+    return " and ".join(
+        f"{name} {'<=' if name in AT_MOST else '>='} {bound:g}"
+        for name, bound in constraint.items()
+    )
 
 
 def objective_to_plain(objective: Objective) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import FrozenTrial
 
 from headsweep.config.schema import Config
 from headsweep.config.values import value_at
@@ -81,6 +82,17 @@ def is_active(dimension: Dimension, params: Mapping[str, Any], config: Config) -
         _plain(params.get(key, value_at(config, key))) in [_plain(v) for v in values]
         for key, values in dimension.when.items()
     )
+
+
+def lacks_params(trial: FrozenTrial, space: Mapping[str, Dimension], config: Config) -> bool:
+    """Return whether a finished trial has no value for an active dimension.
+
+    A trial that another program wrote may lack some; it says nothing of the base config's value.
+    """
+    if len(trial.distributions) == len(space):
+        return False
+    missing = (key for key in space if key not in trial.distributions)
+    return any(is_active(space[key], trial.params, config) for key in missing)
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension], config: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from headsweep.config.fingerprints import without_irrelevant
+from headsweep.config.messages import nearest
 from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
 from headsweep.config.values import differences
 from headsweep.errors import ConfigError, StudyError
@@ -37,6 +38,9 @@ def _check_name(name: str) -> str:
 
 StudyName = Annotated[str, AfterValidator(_check_name)]
 """A study's name is used as a folder name, and in scripts and pages."""
+
+REFERENCES = ("prevalence", "logistic_regression", "knn", "zero_shot")
+"""Names in `finalists.references`."""
 
 Scalar = bool | int | float | str | None
 Choice = Scalar | tuple[PositiveInt, ...]
@@ -142,16 +146,30 @@ class Identity(Section):
     """Params of trials that run first; keys that are left out get the base's value."""
 
 
+def _check_reference(name: str) -> str:
+    if name not in REFERENCES:
+        raise ValueError(
+            f"unknown reference {name!r}.{nearest(name, REFERENCES)} "
+            f"Known are {', '.join(REFERENCES)}"
+        )
+    return name
+
+
 class Finalists(Section):
-    """How many of the best trials are trained again, and with which seeds."""
+    """How many of the best trials are trained again, with which seeds, and beside what."""
 
     top_k: Annotated[int, Field(gt=0, le=1000)] = 5
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2, 3, 4)
+    references: tuple[Annotated[str, AfterValidator(_check_reference)], ...] | None = None
+    """Rows that are not searched, beside the finalists: `prevalence`, `logistic_regression`, `knn`,
+    `zero_shot`. null is the first three, and `zero_shot` where `data.zero_shot` names a file."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, found {list(self.seeds)}")
+        if self.references is not None and len(set(self.references)) < len(self.references):
+            raise ValueError(f"references must differ, found {list(self.references)}")
         return self
 
 
@@ -177,6 +195,15 @@ class StudySpec(Section):
     enqueue: tuple[Mapping[str, Any], ...] = ()
     """Params of the trials that run first, as Optuna stores them."""
     objective: Objective = Objective()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names of the references on the leaderboard, in the order of `REFERENCES`."""
+        chosen = self.finalists.references
+        if chosen is None:
+            zero_shot = self.config.data.zero_shot is not None
+            return REFERENCES if zero_shot else REFERENCES[:-1]
+        return tuple(name for name in REFERENCES if name in chosen)
 
     def fingerprint(self) -> str:
         """Return SHA-256 of the definition without budget, enqueued params, paths and logging."""
@@ -264,7 +291,7 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
         "space": {key: json.loads(d.model_dump_json()) for key, d in spec.space.items()},
         "sampler": json.loads(spec.sampler.model_dump_json()),
         "pruner": json.loads(spec.pruner.model_dump_json()),
-        "finalists": json.loads(spec.finalists.model_dump_json()),
+        "finalists": json.loads(spec.finalists.model_dump_json(exclude_none=True)),
         "patience": spec.patience,
         "enqueue": [dict(params) for params in spec.enqueue],
         **({"objective": objective} if objective else {}),

@@ -11,8 +11,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from headsweep.config.inputs import joined_input
 from headsweep.config.messages import unknown_key
-from headsweep.config.overrides import compose_config, override_value, refuse_escapes
+from headsweep.config.overrides import (
+    compose_config,
+    override_value,
+    refuse_escapes,
+    refuse_escaping_value,
+)
 from headsweep.config.schema import Config, Section, explain
 from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
@@ -36,15 +42,26 @@ __all__ = ["StudySpec", "load_study_file", "searchable_keys", "study_from_dict"]
 
 SECTIONS = ("study", "base", "space", "sampler", "pruner", "objective", "finalists")
 SEARCHED_SECTIONS = ("head", "features", "training")
-FIXED_KEYS = ("head.kind", "training.seed", "training.tape_position", "training.target_labels")
+FIXED_KEYS = (
+    *("head.kind", "training.metric", "training.seed", "training.tape_position"),
+    "training.target_labels",
+)
+INPUT = "features.input"
 OTHER_NAMES = {"head.momentum": "training.momentum"}
 
 
-def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
+def load_study_file(
+    path: Path, overrides: Sequence[str], *, fixed: Mapping[str, Any] | None = None
+) -> StudySpec:
     """Read a study file with `key=value` overrides.
 
     Overrides of `study.`, `sampler.`, `pruner.`, `objective.` and `finalists.` replace values of
     the file; all others are appended to those of `base`.
+
+    Args:
+        path: the file.
+        overrides: `key=value` texts.
+        fixed: config values that hold whatever the file says: those of a data set at hand.
 
     Returns:
         The checked spec.
@@ -55,17 +72,22 @@ def load_study_file(path: Path, overrides: Sequence[str]) -> StudySpec:
     """
     document = read_document(path)
     base_overrides = [text for text in overrides if not _override_file(document, text)]
-    return _spec_from_document(document, base_overrides, where=str(path))
+    return _spec_from_document(document, base_overrides, fixed, where=str(path))
 
 
 def study_from_dict(
-    document: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "study"
+    document: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    where: str = "study",
 ) -> StudySpec:
     """Build the spec of a study whose sections are given as a dict, as in a study file.
 
     Args:
         document: the sections `study`, `space`, and optionally the others.
         overrides: `key=value` texts, as in `load_study_file`.
+        fixed: as in `load_study_file`.
         where: names the document in errors.
 
     Returns:
@@ -77,7 +99,7 @@ def study_from_dict(
     """
     own = copy.deepcopy(dict(document))
     base_overrides = [text for text in overrides if not _override_file(own, text)]
-    return _spec_from_document(own, base_overrides, where=where)
+    return _spec_from_document(own, base_overrides, fixed, where=where)
 
 
 def _override_file(document: dict[str, Any], text: str) -> bool:
@@ -106,7 +128,11 @@ def _override_file(document: dict[str, Any], text: str) -> bool:
 
 
 def _spec_from_document(
-    document: Mapping[str, Any], overrides: Sequence[str], *, where: str
+    document: Mapping[str, Any],
+    overrides: Sequence[str],
+    fixed: Mapping[str, Any] | None,
+    *,
+    where: str,
 ) -> StudySpec:
     for key in document:
         if key not in SECTIONS:
@@ -115,9 +141,10 @@ def _spec_from_document(
         if key not in document:
             raise StudyError(f"{where}: missing section {key!r}")
     identity = _section(Identity, document["study"], where=f"{where}:study")
-    config = compose_config(
-        [*_base(document.get("base", []), where=f"{where}:base"), *overrides], where=f"{where}:base"
-    )
+    base, given = _base(document.get("base", []), where=f"{where}:base")
+    config = compose_config([*base, *overrides], where=f"{where}:base", given=given, fixed=fixed)
+    objective = _section(Objective, document.get("objective", {}), where=f"{where}:objective")
+    config = _with_metric(config, objective, where=f"{where}:objective")
     space = _space(document["space"], config, where=f"{where}:space")
     _refuse_overridden_space(space, overrides)
     spec = StudySpec(
@@ -130,8 +157,13 @@ def _spec_from_document(
         pruner=_policy(document.get("pruner", {"name": "none"}), where=f"{where}:pruner"),
         finalists=_section(Finalists, document.get("finalists", {}), where=f"{where}:finalists"),
         patience=identity.patience,
-        objective=_section(Objective, document.get("objective", {}), where=f"{where}:objective"),
+        objective=objective.model_copy(update={"metric": None}),  # the config has it
     )
+    if "zero_shot" in spec.references and config.data.zero_shot is None:
+        raise StudyError(
+            f"{where}:finalists.references: zero_shot needs a file of prompt embeddings; "
+            "name it in data.zero_shot"
+        )
     enqueued = tuple(
         complete_params(params, spec, where=f"{where}:study.enqueue[{i}]")
         for i, params in enumerate(identity.enqueue)
@@ -148,11 +180,44 @@ def _spec_from_document(
     return spec
 
 
-def _base(base: Any, *, where: str) -> list[str]:
-    if not isinstance(base, list) or not all(isinstance(text, str) for text in base):
+def _with_metric(config: Config, objective: Objective, *, where: str) -> Config:
+    """Return the base config with the objective's metric, which exported configs then have too.
+
+    Raises:
+        StudyError: the base names another metric, or the head has no such metric.
+    """
+    present, chosen = config.training.metric, objective.metric or config.training.metric
+    if present not in (chosen, "auprc_macro"):
+        raise StudyError(
+            f"{where}.metric: is {chosen}, but the base has training.metric={present}; "
+            "remove one of them"
+        )
+    named = {"metric": chosen} | {f"constraint.{name}": name for name in objective.constraint}
+    for key, name in named.items():
+        if name == "recall_at_10" and config.head.kind != "retrieval":
+            raise StudyError(
+                f"{where}.{key}: recall_at_10 needs head=retrieval, "
+                f"found a head of kind {config.head.kind}"
+            )
+    return with_values(config, {"training.metric": chosen}, where=f"{where}.metric")
+
+
+def _base(base: Any, *, where: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the `key=value` texts of the base, and the values of its `key: value` entries.
+
+    Raises:
+        StudyError: an entry is neither.
+    """
+    if not isinstance(base, list) or not all(isinstance(entry, str | dict) for entry in base):
         raise StudyError(f"{where}: must be a list of key=value texts, found {base!r}")
-    refuse_escapes(base, where=where)
-    return base
+    texts = [entry for entry in base if isinstance(entry, str)]
+    refuse_escapes(texts, where=where)
+    given: dict[str, Any] = {}
+    for entry in base:
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            refuse_escaping_value(key, value, where=where)
+            given[key] = value
+    return texts, given
 
 
 def _space(space: Any, config: Config, *, where: str) -> dict[str, Dimension]:
@@ -169,7 +234,7 @@ def _space(space: Any, config: Config, *, where: str) -> dict[str, Dimension]:
             raise StudyError(f"{here}: {unknown_key(written, known)}")
         if key in dimensions:
             raise StudyError(f"{here}: {key} is searched twice")
-        dimensions[key] = _dimension(plain, where=here)
+        dimensions[key] = _dimension(key, plain, where=here)
         for name, value in dimensions[key].extremes.items():
             with_values(config, {key: _as_list(value)}, where=f"{here}.{name}")
     _check_conditions(dimensions, config, where=where)
@@ -188,14 +253,25 @@ def searchable_keys(config: Config) -> tuple[str, ...]:
     )
 
 
-def _dimension(plain: Any, *, where: str) -> Dimension:
+def _dimension(key: str, plain: Any, *, where: str) -> Dimension:
     kind = plain.get("type") if isinstance(plain, dict) else None
     if not isinstance(kind, str) or kind not in DIMENSIONS:
         raise StudyError(f"{where}.type: must be one of {', '.join(DIMENSIONS)}, found {kind!r}")
     when = plain.get("when", {})
     if isinstance(when, dict):
-        plain = {**plain, "when": {OTHER_NAMES.get(key, key): v for key, v in when.items()}}
+        named = {OTHER_NAMES.get(other, other): values for other, values in when.items()}
+        when = {other: _joined(other, values) for other, values in named.items()}
+        plain = {**plain, "when": when}
+    if "choices" in plain:
+        plain = {**plain, "choices": _joined(key, plain["choices"])}
     return _section(DIMENSIONS[kind], plain, where=where)
+
+
+def _joined(key: str | None, values: Any) -> Any:
+    """Return choices of inputs with lists of names as texts, as they are stored."""
+    if key != INPUT or not isinstance(values, list):
+        return values
+    return [joined_input(value) for value in values]
 
 
 def _check_conditions(space: Mapping[str, Dimension], config: Config, *, where: str) -> None:

@@ -54,10 +54,13 @@ BEGIN = "headsweep_begin"
 READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 FROZEN_S = 30
 """A transaction that holds a study's lock and is idle for longer, in seconds, is aborted."""
+LOCK_TIMEOUT_S = 60
+"""A PostgreSQL transaction that waits longer for a lock, in seconds, is aborted and retried."""
 IDLE_S = 1.0
 """A PostgreSQL connection that was idle for longer is tested before it is used again."""
 # Texts of SQLite's operational errors that waiting may fix: every other one lasts.
 _SQLITE_TEMPORARY = ("locked", "busy", "locking protocol")
+_LOCKED = ("database is locked", "due to lock timeout")
 # Texts of PostgreSQL's operational errors that waiting does not fix.
 _POSTGRES_LASTING = (
     *("disk is full", "already exists", "syntax error"),
@@ -125,6 +128,7 @@ class Database:
         if self.read_only:
             raise self._read_only_error()
         limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_S}s'"
+        limit += f"; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"
         lock = f"SELECT pg_advisory_xact_lock({LOCK_NAMESPACE}, {study_id})"
         # One round trip, and the lock is taken before the snapshot.
         return self._run(work, {} if study_id is None else {BEGIN: f"BEGIN; {limit}; {lock}"})
@@ -172,6 +176,10 @@ class Database:
             found = found.replace(self._url.password, "***")
         if "readonly database" in found:
             return self._read_only_error()
+        if any(text in found for text in _LOCKED):
+            return UnreachableStorageError(
+                f"{self.shown} is locked: another process does not end its transaction ({found})"
+            )
         if _may_pass(error):
             return UnreachableStorageError(f"cannot reach {self.shown}: {found}")
         return StorageError(f"cannot use {self.shown}: {found}")

@@ -10,15 +10,15 @@ from optuna.trial import TrialState
 
 from headsweep.errors import StudyError
 
-METRIC = "val/auprc_macro"
-"""What a study maximizes, as plots and tables name it."""
+METRIC_PREFIX = "val/"
+"""What the names of metrics begin with in attributes of studies and trials."""
 METRIC_NAMES = "study:metric_names"
 """Optuna's study attribute: the names of the objectives."""
 _OWN_PREFIXES = ("dashboard:", "artifacts:", METRIC_NAMES)
 """Study attributes that no sampler or pruner reads."""
 
 
-def check_objective(name: str, directions: Sequence[StudyDirection]) -> None:
+def check_objective(name: str, directions: Sequence[StudyDirection], metric: str) -> None:
     """Check that a stored study maximizes one objective.
 
     Raises:
@@ -31,7 +31,8 @@ def check_objective(name: str, directions: Sequence[StudyDirection]) -> None:
     else:
         found = "minimizes its objective (the default of `optuna create-study`)"
     raise StudyError(
-        f"{name}: the stored study {found}, but headsweep maximizes one objective, {METRIC}. "
+        f"{name}: the stored study {found}, but headsweep maximizes one objective, "
+        f"{METRIC_PREFIX}{metric}. "
         "Delete the stored study, create it with `--direction maximize`, or choose another name"
     )
 
@@ -66,6 +67,6 @@ def check_adoptable(
     )
 
 
-def missing_metric_names(system_attrs: Collection[str]) -> dict[str, Any]:
+def missing_metric_names(system_attrs: Collection[str], metric: str) -> dict[str, Any]:
     """Return the attribute that names the objective, unless the study has one."""
-    return {} if METRIC_NAMES in system_attrs else {METRIC_NAMES: [METRIC]}
+    return {} if METRIC_NAMES in system_attrs else {METRIC_NAMES: [METRIC_PREFIX + metric]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.errors import StorageError
+from headsweep.search.objective import is_feasible
 from headsweep.search.spec import StudySpec
 from headsweep.studies.trials import FINISHED
 
@@ -18,35 +20,57 @@ DEADLINE = "headsweep:deadline"
 StopReason = Literal["timeout", "patience"]
 
 
+class Improvements:
+    """Counts the trials since the best one, in the order in which they finished."""
+
+    def __init__(self) -> None:
+        self._finished: list[tuple[datetime.datetime, int]] = []
+        """When each trial finished, and its number; ascending."""
+        self._best: tuple[float, tuple[datetime.datetime, int]] | None = None
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Count a trial that has finished; almost all come in order, so the cost is constant."""
+        if trial.state not in FINISHED or trial.datetime_complete is None:
+            return
+        at = trial.datetime_complete, trial.number
+        bisect.insort(self._finished, at)
+        if trial.state != TrialState.COMPLETE or trial.value is None or not is_feasible(trial):
+            return
+        best = self._best
+        if best is None or (trial.value, best[1]) > (best[0], at):
+            self._best = trial.value, at
+
+    @property
+    def n_without(self) -> int:
+        """How many trials finished since the best complete one that meets the constraint did."""
+        if self._best is None:
+            return len(self._finished)
+        return len(self._finished) - bisect.bisect_right(self._finished, self._best[1])
+
+
 def stop_reason(
-    spec: StudySpec, seconds_left: float | None, trials: Iterable[FrozenTrial]
+    spec: StudySpec, seconds_left: float | None, improvements: Improvements
 ) -> StopReason | None:
     """Return why no further trial may start; None if trials may.
 
     Args:
         spec: the study's definition.
         seconds_left: time until the deadline; None if there is none.
-        trials: the trials of the study.
+        improvements: has counted the trials of the study.
     """
     if seconds_left is not None and seconds_left <= 0:
         return "timeout"
-    if spec.patience is not None and n_without_improvement(trials) >= spec.patience:
+    if spec.patience is not None and improvements.n_without >= spec.patience:
         return "patience"
     return None
 
 
-def n_without_improvement(trials: Iterable[FrozenTrial]) -> int:
-    """Return how many trials finished since the best complete one did."""
-    finished = [t for t in trials if t.state in FINISHED and t.datetime_complete is not None]
-    best: float | None = None
-    count = 0
-    for trial in sorted(finished, key=lambda t: (t.datetime_complete, t.number)):
-        value = trial.value if trial.state == TrialState.COMPLETE else None
-        if value is not None and (best is None or value > best):
-            best, count = value, 0
-        else:
-            count += 1
-    return count
+def counted(trials: Iterable[FrozenTrial]) -> Improvements:
+    """Return the count of these trials."""
+    improvements = Improvements()
+    for trial in trials:
+        improvements.add(trial)
+    return improvements
 
 
 def seconds_left(attrs: Mapping[str, Any], now: datetime.datetime) -> float | None:

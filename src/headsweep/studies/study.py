@@ -24,7 +24,8 @@ from headsweep.errors import FeatureError, ManifestError, StorageError, StudyErr
 from headsweep.preflight import check_output
 from headsweep.search.enqueued import complete_params
 from headsweep.search.given_params import fits_space
-from headsweep.search.space import distribution
+from headsweep.search.objective import is_feasible, is_measured, none_feasible
+from headsweep.search.space import distribution, lacks_params
 from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
 from headsweep.storage.attributes import N_TRIALS, plain, typed
 from headsweep.storage.batched_storage import BatchedStorage
@@ -103,7 +104,7 @@ class StoredStudy:
         self.storage = storage
         self._owns_storage = owns_storage
         self._parsed: tuple[str, StudySpec] | None = None
-        self._distributions: dict[str, BaseDistribution] | None = None
+        self._searched: tuple[StudySpec, dict[str, BaseDistribution]] | None = None
         storage.bind(study_id)
 
     @classmethod
@@ -249,23 +250,37 @@ class StoredStudy:
         return self.storage.get_trial(trial_id)
 
     def fits(self, trial: FrozenTrial) -> bool:
-        """Return whether a finished trial's params lie in the space; another program's may not."""
-        if self._distributions is None:
-            self._distributions = {k: distribution(d) for k, d in self.spec.space.items()}
-        return fits_space(trial, self._distributions)
+        """Return whether a finished trial's params are complete and lie in the space.
+
+        Those of another program may not. Nor does another program measure what the study's
+        constraint bounds.
+        """
+        if self._searched is None:
+            spec = self.spec
+            self._searched = spec, {k: distribution(d) for k, d in spec.space.items()}
+        spec, distributions = self._searched
+        if spec.objective.constraint and not is_measured(trial):
+            return False
+        fitting = fits_space(trial, distributions)
+        return fitting and not lacks_params(trial, spec.space, spec.config)
 
     def best_trials(self, n: int) -> list[FrozenTrial]:
         """Return the `n` best COMPLETE trials, best first; the earlier of two equals comes first.
 
-        Trials of other programs whose params do not fit the space are left out.
+        Trials that do not meet the study's constraint, and those of other programs whose params do
+        not fit the space, are left out.
 
         Raises:
-            StudyError: no trial is COMPLETE.
+            StudyError: no trial is COMPLETE, or none meets the constraint.
         """
         trials = [trial for trial in self.trials((TrialState.COMPLETE,)) if self.fits(trial)]
         if not trials:
             raise StudyError(f"study {self.name!r} has no complete trial yet")
-        return sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))[:n]
+        feasible = [trial for trial in trials if is_feasible(trial)]
+        if not feasible:
+            text = none_feasible(trials, self.spec.objective.constraint)
+            raise StudyError(f"study {self.name!r}: {text}")
+        return sorted(feasible, key=lambda trial: (-(trial.value or 0.0), trial.number))[:n]
 
     def config_of(self, trial: FrozenTrial) -> Config:
         """Return the config that a trial trains.
@@ -482,7 +497,9 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
         study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
     except optuna.exceptions.DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(spec.name)
-        check_objective(spec.name, storage.get_study_directions(study_id))
+        check_objective(
+            spec.name, storage.get_study_directions(study_id), spec.config.training.metric
+        )
     system_attrs = storage.get_study_system_attrs(study_id)
 
     def define(connection: Connection) -> None:
@@ -508,7 +525,8 @@ def _define(spec: StudySpec, storage: BatchedStorage) -> int:
         )
 
     storage.write(study_id, define)
-    for name, value in missing_metric_names(system_attrs).items():
+    metric = spec.config.training.metric
+    for name, value in missing_metric_names(system_attrs, metric).items():
         storage.set_study_system_attr(study_id, name, value)
     return study_id
 

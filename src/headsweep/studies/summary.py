@@ -11,12 +11,13 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
+from headsweep.search.objective import is_feasible
 from headsweep.search.spec import StudySpec
 from headsweep.storage.attributes import FAILURE, HOST, REFUSED, WORKER, typed
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import database_now, heartbeats
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.stopping import StopReason, seconds_left, stop_reason
+from headsweep.studies.stopping import StopReason, counted, seconds_left, stop_reason
 from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED
 from headsweep.studies.worker_timings import WorkerTimings, total_timings
 
@@ -116,7 +117,7 @@ def summarize(
     states = Counter(trial.state.name for trial in trials)
     fitting = [trial for trial in finished if fits(trial)]
     best = max(
-        (t for t in fitting if t.state == TrialState.COMPLETE),
+        (t for t in fitting if t.state == TrialState.COMPLETE and is_feasible(t)),
         key=lambda trial: (trial.value or 0.0, -trial.number),
         default=None,
     )
@@ -139,7 +140,7 @@ def summarize(
             typed(t.user_attrs, EPOCHS_TRAINED, 0, where=_named(t)) for t in finished
         ),
         epochs_planned=sum(_planned_epochs(spec, trial) for trial in finished),
-        stopped_by=stop_reason(spec, deadline_s, fitting) if left else None,
+        stopped_by=stop_reason(spec, deadline_s, counted(fitting)) if left else None,
         n_refused=len(finished) - len(fitting) + sum(REFUSED in t.user_attrs for t in failed),
         last_failure=_text(failed[-1], FAILURE) if failed else None,
         effort=total_timings(attrs),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from optuna.trial import FrozenTrial, TrialState
 
-from headsweep.config.schema import Config, Modality
+from headsweep.config.schema import Config
 from headsweep.config.values import with_values
-from headsweep.data.splits import required_modalities
+from headsweep.data.splits import in_order, required_inputs
 from headsweep.search.spec import CategoricalDimension, StudySpec
 
 TAPE_POSITION = "tape_position"
@@ -36,12 +36,12 @@ def trial_config(spec: StudySpec, trial: FrozenTrial) -> Config:
     return with_values(spec.config, values, where=f"trial {trial.number}")
 
 
-def searched_modalities(spec: StudySpec) -> tuple[Modality, ...]:
-    """Return the modalities that some trial of a study may read."""
+def searched_inputs(spec: StudySpec) -> tuple[str, ...]:
+    """Return the inputs that some trial of a study may read."""
     dimension = spec.space.get("features.input")
     inputs = dimension.choices if isinstance(dimension, CategoricalDimension) else (None,)
-    needed: set[Modality] = set()
+    needed: set[str] = set()
     for value in inputs:
         values = {} if value is None else {"features.input": value}
-        needed |= set(required_modalities(with_values(spec.config, values, where="space")))
-    return tuple(sorted(needed, reverse=True))
+        needed |= set(required_inputs(with_values(spec.config, values, where="space")))
+    return in_order(needed, spec.config)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -20,6 +20,8 @@ from sqlalchemy import Connection
 
 from headsweep.errors import TrialError
 from headsweep.search.given_params import check_given_params, fits_space
+from headsweep.search.new_trials import NewTrials
+from headsweep.search.objective import CONSTRAINT_PREFIX, is_measured, violations
 from headsweep.search.samplers.tpe import BatchedTPESampler
 from headsweep.search.samplers_and_pruners import (
     build_sampler,
@@ -27,15 +29,15 @@ from headsweep.search.samplers_and_pruners import (
     rungs,
     trials_at_once,
 )
-from headsweep.search.space import distribution, suggest
+from headsweep.search.space import distribution, lacks_params, suggest
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims, expiry
 from headsweep.storage.attributes import FAILURE, REFUSED
 from headsweep.storage.optuna_tables import SearchStudy, forget_asked_trials, trial_id
 from headsweep.storage.trial_cache import TrialCache
-from headsweep.studies.adoption import check_objective
+from headsweep.studies.adoption import METRIC_PREFIX, check_objective
 from headsweep.studies.pruning import build_batch_pruner
-from headsweep.studies.stopping import DEADLINE, StopReason, seconds_left, stop_reason
+from headsweep.studies.stopping import DEADLINE, Improvements, StopReason, seconds_left, stop_reason
 from headsweep.studies.study import StoredStudy, read_study_attrs
 from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
@@ -70,7 +72,8 @@ class WorkerSession:
         self.study_id = study.study_id
         storage = study.storage
         storage.bind(self.study_id, writes=True)
-        check_objective(study.name, storage.get_study_directions(self.study_id))
+        metric = self.spec.config.training.metric
+        check_objective(study.name, storage.get_study_directions(self.study_id), metric)
         self.rungs = rungs(self.spec.pruner, longest_training(self.spec))
         self.storage = storage
         self._settings = settings
@@ -93,6 +96,7 @@ class WorkerSession:
         self._open = ExitStack()
         self._noticed: set[tuple[str, int]] = set()
         self._ends_at: float | None = None
+        self._new_trials, self._improvements = NewTrials(), Improvements()
         self._stopped_by: StopReason | None = None
 
     def __enter__(self) -> Self:
@@ -176,9 +180,24 @@ class WorkerSession:
         attrs = read_study_attrs(connection, self.study_id, (DEADLINE,))
         left_s = seconds_left(attrs, claims.database_now(connection)) if attrs else None
         self._ends_at = None if left_s is None else time.monotonic() + left_s
-        fitting = (trial for trial in cache.trials if fits_space(trial, self._distributions))
-        self._stopped_by = stop_reason(self.spec, left_s, fitting)
+        if self.spec.patience is not None:
+            self._count_improvements(cache.trials)
+        self._stopped_by = stop_reason(self.spec, left_s, self._improvements)
         return self._stopped_by
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        """Return whether a finished trial counts as one of this study, not of another program."""
+        measured = not self.spec.objective.constraint or is_measured(trial)
+        fitting = measured and fits_space(trial, self._distributions)
+        return fitting and not lacks_params(trial, self.spec.space, self.spec.config)
+
+    def _count_improvements(self, trials: Sequence[FrozenTrial]) -> None:
+        if self._new_trials.outdated(trials):
+            self._new_trials.clear()
+            self._improvements = Improvements()
+        for trial in self._new_trials.read(trials):
+            if trial.state.is_finished() and self._counts(trial):
+                self._improvements.add(trial)
 
     def renew(self, trial_ids: Iterable[int]) -> None:
         """Write a heartbeat for trials; called from the lease's own thread."""
@@ -206,6 +225,14 @@ class WorkerSession:
             return frozenset(reported)
         self.storage.sync(self.study_id)
         return self._pruner.trials_to_prune(self._study, reported)
+
+    def record_metrics(self, key: int, metrics: Mapping[str, float]) -> None:
+        """Record a trial's metrics as user attributes, and how far it is beyond each bound."""
+        for name, value in metrics.items():
+            if math.isfinite(value):
+                self.storage.set_trial_user_attr(key, METRIC_PREFIX + name, value)
+        for name, value in violations(self.spec.objective.constraint, metrics).items():
+            self.storage.set_trial_system_attr(key, CONSTRAINT_PREFIX + name, value)
 
     def complete(self, key: int, value: float, *, epochs: int) -> None:
         """Complete a trial with its value, or fail it if the value is not finite."""

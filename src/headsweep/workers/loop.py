@@ -7,7 +7,7 @@ so does not import torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from optuna.trial import FrozenTrial
@@ -49,6 +49,9 @@ class Slots(Protocol):
 
     def run_epoch(self) -> list[EpochReport]:
         """Train every slot for one epoch."""
+
+    def metrics(self, slot: int) -> Mapping[str, float]:
+        """Return all recorded metrics of a slot's best epoch."""
 
     def evict(self, slot: int) -> None:
         """Free a slot."""
@@ -164,7 +167,7 @@ class Loop:
             return
         for slot, curve in self._unwritten.items():
             for report in curve:
-                session.report(trial_in[slot], report.epoch, report.auprc_macro)
+                session.report(trial_in[slot], report.epoch, report.value)
         self._unwritten.clear()
         pruned = session.trials_to_prune([trial_in[report.slot] for report in at_rung])
         ended = [r for r in reports if r.finished or trial_in[r.slot] in pruned]
@@ -180,8 +183,10 @@ class Loop:
         if report.failure is not None:
             self._session.fail(key, report.failure)
             self._logs.end(report.slot, "failed")
-        elif report.finished:
-            self._session.complete(key, report.best_auprc_macro, epochs=report.epoch)
+            return
+        self._session.record_metrics(key, self._engine.metrics(report.slot))
+        if report.finished:
+            self._session.complete(key, report.best_value, epochs=report.epoch)
             self._logs.end(report.slot, "complete")
         else:
             self._session.prune(key, epochs=report.epoch)

@@ -6,15 +6,18 @@ import os
 import uuid
 
 from headsweep.data.dataset import Dataset, search_fingerprints
-from headsweep.engine.engine import Engine
+from headsweep.data.prompts import prompts_for
+from headsweep.engine.engine import Engine, FoldedEngine
 from headsweep.settings import (
     WORKER_VARIABLE,
     EngineSettings,
     WorkerSettings,
     host_name,
 )
+from headsweep.studies.folds import FOLDS, folds_of
+from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
-from headsweep.studies.trials import searched_modalities
+from headsweep.studies.trials import searched_inputs
 from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.loop import Loop
 from headsweep.workers.signals import Stop
@@ -46,13 +49,21 @@ def work(
     settings = worker_settings or WorkerSettings()
     with WorkerSession(study, settings, worker=worker_id()) as session:
         config = session.spec.config
-        modalities = searched_modalities(session.spec)
+        inputs = searched_inputs(session.spec)
         with study.data_errors_explained():
-            train, valid = (data or Dataset.from_config(config)).search_splits(
-                config, modalities=modalities
-            )
-        study.pin_data(search_fingerprints(train, valid))
-        engine = Engine(train, valid, engine_settings)
+            source = data or Dataset.from_config(config)
+            train, valid = source.search_splits(config, inputs=inputs)
+            if "zero_shot" in session.spec.references:
+                all_read = with_references(session.spec, inputs)
+                prompts_for(config, source.search_splits(config, inputs=all_read)[0])
+        folds = folds_of(session.spec.objective, session.spec.seed, train, valid)
+        pinned = {} if folds is None else {FOLDS: folds.fingerprint}
+        study.pin_data(search_fingerprints(train, valid) | pinned)
+        engine = (
+            Engine(train, valid, engine_settings)
+            if folds is None
+            else FoldedEngine(folds, engine_settings)
+        )
         Loop(session, engine, settings, stop).run()
 
 

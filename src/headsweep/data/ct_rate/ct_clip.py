@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.schema import Modality
+from headsweep.config.inputs import Modality
 from headsweep.data.ct_rate.names import LABELS, volume_of
 from headsweep.data.features import read_matrix
 from headsweep.errors import FeatureError

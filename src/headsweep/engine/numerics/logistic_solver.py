@@ -4,7 +4,8 @@ Every problem minimizes, over weights w and an unpenalized bias b,
 
     mean_i softplus(z_i) - y_i z_i  +  penalty / 2 · |w|²,      z = X w + b,
 
-which is scikit-learn's `LogisticRegression` with C = 1 / (n · penalty). The solver is L-BFGS
+which is scikit-learn's `LogisticRegression` with C = 1 / (n · penalty). The mean is over the n rows
+in which the problem's label is known. The solver is L-BFGS
 (Nocedal & Wright, algorithm 7.4) on all problems together: one product with X gives the search
 direction's logits of all of them, one their gradients, and the line search costs no product. The
 first guess of the inverse Hessian is that of a model with constant curvature, in the basis of X's
@@ -32,36 +33,53 @@ SLOPE_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights `(P, d)`, biases `(P,)`, and whether each problem reached `DECREMENT`."""
+    """Weights `(P, d)`, biases `(P,)`, and whether each problem has converged."""
 
     weight: Tensor
     bias: Tensor
     converged: Tensor
 
 
-def solve_logistic(x: Tensor, targets: Tensor, penalty: Tensor) -> Solution:
+def solve_logistic(
+    x: Tensor,
+    targets: Tensor,
+    penalty: Tensor,
+    labelled: Tensor | None = None,
+    *,
+    decrement: float = DECREMENT,
+) -> Solution:
     """Solve P problems that share the rows of `x`.
 
     Args:
         x: features `(n, d)`.
         targets: labels `(P, n)`, 0 or 1.
         penalty: `(P,)`, positive.
+        labelled: `(P, n)`, 1 for rows of a problem that have a label and 0 for others, of which
+            every problem has one; None where all have one.
+        decrement: at which a problem is solved; below `DECREMENT` only in double precision.
 
     Returns:
         Weights, biases, and which problems have converged.
     """
     centre = x.mean(dim=0)
     matrix = _Centred(x, centre)
-    rate = targets.mean(dim=1).clamp(0.5 / len(x), 1 - 0.5 / len(x))
+    weights: Tensor | None = None
+    if labelled is None:
+        rate = targets.mean(dim=1).clamp(0.5 / len(x), 1 - 0.5 / len(x))
+    else:
+        rows = labelled.sum(dim=1)
+        weights = labelled * (len(x) / rows).unsqueeze(1)
+        rate = (targets * weights).mean(dim=1).clamp(0.5 / rows, 1 - 0.5 / rows)
     guess = _InverseCurvature(matrix.covariance(), rate * (1 - rate), penalty)
     weight = x.new_zeros(len(targets), x.shape[1])
     bias = torch.logit(rate)
     solved = torch.zeros(len(targets), dtype=torch.bool, device=x.device)
-    active = _Problems.start(torch.arange(len(targets), device=x.device), targets, weight, bias)
+    index = torch.arange(len(targets), device=x.device)
+    active = _Problems.start(index, targets, weights, weight, bias)
     for _ in range(MAX_ITERATIONS):
         active.update_gradient(matrix, penalty)
-        direction, bias_direction, decrement = active.direction(guess)
-        done = decrement <= DECREMENT
+        direction, bias_direction, reached = active.direction(guess)
+        done = reached <= decrement
         if done.any():
             finished = active.index[done]
             weight[finished], bias[finished] = active.weight[done], active.bias[done]
@@ -124,6 +142,8 @@ class _Problems:
 
     index: Tensor
     targets: Tensor
+    weights: Tensor | None
+    """Weights of the rows `(P, n)`, of mean 1; None where all are 1."""
     weight: Tensor
     bias: Tensor
     logits: Tensor
@@ -136,16 +156,19 @@ class _Problems:
     fresh: bool = True
 
     @classmethod
-    def start(cls, index: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> _Problems:
+    def start(
+        cls, index: Tensor, targets: Tensor, weights: Tensor | None, weight: Tensor, bias: Tensor
+    ) -> _Problems:
         logits = bias.unsqueeze(1).expand_as(targets).clone()
         zero = torch.zeros_like(weight), torch.zeros_like(bias)
-        return cls(index, targets, weight.clone(), bias.clone(), logits, *zero, [], [])
+        return cls(index, targets, weights, weight.clone(), bias.clone(), logits, *zero, [], [])
 
     def keep(self, mask: Tensor) -> _Problems:
         """Return the problems that `mask` picks."""
         return _Problems(
             self.index[mask],
             self.targets[mask],
+            None if self.weights is None else self.weights[mask],
             self.weight[mask],
             self.bias[mask],
             self.logits[mask],
@@ -159,6 +182,8 @@ class _Problems:
     def update_gradient(self, matrix: _Centred, penalty: Tensor) -> None:
         """Gradients at the present weights, and how they changed over the last move."""
         residual = torch.sigmoid(self.logits).sub_(self.targets)
+        if self.weights is not None:
+            residual.mul_(self.weights)
         gradient = matrix.gradient(residual).addcmul_(penalty[self.index].unsqueeze(1), self.weight)
         bias_gradient = residual.mean(dim=1)
         if not self.fresh:
@@ -196,7 +221,10 @@ class _Problems:
         weight_slope = penalty[self.index] * (self.weight * direction).sum(dim=1)
         weight_bend = penalty[self.index] * direction.square().sum(dim=1)
         start = _dot(direction, bias_direction, self.gradient, self.bias_gradient)
-        step = _line_search(self.logits, along, self.targets, weight_slope, weight_bend, start)
+        weighted = along if self.weights is None else along * self.weights
+        step = _line_search(
+            self.logits, along, weighted, self.targets, weight_slope, weight_bend, start
+        )
         move = step.unsqueeze(1) * direction, step * bias_direction
         self.weight.add_(move[0])
         self.bias.add_(move[1])
@@ -209,12 +237,15 @@ class _Problems:
 def _line_search(
     logits: Tensor,
     along: Tensor,
+    weighted: Tensor,
     targets: Tensor,
     weight_slope: Tensor,
     weight_bend: Tensor,
     start: Tensor,
 ) -> Tensor:
     """Return steps `(P,)` with almost no slope along the directions; `start` is it at 0.
+
+    `weighted` is `along` times the weights of the rows.
 
     Newton's method on the slope, which rises monotonically since the objective is convex,
     safeguarded by the bracket found so far.
@@ -223,8 +254,8 @@ def _line_search(
     low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
     for _ in range(LINE_SEARCH_STEPS):
         p = torch.sigmoid(torch.addcmul(logits, step.unsqueeze(1), along))
-        bend = (p * (1 - p)).mul_(along).mul_(along).mean(dim=1) + weight_bend
-        slope = p.sub_(targets).mul_(along).mean(dim=1) + weight_slope + step * weight_bend
+        bend = (p * (1 - p)).mul_(along).mul_(weighted).mean(dim=1) + weight_bend
+        slope = p.sub_(targets).mul_(weighted).mean(dim=1) + weight_slope + step * weight_bend
         if (slope.abs() <= SLOPE_SHARE * start.abs()).all():
             break
         low, high = torch.where(slope < 0, step, low), torch.where(slope > 0, step, high)

@@ -19,10 +19,14 @@ from headsweep.heads.base import LabelHead
 
 @dataclass(frozen=True)
 class AutogradBatch:
-    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the seed of its random layers."""
+    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the seed of its random layers.
+
+    `weights` are those of `Inputs.loss_weights`.
+    """
 
     x: Mapping[Variant, Tensor]
     targets: Tensor
+    weights: Tensor | None
     seed: int
 
 
@@ -45,7 +49,9 @@ class AutogradTrainer(SingleTrainer[AutogradBatch]):
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(batch.seed)
             logits = self.head(batch.x[self.variant])
-            mean_loss = loss(logits, batch.targets, self.loss).mean()
+            losses = loss(logits, batch.targets, self.loss)
+            weights = batch.weights
+            mean_loss = losses.mean() if weights is None else (losses * weights).sum()
             grads = torch.autograd.grad(mean_loss, list(self.head.parameters()))
         for kept, grad in zip(self.grads, grads, strict=True):
             kept.copy_(grad)
@@ -75,5 +81,6 @@ class AutogradProgram(SlotwiseProgram[AutogradBatch, AutogradTrainer]):
         return AutogradBatch(
             x=self.gather(rows, members),
             targets=self.inputs.targets.index_select(0, rows),
+            weights=self.inputs.loss_weights(rows),
             seed=minibatch_key(self.key.seed, tape_step, 0),
         )

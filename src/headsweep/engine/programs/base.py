@@ -84,6 +84,14 @@ class Program(ABC):
         """
         return torch.stack([logits.sigmoid() for logits in scores])
 
+    def recall_at_10(self, slot: Slot, *, best: bool) -> float:
+        """Return the recall@10 of text reports by their scans, of the present or best weights.
+
+        Raises:
+            TypeError: the heads do not project two views.
+        """
+        raise TypeError(f"a {slot.config.head.kind} head retrieves nothing")
+
     @abstractmethod
     def keep_best(self, slot: Slot) -> None:
         """Store the slot's present weights as its best."""
@@ -104,11 +112,26 @@ class Program(ABC):
     def best_head(self, slot: Slot) -> Head:
         """Return a plain module on the CPU with the slot's best weights."""
 
+    def best_heads(self, slot: Slot) -> list[Head]:
+        """Return all heads of the slot: one, or one for each fold of a cross-validated trial."""
+        return [self.best_head(slot)]
+
 
 def minibatches(slot: Slot, order: Tensor) -> list[Tensor]:
     """Return the minibatches `(b,)` of row indices that a slot still has to take in this epoch."""
     bounds = batch_bounds(len(order), slot.batch_size)
     return [order[start:end] for start, end in bounds[slot.taken :]]
+
+
+def labelled_in_row(inputs: Inputs) -> Tensor | None:
+    """Return the number of known labels of every training row `(n,)`, on the CPU.
+
+    Returns:
+        Whole numbers; None where no label is blank.
+    """
+    if inputs.labelled is None:
+        return None
+    return inputs.labelled.sum(dim=1).to("cpu", torch.int64)
 
 
 def by_batch_size(slots: Sequence[Slot]) -> dict[int, list[Slot]]:

@@ -36,6 +36,8 @@ class Rows:
     """The same, `(d, b)`."""
     targets: Tensor
     """Labels `(c, b)`."""
+    labelled: Tensor | None = None
+    """`(c, b)`, 1 where a label is known, 0 where it is blank; None where none is blank."""
 
     def parts(self, length: int) -> list[Rows]:
         """Return the consecutive minibatches of another length, whole vectors that fill these."""
@@ -47,6 +49,7 @@ class Rows:
                 {variant: x[start : start + length] for variant, x in self.x.items()},
                 {v: x[:, start : start + length] for v, x in self.transposed.items()},
                 self.targets[:, start : start + length],
+                None if self.labelled is None else self.labelled[:, start : start + length],
             )
             for start in range(0, self.length, length)
         ]
@@ -78,7 +81,12 @@ class RowBuffers:
                 transposed[variant] = matrix.new_zeros(matrix.shape[1], whole)
             torch.index_select(matrix, 0, rows, out=x[variant][:length])
             transposed[variant].copy_(x[variant].T)
-        self._rows[length] = Rows(length, x, transposed, buffers.targets)
+        known = buffers.labelled
+        if self.inputs.labelled is not None:
+            torch.index_select(self.inputs.labelled, 0, rows, out=labels)
+            known = torch.zeros_like(buffers.targets) if known is None else known
+            known[:, :length].copy_(labels.T)
+        self._rows[length] = Rows(length, x, transposed, buffers.targets, known)
         return self._rows[length]
 
     def clear(self) -> None:

@@ -159,7 +159,10 @@ class Stack:
             weight = block.weight.view(-1, block.weight.shape[2])
             torch.mm(weight, rows.x[block.variant].T, out=_part(logits, block))
         error = self._error(logits, rows.targets)
-        error.mul_(1 / (rows.length * logits.shape[1]))
+        if rows.labelled is None:
+            error.mul_(1 / (rows.length * logits.shape[1]))
+        else:
+            error.mul_(rows.labelled / rows.labelled.sum().clamp_min(1))
         # The order in which a BLAS sums a slot's gradient must not depend on the number of slots.
         # MKL uses one order if nothing is scaled inside the product and the inputs are
         # transposed; other layouts change bits from 16 slots, or from 1,024 rows, on.

@@ -82,10 +82,12 @@ class LogisticProgram(Program):
         x = self.inputs.matrix(variant, valid=False)
         n_labels = self.inputs.targets.shape[1]
         decay = [member.slot.config.training.weight_decay for member in members]
+        known = self.inputs.labelled
         solution = solve_logistic(
             x,
             self.inputs.targets.T.repeat(len(members), 1),
             torch.tensor(decay, device=x.device).repeat_interleave(n_labels),
+            None if known is None else known.T.repeat(len(members), 1),
         )
         weights = solution.weight.view(len(members), n_labels, -1)
         biases = solution.bias.view(len(members), n_labels)

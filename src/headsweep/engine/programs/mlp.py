@@ -24,10 +24,14 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class MLPBatch:
-    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the dropout noise of every layer."""
+    """A minibatch: inputs `(b, d)`, targets `(b, c)`, and the dropout noise of every layer.
+
+    `weights` are those of `Inputs.loss_weights`.
+    """
 
     x: Mapping[Variant, Tensor]
     targets: Tensor
+    weights: Tensor | None
     noise: tuple[Tensor, ...]
 
 
@@ -71,7 +75,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         weight, bias = self.params[-2:]
         logits = torch.addmm(bias, a, weight.T, alpha=self._gain(len(layers)))
         error = gradient_(logits, batch.targets, self.loss)
-        error.mul_(1 / error.numel())
+        error.mul_(1 / error.numel() if batch.weights is None else batch.weights)
         error = self._backward_linear(len(layers), a, error)
         for depth in reversed(range(len(layers))):
             error = self._backward_layer(depth, layers[depth], error)
@@ -183,6 +187,7 @@ class MLPProgram(SlotwiseProgram[MLPBatch, MLPTrainer]):
         return MLPBatch(
             x=self.gather(rows, members),
             targets=self.inputs.targets.index_select(0, rows),
+            weights=self.inputs.loss_weights(rows),
             noise=tuple(
                 uniforms(self.key.seed, tape_step, layer, len(rows) * width, rows.device)
                 for layer, width in enumerate(widest)

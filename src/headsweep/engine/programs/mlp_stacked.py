@@ -19,7 +19,7 @@ from headsweep.engine.numerics.dropout_noise import minibatch_key, signed
 from headsweep.engine.numerics.losses import LossSettings, gradient_, loss_settings, stack_settings
 from headsweep.engine.numerics.optimizers import make_optimizer
 from headsweep.engine.numerics.schedule import learning_rate
-from headsweep.engine.programs.base import GroupKey, Program, minibatches
+from headsweep.engine.programs.base import GroupKey, Program, labelled_in_row, minibatches
 from headsweep.engine.programs.mlp_stacked_layers import Layers, Member, lay_out
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
@@ -40,7 +40,7 @@ class _Epoch:
     rows: Tensor
     """`(s, b)`; a short minibatch is padded with its own first row."""
     weights: Tensor
-    """`(s, b)`: one over rows times labels, 0 for padding."""
+    """`(s, b)`: one over rows times labels (labelled entries), 0 for padding."""
     rates: Tensor
     """Learning rates `(s, K)`."""
     keys: Tensor
@@ -69,10 +69,11 @@ class _Stack:
         batch_size: int,
         x: Tensor,
         targets: Tensor,
+        labelled: Tensor | None,
         record: Callable[[Step], Step] | None,
     ) -> None:
         zeros = x.new_zeros
-        self.x, self.targets = x, targets
+        self.x, self.targets, self.labelled = x, targets, labelled
         self.members = sorted(members, key=lambda m: (m.widths, m.slot.number))
         self.layers: Layers = lay_out(self.members, batch_size)
         self.losses = _by_kind([m.loss for m in self.members])
@@ -96,6 +97,8 @@ class _Stack:
         keep = None if noise is None else noise.keep(epoch.due(epoch.keys))
         traces, logits = self.layers.forward(x.T, keep)
         error = self._loss_gradient(logits, targets.T).mul_(epoch.due(epoch.weights))
+        if self.labelled is not None:
+            self._by_slot(error).mul_(self.labelled.index_select(0, rows).T)
         self.layers.backward(traces, error)
         for member in self.members:
             member.optimizer.clip()
@@ -155,6 +158,7 @@ class StackedMLPProgram(Program):
         self.batch_size = batch_size
         self.x = inputs.matrix(variant, valid=False)
         self.x_valid = inputs.matrix(variant, valid=True)
+        self.labelled_in_row = labelled_in_row(inputs)
         self.steps_per_epoch = len(batch_bounds(inputs.n_train, self.batch_size))
         self.members: dict[int, Member] = {}
         self.stack: _Stack | None = None
@@ -236,6 +240,7 @@ class StackedMLPProgram(Program):
                 self.batch_size,
                 self.x,
                 self.inputs.targets,
+                self.inputs.labelled,
                 self.record,
             )
         return self.stack
@@ -245,7 +250,11 @@ class StackedMLPProgram(Program):
         size, n_labels = self.batch_size, self.inputs.targets.shape[1]
         filled = [torch.cat([rows, rows[:1].expand(size - len(rows))]) for rows in rows_of]
         lengths = torch.tensor([[len(rows)] for rows in rows_of])
-        return torch.stack(filled), (torch.arange(size) < lengths) / (lengths * n_labels)
+        entries = lengths * n_labels
+        if self.labelled_in_row is not None:
+            known = [int(self.labelled_in_row[rows].sum()) for rows in rows_of]
+            entries = torch.tensor(known).clamp_min(1).unsqueeze(1)
+        return torch.stack(filled), (torch.arange(size) < lengths) / entries
 
     def _schedule(self, steps: int, tape_step: int) -> tuple[Tensor, Tensor]:
         """Return learning rates `(s, K)` and keys of the noise `(s, layers)`, int32."""

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from headsweep.config.schema import Modality, Normalization, RetrievalConfig
-from headsweep.engine.inputs import Inputs
+from headsweep.config.inputs import JOINER, Modality
+from headsweep.config.schema import RetrievalConfig
+from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import permutation
-from headsweep.heads.base import MODALITIES_OF, Head
+from headsweep.heads.base import Head
 from headsweep.heads.retrieval import RetrievalHead
+from headsweep.metrics.retrieval import instance_ranks, recall_at
 
 SMALLEST_NORM = 1e-12
 
@@ -25,17 +28,20 @@ class RetrievalBatch:
     """A minibatch of pairs.
 
     Attributes:
-        views: features `(b, d)` by modality and normalization.
+        views: features `(b, d)` by variant.
         same: `(b, b)`, whether two different rows show one scan or share one report: such pairs
             are neither positives nor negatives of the instance loss. None where it is known that
             there is no such pair.
         affinity: `(b, b)`, Jaccard overlap of the label sets with each row summing to one; the
-            diagonal is zero.
+            diagonal is zero. Rows that are not comparable with any other one are zero.
+        comparable: `(b, b)`, whether two different rows have a label that is known of both; other
+            pairs are left out of the label loss. None where no label is blank.
     """
 
-    views: Mapping[tuple[Modality, Normalization], Tensor]
+    views: Mapping[Variant, Tensor]
     same: Tensor | None
     affinity: Tensor
+    comparable: Tensor | None = None
 
 
 class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
@@ -47,10 +53,13 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         assert isinstance(slot.config.head, RetrievalConfig)
         self.retrieval = self.head
         self.config = slot.config.head
-        self.modalities: tuple[Modality, ...] = tuple(inputs.shape(slot.config).widths)
-        normalization = self.variant.normalization
-        self.train_views = {m: inputs.view(m, normalization, valid=False) for m in self.modalities}
-        self.valid_views = {m: inputs.view(m, normalization, valid=True) for m in self.modalities}
+        self.modalities: tuple[Modality, ...] = tuple(self.head.sides)
+        self.variants: dict[Modality, Variant] = {
+            modality: Variant(JOINER.join(names), self.variant.normalization)
+            for modality, names in self.head.sides.items()
+        }
+        self.train_views = {m: inputs.matrix(v, valid=False) for m, v in self.variants.items()}
+        self.valid_views = {m: inputs.matrix(v, valid=True) for m, v in self.variants.items()}
         rows = self.config.gallery_rows
         self.gallery_rows: Tensor | None = None
         if rows is not None and rows < inputs.n_train:
@@ -64,7 +73,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
 
     def compute_gradients(self, batch: RetrievalBatch) -> None:
         """Gradients of the projections from those of the unit embeddings."""
-        views = {m: batch.views[m, self.variant.normalization] for m in self.modalities}
+        views = {m: batch.views[variant] for m, variant in self.variants.items()}
         raw = {
             modality: views[modality] @ weight.T
             for modality, weight in zip(self.modalities, self.params, strict=True)
@@ -89,7 +98,19 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
     def validate(self) -> Tensor:
         """Return label probabilities `(n_valid, c)` from the nearest training rows."""
         self._fill_gallery(self.retrieval)
-        return self.retrieval.probabilities(self.valid_views)
+        return self.retrieval.probabilities_of(self.valid_views)
+
+    def recall_at_10(self, *, best: bool) -> float:
+        """Return the share of validation scans whose own report is among the first 10."""
+        weights = self.best if best else self.head.state_dict()
+        visual, text = (
+            functional.normalize(self.valid_views[m] @ weights[f"projections.{m}.weight"].T, dim=1)
+            .cpu()
+            .numpy()
+            for m in ("visual", "text")
+        )
+        valid = self.inputs.valid
+        return recall_at(instance_ranks(visual, text, valid.scans, valid.reports), 10)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the projections; the gallery follows from them."""
@@ -106,8 +127,10 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
     def _fill_gallery(self, head: RetrievalHead) -> None:
         rows = self.gallery_rows
         views = {m: view if rows is None else view[rows] for m, view in self.train_views.items()}
-        targets = self.inputs.targets if rows is None else self.inputs.targets[rows]
-        head.set_gallery(views, targets)
+        targets = self.inputs.targets
+        if self.inputs.labelled is not None:
+            targets = targets.masked_fill(self.inputs.labelled == 0, torch.nan)
+        head.set_gallery(views, targets if rows is None else targets[rows])
 
     def _add_instance_gradient(
         self, unit: Mapping[Modality, Tensor], grads: dict[Modality, Tensor], batch: RetrievalBatch
@@ -130,7 +153,7 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
 
         Supervised contrast (Khosla et al. 2020) with label overlap as the target distribution.
         """
-        chosen = MODALITIES_OF[self.retrieval.input]
+        chosen = self.retrieval.embedded
         # An embedding is its views side by side, brought to unit length: products of embeddings
         # are the means of those of the views.
         scale = 1 / (len(chosen) * self.config.temperature)
@@ -139,12 +162,17 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         for view in others:
             similarity.addmm_(view, view.T, alpha=scale)
         similarity.fill_diagonal_(-torch.inf)
+        rows: int | Tensor = len(similarity)
+        if batch.comparable is not None:
+            similarity.masked_fill_(~batch.comparable, -torch.inf)
+            rows = batch.comparable.any(dim=1).sum().clamp_min_(1)
         error = torch.softmax(similarity, dim=1).sub_(batch.affinity)
+        if batch.comparable is not None:  # a row without comparable ones has no softmax
+            error.masked_fill_(~batch.comparable, 0)
         error = error + error.T
+        alpha = self.config.label_weight * scale / float(rows)
         for modality in chosen:
-            grads[modality].addmm_(
-                error, unit[modality], alpha=self.config.label_weight * scale / len(error)
-            )
+            grads[modality].addmm_(error, unit[modality], alpha=alpha)
 
 
 class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
@@ -165,6 +193,10 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
         """Return the scores, which are already probabilities: a retrieval head has no logits."""
         return scores
 
+    def recall_at_10(self, slot: Slot, *, best: bool) -> float:
+        """Return the recall@10 of the slot's present or best projections."""
+        return self.members[slot.number].recall_at_10(best=best)
+
     def prepare_batch(
         self, rows: Tensor, tape_step: int, members: Sequence[RetrievalTrainer]
     ) -> RetrievalBatch:
@@ -174,14 +206,21 @@ class RetrievalProgram(SlotwiseProgram[RetrievalBatch, RetrievalTrainer]):
             The minibatch.
         """
         views = {
-            (modality, member.variant.normalization): view
+            member.variants[modality]: view
             for member in members
             for modality, view in member.train_views.items()
         }
+        targets, comparable = self.inputs.targets.index_select(0, rows), None
+        if self.inputs.labelled is None:
+            affinity = label_affinity(targets)
+        else:
+            known = self.inputs.labelled.index_select(0, rows)
+            affinity, comparable = masked_affinity(targets, known)
         return RetrievalBatch(
             views={name: view.index_select(0, rows) for name, view in views.items()},
             same=self._same(rows),
-            affinity=label_affinity(self.inputs.targets.index_select(0, rows)),
+            affinity=affinity,
+            comparable=comparable,
         )
 
     def _same(self, rows: Tensor) -> Tensor | None:
@@ -212,6 +251,27 @@ def label_affinity(targets: Tensor) -> Tensor:
     alone = overlap.sum(dim=1, keepdim=True) == 0
     overlap.add_(alone).fill_diagonal_(0)
     return overlap.div_(overlap.sum(dim=1, keepdim=True).clamp_min_(SMALLEST_NORM))
+
+
+def masked_affinity(targets: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `label_affinity` over the labels that are known of both rows, and comparable pairs.
+
+    Args:
+        targets: `(b, c)`, 0 where a label is blank.
+        labelled: `(b, c)`, 1 where a label is known, else 0.
+
+    Returns:
+        Affinities `(b, b)`, and whether two different rows have a label that is known of both.
+        Rows without a comparable one have no affinity.
+    """
+    comparable = (labelled @ labelled.T > 0).fill_diagonal_(False)
+    both = targets @ targets.T
+    present = targets @ labelled.T  # labels of the row, among those known of the other
+    either = present + present.T - both
+    overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0) * comparable
+    alone = overlap.sum(dim=1, keepdim=True) == 0
+    overlap = overlap + alone * comparable
+    return overlap.div_(overlap.sum(dim=1, keepdim=True).clamp_min_(SMALLEST_NORM)), comparable
 
 
 def _product(a: Tensor, b: Tensor, *, scale: float) -> Tensor:

@@ -10,9 +10,13 @@ import optuna
 
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
+from headsweep.leaderboard.cohorts import HEADER, cells
+from headsweep.leaderboard.feature_health import health_table
 from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.provenance import search_of
+from headsweep.leaderboard.references.rows import ComparedReferences
 from headsweep.leaderboard.report.page import Cell, TableCard, render
+from headsweep.leaderboard.report.references import reference_table
 from headsweep.leaderboard.report.sections import (
     METRIC_NAMES,
     board_sections,
@@ -22,6 +26,7 @@ from headsweep.leaderboard.report.sections import (
     search_sections,
 )
 from headsweep.leaderboard.results import FinalistResult
+from headsweep.leaderboard.table import unseen_cells
 
 NOTE = (
     "Macro means over labels and seeds. On valid, ± is the standard deviation over seeds; below "
@@ -37,6 +42,8 @@ def write_report(
     results: Sequence[FinalistResult],
     compared: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    references: ComparedReferences,
+    health: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
 
@@ -46,6 +53,8 @@ def write_report(
         results: the finalists, best first.
         compared: paired comparisons, as `comparisons.json` holds them.
         provenance: as `provenance.json` will hold it.
+        references: rows that were not searched.
+        health: of the features, as `feature_health.json` holds it.
     """
     valid, *tests = results[0].metrics
     sections = [
@@ -65,6 +74,8 @@ def write_report(
         note=NOTE,
         sections=[section for section in sections if section.plots],
         tables=[
+            _cohort_table(provenance["cohorts"]),
+            *(reference_table(references, valid, test) for test in tests if references.rows),
             *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
             *(_label_table(results, test) for test in tests),
             *(
@@ -72,6 +83,7 @@ def write_report(
                 for test in tests
                 if "subgroups" in results[0].metrics[test]
             ),
+            health_table(health),
         ],
         best_config=(folder / results[0].folder / "config.yaml").read_text(encoding="utf-8"),
         facts=list(_facts(provenance)),
@@ -89,6 +101,8 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     )
     for again in openings[1:]:
         text += f"; opened again {again['when']} for {_listed(again['trials'])}: {again['why']}"
+    for split, count in provenance.get("rows_left_out", {}).items():
+        text += f"; {count} rows were left out of {split} (data.shared_content=drop)"
     search = search_of(provenance)
     return f"{text}. {search.note if search else ''}".rstrip()
 
@@ -100,29 +114,50 @@ def _board(
     retrieves = "retrieval" in results[0].metrics[test]
     header = ["finalist", "tied rank", f"{valid} AUPRC", "AUPRC", "AUROC", "F1"]
     header += ["recall@10"] if retrieves else []
+    unseen = unseen_cells({test: results[0].metrics[test]}).get(f"{test}/unseen_rows")
+    header += [] if unseen is None else ["AUPRC on unseen content"]
     rows = []
     for result in results:
         config, metrics = result.finalist.config, result.metrics[test]
         on_valid = result.metrics[valid]["auprc_macro"]
         row = [
-            Cell(row_name(result), f"{config.head.kind}, {config.features.input}"),
+            Cell(row_name(result), f"{config.head.kind}, {result.inputs}"),
             Cell(str(ranks[str(result.rank)])),
             Cell(number(on_valid["mean"]), spread(on_valid["std"])),
         ]
         row += [_estimate(metrics[metric]) for metric in METRIC_NAMES]
         if retrieves:
             row.append(Cell(number(metrics["retrieval"]["recall_at_10"])))
+        if unseen is not None:
+            on_unseen = unseen_cells({test: metrics})
+            name = f"{test}/unseen_auprc_macro"
+            ends = (on_unseen[f"{name}_ci_{end}"] for end in ("low", "high"))
+            row.append(Cell(number(on_unseen[name]), interval(*ends)))
         rows.append(row)
     facts = results[0].metrics[test]
     text = (
         f"{facts['n_rows']} rows, {facts['n_patients']} patients, "
         f"{facts['n_labels_used']} labels with both classes."
     )
+    if unseen is not None:
+        text += (
+            f" Train holds neither report nor features of {unseen} rows, the unseen content; "
+            "other rows share one of them with a row of another patient in train."
+        )
+    absent = sum(one.get("n_rows") == 0 for one in facts["per_label"].values())
+    if absent:
+        text += f" {absent} labels that the cohort lacks are left out of the macro means."
     return TableCard(f"Leaderboard on {test}", text, header, rows)
 
 
 def _estimate(summary: Mapping[str, float | None]) -> Cell:
     return Cell(number(summary["mean"]), interval(summary["ci_low"], summary["ci_high"]))
+
+
+def _cohort_table(cohorts: Sequence[Mapping[str, Any]]) -> TableCard:
+    text = "Labels that some row has; blank ones among these weigh nothing and are not measured."
+    rows = [list(map(Cell, row)) for row in cells(cohorts)]
+    return TableCard("Cohorts", text, list(HEADER.values()), rows)
 
 
 def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:
@@ -146,12 +181,16 @@ def _comparison_table(compared: Mapping[str, Any], test: str) -> TableCard:
 
 def _label_table(results: Sequence[FinalistResult], test: str) -> TableCard:
     by_label = results[0].metrics[test]["per_label"]
+    n_rows = results[0].metrics[test]["n_rows"]
+    masked = any("n_rows" in facts for facts in by_label.values())
     rows = []
     for label, facts in by_label.items():
         values = [result.metrics[test]["per_label"][label]["auprc"]["mean"] for result in results]
-        cells = [Cell(label), Cell(str(facts["support"])), Cell(f"{facts['prevalence']:.3f}")]
+        cells = [Cell(label), Cell(str(facts["support"])), Cell(number(facts["prevalence"]))]
+        cells += [Cell(str(facts.get("n_rows", n_rows)))] if masked else []
         rows.append(cells + [Cell(number(v), heat=None if v is None else 0.6 * v) for v in values])
-    header = ["label", "positives", "prevalence", *(row_name(result) for result in results)]
+    header = ["label", "positives", "prevalence", *(["rows used"] if masked else [])]
+    header += [row_name(result) for result in results]
     worst = results[0].metrics[test]["worst_label"]
     text = f"The worst label of the best finalist is {worst}." if worst else "No AUPRC is defined."
     return TableCard(f"AUPRC per label on {test}", text, header, rows)

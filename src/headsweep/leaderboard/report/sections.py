@@ -26,6 +26,7 @@ from headsweep.leaderboard.report.plots import (
 from headsweep.leaderboard.report.unit_square import pr_curves, reliability_curves, roc_curves
 from headsweep.leaderboard.results import FinalistResult
 from headsweep.metrics.calibration import reliability
+from headsweep.metrics.masking import labelled
 from headsweep.metrics.thresholds import operating_curve
 
 METRIC_NAMES = {"auprc_macro": "macro AUPRC", "auroc_macro": "macro AUROC", "f1_macro": "macro F1"}
@@ -146,13 +147,16 @@ def curve_sections(result: FinalistResult, test: str) -> Iterator[Section]:
     targets = predictions[0].targets
     pr, roc, calibration = [], [], []
     for j, label in enumerate(result.labels):
-        positives = int(targets[:, j].sum())
-        caption = f"{label} ({positives} of {len(targets)})"
+        positives = int((targets[:, j] == 1).sum())
+        rows = int(labelled(targets[:, j]).sum())
+        caption = f"{label} ({positives} of {rows})"
         points = [operating_curve(one.targets[:, j], one.ranking[:, j])[1] for one in predictions]
-        if 0 < positives < len(targets):
-            svg = pr_curves(points, positives / len(targets))
+        if 0 < positives < rows:
+            svg = pr_curves(points, positives / rows)
             pr.append(drawn_plot(f"pr-{test}-{j}", caption, svg))
             roc.append(drawn_plot(f"roc-{test}-{j}", caption, roc_curves(points)))
+        if not rows:
+            continue
         bins = [reliability(one.targets[:, j], one.scores[:, j], 10) for one in predictions]
         svg = reliability_curves(bins)
         calibration.append(drawn_plot(f"reliability-{test}-{j}", caption, svg))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,14 @@ from headsweep.evaluation.paired_tests import compare_rows
 from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
 from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.evaluation.summaries import choose_thresholds
+from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
 from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
-from headsweep.leaderboard.results import Ranks, measure_seeds, plain_thresholds
-from headsweep.leaderboard.table import Cell, added_cells, metric_cells
-from headsweep.leaderboard.verification.file_diff import largest_difference
+from headsweep.leaderboard.references.chosen import recorded_names
+from headsweep.leaderboard.results import Ranks, measure_seeds
+from headsweep.leaderboard.table import added_cells, metric_cells, unseen_cells
+from headsweep.leaderboard.verification.agreement import check_file, check_row
+from headsweep.leaderboard.verification.references import recompute_references
 
 
 def recompute(folder: Path) -> str:
@@ -32,7 +34,8 @@ def recompute(folder: Path) -> str:
         OutputError: there is no leaderboard, or none that headsweep wrote.
     """
     rows = read_board(folder)
-    rules = rules_of(read_provenance(folder))
+    recorded = read_provenance(folder)
+    rules = rules_of(recorded)
     finalists = [folder / Path(row["config"]).parent for row in rows]
     splits = _splits(finalists[0])
     for finalist in finalists[1:]:
@@ -47,22 +50,24 @@ def recompute(folder: Path) -> str:
         for finalist, row in zip(finalists, rows, strict=True):
             predictions = _read_seeds(finalist)
             valid = next(iter(predictions[0]))
-            thresholds = [choose_thresholds(seed[valid]) for seed in predictions]
+            thresholds = [choose_thresholds(seed[valid], rules) for seed in predictions]
             for place, chosen in zip(_seed_folders(finalist), thresholds, strict=True):
-                write_json(again, plain_thresholds(chosen, predictions[0][valid].labels))
-                _check(place / "thresholds.json", again)
+                write_json(again, plain_thresholds(chosen, predictions[0][valid].labels, valid))
+                check_file(place / THRESHOLDS, again)
             ranks = _read_ranks(finalist)
             metrics, draws = measure_seeds(predictions, thresholds, ranks, subgroups, rules)
             write_json(again, metrics)
-            _check(finalist / "metrics.json", again)
+            check_file(finalist / "metrics.json", again)
             cells = metric_cells(metrics, valid)
             if rules.valid_auroc:
-                cells |= added_cells(metrics, valid)
-            _check_row(folder / "leaderboard.csv", row, cells)
+                cells |= added_cells(metrics, valid) | unseen_cells(metrics)
+            check_row(folder / "leaderboard.csv", row, cells)
             measured.append((row["rank"], predictions, metrics, draws))
         names, predictions_of, metrics_of, draws_of = zip(*measured, strict=True)
         write_json(again, compare_rows(names, predictions_of, metrics_of, draws_of, rules))
-        _check(folder / COMPARISONS, again)
+        check_file(folder / COMPARISONS, again)
+        names = recorded_names(recorded)
+        recompute_references(folder, names, splits, metrics_of[0], draws_of[0], subgroups, rules)
     return f"metrics of {len(rows)} finalists agree with their predictions"
 
 
@@ -106,18 +111,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise VerificationError(f"{path}: cannot read the file: {error}") from None
-
-
-def _check(recorded: Path, again: Path) -> None:
-    difference = largest_difference(recorded, again)
-    if difference is not None:
-        raise VerificationError(f"{recorded}: does not agree with the predictions: {difference}")
-
-
-def _check_row(path: Path, row: Mapping[str, str], cells: Mapping[str, Cell]) -> None:
-    for name, value in cells.items():
-        if row.get(name) != ("" if value is None else str(value)):
-            raise VerificationError(
-                f"{path}: does not agree with the metrics: "
-                f"{name} is {row.get(name)}, expected {value}"
-            )

@@ -22,10 +22,12 @@ from headsweep.config.schema import to_dict
 from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import VerificationError
+from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
     confirm_with_progress,
-    union_of_modalities,
+    seen_rows,
+    union_of_inputs,
     write_board,
 )
 from headsweep.leaderboard.provenance import (
@@ -40,10 +42,13 @@ from headsweep.leaderboard.provenance import (
     rules_of,
     search_of,
 )
-from headsweep.leaderboard.unblinding import load_test, load_test_subgroups
+from headsweep.leaderboard.references.chosen import recorded_names
+from headsweep.leaderboard.references.rows import load_references
+from headsweep.leaderboard.unblinding import load_test, load_test_subgroups, with_content
 from headsweep.leaderboard.verification.file_diff import Difference, largest_difference
 from headsweep.leaderboard.verification.recompute import recompute
 from headsweep.settings import EngineSettings
+from headsweep.studies.references import zero_shot_inputs
 
 TOLERANCE: Mapping[str, float] = {".json": 0.02, ".csv": 0.02, ".parquet": 0.1}
 """Largest difference allowed on another machine, by kind of file; weights, text and thresholds
@@ -83,11 +88,15 @@ def verify(
     exact = all(machine(settings)[key] == recorded["machine"][key] for key in SAME_MACHINE)
     # The finalists keep their own paths, which are part of the files that are compared.
     reading = with_values(finalists[0].config, moved or {}, where="command line")
-    modalities = union_of_modalities(finalist.config for finalist in finalists)
+    names = recorded_names(recorded)
+    inputs = union_of_inputs([finalist.config for finalist in finalists])
+    inputs = zero_shot_inputs(inputs, zero_shot="zero_shot" in names)
     data = data or Dataset.from_config(reading, progress=True)
-    train, valid = data.search_splits(reading, modalities=modalities)
-    tests = load_test(data, reading, modalities)
+    train, valid = data.search_splits(reading, inputs=inputs)
+    tests = load_test(data, reading, inputs)
     _check_data(folder, recorded, (train, valid, *tests))
+    cross_validation = CrossValidation.recorded(recorded, train, valid)
+    folds = None if cross_validation is None else cross_validation.folds
 
     seeds = tuple(recorded["seeds"])
     facts = StudyFacts(
@@ -97,18 +106,43 @@ def verify(
         seeds,
         rules_of(recorded),
         search_of(recorded),
+        references=load_references(names, reading, train),
+        states_inputs="inputs" in recorded,
+        shows_unseen=recorded.get("shows_unseen", False),
+        cross_validation=cross_validation,
     )
-    confirmed = confirm_with_progress(finalists, seeds, train, valid, settings, facts.rules)
+    _check_prompts(folder, recorded, facts)
+    confirmed = confirm_with_progress(
+        *(finalists, seeds, train, valid, settings, facts.rules), cross_validation=cross_validation
+    )
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
         subgroups = load_test_subgroups(data, reading, tests)
+        if facts.shows_unseen:
+            subgroups = with_content(subgroups, seen_rows(train, folds), tests)
         write_board(again, confirmed, facts, train, valid, tests, subgroups)
         _check_files(folder, again, exact=exact)
     check_digests(folder, recorded)
     if not exact:
         recompute(folder)
     how = "equal to the bit" if exact else f"within tolerance ({_listed(TOLERANCE)})"
-    return f"{len(finalists)} finalists with {len(seeds)} seeds trained again: {how}"
+    each = "" if folds is None else f" and {folds.count} folds"
+    return f"{len(finalists)} finalists with {len(seeds)} seeds{each} trained again: {how}"
+
+
+def _check_prompts(folder: Path, recorded: Mapping[str, Any], facts: StudyFacts) -> None:
+    """Check that the file of prompts is the one that the leaderboard was made with.
+
+    Raises:
+        VerificationError: it has changed.
+    """
+    prompts = facts.references.prompts
+    digest = None if prompts is None else prompts.digest
+    if digest != recorded.get("references", {}).get("prompts_sha256"):
+        raise VerificationError(
+            f"{folder}: the file of prompts (data.zero_shot) has changed since the leaderboard "
+            "was made"
+        )
 
 
 def check_digests(folder: Path, recorded: Mapping[str, Any]) -> None:
@@ -159,8 +193,10 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
         VerificationError: they have changed.
     """
     for split in splits:
-        if recorded["data"].get(split.name) == fingerprints(split):
+        was, now = recorded["data"].get(split.name), fingerprints(split)
+        if was == now:
             continue
+        _check_label_map(split, was, now)
         known = _known_rows(folder / DATA_ROWS)
         columns = data_rows(split)
         changed = [
@@ -174,6 +210,22 @@ def _check_data(folder: Path, recorded: Mapping[str, Any], splits: Sequence[Spli
         raise VerificationError(
             f"{split.name}: the data have changed since the leaderboard was made, "
             f"{len(changed)} changes: {'; '.join(sorted(changed)[:5]) or 'the order of rows'}"
+        )
+
+
+def _check_label_map(split: Split, was: Any, now: Mapping[str, Any]) -> None:
+    """Check that a split's labels are read through the recorded map, or without one.
+
+    Raises:
+        VerificationError: the map has changed.
+    """
+    recorded = was.get("label_map") if isinstance(was, Mapping) else None
+    found = now.get("label_map")
+    if recorded != found:
+        shown = [fingerprint[:12] if fingerprint else "none" for fingerprint in (found, recorded)]
+        raise VerificationError(
+            f"{split.name}: the label map has changed since the leaderboard was made: "
+            f"{split.label_source} has fingerprint {shown[0]}, recorded {shown[1]}"
         )
 
 

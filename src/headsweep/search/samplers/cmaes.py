@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from headsweep.search.new_trials import NewTrials
+from headsweep.search.objective import violation
 from headsweep.search.steps import on_step
 from headsweep.storage.optuna_tables import set_system_attr
 
@@ -28,6 +29,8 @@ GENERATION = "cma:generation"
 
 Floats = NDArray[np.float64]
 Space = dict[str, BaseDistribution]
+Generations = dict[int, list[FrozenTrial]]
+"""Finished trials by the generation that they were drawn in."""
 
 
 class ReplayedCmaEsSampler(BaseSampler):
@@ -62,7 +65,11 @@ class ReplayedCmaEsSampler(BaseSampler):
         self._lr_adapt = lr_adapt
         self._rng = np.random.RandomState(seed)
         self._random = RandomSampler(seed)
-        self._shared_space = IntersectionSearchSpace()
+        self._unread = NewTrials()
+        self._generations: Generations = {}
+        self._n_finished = 0
+        self._shared: Space | None = None
+        """The params that all complete trials have, with the same distributions."""
         self._space: Space = {}
         self._optimizer: Any = None
 
@@ -73,10 +80,10 @@ class ReplayedCmaEsSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         """Return the params that are suggested jointly."""
-        shared = self._shared_space.calculate(study)
+        self._learn(study.get_trials(deepcopy=False))
         return {
             name: distribution
-            for name, distribution in shared.items()
+            for name, distribution in sorted((self._shared or {}).items())
             if isinstance(distribution, FloatDistribution | IntDistribution)
             and not distribution.single()
         }
@@ -85,32 +92,56 @@ class ReplayedCmaEsSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
         """Return values for the params that are suggested jointly."""
-        finished = study.get_trials(deepcopy=False, states=self._states)
-        if not search_space or len(finished) < self._n_startup:
+        self._learn(study.get_trials(deepcopy=False))
+        if not search_space or self._n_finished < self._n_startup:
             return {}
-        self.follow(finished, search_space, maximize=study.direction == StudyDirection.MAXIMIZE)
+        maximize = study.direction == StudyDirection.MAXIMIZE
+        self._follow(self._generations, search_space, maximize=maximize)
         point = self._optimizer.ask()
         set_system_attr(study, trial, GENERATION, self._optimizer.generation)
         named = zip(search_space.items(), point, strict=True)
         return {name: _from_unit(distribution, u) for (name, distribution), u in named}
 
     def follow(self, trials: Sequence[FrozenTrial], space: Space, *, maximize: bool) -> None:
-        """Pass the results of every generation that is complete and new to the optimizer."""
+        """Pass the results of every generation that is complete and new to the optimizer.
+
+        Args:
+            trials: all finished trials of the study, by number.
+            space: of the params that are suggested jointly.
+            maximize: whether the study maximizes.
+        """
+        self._follow(by_generation(trials, {}), space, maximize=maximize)
+
+    def _learn(self, trials: Sequence[FrozenTrial]) -> None:
+        """Take in the trials that have finished since the last call; see `NewTrials`."""
+        if self._unread.outdated(trials):
+            self._unread.clear()
+            self._generations, self._n_finished, self._shared = {}, 0, None
+        new = self._unread.read(trials)
+        finished = [trial for trial in new if trial.state in self._states]
+        self._n_finished += len(finished)
+        by_generation(finished, self._generations)
+        for trial in (trial for trial in new if trial.state == TrialState.COMPLETE):
+            known = trial.distributions if self._shared is None else self._shared
+            self._shared = {n: d for n, d in known.items() if trial.distributions.get(n) == d}
+
+    def _follow(self, generations: Generations, space: Space, *, maximize: bool) -> None:
         if self._optimizer is None or space != self._space:
             self._space, self._optimizer = space, self._begin(len(space))
         optimizer, sign = self._optimizer, -1.0 if maximize else 1.0
         while True:
             drawn = [
-                (point, sign * trial.value)
-                for trial in trials
-                if trial.system_attrs.get(GENERATION) == optimizer.generation
-                and trial.value is not None
+                (point, (violation(trial), sign * trial.value))
+                for trial in sorted(
+                    generations.get(optimizer.generation, ()), key=lambda trial: trial.number
+                )
+                if trial.value is not None
                 and math.isfinite(trial.value)
                 and (point := _to_unit(space, trial.params)) is not None
-            ]
+            ][: optimizer.population_size]
             if len(drawn) < optimizer.population_size:
                 return
-            optimizer.tell(drawn[: optimizer.population_size])
+            optimizer.tell(with_feasible_first(drawn))
 
     def sample_independent(
         self,
@@ -134,6 +165,37 @@ class ReplayedCmaEsSampler(BaseSampler):
             lr_adapt=self._lr_adapt,
             seed=self._rng.randint(2**31 - 2),
         )
+
+
+def by_generation(trials: Sequence[FrozenTrial], generations: Generations) -> Generations:
+    """Add trials to the lists of their generations.
+
+    Returns:
+        The lists.
+    """
+    for trial in trials:
+        generation = trial.system_attrs.get(GENERATION)
+        if isinstance(generation, int):
+            generations.setdefault(generation, []).append(trial)
+    return generations
+
+
+def with_feasible_first(
+    drawn: Sequence[tuple[Floats, tuple[float, float]]],
+) -> list[tuple[Floats, float]]:
+    """Return points with the values to minimize.
+
+    Where a trial violates constraints, the values are ranks: CMA-ES uses only the order. Trials
+    that violate none come first, the others follow by how far they are beyond the bounds (Deb,
+    *An Efficient Constraint Handling Method for Genetic Algorithms*, 2000).
+
+    Args:
+        drawn: points with their violation and value.
+    """
+    if not any(beyond for _, (beyond, _) in drawn):
+        return [(point, value) for point, (_, value) in drawn]
+    order = sorted(range(len(drawn)), key=lambda i: (drawn[i][1][0], drawn[i][1][1]))
+    return [(drawn[i][0], float(rank)) for rank, i in enumerate(order)]
 
 
 def _edges(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:

@@ -14,6 +14,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from headsweep.search.new_trials import NewTrials
+from headsweep.search.objective import violation
 from headsweep.search.samplers.parzen import Floats, Parzen, closing_in
 
 T = TypeVar("T", bound=np.generic)
@@ -61,12 +63,7 @@ class History:
         self.common: Space = {}
         self._best: list[tuple[tuple[float, ...], int]] = []
         """Rank and number of the best `MAX_GOOD` trials, best first."""
-        self._n_read = 0
-        """How many trials were read so far: the first ones of the study."""
-        self._last_number = -1
-        """The number of the last trial that was read."""
-        self._unfinished: list[int] = []
-        """Positions of the trials that had not ended when they were read."""
+        self._new = NewTrials()
 
     @property
     def n_finished(self) -> int:
@@ -86,15 +83,11 @@ class History:
             The running trials that a fit counts: those with params. Trials without params were
             claimed just now; if they were counted, they would lower the weight of all others.
         """
-        n = self._n_read
-        if n > len(trials) or (n and trials[n - 1].number != self._last_number):
+        if self._new.outdated(trials):
             self._clear()
-        unread = [(i, trials[i]) for i in (*self._unfinished, *range(self._n_read, len(trials)))]
-        if unread:
-            self._n_read, self._last_number = len(trials), trials[-1].number
-        self._unfinished = [i for i, trial in unread if not trial.state.is_finished()]
-        self._enter([trial for _, trial in unread if trial.state in _FINISHED])
-        return [trial for _, trial in unread if trial.state == _RUNNING and trial.params]
+        unread = self._new.read(trials)
+        self._enter([trial for trial in unread if trial.state in _FINISHED])
+        return [trial for trial in unread if trial.state == _RUNNING and trial.params]
 
     def _enter(self, finished: Sequence[FrozenTrial]) -> None:
         for trial in finished:
@@ -267,7 +260,12 @@ def thinned(rows: NDArray[T], weights: Floats) -> tuple[NDArray[T], Floats]:
 
 
 def _rank(trial: FrozenTrial, sign: float) -> tuple[float, ...]:
-    """Return a sort key, best first: complete trials by value, then pruned ones by last epoch."""
+    """Return a sort key, best first: complete trials by value, then pruned ones by last epoch.
+
+    Trials that do not meet the constraints come last, by how far they are beyond these.
+    """
+    if beyond := violation(trial):
+        return (3, beyond)
     if trial.state == TrialState.COMPLETE:
         return (0, sign * (trial.value or 0.0))
     step = trial.last_step

@@ -343,14 +343,21 @@ def loss_kernel(
     hypers,
     kinds,
     targets,
+    labelled,
+    entries,
     pos_weights,
     order,
     clock,
     rows,
+    MASKED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Compute the errors of the logits: the loss's slope over rows times labels."""
+    """Compute the errors of the logits: the loss's slope over rows times labels.
+
+    With `MASKED`, the slope is 0 where `labelled` is, and is divided by the number of labelled
+    entries of the minibatch, which `entries` has by step.
+    """
     tile = tiles + 2 * tl.program_id(0)
     index = tl.load(tile)
     if index < 0:
@@ -366,7 +373,10 @@ def loss_kernel(
     kind = tl.load(kinds + slot * 4)
     first = tl.load(clock).to(tl.int32) * rows
     present = tl.minimum(rows, tl.load(clock + 3).to(tl.int32) - first)
-    weight = 1.0 / (present * n_labels).to(tl.float32)
+    if MASKED:
+        weight = 1.0 / tl.load(entries + tl.load(clock))
+    else:
+        weight = 1.0 / (present * n_labels).to(tl.float32)
     read = row < present
     example = tl.load(order + first + row, mask=read, other=0)
     smoothing = tl.load(hyper + 8)
@@ -380,6 +390,9 @@ def loss_kernel(
         pos_weight = tl.load(pos_weights + at, mask=at < n_labels, other=1.0)
         pos_weight = tl.minimum(pos_weight, tl.load(hyper + 14))
         slope = _loss_slope(z, y, pos_weight[None, :], hyper, kind)
+        if MASKED:
+            of_label = labelled + example[:, None] * n_labels + at[None, :]
+            slope = slope * tl.load(of_label, mask=there, other=0.0)
         error = tl.where(there, slope * weight, 0.0)
         tl.store(errors + place, error, mask=(row < rows)[:, None] & (at < width)[None, :])
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.config.schema import Precision
 from headsweep.engine.programs.grouped import elementwise_kernels as elementwise
 from headsweep.engine.programs.grouped import product_kernels as products
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
+from headsweep.engine.programs.grouped.loss_inputs import LossInputs
 from headsweep.engine.programs.grouped.members import Member
 from headsweep.engine.programs.grouped.rates import step_rates
 from headsweep.engine.programs.grouped.recording import GraphedStep, Launcher
@@ -145,8 +147,7 @@ class TrainLane(_Lane):
         self,
         rows: int,
         steps: int,
-        targets: Tensor,
-        pos_weight: Tensor,
+        inputs_of_loss: LossInputs,
         weights: WeightArena,
         inputs: InputArena,
         order: Tensor,
@@ -155,7 +156,9 @@ class TrainLane(_Lane):
     ) -> None:
         super().__init__(rows, weights, inputs, order, precision, tiles)
         self.steps = steps
-        self.targets, self.pos_weight = targets, pos_weight
+        self.loss = inputs_of_loss
+        self.entries = torch.ones(steps, device=weights.device)
+        """Labelled entries of every minibatch of an epoch; read where labels are blank."""
         self.rates = torch.zeros(0, device=weights.device)
 
     @property
@@ -179,8 +182,17 @@ class TrainLane(_Lane):
         rates = np.zeros((self.steps, slots, 4), np.float32)
         rates[taken:, : len(self.members)] = step_rates([m.slot for m in self.members], left)
         self.tables.upload(self.rates, rates)
+        if self.loss.labelled_in_row is not None:
+            self.tables.upload(self.entries, self._labelled_entries(rows_read))
         self.set_clock(taken, seed_key, first_step, rows_read)
         return left
+
+    def _labelled_entries(self, rows_read: int) -> NDArray[np.float32]:
+        """Return the labelled entries of every minibatch, at least 1."""
+        counts = self.loss.labelled_in_order()[:rows_read]
+        starts = range(0, rows_read, self.rows)
+        entries = [max(1, int(counts[start : start + self.rows].sum())) for start in starts]
+        return np.array(entries, np.float32)
 
     def launch_step(self) -> None:
         """Start the kernels of a training step: forward, losses, backward, update."""
@@ -192,7 +204,8 @@ class TrainLane(_Lane):
         t, tables = self.tile_shapes, self.tables
         self._tiled(
             elementwise.loss_kernel, ("loss", 0), tables.activations, tables.hypers, tables.kinds,
-            self.targets, self.pos_weight, self.order, self.clock, self.rows,
+            self.loss.targets, self.loss.labelled, self.entries, self.loss.pos_weight, self.order,
+            self.clock, self.rows, MASKED=self.loss.labelled_in_row is not None,
             ROWS=t.loss_rows, COLUMNS=t.loss_columns,
         )  # fmt: skip
         if tables.depth:

@@ -17,6 +17,7 @@ from headsweep.engine.numerics.dropout_noise import seed_key
 from headsweep.engine.programs.base import GroupKey, Program, by_batch_size
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
 from headsweep.engine.programs.grouped.lanes import ScoreLane, TrainLane
+from headsweep.engine.programs.grouped.loss_inputs import LossInputs
 from headsweep.engine.programs.grouped.members import Member, place
 from headsweep.engine.programs.grouped.records import INTERPRETED, UNIT, Tiles, units
 from headsweep.engine.slots import Slot
@@ -55,6 +56,7 @@ class GroupedProgram(Program):
         self.x = InputArena(lambda variant: inputs.matrix(variant, valid=False), device)
         self.x_valid = InputArena(lambda variant: inputs.matrix(variant, valid=True), device)
         self.order = torch.zeros(inputs.n_train, dtype=torch.int64, device=device)
+        self.loss_inputs = LossInputs.of(inputs)
         self.lanes: dict[int, TrainLane] = {}
         n_valid = len(inputs.valid_targets)
         rows = min(ROWS_A_PASS, units(n_valid) * UNIT)
@@ -87,6 +89,7 @@ class GroupedProgram(Program):
     def train_epoch(self, order: Tensor, position: int) -> None:
         """Write tables, rates and clocks, then start all steps without waiting for the device."""
         self._upload(order)
+        self.loss_inputs.order = order
         for member in self.members.values():
             self.x.add(member.variant)
         used: list[tuple[TrainLane, int]] = []
@@ -162,10 +165,9 @@ class GroupedProgram(Program):
     def _lane(self, rows: int) -> TrainLane:
         """Return the lane of a batch size."""
         if rows not in self.lanes:
-            inputs = self.inputs
-            steps = len(batch_bounds(inputs.n_train, rows))
+            steps = len(batch_bounds(self.inputs.n_train, rows))
             self.lanes[rows] = TrainLane(
-                rows, steps, inputs.targets, inputs.pos_weight, self.arena, self.x, self.order,
+                rows, steps, self.loss_inputs, self.arena, self.x, self.order,
                 self.key.precision, self.tiles_for(rows),
             )  # fmt: skip
         return self.lanes[rows]

@@ -1,0 +1,185 @@
+"""Scores of methods that are not searched: prevalence, logistic regression, kNN, zero-shot.
+
+All are computed in double precision. Arrays have shape `(n, d)` for features, `(n, c)` for targets
+and scores; scores are probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from headsweep.data.prompts import Prompts
+from headsweep.engine.numerics.logistic_solver import solve_logistic
+from headsweep.metrics.masking import has_blanks, labelled, prevalence
+
+Matrix = NDArray[np.float32]
+Targets = NDArray[np.uint8]
+Probabilities = NDArray[np.float64]
+
+DECREMENT = 1e-11
+"""Error of the logits at which a logistic regression is solved."""
+
+BLOCK_ROWS = 256
+"""Rows whose similarities to all training rows are computed at once."""
+
+TIE = 1e-9
+"""Similarities nearer than this are equal: the earlier training row is the nearer neighbour."""
+
+
+def prevalence_scores(targets: Targets, n_rows: int) -> Probabilities:
+    """Score rows by the prevalence of each label in train; 0 where all its rows are blank.
+
+    Returns:
+        `n_rows` equal rows.
+    """
+    return np.tile(np.nan_to_num(prevalence(targets)), (n_rows, 1))
+
+
+def logistic_scores(
+    train: Matrix, targets: Targets, splits: Sequence[Matrix]
+) -> list[Probabilities]:
+    """Fit a logistic regression for each label, and score splits with it.
+
+    It is scikit-learn's `make_pipeline(StandardScaler(), LogisticRegression(C=1))`, solved to
+    convergence for all labels at once. A label with one class in train is scored by its prevalence.
+    Rows in which a label is blank train the scaler, but not that label.
+
+    Args:
+        train: features of train.
+        targets: of train.
+        splits: features of the splits.
+
+    Returns:
+        Scores of each split.
+    """
+    scaler = StandardScaler()
+    x = scaler.fit_transform(train.astype(np.float64))
+    both = np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))
+    weight, bias = np.zeros((targets.shape[1], x.shape[1])), np.zeros(targets.shape[1])
+    if both.size:
+        weight[both], bias[both] = _solved(x, targets[:, both])
+    scores = []
+    for split in splits:
+        logits = _product(scaler.transform(split.astype(np.float64)), weight) + bias
+        one_class = prevalence_scores(targets, len(split))
+        scores.append(
+            np.where(np.isin(np.arange(targets.shape[1]), both), expit(logits), one_class)
+        )
+    return scores
+
+
+def _solved(x: Probabilities, targets: Targets) -> tuple[Probabilities, Probabilities]:
+    """Return weights `(c, d)` and biases `(c,)` of labels that have both classes."""
+    matrix = torch.from_numpy(x)
+    y = torch.from_numpy(np.ascontiguousarray((targets == 1).T, np.float64))
+    known = labelled(targets)
+    penalty = torch.from_numpy(1 / known.sum(axis=0))
+    weights = torch.from_numpy(known.T.astype(np.float64)) if has_blanks(targets) else None
+    solution = solve_logistic(matrix, y, penalty, weights, decrement=DECREMENT)
+    weight, bias = solution.weight.numpy(), solution.bias.numpy()
+    for j in np.flatnonzero(~solution.converged.numpy()):
+        fitted = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+        fitted.fit(x[known[:, j]], targets[known[:, j], j])
+        weight[j], bias[j] = fitted.coef_[0], fitted.intercept_[0]
+    return weight, bias
+
+
+def knn_scores(
+    train: Matrix,
+    targets: Targets,
+    splits: Sequence[Matrix],
+    ks: Sequence[int],
+    *,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> dict[int, list[Probabilities]]:
+    """Score splits by the labels of the nearest training rows by cosine, weighted by similarity.
+
+    It is scikit-learn's `KNeighborsClassifier(k, metric="cosine")` with the cosine as the weight,
+    or 0 where it is negative. Where no cosine is positive, the neighbours weigh equally.
+    A neighbour in which a label is blank has no vote on it; if none has one, the score is the
+    prevalence.
+
+    Args:
+        train: features of train.
+        targets: of train.
+        splits: features of the splits.
+        ks: numbers of neighbours.
+        on_rows: called with the number of rows that were scored.
+
+    Returns:
+        Scores of each split by number of neighbours.
+    """
+    gallery, y = _directions(train), torch.from_numpy((targets == 1).astype(np.float64))
+    known = torch.from_numpy(labelled(targets).astype(np.float64)) if has_blanks(targets) else None
+    chance = torch.from_numpy(prevalence_scores(targets, 1))
+    scores: dict[int, list[Probabilities]] = {k: [] for k in ks}
+    for split in splits:
+        blocks: Mapping[int, list[torch.Tensor]] = {k: [] for k in ks}
+        for block in torch.split(_directions(split), BLOCK_ROWS):
+            similarity, index = _nearest(block @ gallery.T, min(max(ks), len(train)))
+            weight = similarity.clamp_min(0)
+            for k in ks:
+                own = weight[:, :k]
+                own = torch.where(own.sum(dim=1, keepdim=True) > 0, own, 1.0)
+                found = (own.unsqueeze(2) * y[index[:, :k]]).sum(dim=1)
+                total = own.sum(dim=1, keepdim=True)
+                if known is not None:
+                    total = (own.unsqueeze(2) * known[index[:, :k]]).sum(dim=1)
+                blocks[k].append(torch.where(total > 0, found / total, chance))
+            on_rows(len(block))
+        for k in ks:
+            scores[k].append(torch.cat(blocks[k]).numpy())
+    return scores
+
+
+def zero_shot_scores(split: Matrix, prompts: Prompts) -> Probabilities:
+    """Score rows by the cosine to the prompt of each label, less that to its negative prompt.
+
+    Returns:
+        The sigmoid of the difference times `logit_scale`: for a pair, CT-CLIP's softmax.
+    """
+    rows = _directions(split).numpy()
+    difference = _product(rows, prompts.positive) - _product(rows, prompts.negative)
+    return np.asarray(expit(prompts.scale * difference))
+
+
+def _product(rows: Probabilities, columns: Probabilities) -> Probabilities:
+    """Return `rows @ columns.T`, by the library whose number of threads the engine fixes."""
+    product: Probabilities = (torch.from_numpy(rows) @ torch.from_numpy(columns).T).numpy()
+    return product
+
+
+def _directions(matrix: Matrix) -> torch.Tensor:
+    """Return rows of length 1 in double precision; rows of zeros stay."""
+    x = torch.from_numpy(matrix.astype(np.float64))
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x.div_(torch.where(length > 0, length, 1.0))
+
+
+def _nearest(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return similarity and index `(b, k)` of the nearest of all rows, nearest first.
+
+    Args:
+        similarity: to all training rows, `(b, n)`.
+        k: number of neighbours, at most n.
+    """
+    values, index = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    for row in _with_ties(values):
+        candidates = (similarity[row] >= values[row, k - 1] - TIE).nonzero().squeeze(1)
+        order = torch.argsort((-similarity[row, candidates] / TIE).round(), stable=True)[:k]
+        index[row, :k] = candidates[order]
+        values[row, :k] = similarity[row, candidates[order]]
+    return values[:, :k], index[:, :k]
+
+
+def _with_ties(values: torch.Tensor) -> Iterator[int]:
+    """Yield the rows in which two sorted values are equal."""
+    gaps = values[:, :-1] - values[:, 1:]
+    yield from (gaps < TIE).any(dim=1).nonzero().squeeze(1).tolist()
