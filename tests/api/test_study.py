@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
@@ -12,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from sklearn.datasets import make_multilabel_classification
 
 import headsweep as hs
+from headsweep.engine.engine import Engine
+from headsweep.engine.slots import EpochReport
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import Database
 from tests.helpers.data_sets import LABELS, write_split
@@ -99,6 +103,37 @@ def test_trials_dataframe_has_the_columns_and_rows_of_optuna(
     expected.columns = [c if not c.startswith("value_") else "value" for c in expected.columns]
     assert list(frame.columns) == list(expected.columns)
     assert frame.equals(expected)
+
+
+def test_run_with_one_worker_repeats_to_the_bit_at_any_speed(
+    empty: Path, arrays: hs.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run is interrupted by pauses of random length, as on a busy machine."""
+    study = definition()
+    study["space"] |= {
+        "training.batch_size": {"type": "categorical", "choices": [32, 64]},
+        "features.normalization": {"type": "categorical", "choices": ["zscore", "none"]},
+    }
+    study |= {
+        "sampler": {"name": "tpe", "multivariate": True, "n_startup_trials": 4},
+        "pruner": {"name": "successive_halving", "min_resource": 1, "reduction_factor": 3},
+    }
+    run_epoch, pause = Engine.run_epoch, random.Random(0)
+
+    def slowed(engine: Engine) -> list[EpochReport]:
+        time.sleep(pause.uniform(0, 0.02))
+        return run_epoch(engine)
+
+    searched = []
+    for run in ("first", "second"):
+        with hs.Study.create(study, data=arrays, out=run) as handle:
+            handle.run(progress=False)
+            frame = handle.trials_dataframe()
+        timed = [name for name in frame if "time" in name or "duration" in name or "worker" in name]
+        searched.append(frame.drop(columns=timed))
+        monkeypatch.setattr(Engine, "run_epoch", slowed)
+    assert set(searched[0]["state"]) == {"COMPLETE", "PRUNED"}
+    pd.testing.assert_frame_equal(*searched, check_exact=True)
 
 
 def test_run_twice_continues_and_a_larger_budget_adds_the_difference(

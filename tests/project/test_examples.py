@@ -18,6 +18,7 @@ PAGES = ("README.md", "docs/how_to/own_features.md", "docs/how_to/use_a_head.md"
 SHOWN_ELSEWHERE = {
     "docs/how_to/own_head.md": "tests/heads/test_example.py",
     "docs/how_to/other_cohorts.md": "tests/leaderboard/test_other_cohorts.py",
+    "docs/how_to/compare_encoders.md": "tests/end_to_end/test_compare_encoders.py",
 }
 """Pages whose Python is a file of a package, with the module that tests it."""
 

@@ -16,7 +16,7 @@ from headsweep.leaderboard.formatting import number, spread
 
 if TYPE_CHECKING:
     from headsweep.leaderboard.label_noise import LabelNoise
-    from headsweep.leaderboard.merge import Board
+    from headsweep.leaderboard.merge import Board, Merged
     from headsweep.studies.summary import Summary
 
 PLAIN_WIDTH = 200
@@ -58,6 +58,19 @@ def print_boards(boards: Sequence[Board]) -> None:
         splits = [n.removesuffix(metric) for n in board.rows[0] if n.endswith(metric)]
         lines = [line for row in board.rows for line in _finalist_lines(row, splits, named=several)]
         print_table(["rank", "finalist", "split", "AUPRC", "95% CI", "AUROC"], lines)
+
+
+def print_ensembles(merged: Merged) -> None:
+    """Print the rows that average heads, if there are any."""
+    from headsweep.leaderboard.ensembles.files import HEADER, shown_lines
+    from headsweep.leaderboard.merge import stems_of
+
+    if merged.ensembles:
+        stems = stems_of(merged.boards[0].rows[0])
+        console().print()
+        print_table(HEADER, shown_lines(merged.ensembles, stems))
+        if merged.remark:
+            console().print(printable(merged.remark), soft_wrap=True)
 
 
 def print_label_noise(noise: LabelNoise) -> None:
