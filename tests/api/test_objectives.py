@@ -13,6 +13,7 @@ from sklearn.datasets import make_multilabel_classification
 
 import headsweep as hs
 from headsweep.config.files import read_config
+from headsweep.leaderboard.results import objective_figure
 
 RECORDED = ("auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "ece", "brier")
 METRICS = ("auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10")
@@ -78,12 +79,14 @@ def test_board_is_ranked_by_the_metric_and_says_so(board: hs.Leaderboard) -> Non
         # Its thresholds were chosen on valid, by sensitivity + specificity.
         ratios = [metrics[valid][f"{name}_youden_macro"] for name in ("sensitivity", "specificity")]
         means.append(sum(ratio["mean"] for ratio in ratios) / 2)
+        assert objective_figure(metrics[valid], "balanced_accuracy") == means[-1]
     assert means == sorted(means, reverse=True)
     note = (folder / "leaderboard.md").read_text()
     assert "Ranked by balanced accuracy (`balanced_accuracy`) on valid." in note
     assert "Finalists met ece <= 0.9 in the search." in note
     search = json.loads((folder / "provenance.json").read_text())["search"]
     assert (search["metric"], search["constraint"]) == ("balanced_accuracy", {"ece": 0.9})
+    assert "valid balanced accuracy" in (folder / "plots/history.svg").read_text()
     header = (folder / "leaderboard.csv").read_text().splitlines()[0]
     assert "balanced" not in header
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from headsweep.config.messages import nearest
-from headsweep.config.schema import ColumnsConfig, ManifestColumns
+from headsweep.config.schema import BlankLabels, ColumnsConfig, ManifestColumns
 from headsweep.data.ct_rate.names import LABELS, METADATA_COLUMNS, REPORT_COLUMNS
 from headsweep.metrics.masking import BLANK
 
@@ -57,14 +57,21 @@ def candidates(header: Sequence[str], columns: ColumnsConfig) -> tuple[str, ...]
 
 
 def unused_labels(
-    cells: pd.DataFrame, columns: ColumnsConfig, labels: Sequence[str]
+    cells: pd.DataFrame,
+    columns: ColumnsConfig,
+    labels: Sequence[str],
+    blank_labels: BlankLabels = "refuse",
 ) -> tuple[str, ...]:
-    """Return the columns that hold 0 and 1 like a label, but are none of `labels`."""
+    """Return the columns that hold 0 and 1 like a label, but are none of `labels`.
+
+    With `mask`, columns that also have blank cells are among them.
+    """
+    blank = BLANK_CELLS.keys() if blank_labels == "mask" else set[str]()
     return tuple(
         name
         for name in candidates([str(name) for name in cells.columns], columns)
         if name not in labels
-        and (values := set(cells[name])) <= LABEL_VALUES.keys()
+        and (values := set(cells[name]) - blank) <= LABEL_VALUES.keys()
         and {LABEL_VALUES[value] for value in values} == {0, 1}
     )
 
