@@ -299,6 +299,11 @@ def _allowed(field: Mapping[str, Any]) -> str:
         return " or ".join(_allowed(option) for option in options)
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
+    if "prefixItems" in field:
+        return f"list of {len(field['prefixItems'])}: {_allowed(field['prefixItems'][0])} each"
+    if field["type"] == "object":
+        values = field.get("additionalProperties", {})
+        return "mapping" if "$ref" in values else f"mapping of names to {_allowed(values)}"
     if field["type"] == "array":
         items = f"list of {_allowed(field['items'])}"
         return items + (", not empty" if "minItems" in field else "")

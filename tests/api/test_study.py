@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
@@ -12,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from sklearn.datasets import make_multilabel_classification
 
 import headsweep as hs
+from headsweep.engine.engine import Engine
+from headsweep.engine.slots import EpochReport
+from headsweep.errors import FeatureError
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import Database
 from tests.helpers.data_sets import LABELS, write_split
@@ -99,6 +104,37 @@ def test_trials_dataframe_has_the_columns_and_rows_of_optuna(
     expected.columns = [c if not c.startswith("value_") else "value" for c in expected.columns]
     assert list(frame.columns) == list(expected.columns)
     assert frame.equals(expected)
+
+
+def test_run_with_one_worker_repeats_to_the_bit_at_any_speed(
+    empty: Path, arrays: hs.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run is interrupted by pauses of random length, as on a busy machine."""
+    study = definition()
+    study["space"] |= {
+        "training.batch_size": {"type": "categorical", "choices": [32, 64]},
+        "features.normalization": {"type": "categorical", "choices": ["zscore", "none"]},
+    }
+    study |= {
+        "sampler": {"name": "tpe", "multivariate": True, "n_startup_trials": 4},
+        "pruner": {"name": "successive_halving", "min_resource": 1, "reduction_factor": 3},
+    }
+    run_epoch, pause = Engine.run_epoch, random.Random(0)
+
+    def slowed(engine: Engine) -> list[EpochReport]:
+        time.sleep(pause.uniform(0, 0.02))
+        return run_epoch(engine)
+
+    searched = []
+    for run in ("first", "second"):
+        with hs.Study.create(study, data=arrays, out=run) as handle:
+            handle.run(progress=False)
+            frame = handle.trials_dataframe()
+        timed = [name for name in frame if "time" in name or "duration" in name or "worker" in name]
+        searched.append(frame.drop(columns=timed))
+        monkeypatch.setattr(Engine, "run_epoch", slowed)
+    assert set(searched[0]["state"]) == {"COMPLETE", "PRUNED"}
+    pd.testing.assert_frame_equal(*searched, check_exact=True)
 
 
 def test_run_twice_continues_and_a_larger_budget_adds_the_difference(
@@ -231,3 +267,37 @@ def test_status_parses_the_stored_definition_once(
         for _ in range(5):
             study.status()
     assert len(parsed) == 1
+
+
+def test_study_on_arrays_of_two_encoders_searches_both_and_names_them(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((160, 12)), rng.standard_normal((160, 5))
+    targets = (first[:, :2] + rng.standard_normal((160, 2)) > 0).astype(int)
+    arrays = {"first": first, "second": second}
+    data = hs.Dataset.from_arrays(arrays, targets, labels=["a", "b"])
+    enqueued = [{"features.input": one} for one in ("first", "second", ["first", "second"])]
+    study = {
+        "study": {"name": "two", "n_trials": 3, "enqueue": enqueued},
+        "base": ["head=linear", "training.max_epochs=2"],
+        "space": {
+            "features.input": {
+                "type": "categorical",
+                "choices": ["first", "second", ["first", "second"]],
+            }
+        },
+        "sampler": {"name": "random"},
+        "finalists": {"top_k": 3, "seeds": [0], "references": []},
+    }
+    with hs.Study.create(study, data=data, out=tmp_path / "out") as made:
+        board = made.run(progress=False).finalize()
+        assert set(made.trials_dataframe()["params_features.input"]) == {
+            *("first", "second", "first+second"),
+        }
+    frame = board.to_dataframe()
+    assert set(frame["features"]) == {"first", "second", "first+second"}
+    rank = int(frame.loc[frame["features"] == "first+second", "rank"].iloc[0])
+    head = board.predictor(rank=rank, seed=0)
+    assert head.inputs == {"first": 12, "second": 5}
+    assert head.predict_proba(arrays).shape == (160, 2)
+    with pytest.raises(FeatureError, match=r"reads second features, .* Did you mean 'secnd'\?"):
+        head.predict_proba({"first": first, "secnd": second})

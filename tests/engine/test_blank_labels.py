@@ -160,6 +160,19 @@ def test_lbfgs_with_one_label_masked_equals_training_on_the_rows_that_have_it() 
     )
 
 
+def test_lbfgs_of_a_label_that_no_row_has_gives_zero_weights() -> None:
+    """As in a fold of rows none of which has the label."""
+    train, valid = make_split("train", 80, seed=1), make_split("valid", 40, seed=2)
+    targets = train.targets.copy()
+    targets[:, 1] = BLANK
+    one = config("training.optimizer=lbfgs", "training.weight_decay=0.05")
+    (trained,) = train_to_end([one], replace(train, targets=targets), valid, SETTINGS)
+    weight = dict(trained.predictor.head.named_parameters())["output.weight"]
+    assert weight.isfinite().all()
+    assert (weight[1] == 0).all()
+    assert weight[0].abs().max() > 0.01
+
+
 def test_inputs_without_blank_labels_have_no_mask(splits: tuple[Split, Split]) -> None:
     inputs = Inputs(*splits, torch.device("cpu"))
     assert inputs.labelled is None

@@ -90,7 +90,7 @@ class CurveEngine:
     def metrics(self, slot: int) -> dict[str, float]:
         training = self._training[slot]
         value = value_after(training.config, training.epoch)
-        return {"auprc_macro": value, "ece": 1 - value}
+        return {"auprc_macro": value, "ece": value / 10}
 
     def evict(self, slot: int) -> None:
         del self._training[slot]

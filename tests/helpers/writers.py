@@ -32,7 +32,7 @@ from headsweep.heads.base import HeadShape
 from headsweep.heads.normalization import Normalizer
 from headsweep.heads.predictor import Predictor, PredictorSpec, save_predictor
 from headsweep.heads.registry import build_head
-from headsweep.leaderboard.finalize import staging
+from headsweep.leaderboard.staging import staging
 from headsweep.leaderboard.table import write_tables
 from headsweep.settings import EngineSettings
 from headsweep.single_run import train

@@ -18,10 +18,12 @@ from optuna.trial import TrialState
 from headsweep.errors import SearchError, StorageError, WorkerError
 from headsweep.launching.local import launch_local
 from headsweep.launching.progress import line, saved
-from headsweep.settings import EngineSettings
+from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
+from headsweep.storage.optuna_tables import trial_id
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.summary import Summary
+from headsweep.studies.worker_session import join
 from tests.helpers.data_sets import LABELS, write_split
 from tests.helpers.study_specs import make_spec
 
@@ -175,6 +177,19 @@ def test_launch_local_when_a_log_cannot_be_written_continues(
 ) -> None:
     (tmp_path / "logs" / "worker_0.log").mkdir(parents=True)
     assert launch(storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
+
+
+def test_launch_local_when_the_budget_is_spent_starts_no_worker(
+    tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with join("probe", storage.database.shown, WorkerSettings(), worker="one") as session:
+        for trial in session.claim(BUDGET).trials:
+            session.complete(trial_id(trial), 0.5, epochs=1)
+        session.flush()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    seen: list[Summary] = []
+    assert launch(storage, tmp_path, seen.append).finished == BUDGET
+    assert [summary.finished for summary in seen] == [BUDGET]
 
 
 def test_worker_in_another_folder_names_the_folder_of_relative_paths(

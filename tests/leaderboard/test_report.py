@@ -89,7 +89,7 @@ def test_slices_of_a_categorical_parameter_follow_the_order_of_its_choices():
         create_trial(value=value, params={"head.width": width}, distributions=space)
         for value, width in ((0.1, 256), (0.2, 64), (0.3, 256))
     ]
-    (plot,) = _slices(trials)
+    (plot,) = _slices(trials, "macro AUPRC")
     names = re.findall(r">(\d+)</text>", plot.svg.decode())
     assert [name for name in names if name in ("64", "128", "256")] == ["64", "256"]
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from headsweep import atomic_files
 from headsweep.errors import OutputError
-from headsweep.leaderboard.finalize import staging
-
-pytestmark = pytest.mark.slow
+from headsweep.leaderboard.staging import staging
 
 STAGE = """
 import sys, time
 from pathlib import Path
-from headsweep.leaderboard.finalize import staging
+from headsweep.leaderboard.staging import staging
 
+print("starts", flush=True)
 with staging(Path(sys.argv[1])) as folder:
     (folder / "half.txt").write_text("half")
     print("staged", flush=True)
@@ -35,7 +35,7 @@ def stager(tmp_path) -> Iterator[subprocess.Popen[str]]:
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "staged\n"
+        assert [process.stdout.readline() for _ in range(2)] == ["starts\n", "staged\n"]
         yield process
         process.kill()
 
@@ -62,8 +62,10 @@ def test_staging_while_another_process_writes_waits_for_it(stager, tmp_path):
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "starts\n"
         with pytest.raises(subprocess.TimeoutExpired):
-            second.wait(timeout=8)
+            second.wait(timeout=1)
         assert partial(tmp_path) == [first]
         stager.communicate()
         assert second.wait(timeout=120) == 0
@@ -95,3 +97,29 @@ def test_staging_when_the_lock_is_a_link_or_a_pipe_is_refused(tmp_path):
     with pytest.raises(OutputError, match="cannot write to the folder"):
         staging(out).__enter__()
     assert list(out.iterdir()) == [lock]
+
+
+def test_staging_syncs_all_files_together_before_they_are_moved(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append("fsync"))
+    monkeypatch.setattr(
+        atomic_files,
+        "sync_file_system",
+        lambda folder: events.append(("synced", sorted(p.name for p in folder.iterdir()))),
+    )
+    names = [f"{i}.txt" for i in range(5)]
+    with staging(tmp_path) as folder:
+        for name in names:
+            atomic_files.write_text(folder / name, name)
+        atomic_files.write_text(tmp_path / "elsewhere.txt", "is synced at once")
+        assert not (tmp_path / names[0]).exists()
+    assert events == ["fsync", ("synced", names)]
+    assert all((tmp_path / name).read_text() == name for name in names)
+    atomic_files.write_text(tmp_path / "later.txt", "again one by one")
+    assert events[-1] == "fsync"
+
+
+def test_sync_file_system_of_a_folder_that_is_missing_raises(tmp_path):
+    atomic_files.sync_file_system(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        atomic_files.sync_file_system(tmp_path / "missing")

@@ -19,6 +19,7 @@ SHOWN_ELSEWHERE = {
     "docs/how_to/own_head.md": "tests/heads/test_example.py",
     "docs/how_to/cross_validation.md": "tests/leaderboard/test_cross_validation.py",
     "docs/how_to/other_cohorts.md": "tests/leaderboard/test_other_cohorts.py",
+    "docs/how_to/compare_encoders.md": "tests/end_to_end/test_compare_encoders.py",
 }
 """Pages whose Python is a file of a package, with the module that tests it."""
 

@@ -11,6 +11,7 @@ import pytest
 from optuna.samplers import CmaEsSampler
 from optuna.trial import TrialState
 
+from headsweep.search.samplers import cmaes
 from headsweep.search.samplers.cmaes import GENERATION, ReplayedCmaEsSampler
 
 POPULATION = 7
@@ -112,3 +113,51 @@ def test_follow_when_trials_are_foreign_ignores_them(stock):
             )
         sampler.follow(spoilt, space, maximize=False)
         np.testing.assert_array_equal(sampler._optimizer._mean, mean)
+
+
+def test_sample_reads_each_finished_trial_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within one generation of many trials, and with trials that end out of order."""
+    read: list[int] = []
+    taken_in = cmaes.by_generation
+
+    def counting(trials: Any, generations: Any) -> Any:
+        read.extend(trial.number for trial in trials)
+        return taken_in(trials, generations)
+
+    monkeypatch.setattr(cmaes, "by_generation", counting)
+    study = optuna.create_study(sampler=ReplayedCmaEsSampler(seed=0))
+    running = [study.ask() for _ in range(12)]
+    for trial in running:
+        objective(trial)
+    for trial in running[::-1]:
+        study.tell(trial, float(trial.number))
+        objective(study.ask())
+    assert sorted(read) == sorted({*read})
+    assert len(read) >= 11
+
+
+def test_incremental_state_equals_that_of_all_trials_at_once() -> None:
+    sampler = ReplayedCmaEsSampler(seed=5)
+    study = optuna.create_study(sampler=sampler)
+    rng = np.random.default_rng(0)
+    running: list[optuna.Trial] = []
+    for _ in range(60):
+        running.append(study.ask())
+        objective(running[-1])
+        if len(running) > 6:
+            trial = running.pop(int(rng.integers(7)))
+            study.tell(trial, trial.params["x"] ** 2)
+    objective(study.ask())  # takes in the trials that ended last
+    whole = ReplayedCmaEsSampler(seed=5)
+    finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    whole.follow(finished, sampler._space, maximize=False)
+    assert whole._optimizer.generation == sampler._optimizer.generation > 2
+
+
+def test_constraint_violations_come_last_in_a_generation() -> None:
+    results = [(0.5, -9.0), (0.0, 2.0), (0.1, -1.0), (0.0, 1.0)]  # violation and value
+    points = [np.array([float(i)]) for i in range(4)]
+    ordered = cmaes.with_feasible_first(list(zip(points, results, strict=True)))
+    assert [(point[0], rank) for point, rank in ordered] == [(3, 0), (1, 1), (2, 2), (0, 3)]
+    feasible = [(points[0], (0.0, 2.0)), (points[1], (0.0, 1.0))]
+    assert [value for _, value in cmaes.with_feasible_first(feasible)] == [2.0, 1.0]

@@ -12,11 +12,13 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.settings import LAUNCHER_VARIABLE, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.stopping import DEADLINE, counted
+from headsweep.studies.stopping import DEADLINE, Improvements, counted
 from headsweep.studies.study import StoredStudy, open_storage
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
@@ -70,6 +72,41 @@ def test_n_without_counts_from_the_best(values: list[float | None], count: int) 
         trial.number, trial.datetime_complete = i, BEGUN + datetime.timedelta(seconds=i)
     assert counted(trials).n_without == count
     assert counted(reversed(trials)).n_without == count
+
+
+@given(st.lists(st.tuples(st.none() | st.integers(0, 4), st.integers(0, 9), st.booleans())))
+def test_improvements_equal_a_walk_over_all_trials(
+    trials: list[tuple[int | None, int, bool]],
+) -> None:
+    """Trials end in any order and at equal times; some violate the constraint."""
+    finished = ended([None if value is None else float(value) for value, _, _ in trials])
+    for number, (trial, (_, second, feasible)) in enumerate(zip(finished, trials, strict=True)):
+        trial.number = number
+        trial.datetime_complete = BEGUN + datetime.timedelta(seconds=second)
+        trial.set_constraint("ece", 0.0 if feasible else 0.1)
+    best, count = None, 0
+    for trial in sorted(finished, key=lambda t: (t.datetime_complete, t.number)):
+        value = trial.value if trial.state == TrialState.COMPLETE else None
+        better = value is not None and (best is None or value > best)
+        if better and trial.constraints["ece"] <= 0:
+            best, count = value, 0
+        else:
+            count += 1
+    assert counted(finished).n_without == count
+
+
+def test_worker_with_patience_reads_each_trial_once(
+    tmp_path: Path, storage: BatchedStorage, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section: dict[str, Any] = DOCUMENT["study"] | {"n_trials": 60, "patience": 1000}
+    StoredStudy.create(make_spec(tmp_path, study=section), storage)
+    counted_numbers: list[int] = []
+    add = Improvements.add
+    monkeypatch.setattr(
+        Improvements, "add", lambda self, t: (counted_numbers.append(t.number), add(self, t))[1]
+    )
+    search(url)
+    assert len(counted_numbers) == len({*counted_numbers}) >= 50
 
 
 def test_worker_stops_after_patience_and_a_second_worker_starts_nothing(

@@ -19,6 +19,9 @@ MODALITIES: tuple[Modality, ...] = ("visual", "text")
 BUILT_IN: Mapping[str, Modality] = {"visual": "visual", "text": "text"}
 """Inputs that need no entry in `data.inputs`, with their modality."""
 
+INPUT = "features.input"
+"""Config key whose value may be given as a list of names."""
+
 BOTH = "both"
 """Another name of the inputs `visual` and `text`, side by side."""
 

@@ -568,7 +568,9 @@ def escapes(path: str) -> bool:
 
 def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
     """Return one line about the first fault of a pydantic error: key, rule, value."""
-    first = error.errors()[0]
+    faults = error.errors()
+    # A misspelled key is also missing under its right name: the misspelled one says more.
+    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     keys = [str(part) for part in first["loc"]]
     path = ".".join(keys)
     if first["type"] == "extra_forbidden":
@@ -581,6 +583,8 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
 
 def _known_keys(title: str, sections: list[str], data: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys of the section in which an unknown key is, starting from model `title`."""
+    if sections[:2] == ["data", "inputs"] and len(sections) == 3:
+        return tuple(InputConfig.model_fields)
     model = next((m for m in _all_sections(Section) if m.__name__ == title), Section)
     for name in sections:
         if name not in model.model_fields:

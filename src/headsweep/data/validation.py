@@ -202,7 +202,7 @@ def _empty_labels(manifest: Manifest) -> list[Fault]:
             severity="warning",
         )
         for label, positives, rows in zip(manifest.labels, *counts, strict=True)
-        if positives in (0, rows)
+        if positives in (0, rows) and not (rows == 0 and manifest.label_map is not None)
     ]
 
 

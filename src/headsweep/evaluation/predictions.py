@@ -304,5 +304,9 @@ def _write(
     path: Path, volumes: tuple[str, ...], patients: tuple[str, ...], columns: Mapping[str, object]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    names = {"volumename": volumes, "patient": patients}
     with replacing(path) as file:
-        pq.write_table(pa.table({"volumename": volumes, "patient": patients, **columns}), file)
+        # Scores are all different: looking for a dictionary of them takes most of the time.
+        pq.write_table(
+            pa.table({**names, **columns}), file, use_dictionary=[*names], write_statistics=False
+        )

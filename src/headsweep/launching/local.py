@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from headsweep.errors import ERROR_PREFIX, SearchError, WorkerError
+from headsweep.errors import ERROR_PREFIX, SearchError, StorageError, WorkerError
 from headsweep.launching.devices import device_of_worker
 from headsweep.launching.progress import refreshed
 from headsweep.settings import (
@@ -96,7 +96,7 @@ def launch_local(
         show: called about once a second, and once at the end.
 
     Returns:
-        The summary of the study at the end.
+        The summary of the study at the end. No worker is started if the budget is already spent.
 
     Raises:
         WorkerError: workers crashed several times in a row.
@@ -104,6 +104,11 @@ def launch_local(
         KeyboardInterrupt: after the workers were drained.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(StorageError):  # workers outlast an outage
+        summary = study.summary()
+        if summary.finished >= summary.n_trials:
+            show(summary)
+            return summary
     workers = _workers(study, n_workers, engine, log_dir)
     with _interrupts_counted() as interrupts, refreshed(lambda: show(study.summary())):
         try:

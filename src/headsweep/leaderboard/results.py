@@ -201,3 +201,26 @@ def _evaluate_seed(
     return SeedResult(
         one.seeds[index], predictor, choose_thresholds(on_valid, rules), predictions, ranks
     )
+
+
+def objective_figure(metrics: Mapping[str, Any], metric: str) -> float | None:
+    """Return the figure of `metrics.json` that is nearest to a study's metric on one split.
+
+    Balanced accuracy is that at the thresholds chosen on valid: on valid, the study's own metric.
+
+    Args:
+        metrics: of one split.
+        metric: `training.metric`.
+
+    Returns:
+        The mean over seeds; None where it is undefined.
+    """
+    if metric == "recall_at_10":
+        recall: float | None = metrics.get("retrieval", {}).get(metric)
+        return recall
+    names = {
+        "auprc_skill": ("auprc_skill_macro",),
+        "balanced_accuracy": ("sensitivity_youden_macro", "specificity_youden_macro"),
+    }.get(metric, (metric,))
+    means = [metrics[name]["mean"] for name in names]
+    return None if None in means else float(sum(means) / len(means))

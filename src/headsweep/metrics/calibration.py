@@ -36,6 +36,8 @@ def expected_calibration_error(targets: Targets, probabilities: Scores, bins: in
 
     The binary form of Naeini et al. 2015, on the probability of the positive class.
     """
+    if not has_blanks(targets):
+        return _error_of_all_labels(targets, probabilities, bins)
     errors = []
     for j in range(targets.shape[1]):
         curve = reliability(targets[:, j], probabilities[:, j], bins)
@@ -43,6 +45,21 @@ def expected_calibration_error(targets: Targets, probabilities: Scores, bins: in
         rows = curve.rows.sum()
         errors.append(np.nansum(gap * curve.rows) / rows if rows else np.nan)
     return np.array(errors)
+
+
+def _error_of_all_labels(targets: Targets, probabilities: Scores, bins: int) -> Metric:
+    """Return the same numbers for targets without blanks, with one count for all labels."""
+    n, c = targets.shape
+    exact = probabilities.astype(np.float64).T
+    place = np.minimum((exact * bins).astype(np.int64), bins - 1)
+    place = (place + bins * np.arange(c)[:, None]).ravel()
+    rows, probability, positive = (
+        np.bincount(place, weights, bins * c).reshape(c, bins)
+        for weights in (None, exact.ravel(), targets.T.ravel())
+    )
+    gap = np.abs(ratio(positive, rows) - ratio(probability, rows))
+    sums = np.array([np.nansum(label) for label in gap * rows])
+    return np.asarray(sums / n)
 
 
 def reliability(

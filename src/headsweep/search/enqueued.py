@@ -13,6 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from headsweep.config.inputs import INPUT, joined_input
 from headsweep.config.messages import unknown_key
 from headsweep.config.values import value_at
 from headsweep.errors import StudyError
@@ -48,7 +49,8 @@ def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -
                 raise StudyError(f"{where}: {name} is not searched with these other params")
             continue
         if name in params:
-            complete[name] = _stored(params[name], distribution(dimension), f"{where}: {name}")
+            value = joined_input(params[name]) if name == INPUT else params[name]
+            complete[name] = _stored(value, distribution(dimension), f"{where}: {name}")
         else:
             default = _stored(value_at(spec.config, name), distribution(dimension), None)
             if default is not None:

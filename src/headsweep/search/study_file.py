@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from headsweep.config.inputs import joined_input
+from headsweep.config.inputs import INPUT, joined_input
 from headsweep.config.messages import unknown_key
 from headsweep.config.overrides import (
     compose_config,
@@ -46,7 +46,6 @@ FIXED_KEYS = (
     *("head.kind", "training.metric", "training.seed", "training.tape_position"),
     "training.target_labels",
 )
-INPUT = "features.input"
 OTHER_NAMES = {"head.momentum": "training.momentum"}
 
 
@@ -140,7 +139,7 @@ def _spec_from_document(
     for key in ("study", "space"):
         if key not in document:
             raise StudyError(f"{where}: missing section {key!r}")
-    identity = _section(Identity, document["study"], where=f"{where}:study")
+    identity = _section(Identity, _enqueue_joined(document["study"]), where=f"{where}:study")
     base, given = _base(document.get("base", []), where=f"{where}:base")
     config = compose_config([*base, *overrides], where=f"{where}:base", given=given, fixed=fixed)
     objective = _section(Objective, document.get("objective", {}), where=f"{where}:objective")
@@ -265,6 +264,19 @@ def _dimension(key: str, plain: Any, *, where: str) -> Dimension:
     if "choices" in plain:
         plain = {**plain, "choices": _joined(key, plain["choices"])}
     return _section(DIMENSIONS[kind], plain, where=where)
+
+
+def _enqueue_joined(study: Any) -> Any:
+    """Return the section `study` with lists of inputs among the enqueued params as texts."""
+    if not isinstance(study, dict) or not isinstance(study.get("enqueue"), list):
+        return study
+    enqueue = [
+        {**params, INPUT: joined_input(params[INPUT])}
+        if isinstance(params, dict) and INPUT in params
+        else params
+        for params in study["enqueue"]
+    ]
+    return {**study, "enqueue": enqueue}
 
 
 def _joined(key: str | None, values: Any) -> Any:

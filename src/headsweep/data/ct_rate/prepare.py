@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from headsweep.data.features import read_feature
 from headsweep.data.tables import read_rows, read_table, write_table
 from headsweep.errors import ManifestError, OutputError
 
-Step = Literal["split", "labels", "reports", "metadata", "policy"]
+Step = Literal["split", "labels", "reports", "metadata", "policy", "features"]
 RowPolicy = Literal["all_recon", "first_recon", "scan_mean", "dedup_text"]
 """Which rows a manifest gets: every reconstruction, the first of each scan, one mean a scan, or
 the first volume of each distinct report."""
@@ -50,21 +50,26 @@ class Tables:
 class PathPattern:
     """How a feature path is made: folder `prefix`, volume, `suffix`, in the manifest's `column`.
 
-    The slash after the folder and the dot of the suffix may be left out.
+    The slash after the folder and the dot of the suffix may be left out, unless `whole` says that
+    prefix and suffix are complete as they stand.
     """
 
     column: str
     prefix: str
     suffix: str = ".npz"
+    whole: bool = False
 
     def of(self, volume: str) -> str:
         """Return the feature path of a volume."""
+        if self.whole:
+            return f"{self.prefix}{volume}{self.suffix}"
         dot = "." if self.suffix and not self.suffix.startswith((".", "_", "-")) else ""
         return f"{self._folder}{volume}{dot}{self.suffix}"
 
     def of_mean(self, scan: str) -> str:
         """Return the path of the mean over a scan's reconstructions."""
-        return f"{SCAN_MEAN_FOLDER}/{self._folder}{scan}.npz"
+        folder = self.prefix if self.whole else self._folder
+        return f"{SCAN_MEAN_FOLDER}/{folder}{scan}.npz"
 
     @property
     def _folder(self) -> str:
@@ -122,7 +127,7 @@ def prepare_manifest(
 
     Args:
         tables: paths of the tables.
-        features: one pattern a modality.
+        features: one pattern for each column of feature paths.
         policy: which rows are kept.
         target_labels: label columns to keep; None keeps those that `read_manifest` would find.
 
@@ -165,6 +170,28 @@ def prepare_manifest(
         rows.append((name, *paths, *cells))
     header = ("volumename", *(pattern.column for pattern in features), *columns)
     return Prepared(header, tuple(rows), tuple(dropped), means)
+
+
+def with_files(prepared: Prepared, columns: Sequence[str], data_root: Path) -> Prepared:
+    """Drop the rows that lack a feature file: encoders often fail for some volumes.
+
+    Args:
+        prepared: a manifest.
+        columns: its columns of feature paths.
+        data_root: folder that the paths are relative to.
+
+    Returns:
+        The manifest without those rows, which are listed.
+    """
+    places = [prepared.header.index(column) for column in columns]
+    rows, dropped = [], list(prepared.dropped)
+    for row in prepared.rows:
+        missing = next((row[i] for i in places if not (data_root / row[i]).is_file()), None)
+        if missing is None:
+            rows.append(row)
+        else:
+            dropped.append(Dropped(row[0], "features", f"feature file not found: {missing}"))
+    return replace(prepared, rows=tuple(rows), dropped=tuple(dropped))
 
 
 def write_prepared(prepared: Prepared, output_file: Path) -> Path:

@@ -54,8 +54,8 @@ def solve_logistic(
         x: features `(n, d)`.
         targets: labels `(P, n)`, 0 or 1.
         penalty: `(P,)`, positive.
-        labelled: `(P, n)`, 1 for rows of a problem that have a label and 0 for others, of which
-            every problem has one; None where all have one.
+        labelled: `(P, n)`, 1 for rows of a problem that have a label and 0 for others; None where
+            all rows have one. A problem without a row has zero weights.
         decrement: at which a problem is solved; below `DECREMENT` only in double precision.
 
     Returns:
@@ -67,7 +67,7 @@ def solve_logistic(
     if labelled is None:
         rate = targets.mean(dim=1).clamp(0.5 / len(x), 1 - 0.5 / len(x))
     else:
-        rows = labelled.sum(dim=1)
+        rows = labelled.sum(dim=1).clamp_min(1)
         weights = labelled * (len(x) / rows).unsqueeze(1)
         rate = (targets * weights).mean(dim=1).clamp(0.5 / rows, 1 - 0.5 / rows)
     guess = _InverseCurvature(matrix.covariance(), rate * (1 - rate), penalty)

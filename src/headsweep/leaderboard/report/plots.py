@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from headsweep.atomic_files import write_bytes
 from headsweep.leaderboard.report.ink import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED
+from headsweep.metrics.trial_metrics import TITLES
 
+AUPRC = TITLES["auprc_macro"]
 WIDTH_IN = 4.2
 NAME_SHOWN = 14
 """Characters of a choice below a small plot."""
@@ -112,7 +114,9 @@ def _render(figure: Figure, kind: str) -> bytes:
     metadata = {"Date": None} if kind == "svg" else {}
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=160, transparent=kind == "svg", metadata=metadata)
-    figure.set_layout_engine("none")  # a second file has the layout of the first
+    # A second file has the layout of the first; with any engine, matplotlib would draw it twice.
+    with mpl.rc_context(STYLE):
+        figure.set_layout_engine(None)
     return buffer.getvalue()
 
 
@@ -136,19 +140,28 @@ def intervals(
 
 
 def optimism(
-    axes: Axes, names: Sequence[str], stages: Sequence[str], values: NDArray[np.float64]
+    axes: Axes,
+    names: Sequence[str],
+    stages: Sequence[str],
+    values: NDArray[np.float64],
+    *,
+    metric: str = AUPRC,
 ) -> None:
     """Draw one line per finalist over the stages of its evaluation, values (finalists, stages)."""
     for row, name, color in zip(values, names, _colors(len(names)), strict=True):
         axes.plot(np.arange(len(stages)), row, "o-", color=color, label=name, linewidth=1.5)
     axes.set_xticks(np.arange(len(stages)), list(stages))
     axes.set_xlim(-0.3, len(stages) - 0.7)
-    axes.set_ylabel("macro AUPRC")
+    axes.set_ylabel(metric)
     _legend_above(axes)
 
 
 def optimization_history(
-    axes: Axes, complete: tuple[Values, Values], pruned: tuple[Values, Values]
+    axes: Axes,
+    complete: tuple[Values, Values],
+    pruned: tuple[Values, Values],
+    *,
+    metric: str = AUPRC,
 ) -> None:
     """Draw values by trial number, complete and pruned, with the best so far.
 
@@ -161,16 +174,20 @@ def optimization_history(
         numbers, values = map(np.asarray, complete)
         best = np.fmax.accumulate(values)
         axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
-    axes.set(xlabel="trial", ylabel="valid macro AUPRC")
+    axes.set(xlabel="trial", ylabel=f"valid {metric}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
         _legend_above(axes)
 
 
 def learning_curves(
-    axes: Axes, complete: Sequence[tuple[Values, Values]], pruned: Sequence[tuple[Values, Values]]
+    axes: Axes,
+    complete: Sequence[tuple[Values, Values]],
+    pruned: Sequence[tuple[Values, Values]],
+    *,
+    metric: str = AUPRC,
 ) -> None:
-    """Draw macro AUPRC on valid by epoch, one line for each trial; a pruned one ends in a dot.
+    """Draw the metric on valid by epoch, one line for each trial; a pruned one ends in a dot.
 
     A trial with a single report is a dot.
     """
@@ -180,7 +197,7 @@ def learning_curves(
     for epochs, values in complete:
         marker = "." if len(epochs) == 1 else ""
         axes.plot(epochs, values, color=BLUE, alpha=0.6, linewidth=1.0, marker=marker)
-    axes.set(xlabel="epoch", ylabel="valid macro AUPRC")
+    axes.set(xlabel="epoch", ylabel=f"valid {metric}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -195,7 +212,13 @@ def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> No
 
 
 def value_slice(
-    axes: Axes, found: Values, values: Values, *, names: Sequence[str] = (), log: bool
+    axes: Axes,
+    found: Values,
+    values: Values,
+    *,
+    names: Sequence[str] = (),
+    log: bool,
+    metric: str = AUPRC,
 ) -> None:
     """Draw values of trials against one parameter; `names` are those of the positions 0, 1, ..."""
     axes.plot(found, values, ".", color=BLUE, alpha=0.7, markersize=4)
@@ -203,7 +226,7 @@ def value_slice(
         _name_positions(axes, [_shortened(name) for name in names])
     if log:
         axes.set_xscale("log")
-    axes.set_ylabel("valid macro AUPRC")
+    axes.set_ylabel(f"valid {metric}")
 
 
 def _name_positions(axes: Axes, names: Sequence[str]) -> None:

@@ -24,10 +24,11 @@ from headsweep.leaderboard.report.plots import (
     value_slice,
 )
 from headsweep.leaderboard.report.unit_square import pr_curves, reliability_curves, roc_curves
-from headsweep.leaderboard.results import FinalistResult
+from headsweep.leaderboard.results import FinalistResult, objective_figure
 from headsweep.metrics.calibration import reliability
 from headsweep.metrics.masking import labelled
 from headsweep.metrics.thresholds import operating_curve
+from headsweep.metrics.trial_metrics import TITLES
 
 METRIC_NAMES = {"auprc_macro": "macro AUPRC", "auroc_macro": "macro AUROC", "f1_macro": "macro F1"}
 MAX_CURVES = 200
@@ -70,18 +71,20 @@ def optimism_section(
 ) -> Section:
     """Return values from the search to test, for every test split."""
     names = [row_name(result) for result in results]
+    metric = results[0].finalist.config.training.metric
     plots = []
     for test in tests:
         stages = [
             [result.finalist.value for result in results],
-            [or_nan(result.metrics[valid]["auprc_macro"]["mean"]) for result in results],
-            [or_nan(result.metrics[test]["auprc_macro"]["mean"]) for result in results],
+            [or_nan(objective_figure(result.metrics[valid], metric)) for result in results],
+            [or_nan(objective_figure(result.metrics[test], metric)) for result in results],
         ]
         draw = partial(
             optimism,
             names=names,
             stages=("best of search\non valid", "mean over seeds\non valid", f"test\n{test}"),
             values=np.array(stages).T,
+            metric=TITLES[metric],
         )
         plots.append(plot(f"optimism-{test}", f"from the search to {test}", draw))
     text = (
@@ -94,17 +97,21 @@ def optimism_section(
 def search_sections(study: optuna.Study) -> Iterator[Section]:
     """Yield plots of the search: values, learning curves, parameters."""
     trials = study.get_trials(deepcopy=False)
+    (name,) = study.metric_names or ("val/auprc_macro",)
+    metric = TITLES.get(name.removeprefix("val/"), name)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
     history = partial(
         optimization_history,
         complete=([t.number for t in complete], [or_nan(t.value) for t in complete]),
         pruned=([t.number for t in pruned], [_curve(t)[1][-1] for t in pruned]),
+        metric=metric,
     )
     curves = partial(
         learning_curves,
         complete=[_curve(t) for t in complete if t.intermediate_values][:MAX_CURVES],
         pruned=[_curve(t) for t in pruned][:MAX_CURVES],
+        metric=metric,
     )
     states = f"{len(complete)} complete and {len(pruned)} pruned trials"
     plots = [
@@ -118,7 +125,7 @@ def search_sections(study: optuna.Study) -> Iterator[Section]:
         caption = "parameter importance (PED-ANOVA over complete trials)"
         plots.append(plot("importance", caption, draw, height_in=_height(names)))
     yield Section("Search", "", plots)
-    slices = list(_slices(complete))
+    slices = list(_slices(complete, metric))
     text = "Value of the complete trials against each parameter."
     yield Section("Slices", text, slices, f"{len(slices)} parameters")
 
@@ -177,7 +184,7 @@ def or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _slices(complete: Sequence[FrozenTrial]) -> Iterator[Plot]:
+def _slices(complete: Sequence[FrozenTrial], metric: str) -> Iterator[Plot]:
     """Yield value against every parameter that took more than one value."""
     for name in sorted({name for trial in complete for name in trial.params}):
         trials = [trial for trial in complete if name in trial.params]
@@ -195,6 +202,7 @@ def _slices(complete: Sequence[FrozenTrial]) -> Iterator[Plot]:
                 values=[or_nan(trial.value) for trial in trials],
                 names=names,
                 log=log,
+                metric=metric,
             )
             yield small_plot(f"slice-{name}", name, draw)
 

@@ -1,0 +1,95 @@
+"""A study with each objective, from its search to the board."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_multilabel_classification
+
+import headsweep as hs
+from headsweep.config.files import read_config
+from headsweep.leaderboard.results import objective_figure
+
+RECORDED = ("auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "ece", "brier")
+METRICS = ("auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10")
+
+
+def definition(metric: str, **objective: Any) -> dict[str, Any]:
+    head = "retrieval" if metric == "recall_at_10" else "linear"
+    return {
+        "study": {"name": metric, "n_trials": 6, "seed": 1},
+        "base": [f"head={head}", "training.max_epochs=4", "training.batch_size=64"],
+        "space": {
+            "training.learning_rate": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True}
+        },
+        "pruner": {"name": "successive_halving", "min_resource": 2, "reduction_factor": 2},
+        "objective": {"metric": metric, **objective},
+        "finalists": {"top_k": 2, "seeds": [0, 1]},
+    }
+
+
+@pytest.fixture(scope="module")
+def arrays() -> hs.Dataset:
+    x, y = make_multilabel_classification(n_samples=300, n_features=12, n_classes=3, random_state=0)
+    text = x[:, ::-1] + np.random.default_rng(0).normal(size=x.shape)
+    return hs.Dataset.from_arrays({"visual": x, "text": text}, y, labels=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_study_maximizes_its_metric_and_records_all(
+    arrays: hs.Dataset, tmp_path: Path, metric: str
+) -> None:
+    with hs.Study.create(definition(metric), data=arrays, out=tmp_path) as study:
+        study.run(progress=False)
+        trials = study.optuna.get_trials()
+        assert study.optuna.metric_names == [f"val/{metric}"]
+        assert "value" in study.trials_dataframe()
+        best = study.export(tmp_path / "best.yaml")
+        best_value = study.best_value
+    names = {*RECORDED, "recall_at_10"} if metric == "recall_at_10" else {*RECORDED}
+    for trial in trials:
+        attrs = {name.removeprefix("val/"): v for name, v in trial.user_attrs.items()}
+        assert names <= {*attrs}
+        assert attrs[metric] == pytest.approx(max(trial.intermediate_values.values()))
+    complete = [trial.value or 0.0 for trial in trials if trial.state.name == "COMPLETE"]
+    assert best_value == max(complete)
+    assert f"recorded val/{metric} {best_value!r}" in best.read_text()
+    assert read_config(best).training.metric == metric
+
+
+@pytest.fixture(scope="module")
+def board(arrays: hs.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hs.Leaderboard]:
+    document = definition("balanced_accuracy", constraint={"ece": 0.9})
+    with hs.Study.create(document, data=arrays, out=tmp_path_factory.mktemp("out")) as study:
+        study.run(progress=False)
+        yield study.finalize()
+
+
+def test_board_is_ranked_by_the_metric_and_says_so(board: hs.Leaderboard) -> None:
+    folder = Path(board)
+    means = []
+    for rank in (1, 2):
+        metrics = board.metrics(rank)
+        valid = next(iter(metrics))
+        # Its thresholds were chosen on valid, by sensitivity + specificity.
+        ratios = [metrics[valid][f"{name}_youden_macro"] for name in ("sensitivity", "specificity")]
+        means.append(sum(ratio["mean"] for ratio in ratios) / 2)
+        assert objective_figure(metrics[valid], "balanced_accuracy") == means[-1]
+    assert means == sorted(means, reverse=True)
+    note = (folder / "leaderboard.md").read_text()
+    assert "Ranked by balanced accuracy (`balanced_accuracy`) on valid." in note
+    assert "Finalists met ece <= 0.9 in the search." in note
+    search = json.loads((folder / "provenance.json").read_text())["search"]
+    assert (search["metric"], search["constraint"]) == ("balanced_accuracy", {"ece": 0.9})
+    assert "valid balanced accuracy" in (folder / "plots/history.svg").read_text()
+    header = (folder / "leaderboard.csv").read_text().splitlines()[0]
+    assert "balanced" not in header
+
+
+def test_board_of_another_metric_verifies(board: hs.Leaderboard, arrays: hs.Dataset) -> None:
+    assert "equal to the bit" in board.verify(data=arrays)
