@@ -47,7 +47,12 @@ def show(folders: tuple[Path, ...], form: str | None, ensemble: bool, labels: Pa
     Raises:
         click.UsageError: the options exclude each other.
     """
-    from headsweep.cli.tables import print_boards, print_ensembles, print_label_noise
+    from headsweep.cli.tables import (
+        print_boards,
+        print_ensembles,
+        print_label_noise,
+        print_references,
+    )
     from headsweep.leaderboard.leaderboard import Leaderboard
 
     if labels is not None:
@@ -72,6 +77,8 @@ def show(folders: tuple[Path, ...], form: str | None, ensemble: bool, labels: Pa
             click.echo(merged.to_html(), nl=False)
         case _:
             print_boards(merged.boards)
+            if len(folders) == 1:
+                print_references(folders[0])
             print_ensembles(merged)
 
 

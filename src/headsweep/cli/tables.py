@@ -48,6 +48,30 @@ def print_leaderboard(folder: Path) -> None:
     from headsweep.leaderboard.merge import merge
 
     print_boards(merge([folder]).boards)
+    print_references(folder)
+
+
+def print_references(folder: Path) -> None:
+    """Print the references of a finished study, if it has any: a line for each split.
+
+    Raises:
+        VerificationError: the table cannot be read.
+    """
+    from headsweep.leaderboard.references.reading import read_references
+
+    lines = []
+    for row in read_references(folder):
+        splits = [n.removesuffix("/auprc_macro") for n in row if n.endswith("/auprc_macro")]
+        for split in (split for split in splits if split != "val"):
+            gap = f"{split}/auprc_macro_best_minus_reference"
+            low, high = row[f"{gap}_ci_low"], row[f"{gap}_ci_high"]
+            ends = f"{float(low):+.3f} to {float(high):+.3f}" if low and high else ""
+            measured = (row[f"{split}/auprc_macro"], row[f"{split}/auroc_macro"])
+            gained = number(row[gap], signed=True)
+            lines.append([row["reference"], split, *map(number, measured), gained, ends])
+    if lines:
+        console().print()
+        print_table(["not searched", "split", "AUPRC", "AUROC", "best finalist", "95% CI"], lines)
 
 
 def print_boards(boards: Sequence[Board]) -> None:

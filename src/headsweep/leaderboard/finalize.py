@@ -311,12 +311,14 @@ def is_current(
     """Return whether a folder holds, unchanged, the leaderboard of this study, trials and data."""
     try:
         recorded = read_provenance(out)
+        references = facts.references.to_dict().get("references")
         same = (
             recorded["study_fingerprint"] == facts.fingerprint
             and recorded["n_trials_searched"] == facts.n_trials_searched
             and sorted(one["trial"] for one in recorded["finalists"])
             == sorted(finalist.trial for finalist in finalists)
             and all(recorded["data"][split.name] == fingerprints(split) for split in splits)
+            and recorded.get("references", references) == references
         )
         return same and not changed_files(out, recorded["files"])
     except (VerificationError, KeyError, TypeError):

@@ -87,15 +87,12 @@ class Leaderboard:
         """
         import pandas as pd
 
-        from headsweep.leaderboard.references.chosen import recorded_names
+        from headsweep.leaderboard.references.reading import read_references
 
-        if not recorded_names(self.provenance):
-            return pd.DataFrame()
-        path = self.folder / "references.csv"
-        try:
-            return pd.read_csv(path, keep_default_na=False, na_values=[""])
-        except (OSError, ValueError) as error:
-            raise VerificationError(f"{path}: cannot read the references: {error}") from None
+        frame = pd.DataFrame(read_references(self.folder))
+        for name in frame.columns.difference(["reference", "features"]):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+        return frame
 
     def ensembles(self) -> pd.DataFrame:
         """Return the rows that average heads: the mean of each finalist's seeds, and the ensemble.
