@@ -20,6 +20,7 @@ from sklearn.datasets import make_multilabel_classification
 import headsweep as hs
 from headsweep.engine.engine import Engine
 from headsweep.engine.slots import EpochReport
+from headsweep.errors import FeatureError
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import Database
 from tests.helpers.data_sets import LABELS, write_split
@@ -266,3 +267,37 @@ def test_status_parses_the_stored_definition_once(
         for _ in range(5):
             study.status()
     assert len(parsed) == 1
+
+
+def test_study_on_arrays_of_two_encoders_searches_both_and_names_them(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((160, 12)), rng.standard_normal((160, 5))
+    targets = (first[:, :2] + rng.standard_normal((160, 2)) > 0).astype(int)
+    arrays = {"first": first, "second": second}
+    data = hs.Dataset.from_arrays(arrays, targets, labels=["a", "b"])
+    enqueued = [{"features.input": one} for one in ("first", "second", ["first", "second"])]
+    study = {
+        "study": {"name": "two", "n_trials": 3, "enqueue": enqueued},
+        "base": ["head=linear", "training.max_epochs=2"],
+        "space": {
+            "features.input": {
+                "type": "categorical",
+                "choices": ["first", "second", ["first", "second"]],
+            }
+        },
+        "sampler": {"name": "random"},
+        "finalists": {"top_k": 3, "seeds": [0], "references": []},
+    }
+    with hs.Study.create(study, data=data, out=tmp_path / "out") as made:
+        board = made.run(progress=False).finalize()
+        assert set(made.trials_dataframe()["params_features.input"]) == {
+            *("first", "second", "first+second"),
+        }
+    frame = board.to_dataframe()
+    assert set(frame["features"]) == {"first", "second", "first+second"}
+    rank = int(frame.loc[frame["features"] == "first+second", "rank"].iloc[0])
+    head = board.predictor(rank=rank, seed=0)
+    assert head.inputs == {"first": 12, "second": 5}
+    assert head.predict_proba(arrays).shape == (160, 2)
+    with pytest.raises(FeatureError, match=r"reads second features, .* Did you mean 'secnd'\?"):
+        head.predict_proba({"first": first, "secnd": second})

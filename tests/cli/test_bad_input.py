@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from headsweep.data.ct_rate.names import LABELS
 from headsweep.search.study_file import load_study_file
 from headsweep.studies.study import StoredStudy, open_storage
 
@@ -155,6 +156,39 @@ def study_that_exists_with_another_definition(given: Input) -> str:
     return "study 'tiny' exists with another definition"
 
 
+def unknown_reference(given: Input) -> str:
+    given.study["finalists"]["references"] = ["knn", "logistic_regresion"]
+    return "unknown reference 'logistic_regresion'. Did you mean 'logistic_regression'?"
+
+
+def zero_shot_without_prompts(given: Input) -> str:
+    given.study["finalists"]["references"] = ["zero_shot"]
+    return "study.yaml:finalists.references: zero_shot needs a file of prompt embeddings"
+
+
+def missing_prompts(given: Input) -> str:
+    given.options = ["data.zero_shot=absent.npz"]
+    return "file of prompts not found: "
+
+
+def prompts_without_a_label(given: Input) -> str:
+    np.savez(given.manifests / "prompts.npz", Atelectasis=np.ones(96))
+    given.options = ["data.zero_shot=prompts.npz"]
+    return "prompts.npz: label 'Medical material' has no prompt"
+
+
+def prompts_of_another_width(given: Input) -> str:
+    np.savez(given.manifests / "prompts.npz", **dict.fromkeys(LABELS, np.ones(95)))
+    given.options = ["data.zero_shot=prompts.npz"]
+    return "must be 96 wide, as the visual features, found shape (95,)"
+
+
+def prompts_that_are_not_finite(given: Input) -> str:
+    np.savez(given.manifests / "prompts.npz", **dict.fromkeys(LABELS, np.full(96, np.nan)))
+    given.options = ["data.zero_shot=prompts.npz"]
+    return "prompts.npz: prompt 'Medical material' must be finite"
+
+
 CASES: list[Callable[[Input], str]] = [
     unknown_study_key,
     unknown_space_key,
@@ -174,6 +208,12 @@ CASES: list[Callable[[Input], str]] = [
     storage_in_a_folder_that_cannot_be,
     storage_of_an_unknown_kind,
     study_that_exists_with_another_definition,
+    unknown_reference,
+    zero_shot_without_prompts,
+    missing_prompts,
+    prompts_without_a_label,
+    prompts_of_another_width,
+    prompts_that_are_not_finite,
 ]
 
 

@@ -45,6 +45,14 @@ def test_read_manifest_with_only_blank_labels_is_refused(tmp_path):
         read(path)
 
 
+def test_read_manifest_with_mask_warns_of_unused_columns_with_blank_cells(tmp_path):
+    path = write_split(tmp_path, "train", TARGETS)
+    path.write_text(path.read_text().replace("Lung nodule", "COVID-19"))
+    manifest = read(path)
+    assert manifest.labels == ("Emphysema",)
+    assert manifest.unused == ("COVID-19",)
+
+
 def test_search_splits_with_a_label_that_train_lacks_is_refused(tmp_path):
     write_split(tmp_path, "train", {"train_1_a_1": (1, ""), "train_2_a_1": (0, "")})
     write_split(tmp_path, "valid", {"valid_1_a_1": (1, 0), "valid_2_a_1": (0, 1)})

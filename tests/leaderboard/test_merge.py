@@ -66,6 +66,39 @@ def test_merge_of_one_study_shows_all_its_finalists(finished):
     assert board.rows == read_board(finished)
 
 
+def test_merge_with_ensemble_selects_among_the_heads_of_all_studies(finished, on_text):
+    merged = merge([finished, on_text], ensemble=True)
+    assert merged.boards == merge([finished, on_text]).boards
+    best = merged.boards[0].rows[0]["study"]
+    *means, ensemble = merged.ensembles
+    assert {row["finalists"] for row in means} == {"linear/1", "text/1"}
+    assert {name.split("/")[0] for name in ensemble["finalists"].split()} == {"linear", "text"}
+    assert ensemble["n_heads"] > 3
+    gap = "test_manual_all/auprc_macro_minus_best"
+    for row in merged.ensembles:
+        best_value = float(merged.boards[0].rows[0]["test_manual_all/auprc_macro"])
+        assert row[gap] == pytest.approx(row["test_manual_all/auprc_macro"] - best_value)
+        assert row[f"{gap}_ci_low"] <= row[gap] <= row[f"{gap}_ci_high"]
+    assert merged.ensembles[0]["row"] == f"mean_of_seeds_{best}/1" or best == "text"
+    rows = list(csv.DictReader(io.StringIO(merged.to_csv())))
+    assert [row["rank"] for row in rows] == ["1", "2", "", "", ""]
+    assert rows[-1]["study"] == "ensemble"
+    assert "## Ensembles" in merged.to_markdown()
+    assert "Ensembles (not ranked)" in merged.to_html()
+
+
+def test_show_with_ensemble_of_boards_on_different_data_is_refused_in_one_line(
+    headsweep, finished, on_other_labels, on_text
+):
+    refused = headsweep("leaderboard", "show", finished, on_other_labels, "--ensemble")
+    assert refused.code == 2
+    assert "an ensemble needs leaderboards on the same data" in refused.err
+    assert refused.err.count("\n") == 1
+    shown = headsweep("leaderboard", "show", finished, on_text, "--ensemble")
+    assert shown.code == 0, shown.err
+    assert "mean of 3 seeds, finalist text/1" in shown.out
+
+
 def test_merge_written_as_csv_markdown_and_html_has_the_same_rows(finished, on_text):
     boards = merge([finished, on_text]).boards
     rows = list(csv.DictReader(io.StringIO(to_csv(boards))))

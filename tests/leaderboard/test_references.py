@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from headsweep.cli.tables import print_leaderboard
 from headsweep.data.dataset import Dataset
 from headsweep.data.prompts import Prompts
 from headsweep.errors import VerificationError
@@ -130,6 +131,13 @@ def test_references_are_on_markdown_and_report_and_not_in_ranked_table(finished)
     assert recorded == {"names": ["prevalence", "logistic_regression", "knn"]}
 
 
+def test_print_leaderboard_with_references_lists_them_below(finished, capsys):
+    print_leaderboard(finished)
+    board, _, references = capsys.readouterr().out.partition("not searched")
+    assert "prevalence" not in board
+    assert all(name in references for name in ROWS)
+
+
 def test_leaderboard_references_returns_dataframe(finished):
     frame = Leaderboard(finished).references()
     assert list(frame["reference"]) == [*ROWS]
@@ -229,6 +237,25 @@ def test_knn_scores_equal_sklearn(seed, n, k):
     (found,) = knn_scores(x, y, [rows], [k])[k]
     expected = sklearn_scores(f"knn_{k}", x.astype(np.float64), y, rows.astype(np.float64))
     np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_knn_scores_of_many_rows_with_near_duplicates_equal_sklearn():
+    """Most rows differ by less than single precision resolves, in groups of 200."""
+    rng = np.random.default_rng(7)
+    x = np.repeat(rng.normal(size=(4, 16)), 200, axis=0) + 1e-6 * rng.normal(size=(800, 16))
+    x, rows = x.astype(np.float32), np.concatenate([x[::90], rng.normal(size=(5, 16))])
+    rows = rows.astype(np.float32)
+    y = rng.integers(0, 2, (800, 2)).astype(np.uint8)
+    found = knn_scores(x, y, [rows[:6], rows], [5, 20])
+    np.testing.assert_array_equal(found[5][0], found[5][1][:6])
+    unit = x / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    for k in (5, 20):
+        for row, scores in zip(rows.astype(np.float64), found[k][1], strict=True):
+            cosine = unit @ row / np.linalg.norm(row)
+            nearest = np.lexsort((np.arange(800), -np.round(cosine / 1e-9)))[:k]
+            weights = np.maximum(cosine[nearest], 0)
+            weights = weights if weights.any() else np.ones(k)
+            np.testing.assert_allclose(scores, weights @ y[nearest] / weights.sum(), atol=1e-9)
 
 
 def test_knn_scores_with_more_neighbours_than_rows_use_all_rows():

@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
+from tests.helpers.ensemble_oracle import macro_ap, plain_selection
 
 from headsweep.metrics.ensemble_selection import Selection, select_weights, weighted_mean
-
-Array = NDArray[np.float64]
-
-
-def macro_ap(targets: NDArray[np.uint8], scores: Array) -> float:
-    """Mean of scikit-learn's average precision over the labels with both classes."""
-    labels = [j for j, y in enumerate(targets.T) if 0 < y.sum() < len(y)]
-    return float(np.mean([average_precision_score(targets[:, j], scores[:, j]) for j in labels]))
-
-
-def plain_selection(targets: NDArray[np.uint8], members: Array, asked: Selection) -> Array:
-    """Caruana et al. (2004), a model at a time."""
-    rng = np.random.default_rng(asked.seed)
-    weights = np.zeros(len(members))
-    for _ in range(asked.n_bags):
-        drawn = rng.choice(len(members), int(np.ceil(asked.share * len(members))), replace=False)
-        bag, chosen, best = sorted(drawn), [], (-1.0, 0)
-        for size in range(1, asked.n_rounds + 1):
-            values = []
-            for i in bag:
-                total = np.zeros(members.shape[1:])
-                for j in [*chosen, i]:
-                    total = total + members[j]
-                mean = (total / size).astype(members.dtype)
-                values.append(round(macro_ap(targets, mean), 12))
-            chosen.append(bag[values.index(max(values))])
-            if max(values) > best[0]:
-                best = (max(values), size)
-        kept = chosen[: best[1]]
-        weights += np.array([kept.count(i) / len(kept) for i in range(len(members))])
-    return weights / asked.n_bags
 
 
 @settings(max_examples=25)
@@ -66,7 +36,9 @@ def test_select_weights_equals_a_plain_loop(seed, n_members, n_rows, n_labels, a
     members = rng.normal(size=(n_members, n_rows, n_labels)) + 0.7 * targets
     members = (members.round() if ties else members).astype(dtype)
     found = select_weights(targets, members, asked)
-    np.testing.assert_allclose(found, plain_selection(targets, members, asked), atol=1e-12)
+    np.testing.assert_allclose(
+        found, plain_selection(targets, members, **asdict(asked)), atol=1e-12
+    )
     assert found.sum() == pytest.approx(1)
 
 

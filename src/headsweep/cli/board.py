@@ -26,6 +26,12 @@ def leaderboard() -> None:
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, figures in full.")
 @click.option("--html", "form", flag_value="html", help="Print a self-contained page.")
 @click.option(
+    "--ensemble",
+    is_flag=True,
+    help="Also show the mean of the seeds of each best finalist, and an ensemble that is selected "
+    "on valid among the heads of all DIRs, which must be on the same data.",
+)
+@click.option(
     "--also-labels",
     "labels",
     type=GivenPath(path_type=Path, dir_okay=False),
@@ -33,7 +39,7 @@ def leaderboard() -> None:
     help="Show every row of DIR also under the labels in FILE.csv, how often these differ, and how "
     "ranks move. The file has a column of volume names and one for each label.",
 )
-def show(folders: tuple[Path, ...], form: str | None, labels: Path | None) -> None:
+def show(folders: tuple[Path, ...], form: str | None, ensemble: bool, labels: Path | None) -> None:
     """Print the leaderboard of DIR, or the best finalists of several studies as one board.
 
     Rows on different data are never ranked together.
@@ -41,12 +47,17 @@ def show(folders: tuple[Path, ...], form: str | None, labels: Path | None) -> No
     Raises:
         click.UsageError: the options exclude each other.
     """
-    from headsweep.cli.tables import print_boards, print_label_noise
+    from headsweep.cli.tables import (
+        print_boards,
+        print_ensembles,
+        print_label_noise,
+        print_references,
+    )
     from headsweep.leaderboard.leaderboard import Leaderboard
 
     if labels is not None:
-        if len(folders) > 1 or form == "html":
-            raise click.UsageError("--also-labels takes one DIR, and not --html")
+        if len(folders) > 1 or form == "html" or ensemble:
+            raise click.UsageError("--also-labels takes one DIR, and neither --html nor --ensemble")
         noise = Leaderboard(folders[0]).label_noise(labels)
         match form:
             case "markdown":
@@ -56,7 +67,7 @@ def show(folders: tuple[Path, ...], form: str | None, labels: Path | None) -> No
             case _:
                 print_label_noise(noise)
         return
-    merged = Leaderboard.merge(folders)
+    merged = Leaderboard.merge(folders, ensemble=ensemble)
     match form:
         case "markdown":
             click.echo(merged.to_markdown(), nl=False)
@@ -66,6 +77,9 @@ def show(folders: tuple[Path, ...], form: str | None, labels: Path | None) -> No
             click.echo(merged.to_html(), nl=False)
         case _:
             print_boards(merged.boards)
+            if len(folders) == 1:
+                print_references(folders[0])
+            print_ensembles(merged)
 
 
 @leaderboard.command()

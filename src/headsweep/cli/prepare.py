@@ -106,6 +106,8 @@ def prepare(
     if is_rad_chestct(labels_csv):
         if row_policy != "all_recon":
             raise click.UsageError("--row-policy chooses among CT-RATE's reconstructions")
+        if reports_csv is not None:
+            raise click.UsageError("--reports-csv: RAD-ChestCT has no table of reports")
         prepared = prepare_rad_chestct(tables, features)
     else:
         prepared = prepare_manifest(tables, features, row_policy)

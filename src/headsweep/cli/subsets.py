@@ -60,10 +60,11 @@ def folds(manifest_file: Path, n_folds: int, seed: int, out: Path | None) -> Non
 
 
 def _read(path: Path) -> Manifest:
-    from headsweep.config.schema import ColumnsConfig
+    from headsweep.data.columns import columns_of_header
     from headsweep.data.manifest import read_manifest
+    from headsweep.data.tables import read_header
 
-    return read_manifest(path, ColumnsConfig(), None, "mask")
+    return read_manifest(path, columns_of_header(read_header(path)), None, "mask")
 
 
 def _show(written: Sequence[Subset], folder: Path) -> None:

@@ -16,7 +16,7 @@ from headsweep.leaderboard.formatting import number, spread
 
 if TYPE_CHECKING:
     from headsweep.leaderboard.label_noise import LabelNoise
-    from headsweep.leaderboard.merge import Board
+    from headsweep.leaderboard.merge import Board, Merged
     from headsweep.studies.summary import Summary
 
 PLAIN_WIDTH = 200
@@ -48,6 +48,30 @@ def print_leaderboard(folder: Path) -> None:
     from headsweep.leaderboard.merge import merge
 
     print_boards(merge([folder]).boards)
+    print_references(folder)
+
+
+def print_references(folder: Path) -> None:
+    """Print the references of a finished study, if it has any: a line for each split.
+
+    Raises:
+        VerificationError: the table cannot be read.
+    """
+    from headsweep.leaderboard.references.reading import read_references
+
+    lines = []
+    for row in read_references(folder):
+        splits = [n.removesuffix("/auprc_macro") for n in row if n.endswith("/auprc_macro")]
+        for split in (split for split in splits if split != "val"):
+            gap = f"{split}/auprc_macro_best_minus_reference"
+            low, high = row[f"{gap}_ci_low"], row[f"{gap}_ci_high"]
+            ends = f"{float(low):+.3f} to {float(high):+.3f}" if low and high else ""
+            measured = (row[f"{split}/auprc_macro"], row[f"{split}/auroc_macro"])
+            gained = number(row[gap], signed=True)
+            lines.append([row["reference"], split, *map(number, measured), gained, ends])
+    if lines:
+        console().print()
+        print_table(["not searched", "split", "AUPRC", "AUROC", "best finalist", "95% CI"], lines)
 
 
 def print_boards(boards: Sequence[Board]) -> None:
@@ -58,6 +82,19 @@ def print_boards(boards: Sequence[Board]) -> None:
         splits = [n.removesuffix(metric) for n in board.rows[0] if n.endswith(metric)]
         lines = [line for row in board.rows for line in _finalist_lines(row, splits, named=several)]
         print_table(["rank", "finalist", "split", "AUPRC", "95% CI", "AUROC"], lines)
+
+
+def print_ensembles(merged: Merged) -> None:
+    """Print the rows that average heads, if there are any."""
+    from headsweep.leaderboard.ensembles.files import HEADER, shown_lines
+    from headsweep.leaderboard.merge import stems_of
+
+    if merged.ensembles:
+        stems = stems_of(merged.boards[0].rows[0])
+        console().print()
+        print_table(HEADER, shown_lines(merged.ensembles, stems))
+        if merged.remark:
+            console().print(printable(merged.remark), soft_wrap=True)
 
 
 def print_label_noise(noise: LabelNoise) -> None:
@@ -89,8 +126,9 @@ def _finalist_lines(
 
 def _split_cells(row: Mapping[str, str], split: str) -> tuple[str, ...]:
     low, high = (row.get(f"{split}/auprc_macro_ci_{end}", "") for end in ("low", "high"))
+    n_folds = row.get("n_folds") if split == "val" else None
     return (
-        split,
+        f"val, {n_folds} folds" if n_folds else split,
         _mean_and_spread(row, f"{split}/auprc_macro"),
         f"{float(low):.3f}–{float(high):.3f}" if low and high else "",
         _mean_and_spread(row, f"{split}/auroc_macro"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from headsweep.config.messages import nearest
-from headsweep.config.schema import ColumnsConfig
+from headsweep.config.schema import BlankLabels, ColumnsConfig, ManifestColumns
 from headsweep.data.ct_rate.names import LABELS, METADATA_COLUMNS, REPORT_COLUMNS
 from headsweep.metrics.masking import BLANK
 
@@ -57,14 +57,21 @@ def candidates(header: Sequence[str], columns: ColumnsConfig) -> tuple[str, ...]
 
 
 def unused_labels(
-    cells: pd.DataFrame, columns: ColumnsConfig, labels: Sequence[str]
+    cells: pd.DataFrame,
+    columns: ColumnsConfig,
+    labels: Sequence[str],
+    blank_labels: BlankLabels = "refuse",
 ) -> tuple[str, ...]:
-    """Return the columns that hold 0 and 1 like a label, but are none of `labels`."""
+    """Return the columns that hold 0 and 1 like a label, but are none of `labels`.
+
+    With `mask`, columns that also have blank cells are among them.
+    """
+    blank = BLANK_CELLS.keys() if blank_labels == "mask" else set[str]()
     return tuple(
         name
         for name in candidates([str(name) for name in cells.columns], columns)
         if name not in labels
-        and (values := set(cells[name])) <= LABEL_VALUES.keys()
+        and (values := set(cells[name]) - blank) <= LABEL_VALUES.keys()
         and {LABEL_VALUES[value] for value in values} == {0, 1}
     )
 
@@ -73,6 +80,16 @@ def feature_columns(header: Sequence[str], columns: ColumnsConfig) -> dict[str, 
     """Return the column of feature paths of every input that the header has."""
     named = columns.feature_columns()
     return {name: column for name, column in named.items() if column in header}
+
+
+def columns_of_header(header: Sequence[str]) -> ManifestColumns:
+    """Return the usual columns, with every other `NAME_path` of a header as an input.
+
+    For work on rows and labels alone, without a config that names the inputs.
+    """
+    usual = set(ColumnsConfig().feature_columns().values())
+    paths = [name for name in header if name.endswith("_path") and name not in usual]
+    return ManifestColumns(inputs=tuple((name.removesuffix("_path"), name) for name in paths))
 
 
 def distinct_inputs(columns: ColumnsConfig) -> tuple[str, ...]:

@@ -234,7 +234,7 @@ def _inspect(
     faults = sorted([*table.faults, *found], key=lambda fault: fault.row or 0)
     at_fault = {fault.row for fault in faults}
     cells = table.cells.loc[[row not in at_fault for row in table.cells.index]]
-    manifest = _assemble(table, cells, columns, labels)
+    manifest = _assemble(table, cells, columns, labels, blank_labels)
     if labels and len(cells) and not labelled(manifest.targets).any():
         faults.append(Fault(path, None, ALL_BLANK))
     warnings += unused_warning(manifest, target_labels)
@@ -399,7 +399,11 @@ def _number(row: object) -> int:
 
 
 def _assemble(
-    table: Table, cells: pd.DataFrame, columns: ColumnsConfig, labels: tuple[str, ...]
+    table: Table,
+    cells: pd.DataFrame,
+    columns: ColumnsConfig,
+    labels: tuple[str, ...],
+    blank_labels: BlankLabels,
 ) -> Manifest:
     volumes = tuple(map(volume_of, cells[columns.volume]))
     targets = np.zeros((len(cells), len(labels)), np.uint8)
@@ -420,7 +424,7 @@ def _assemble(
         if reports
         else None,
         named_groups=bool(columns.patient or columns.scan),
-        unused=unused_labels(cells[list(table.header)], columns, labels),
+        unused=unused_labels(cells[list(table.header)], columns, labels, blank_labels),
     )
 
 

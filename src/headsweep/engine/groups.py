@@ -291,12 +291,12 @@ class Group:
 
     def _ahead(self) -> list[int]:
         """Return the slots that have taken more steps than others of their batch size."""
-        return [
-            slot.number
-            for alike in by_batch_size(list(self.slots.values())).values()
-            for slot in alike
-            if slot.taken > min(other.taken for other in alike)
-        ]
+        ahead: list[int] = []
+        for alike in by_batch_size(list(self.slots.values())).values():
+            taken = [slot.taken for slot in alike]
+            fewest = min(taken)
+            ahead += [s.number for s, t in zip(alike, taken, strict=True) if t > fewest]
+        return ahead
 
     def _report(self, program: Program, slots: Sequence[Slot], on_cpu: Tensor) -> list[EpochReport]:
         """Rank the scores `(K, c, n_valid)` and keep the best weights of slots that improved.

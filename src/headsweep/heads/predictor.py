@@ -202,7 +202,9 @@ def ensemble_of(members: Sequence[Predictor], weights: Sequence[float]) -> Predi
 
 def save_predictor(predictor: Predictor, path: Path) -> None:
     """Write tensors and, as metadata, the spec to one safetensors file."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in predictor.state_dict().items()}
+    # Members of an ensemble may share a normalizer; a file holds every tensor for itself.
+    state = predictor.state_dict()
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
     metadata = _metadata(predictor)
     write_bytes(path, safetensors.torch.save(tensors, {"headsweep": json.dumps(metadata)}))
 

@@ -33,6 +33,14 @@ from headsweep.leaderboard.cross_validation import (
     confirm_folds,
     write_folds,
 )
+from headsweep.leaderboard.ensembles.files import (
+    ensembles_markdown,
+    heads_of,
+    table_rows,
+    write_ensemble_predictor,
+    write_ensembles,
+)
+from headsweep.leaderboard.ensembles.rows import Ensembles, build_ensembles
 from headsweep.leaderboard.feature_health import FEATURE_HEALTH, health_of
 from headsweep.leaderboard.finalists import (
     Confirmed,
@@ -65,6 +73,7 @@ from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.staging import PROVENANCE, staging
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import load_test_subgroups, open_test, with_content
+from headsweep.metrics.ensemble_selection import Selection
 from headsweep.progress import progress_bar
 from headsweep.search.objective import is_feasible, none_feasible
 from headsweep.search.spec import StudySpec
@@ -131,6 +140,7 @@ def finalize(
         *(stored.name, spec.fingerprint(), searched, seeds),
         search=ended,
         references=references,
+        selection=Selection() if spec.finalists.ensemble else None,
         shows_unseen=True,
         cross_validation=cross_validation,
     )
@@ -146,7 +156,7 @@ def finalize(
         openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
         subgroups = with_content(subgroups, seen_rows(train, folds), tests)
-        results, compared, rows = write_board(
+        results, compared, extra = write_board(
             folder, confirmed, facts, train, valid, tests, subgroups
         )
         splits = board_splits(train, valid, tests, folds)
@@ -156,7 +166,7 @@ def finalize(
         write_cohorts(provenance["cohorts"], folder / COHORTS)
         health = health_of((train, valid, *tests))
         write_json(folder / FEATURE_HEALTH, health)
-        write_report(folder, study, results, compared, provenance, rows, health)
+        write_report(folder, study, results, compared, provenance, *extra, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
@@ -196,11 +206,11 @@ def write_board(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
-) -> tuple[list[FinalistResult], dict[str, Any], ComparedReferences]:
+) -> tuple[list[FinalistResult], dict[str, Any], tuple[ComparedReferences, Ensembles]]:
     """Measure the finalists in the order of their ranks; write all but report and provenance.
 
     Returns:
-        The results, their paired comparisons, and the references.
+        The results, their paired comparisons, and the references and ensembles.
     """
     folds = None if facts.cross_validation is None else facts.cross_validation.folds
     measured = valid if folds is None else folds.rows
@@ -226,14 +236,24 @@ def write_board(
         *(facts.references, results[0], train, splits, subgroups, facts.rules), folds=folds
     )
     write_references(references, folder)
+    best = (results[0].metrics, results[0].draws)
+    ensembles = build_ensembles(
+        heads_of(results), best, facts.selection, facts.rules, subgroups=subgroups
+    )
+    write_ensembles(ensembles, folder)
+    write_ensemble_predictor(ensembles, results, folder, study=facts.name)
+    names = [test.name for test in tests]
     write_tables(
         [leaderboard_row(result, facts, measured.name, data) for result in results],
         folder,
         facts.rules,
         note=facts.note,
-        sections=references_markdown(references, [test.name for test in tests]),
+        sections=[
+            *references_markdown(references, names),
+            *ensembles_markdown(table_rows(ensembles), names),
+        ],
     )
-    return results, compared, references
+    return results, compared, (references, ensembles)
 
 
 def confirm_with_progress(
@@ -291,12 +311,14 @@ def is_current(
     """Return whether a folder holds, unchanged, the leaderboard of this study, trials and data."""
     try:
         recorded = read_provenance(out)
+        references = facts.references.to_dict().get("references")
         same = (
             recorded["study_fingerprint"] == facts.fingerprint
             and recorded["n_trials_searched"] == facts.n_trials_searched
             and sorted(one["trial"] for one in recorded["finalists"])
             == sorted(finalist.trial for finalist in finalists)
             and all(recorded["data"][split.name] == fingerprints(split) for split in splits)
+            and recorded.get("references", references) == references
         )
         return same and not changed_files(out, recorded["files"])
     except (VerificationError, KeyError, TypeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from headsweep.config.files import read_config
-from headsweep.config.schema import escapes
 from headsweep.data.other_labels import read_other_labels
-from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import Predictions, read_seeds
+from headsweep.evaluation.rules import Rules
 from headsweep.evaluation.summaries import choose_thresholds, measure, report_of
+from headsweep.leaderboard.ensembles.stored import split_names
 from headsweep.leaderboard.formatting import interval, markdown_table, number
 from headsweep.leaderboard.merge import TableRow, read_board
+from headsweep.leaderboard.provenance import read_provenance, rules_of
 from headsweep.metrics.masking import labelled
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def label_noise(folder: Path, file: Path) -> LabelNoise:
         VerificationError: the board's predictions cannot be read.
     """
     rows = list(_rows_of(folder, read_board(folder)))
+    rules = rules_of(read_provenance(folder))
     _, first = rows[0]
     columns = read_config(folder / "finalists" / "1" / "config.yaml").data.columns
     other = read_other_labels(file, columns, next(iter(first.values()))[0].labels)
@@ -193,7 +194,7 @@ def label_noise(folder: Path, file: Path) -> LabelNoise:
         if (found := other.targets_of(name, by_seed[0].volumes)) is not None
     }
     other.refuse_nothing_new({name: first[name][0].targets for name in targets}, targets)
-    return LabelNoise([_split(name, rows, found) for name, found in targets.items()])
+    return LabelNoise([_split(name, rows, found, rules) for name, found in targets.items()])
 
 
 BySplit = Mapping[str, Sequence[Predictions]]
@@ -202,7 +203,7 @@ BySplit = Mapping[str, Sequence[Predictions]]
 
 def _rows_of(folder: Path, board: Sequence[TableRow]) -> Iterator[tuple[str, BySplit]]:
     """Yield name and predictions of the finalists, then of the rows beside them."""
-    names = _splits(folder / Path(board[0]["config"]).parent / "metrics.json")
+    names = split_names(folder / Path(board[0]["config"]).parent)
     for row in board:
         place = folder / Path(row["config"]).parent
         seeds = sorted(place.glob("seed_*/predictions"))
@@ -214,25 +215,12 @@ def _rows_of(folder: Path, board: Sequence[TableRow]) -> Iterator[tuple[str, ByS
             yield place.parent.name, by_split
 
 
-def _splits(path: Path) -> list[str]:
-    """Return the names of the splits, valid first.
-
-    Raises:
-        VerificationError: the metrics cannot be read, or are not by split.
-    """
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise VerificationError(f"{path}: cannot read metrics: {error}") from None
-    if not isinstance(metrics, dict) or any(escapes(n) or set(n) & {*"/*?["} for n in metrics):
-        raise VerificationError(f"{path}: the metrics are not by the names of splits")
-    return list(metrics)
-
-
-def _split(name: str, rows: Sequence[tuple[str, BySplit]], other: NDArray[np.uint8]) -> SplitNoise:
+def _split(
+    name: str, rows: Sequence[tuple[str, BySplit]], other: NDArray[np.uint8], rules: Rules
+) -> SplitNoise:
     """Return all rows on one split, measured under both labels."""
     first = rows[0][1][name][0]
-    metrics = [_under_both(by_split, name, other) for _, by_split in rows]
+    metrics = [_under_both(by_split, name, other, rules) for _, by_split in rows]
     ranks = [_ranks([found[i]["auprc_macro"]["mean"] for found in metrics]) for i in (0, 1)]
     known = labelled(first.targets) & labelled(other)
     removed = known & (first.targets == 1) & (other == 0)
@@ -254,14 +242,14 @@ def _split(name: str, rows: Sequence[tuple[str, BySplit]], other: NDArray[np.uin
 
 
 def _under_both(
-    by_split: BySplit, name: str, other: NDArray[np.uint8]
+    by_split: BySplit, name: str, other: NDArray[np.uint8], rules: Rules
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the metrics of a row on a split under its own labels and the others."""
     valid = next(iter(by_split.values()))
-    thresholds = [choose_thresholds(seed) for seed in valid]
+    thresholds = [choose_thresholds(seed, rules) for seed in valid]
     own = by_split[name]
     changed = [replace(seed, targets=other) for seed in own]
-    one, two = (report_of(measure(seeds, thresholds)) for seeds in (own, changed))
+    one, two = (report_of(measure(seeds, thresholds), rules) for seeds in (own, changed))
     return one, two
 
 

@@ -87,15 +87,65 @@ class Leaderboard:
         """
         import pandas as pd
 
-        from headsweep.leaderboard.references.chosen import recorded_names
+        from headsweep.leaderboard.references.reading import read_references
 
-        if not recorded_names(self.provenance):
-            return pd.DataFrame()
-        path = self.folder / "references.csv"
+        frame = pd.DataFrame(read_references(self.folder))
+        for name in frame.columns.difference(["reference", "features"]):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+        return frame
+
+    def ensembles(self) -> pd.DataFrame:
+        """Return the rows that average heads: the mean of each finalist's seeds, and the ensemble.
+
+        Returns:
+            The columns of `ensembles.csv`. The rows of boards without it are computed from their
+            predictions.
+
+        Raises:
+            VerificationError: a file is missing or cannot be read.
+        """
+        import pandas as pd
+
+        from headsweep.leaderboard.ensembles.chosen import recorded_selection
+        from headsweep.leaderboard.ensembles.files import ENSEMBLES_TABLE
+
+        if recorded_selection(self.provenance) is None:
+            return pd.DataFrame(merge([self.folder], ensemble=True).ensembles)
+        path = self.folder / ENSEMBLES_TABLE
         try:
-            return pd.read_csv(path, keep_default_na=False, na_values=[""])
+            return pd.read_csv(path, dtype={"finalists": str})
         except (OSError, ValueError) as error:
-            raise VerificationError(f"{path}: cannot read the references: {error}") from None
+            raise VerificationError(f"{path}: cannot read the ensembles: {error}") from None
+
+    def ensemble(self) -> Predictor:
+        """Load the ensemble of the finalists' heads that was selected on valid.
+
+        Returns:
+            The ensemble as one predictor, on the CPU.
+
+        Raises:
+            OutputError: the board has none.
+            FeatureError: the model cannot be read.
+        """
+        from headsweep.heads.predictor import MODEL, load_predictor
+        from headsweep.leaderboard.ensembles.files import ENSEMBLE_FOLDER
+
+        folder = self.folder / ENSEMBLE_FOLDER
+        if not (folder / MODEL).is_file():
+            raise OutputError(f"{self.folder}: the leaderboard has no ensemble")
+        return load_predictor(folder)
+
+    def mean_of_seeds(self, rank: int = 1) -> Predictor:
+        """Return all seeds of a finalist as one predictor, which averages their scores.
+
+        Raises:
+            OutputError: no finalist has this rank.
+            FeatureError: a model cannot be read.
+        """
+        from headsweep.heads.predictor import ensemble_of
+
+        members = [self.predictor(rank, seed) for seed in self.seeds(rank)]
+        return ensemble_of(members, [1 / len(members)] * len(members))
 
     def cohorts(self) -> pd.DataFrame:
         """Return rows, scans, patients, labels and label source of every split.
@@ -244,20 +294,23 @@ class Leaderboard:
         return label_noise(self.folder, Path(file))
 
     @staticmethod
-    def merge(boards: Sequence[Leaderboard | str | os.PathLike[str]]) -> Merged:
+    def merge(
+        boards: Sequence[Leaderboard | str | os.PathLike[str]], *, ensemble: bool = False
+    ) -> Merged:
         """Put the best finalists of several studies on one board for each set of data.
 
         Args:
             boards: leaderboards, or their folders.
+            ensemble: also average heads of all studies, which must then be on the same data.
 
         Returns:
             The boards; of a single one, all its finalists.
 
         Raises:
-            OutputError: a folder holds no leaderboard.
+            OutputError: a folder holds no leaderboard, or one on other data, with `ensemble`.
             VerificationError: its predictions cannot be read.
         """
-        return merge([Path(board) for board in boards])
+        return merge([Path(board) for board in boards], ensemble=ensemble)
 
     def _seed(self, rank: int, seed: int) -> int:
         if seed not in (known := self.seeds(rank)):

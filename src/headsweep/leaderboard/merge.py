@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,10 +17,26 @@ from headsweep.errors import OutputError
 from headsweep.evaluation.paired_tests import compare_macro, ranks_with_ties
 from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.summaries import finite, mean_patients, shared_resamples
+from headsweep.leaderboard.ensembles.across import ensemble_of_boards
+from headsweep.leaderboard.ensembles.files import (
+    HEADER,
+    ensembles_markdown,
+    shown_lines,
+    table_rows,
+)
+from headsweep.leaderboard.ensembles.files import NOTE as ENSEMBLES_NOTE
+from headsweep.leaderboard.ensembles.rows import Ensembles
 from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
-from headsweep.leaderboard.table import ADDED, FINGERPRINT_SHOWN, INPUTS, METRICS, SPREADS
+from headsweep.leaderboard.table import (
+    ADDED,
+    FINGERPRINT_SHOWN,
+    INPUTS,
+    METRICS,
+    N_FOLDS,
+    SPREADS,
+)
 from headsweep.metrics.bootstrap import rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
@@ -61,22 +77,36 @@ class Merged:
     """Boards on different data; rows of one board can be compared with each other."""
 
     boards: Sequence[Board]
+    ensembles: Sequence[Mapping[str, Any]] = ()
+    """Rows that average heads, in the form of `ensembles.csv`; never ranked."""
+    left_out: Sequence[str] = ()
+    """Finalists without logits, which cannot be averaged with the others."""
+
+    @property
+    def remark(self) -> str:
+        """A sentence that says which finalists are not in the ensemble, if any."""
+        if not self.left_out:
+            return ""
+        return f"Without logits, and so not in the ensemble: {', '.join(self.left_out)}."
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return all boards as one DataFrame; `data_fingerprint` tells them apart."""
         return frame_of([row for board in self.boards for row in board.rows])
 
     def to_csv(self) -> str:
-        """Return all boards as one CSV table."""
-        return to_csv(self.boards)
+        """Return all boards as one CSV table; the ensembles are its last rows, without a rank."""
+        return to_csv(self.boards, self.ensembles)
 
     def to_markdown(self) -> str:
         """Return a Markdown table for each board."""
-        return to_markdown(self.boards)
+        stems = stems_of(self.boards[0].rows[0])
+        sections = ensembles_markdown(self.ensembles, stems)
+        remark = [f"{self.remark}\n"] if self.remark else []
+        return "\n".join([to_markdown(self.boards), *sections, *remark])
 
     def to_html(self) -> str:
         """Return a page that needs no other file."""
-        return to_html(self.boards)
+        return to_html(self.boards, self.ensembles)
 
     def to_table(self) -> str:
         """Return an HTML table for each test split of each board, without a page around them."""
@@ -158,27 +188,32 @@ def _is_figure(cell: str) -> bool:
         return False
 
 
-def merge(folders: Sequence[Path]) -> Merged:
+def merge(folders: Sequence[Path], *, ensemble: bool = False) -> Merged:
     """Merge finished studies.
 
     Args:
         folders: of the leaderboards.
+        ensemble: average heads of all of them, which must then be on the same data.
 
     Returns:
         All finalists of one study; of several, the best of each, on one board for each set of data.
 
     Raises:
-        OutputError: a folder holds no leaderboard.
+        OutputError: a folder holds no leaderboard, or one on other data, with `ensemble`.
         VerificationError: its predictions cannot be read.
     """
+    averaged = Ensembles()
+    if ensemble:
+        averaged = ensemble_of_boards([(folder, read_board(folder)) for folder in folders])
+    extra = (table_rows(averaged), averaged.left_out)
     if len(folders) == 1:
         rows = read_board(folders[0])
-        return Merged([Board(rows[0]["data_fingerprint"], rows)])
+        return Merged([Board(rows[0]["data_fingerprint"], rows)], *extra)
     by_data: dict[str, list[tuple[TableRow, Path]]] = {}
     for folder in folders:
         best = read_board(folder)[0]
         by_data.setdefault(best["data_fingerprint"], []).append((best, folder))
-    return Merged([Board(data, _ranked(entries)) for data, entries in by_data.items()])
+    return Merged([Board(data, _ranked(entries)) for data, entries in by_data.items()], *extra)
 
 
 def stems_of(row: Mapping[str, str]) -> list[str]:
@@ -191,13 +226,18 @@ def stems_of(row: Mapping[str, str]) -> list[str]:
     ]
 
 
-def to_csv(boards: Sequence[Board]) -> str:
-    """Return all boards as one CSV table, told apart by `data_fingerprint`."""
-    names = list(dict.fromkeys(name for board in boards for row in board.rows for name in row))
+def to_csv(boards: Sequence[Board], ensembles: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return all boards as one CSV table, told apart by `data_fingerprint`.
+
+    Ensembles are the last rows; their name is in the column `study`.
+    """
+    rows: list[Mapping[str, Any]] = [row for board in boards for row in board.rows]
+    rows += [{"study": one["row"], **{k: one[k] for k in one if k != "row"}} for one in ensembles]
+    names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row for board in boards for row in board.rows)
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -206,9 +246,13 @@ def to_markdown(boards: Sequence[Board]) -> str:
     return "\n".join(_markdown(board) for board in boards)
 
 
-def to_html(boards: Sequence[Board]) -> str:
+def to_html(boards: Sequence[Board], ensembles: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return a page that needs no other file, with a table for each test split of each board."""
     cards = [_card(board, stem) for board in boards for stem in stems_of(board.rows[0])]
+    if ensembles:
+        lines = shown_lines(ensembles, stems_of(boards[0].rows[0]))
+        rows = [[Cell(text) for text in line] for line in lines]
+        cards.append(TableCard("Ensembles (not ranked)", ENSEMBLES_NOTE, HEADER, rows))
     return render("boards.html", title="Leaderboard", boards=cards, note=NOTE)
 
 
@@ -221,7 +265,11 @@ def _card(board: Board, stem: str) -> TableCard:
         cells = [
             Cell(row["rank"]),
             Cell(row["study"], f"trial {row['trial']}, {row['head']}, {inputs_of(row)}"),
-            Cell(number(row["val/auprc_macro"]), spread(row["val/auprc_macro_std"])),
+            Cell(
+                number(row["val/auprc_macro"]),
+                spread(row["val/auprc_macro_std"])
+                + (f", {row[N_FOLDS]} folds" if row.get(N_FOLDS) else ""),
+            ),
         ]
         for metric in METRICS:
             ends = interval(*(row[f"{stem}/{metric}_ci_{end}"] for end in ("low", "high")))
@@ -254,7 +302,8 @@ def _markdown_row(row: TableRow) -> TableRow:
 
 
 def _valid(row: TableRow) -> str:
-    return f"{number(row['val/auprc_macro'])} {spread(row['val/auprc_macro_std'])}".rstrip()
+    value = f"{number(row['val/auprc_macro'])} {spread(row['val/auprc_macro_std'])}".rstrip()
+    return f"{value} (out-of-fold)" if row.get(N_FOLDS) else value
 
 
 def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:

@@ -31,11 +31,13 @@ from headsweep.evaluation.summaries import (
 )
 from headsweep.leaderboard.cohorts import describe_cohorts
 from headsweep.leaderboard.cross_validation import CrossValidation
+from headsweep.leaderboard.ensembles.chosen import selection_to_dict
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.references.chosen import NONE, References
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.staging import PROVENANCE
 from headsweep.leaderboard.unblinding import Opening
+from headsweep.metrics.ensemble_selection import Selection
 from headsweep.metrics.masking import BLANK
 from headsweep.package_info import code_commit
 from headsweep.settings import EngineSettings
@@ -75,6 +77,13 @@ class _References(_Read):
     names: list[Literal["prevalence", "logistic_regression", "knn", "zero_shot"]]
 
 
+class _Selection(_Read):
+    n_bags: Annotated[int, Field(gt=0, le=1000)]
+    share: Annotated[float, Field(gt=0, le=1)]
+    n_rounds: Annotated[int, Field(gt=0, le=1000)]
+    seed: Seed
+
+
 class _Provenance(_Read):
     study: str
     study_fingerprint: str
@@ -85,6 +94,7 @@ class _Provenance(_Read):
     machine: _Machine
     search: SearchFacts | None = None
     references: _References | None = None
+    ensembles: _Selection | None = None
     shows_unseen: bool = False
     figures_version: int = 1
     files: dict[Annotated[str, AfterValidator(_inside)], str]
@@ -105,6 +115,8 @@ class StudyFacts:
     """Whether the table names inputs and widths; False on boards of before."""
     references: References = NONE
     """Rows that are not searched; none on boards of before."""
+    selection: Selection | None = None
+    """How the ensemble is selected; None on boards without ensembles."""
     shows_unseen: bool = False
     """Whether metrics on unseen content are shown where there is other; not on boards of before."""
     cross_validation: CrossValidation | None = None
@@ -166,6 +178,7 @@ def describe(
         **_followed_links(finalists),
         **({"search": study.search.to_dict()} if study.search else {}),
         **study.references.to_dict(),
+        **selection_to_dict(study.selection),
         **({"shows_unseen": True} if study.shows_unseen else {}),
         **_rows_left_out(splits),
         **(

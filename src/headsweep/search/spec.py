@@ -43,7 +43,7 @@ REFERENCES = ("prevalence", "logistic_regression", "knn", "zero_shot")
 """Names in `finalists.references`."""
 
 Scalar = bool | int | float | str | None
-Choice = Scalar | tuple[PositiveInt, ...]
+Choice = Scalar | tuple[PositiveInt, ...] | tuple[float, ...]
 Choices = Annotated[tuple[Choice, ...], Field(max_length=1000)]
 
 
@@ -163,6 +163,9 @@ class Finalists(Section):
     references: tuple[Annotated[str, AfterValidator(_check_reference)], ...] | None = None
     """Rows that are not searched, beside the finalists: `prevalence`, `logistic_regression`, `knn`,
     `zero_shot`. null is the first three, and `zero_shot` where `data.zero_shot` names a file."""
+    ensemble: bool = True
+    """Rows that average heads, beside the finalists: the mean of a finalist's seeds, and an
+    ensemble of all heads that is selected on valid."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -291,11 +294,19 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
         "space": {key: json.loads(d.model_dump_json()) for key, d in spec.space.items()},
         "sampler": json.loads(spec.sampler.model_dump_json()),
         "pruner": json.loads(spec.pruner.model_dump_json()),
-        "finalists": json.loads(spec.finalists.model_dump_json(exclude_none=True)),
+        "finalists": _plain_finalists(spec.finalists),
         "patience": spec.patience,
         "enqueue": [dict(params) for params in spec.enqueue],
         **({"objective": objective} if objective else {}),
     }
+
+
+def _plain_finalists(finalists: Finalists) -> dict[str, Any]:
+    """Return the section as plain data; keys that were added later only where they are set."""
+    plain: dict[str, Any] = json.loads(finalists.model_dump_json(exclude_none=True))
+    if plain["ensemble"]:
+        del plain["ensemble"]
+    return plain
 
 
 def _comparable(spec: StudySpec) -> dict[str, Any]:

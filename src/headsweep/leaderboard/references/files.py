@@ -11,10 +11,11 @@ from headsweep.evaluation.paired_tests import COMPARED
 from headsweep.evaluation.predictions import write_predictions
 from headsweep.evaluation.thresholds_file import plain_thresholds
 from headsweep.leaderboard.formatting import interval, markdown_table, number
+from headsweep.leaderboard.references.reading import REFERENCES_TABLE
 from headsweep.leaderboard.references.rows import TITLES, ComparedReferences
 from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv, unseen_cells
 
-REFERENCES_TABLE, REFERENCES_COMPARED = "references.csv", "references/comparisons.json"
+REFERENCES_COMPARED = "references/comparisons.json"
 NOTE = (
     "References are not searched and not ranked; they read the input of the best finalist. The "
     "difference is the best finalist's AUPRC less the reference's (paired bootstrap over "

@@ -7,6 +7,7 @@ and scores; scores are probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from headsweep.data.prompts import Prompts
+from headsweep.data.splits import row_digests
 from headsweep.engine.numerics.logistic_solver import solve_logistic
+from headsweep.heads.neighbours import largest
 from headsweep.metrics.masking import has_blanks, labelled, prevalence
 
 Matrix = NDArray[np.float32]
@@ -28,6 +31,9 @@ DECREMENT = 1e-11
 
 BLOCK_ROWS = 256
 """Rows whose similarities to all training rows are computed at once."""
+
+CANDIDATES = 44
+"""Further rows, beside the nearest, that are compared in double precision."""
 
 TIE = 1e-9
 """Similarities nearer than this are equal: the earlier training row is the nearer neighbour."""
@@ -116,27 +122,44 @@ def knn_scores(
     Returns:
         Scores of each split by number of neighbours.
     """
-    gallery, y = _directions(train), torch.from_numpy((targets == 1).astype(np.float64))
+    gallery, y = _Gallery.of(train), torch.from_numpy((targets == 1).astype(np.float64))
     known = torch.from_numpy(labelled(targets).astype(np.float64)) if has_blanks(targets) else None
     chance = torch.from_numpy(prevalence_scores(targets, 1))
-    scores: dict[int, list[Probabilities]] = {k: [] for k in ks}
-    for split in splits:
-        blocks: Mapping[int, list[torch.Tensor]] = {k: [] for k in ks}
-        for block in torch.split(_directions(split), BLOCK_ROWS):
-            similarity, index = _nearest(block @ gallery.T, min(max(ks), len(train)))
-            weight = similarity.clamp_min(0)
-            for k in ks:
-                own = weight[:, :k]
-                own = torch.where(own.sum(dim=1, keepdim=True) > 0, own, 1.0)
-                found = (own.unsqueeze(2) * y[index[:, :k]]).sum(dim=1)
-                total = own.sum(dim=1, keepdim=True)
-                if known is not None:
-                    total = (own.unsqueeze(2) * known[index[:, :k]]).sum(dim=1)
-                blocks[k].append(torch.where(total > 0, found / total, chance))
-            on_rows(len(block))
+    rows = np.concatenate(splits)
+    first, inverse = _distinct(rows)
+    blocks: Mapping[int, list[torch.Tensor]] = {k: [] for k in ks}
+    for block in torch.split(_directions(rows[first]), BLOCK_ROWS):
+        similarity, index = gallery.nearest(block, min(max(ks), len(train)))
+        weight = similarity.clamp_min(0)
         for k in ks:
-            scores[k].append(torch.cat(blocks[k]).numpy())
-    return scores
+            own = weight[:, :k]
+            own = torch.where(own.sum(dim=1, keepdim=True) > 0, own, 1.0)
+            found = (own.unsqueeze(2) * y[index[:, :k]]).sum(dim=1)
+            total = own.sum(dim=1, keepdim=True)
+            if known is not None:
+                total = (own.unsqueeze(2) * known[index[:, :k]]).sum(dim=1)
+            blocks[k].append(torch.where(total > 0, found / total, chance))
+        on_rows(len(block))
+    on_rows(len(rows) - len(first))
+    ends = np.cumsum([len(split) for split in splits])[:-1]
+    by_k = {k: torch.cat(blocks[k]).numpy()[inverse] for k in ks}
+    return {k: np.split(scores, ends) for k, scores in by_k.items()}
+
+
+def _distinct(rows: Matrix) -> tuple[list[int], list[int]]:
+    """Return the index of the first of equal rows, and the place of every row among those.
+
+    Test manifests may overlap: their rows are searched once.
+    """
+    places: dict[bytes, int] = {}
+    first: list[int] = []
+    inverse = []
+    for i, digest in enumerate(row_digests(rows)):
+        if digest not in places:
+            places[digest] = len(first)
+            first.append(i)
+        inverse.append(places[digest])
+    return first, inverse
 
 
 def zero_shot_scores(split: Matrix, prompts: Prompts) -> Probabilities:
@@ -161,6 +184,44 @@ def _directions(matrix: Matrix) -> torch.Tensor:
     x = torch.from_numpy(matrix.astype(np.float64))
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return x.div_(torch.where(length > 0, length, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Gallery:
+    """Directions of the training rows `(n, d)` in double and in single precision."""
+
+    exact: torch.Tensor
+    rounded: torch.Tensor
+    buffer: torch.Tensor
+    """Holds the similarities of a block of rows, `(BLOCK_ROWS, n)`."""
+
+    @classmethod
+    def of(cls, train: Matrix) -> _Gallery:
+        exact = _directions(train)
+        rounded = exact.float()
+        return cls(exact, rounded, rounded.new_empty(BLOCK_ROWS, len(train)))
+
+    def nearest(self, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return similarity and index `(b, k)` of the nearest training rows, nearest first.
+
+        Candidates are searched in single precision, and compared in double precision. Where its
+        rounding may have hidden a nearer row, all similarities are computed again in double.
+        """
+        n, width = self.exact.shape
+        m = min(k + CANDIDATES, n)
+        found = torch.mm(rows.float(), self.rounded.T, out=self.buffer[: len(rows)])
+        smallest, candidates = largest(found, m)
+        candidates = candidates.sort(dim=1).values
+        values = (self.exact[candidates] * rows.unsqueeze(1)).sum(dim=2)
+        order = torch.argsort((-values / TIE).round(), dim=1, stable=True)[:, :k]
+        similarity, index = values.gather(1, order), candidates.gather(1, order)
+        if m < n:
+            slack = width * torch.finfo(torch.float32).eps
+            unsure = similarity[:, -1] - TIE <= smallest.amin(dim=1).double() + slack
+            if unsure.any():
+                all_values = rows[unsure] @ self.exact.T
+                similarity[unsure], index[unsure] = _nearest(all_values, k)
+        return similarity, index
 
 
 def _nearest(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,10 +11,12 @@ import optuna
 from headsweep.atomic_files import write_text
 from headsweep.evaluation.paired_tests import SIGNIFICANCE
 from headsweep.leaderboard.cohorts import HEADER, cells
+from headsweep.leaderboard.ensembles.rows import Ensembles
 from headsweep.leaderboard.feature_health import health_table
 from headsweep.leaderboard.formatting import interval, number, spread
 from headsweep.leaderboard.provenance import search_of
 from headsweep.leaderboard.references.rows import ComparedReferences
+from headsweep.leaderboard.report.ensembles import ensemble_table
 from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.report.references import reference_table
 from headsweep.leaderboard.report.sections import (
@@ -43,6 +45,7 @@ def write_report(
     compared: Mapping[str, Any],
     provenance: Mapping[str, Any],
     references: ComparedReferences,
+    ensembles: Ensembles,
     health: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
@@ -54,6 +57,7 @@ def write_report(
         compared: paired comparisons, as `comparisons.json` holds them.
         provenance: as `provenance.json` will hold it.
         references: rows that were not searched.
+        ensembles: rows that average heads.
         health: of the features, as `feature_health.json` holds it.
     """
     valid, *tests = results[0].metrics
@@ -76,6 +80,7 @@ def write_report(
         tables=[
             _cohort_table(provenance["cohorts"]),
             *(reference_table(references, valid, test) for test in tests if references.rows),
+            *(ensemble_table(ensembles, valid, test) for test in tests if ensembles.rows),
             *(_comparison_table(compared[test], test) for test in tests if len(results) > 1),
             *(_label_table(results, test) for test in tests),
             *(
@@ -104,7 +109,8 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     for split, count in provenance.get("rows_left_out", {}).items():
         text += f"; {count} rows were left out of {split} (data.shared_content=drop)"
     search = search_of(provenance)
-    return f"{text}. {search.note if search else ''}".rstrip()
+    folds = provenance.get("cross_validation", {}).get("note", "")
+    return f"{text}. {' '.join(filter(None, (folds, search.note if search else '')))}".rstrip()
 
 
 def _board(

@@ -14,12 +14,15 @@ from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
 from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.evaluation.summaries import choose_thresholds
 from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
+from headsweep.leaderboard.ensembles.chosen import recorded_selection
+from headsweep.leaderboard.ensembles.rows import Heads
 from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.provenance import COMPARISONS, read_provenance, rules_of
 from headsweep.leaderboard.references.chosen import recorded_names
 from headsweep.leaderboard.results import Ranks, measure_seeds
 from headsweep.leaderboard.table import added_cells, metric_cells, unseen_cells
 from headsweep.leaderboard.verification.agreement import check_file, check_row
+from headsweep.leaderboard.verification.ensembles import recompute_ensembles
 from headsweep.leaderboard.verification.references import recompute_references
 
 
@@ -67,7 +70,13 @@ def recompute(folder: Path) -> str:
         write_json(again, compare_rows(names, predictions_of, metrics_of, draws_of, rules))
         check_file(folder / COMPARISONS, again)
         names = recorded_names(recorded)
-        recompute_references(folder, names, splits, metrics_of[0], draws_of[0], subgroups, rules)
+        best = (metrics_of[0], draws_of[0])
+        recompute_references(folder, names, splits, *best, subgroups, rules)
+        heads = [
+            Heads(row["rank"], tuple(map(_seed, _seed_folders(finalist))), predictions)
+            for finalist, row, (_, predictions, *_) in zip(finalists, rows, measured, strict=True)
+        ]
+        recompute_ensembles(folder, recorded_selection(recorded), heads, best, subgroups, rules)
     return f"metrics of {len(rows)} finalists agree with their predictions"
 
 
@@ -86,7 +95,11 @@ def _splits(finalist: Path) -> list[str]:
 
 def _seed_folders(finalist: Path) -> list[Path]:
     folders = [p for p in finalist.glob("seed_*") if p.name.removeprefix("seed_").isdecimal()]
-    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("seed_")))
+    return sorted(folders, key=_seed)
+
+
+def _seed(folder: Path) -> int:
+    return int(folder.name.removeprefix("seed_"))
 
 
 def _read_seeds(finalist: Path) -> list[dict[str, Predictions]]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headsweep.atomic_files import write_json
-from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.rules import Rules
 from headsweep.evaluation.subgroups import Attributes, content_alone
 from headsweep.evaluation.thresholds_file import plain_thresholds
 from headsweep.leaderboard.references.files import (
     REFERENCES_COMPARED,
-    REFERENCES_TABLE,
     difference_cells,
     reference_cells,
 )
+from headsweep.leaderboard.references.reading import REFERENCES_TABLE, read_references
 from headsweep.leaderboard.references.rows import compare_with_best, measured, row_names
 from headsweep.leaderboard.verification.agreement import check_file, check_row
 from headsweep.metrics.ranking import Metric
@@ -60,7 +58,7 @@ def recompute_references(
         }
         rows.append(measured(name, "", predictions, content, rules))
     compared = compare_with_best(best, best_draws, rows, rules)
-    table = _read_table(folder / REFERENCES_TABLE)
+    table = {row["reference"]: row for row in read_references(folder)}
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary) / "again.json"
         for row in rows:
@@ -76,16 +74,3 @@ def recompute_references(
             check_row(folder / REFERENCES_TABLE, table.get(row.name, {}), cells)
         write_json(again, compared)
         check_file(folder / REFERENCES_COMPARED, again)
-
-
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of `references.csv` by name.
-
-    Raises:
-        VerificationError: the file cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["reference"]: row for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise VerificationError(f"{path}: cannot read the references: {error}") from None

@@ -23,6 +23,7 @@ from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import VerificationError
 from headsweep.leaderboard.cross_validation import CrossValidation
+from headsweep.leaderboard.ensembles.chosen import recorded_selection
 from headsweep.leaderboard.finalists import Finalist
 from headsweep.leaderboard.finalize import (
     confirm_with_progress,
@@ -90,7 +91,7 @@ def verify(
     reading = with_values(finalists[0].config, moved or {}, where="command line")
     names = recorded_names(recorded)
     inputs = union_of_inputs([finalist.config for finalist in finalists])
-    inputs = zero_shot_inputs(inputs, zero_shot="zero_shot" in names)
+    inputs = zero_shot_inputs(inputs, reading, zero_shot="zero_shot" in names)
     data = data or Dataset.from_config(reading, progress=True)
     train, valid = data.search_splits(reading, inputs=inputs)
     tests = load_test(data, reading, inputs)
@@ -109,6 +110,7 @@ def verify(
         references=load_references(names, reading, train),
         states_inputs="inputs" in recorded,
         shows_unseen=recorded.get("shows_unseen", False),
+        selection=recorded_selection(recorded),
         cross_validation=cross_validation,
     )
     _check_prompts(folder, recorded, facts)
@@ -251,7 +253,7 @@ def _check_files(folder: Path, again: Path, *, exact: bool) -> None:
     differing: dict[str, Difference] = {}
     for path in sorted(again.rglob("*")):
         name = path.relative_to(again).as_posix()
-        allowed = 0.0 if exact else _allowed(path)
+        allowed = 0.0 if exact else _allowed(path, name)
         difference = largest_difference(folder / name, path) if path.is_file() else None
         if difference is not None and difference.size > allowed:
             differing[name] = difference
@@ -261,8 +263,14 @@ def _check_files(folder: Path, again: Path, *, exact: bool) -> None:
         raise VerificationError(f"{folder / name}: differs when trained again: {difference}{more}")
 
 
-def _allowed(path: Path) -> float:
-    return math.inf if path.name == "thresholds.json" else TOLERANCE.get(path.suffix, math.inf)
+def _allowed(path: Path, name: str) -> float:
+    """Return the allowed difference of a file on another machine.
+
+    Members of an ensemble are a choice, as thresholds are; both are recomputed and compared with
+    the board's own predictions there.
+    """
+    chosen = path.name == "thresholds.json" or name.startswith("ensembles")
+    return math.inf if chosen else TOLERANCE.get(path.suffix, math.inf)
 
 
 def _listed(tolerance: Mapping[str, float]) -> str:

@@ -1,0 +1,1 @@
+"""Ensembles of finalists: rows beside the ranked table, and a predictor."""
