@@ -295,7 +295,7 @@ def _allowed(field: Mapping[str, Any]) -> str:
         options = field["anyOf"]
         kinds = {option["type"] for option in options}
         if {"array", "string"} <= kinds:  # a choice
-            return "true, false, number, text, list of integers, or null"
+            return "true, false, number, text, list of numbers, or null"
         return " or ".join(_allowed(option) for option in options)
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
