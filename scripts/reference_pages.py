@@ -51,7 +51,7 @@ come with headsweep; `headsweep studies quickstart` prints one.
 | `finalists` | how many of the best trials are confirmed, and with which seeds |
 
 Overrides on the command line are applied after those of `base`. Overrides that begin with
-`study.`, `sampler.`, `pruner.` or `finalists.` change that section of the file:
+`study.`, `sampler.`, `pruner.`, `objective.` or `finalists.` change that section of the file:
 `study.name=other`. The definition of a stored study cannot change, except that `study.n_trials`
 may grow.
 """
@@ -78,7 +78,8 @@ for many trials at once, from one fit of the density estimators; the trials of o
 apart, and running trials count as bad ones. It takes `n_startup_trials`, `n_ei_candidates`,
 `multivariate`, `group`, `constant_liar` and `n_shared`; with any other argument of Optuna's
 `TPESampler`, Optuna's own sampler is used. Its suggestions differ from those of Optuna for the same
-seed. See [](../../benchmarks.md) for a comparison of the two on six objectives.
+seed. See [](../../benchmarks.md) for a comparison of all samplers on eight objectives, and
+[](../../how_to/objective_and_sampler.md) for which to choose.
 
 `n_shared` is the number of consecutive suggestions with the same `training.batch_size`, because
 trials of one batch size share a training step. The default is half of the trials that run at once;
@@ -97,7 +98,7 @@ PRUNER = """\
 
 {names}. These are Optuna's pruners, and the other keys of the section are
 [their keyword arguments](https://optuna.readthedocs.io/en/stable/reference/pruners.html). A trial
-reports its validation AUPRC once an epoch; a step of the pruner is an epoch.
+reports the objective's metric on valid once an epoch; a step of the pruner is an epoch.
 """
 CONFIG = """\
 # Config keys
@@ -295,7 +296,7 @@ def _allowed(field: Mapping[str, Any]) -> str:
         options = field["anyOf"]
         kinds = {option["type"] for option in options}
         if {"array", "string"} <= kinds:  # a choice
-            return "true, false, number, text, list of integers, or null"
+            return "true, false, number, text, list of numbers, or null"
         return " or ".join(_allowed(option) for option in options)
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])

@@ -351,7 +351,8 @@ def fill_database(spec: StudySpec, url: str, cell: Cell) -> None:
         ends = end_rows(ended, now)
         upsert(connection, {**detail_rows(changes), **ends, HEARTBEATS: beats})
 
-    storage.database.write(write, study_id=study_id)
+    # Without the lock: its holder may not be idle for 30 s, and 80,000 rows take longer to build.
+    storage.database.write(write, study_id=None)
     storage.database.close()
 
 

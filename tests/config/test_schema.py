@@ -255,7 +255,7 @@ def test_fingerprint_of_config_without_added_keys_is_unchanged(overrides, finger
 OTHER_VALUES = {"data.columns.patient": "who", "data.columns.scan": "s", "data.feature_key": "k"}
 OTHER_VALUES |= {"data.follow_links": True, "data.shared_content": "drop"}
 OTHER_VALUES |= {"data.blank_labels": "mask", "data.label_maps": {"valid.csv": "map.yaml"}}
-OTHER_VALUES |= {"data.zero_shot": "prompts.npz"}
+OTHER_VALUES |= {"data.zero_shot": "prompts.npz", "data.zero_shot_input": "ct_clip"}
 OTHER_VALUES |= {"training.metric": "auroc_macro"}
 OTHER_VALUES |= {
     "data.inputs": {"ct_clip": {"column": "c", "modality": "visual"}},

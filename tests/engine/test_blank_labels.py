@@ -83,7 +83,7 @@ def test_stacked_mlps_with_blank_labels_equal_plain_training(
 @pytest.mark.parametrize("loss", LOSSES)
 def test_grouped_heads_with_blank_labels_equal_autograd_in_float64(loss: str) -> None:
     pytest.importorskip("triton")
-    from headsweep.engine.programs.grouped.program import GroupedLinearProgram
+    from headsweep.engine.programs.grouped.program import GroupedLinearProgram, GroupedMLPProgram
     from tests.helpers.grouped import Exact, Grouped, distance, steps_of_epoch
 
     splits = (
@@ -94,12 +94,20 @@ def test_grouped_heads_with_blank_labels_equal_autograd_in_float64(loss: str) ->
     grouped = Grouped(splits, GroupedLinearProgram)
     slots = grouped.admit(one, with_values(one, {"training.batch_size": 16}, where="test"))
     grouped.epoch()
-    for slot in slots:
+    mlps = Grouped(splits, GroupedMLPProgram)
+    (mlp,) = mlps.admit(
+        config(
+            "head=mlp", "head.hidden_dims=[9]", "training.batch_size=24", f"training.loss={loss}"
+        )
+    )
+    mlps.epoch()
+    for of_kind, slot in [*((grouped, slot) for slot in slots), (mlps, mlp)]:
         exact = Exact(slot.config, grouped.inputs)
         for step in steps_of_epoch(slot.config, grouped.inputs.n_train, 0, 0):
             exact.step(*step)
-        state = grouped.state(slot)
-        weights = [state["weight"], state["bias"]]
+        state = of_kind.state(slot)
+        names = [name for name, _ in exact.head.named_parameters()]
+        weights = [state[n if n in state else n.removeprefix("output.")] for n in names]
         assert distance(weights, list(exact.head.state_dict().values())) < 1e-6
 
 

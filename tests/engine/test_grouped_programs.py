@@ -80,6 +80,7 @@ heads = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, phases=PHASES)
 @given(configs=st.lists(heads, min_size=1, max_size=3))
 def test_grouped_mlps_equal_autograd_in_float64(configs: list[Config]) -> None:
@@ -165,6 +166,7 @@ def trained_alone() -> tuple[dict[str, Tensor], Tensor]:
     return trained_among(WATCHED, [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "behind", "leave"),
     [([], CROWD, None), (CROWD, [], 0), (CROWD[2:], CROWD[:2], 1), ([WATCHED], [WATCHED], 0)],
@@ -180,6 +182,7 @@ def test_grouped_mlp_beside_any_neighbours_keeps_every_bit(
         assert among[name].equal(tensor), name
 
 
+@pytest.mark.slow
 def test_launch_step_with_any_slots_takes_at_most_30_launches() -> None:
     deep = with_values(BASE, {"head.hidden_dims": (8, 8, 8, 8, 8)}, where="test")
     grouped = Grouped(SPLITS)
@@ -218,6 +221,7 @@ def test_program_name_without_triton_is_not_grouped(monkeypatch: pytest.MonkeyPa
     assert groups.program_name(LINEAR, "cuda") == "linear"
 
 
+@pytest.mark.slow
 def test_admit_to_a_freed_slot_keeps_the_recorded_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorded CUDA graph can be replayed only if its tensors stay at the same addresses."""
     grouped = Grouped(SPLITS)
@@ -234,6 +238,7 @@ def test_admit_to_a_freed_slot_keeps_the_recorded_graph(monkeypatch: pytest.Monk
     assert forgotten == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "grouped", "plain"),
     [(WATCHED, GroupedMLPProgram, MLPProgram), (LINEAR, GroupedLinearProgram, LinearProgram)],

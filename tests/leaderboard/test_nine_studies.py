@@ -48,6 +48,25 @@ def test_merge_of_nine_studies_ranks_them_on_one_board(boards):
     assert {row["test_manual_all/tied_rank"] for row in board.rows} <= set(map(str, range(1, 10)))
 
 
+def test_ensemble_of_nine_studies_averages_heads_with_logits_and_names_the_others(boards):
+    merged = merge(list(boards.values()), ensemble=True)
+    assert merged.boards == merge(list(boards.values())).boards
+    *means, ensemble = merged.ensembles
+    assert len(means) == 9
+    used = {name.split("/")[0] for name in ensemble["finalists"].split()}
+    assert len(used) > 1
+    assert used <= {name for name in STUDIES if "retrieval" not in name}
+    assert set(merged.left_out) == {f"{name}/1" for name in STUDIES if "retrieval" in name}
+    assert all(name in merged.to_markdown() for name in merged.left_out)
+    column = "test_manual_all/auprc_macro"
+    best = float(merged.boards[0].rows[0][column])
+    assert ensemble[f"{column}_minus_best"] == pytest.approx(ensemble[column] - best)
+    assert ensemble[f"{column}_minus_best_ci_low"] < ensemble[f"{column}_minus_best_ci_high"]
+    assert ensemble[f"{column}_optimism"] == pytest.approx(
+        ensemble["val/auprc_macro"] - ensemble[column]
+    )
+
+
 @pytest.mark.parametrize("screen", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["board", "report"])

@@ -189,6 +189,23 @@ def test_run_with_a_map_for_a_manifest_that_is_not_there_ends_before_the_search(
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [("pack", "rad_chestct.csv: visual, "), ("check", "0 errors, ")],
+)
+def test_data_commands_read_mapped_and_blank_labels(
+    followed, headsweep, monkeypatch, command, expected
+) -> None:
+    folder, _ = followed
+    monkeypatch.chdir(folder)
+    values = ["data.test_manifests=[rad_chestct.csv]", "data.blank_labels=mask"]
+    values += ["data.label_maps={rad_chestct.csv: rad_chestct_map.yaml}"]
+    values += [f"training.target_labels=[{','.join(LABELS)}]"]
+    ended = headsweep("data", command, *values)
+    assert ended.code == 0, ended.out + ended.err
+    assert expected in ended.out
+
+
 def test_python_of_the_page_makes_a_data_set_with_blank_labels() -> None:
     names: dict[str, object] = {}
     (code,) = blocks("python")

@@ -107,6 +107,7 @@ def places(folder: Path) -> list[str]:
     return [f"paths.data_root={folder}/features", f"paths.manifest_dir={folder}/manifests"]
 
 
+@pytest.mark.slow
 def test_verify_in_a_new_process_needs_only_the_board_and_the_data(board, data, moved, tmp_path):
     """Verify without storage and packed features, with board and data in other folders."""
     for path in board.glob("finalists/*/config.yaml"):

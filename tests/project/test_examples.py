@@ -17,6 +17,7 @@ PAGES = ("README.md", "docs/how_to/own_features.md", "docs/how_to/use_a_head.md"
 """In the order in which they run: the last one reads the leaderboard of the first."""
 SHOWN_ELSEWHERE = {
     "docs/how_to/own_head.md": "tests/heads/test_example.py",
+    "docs/how_to/cross_validation.md": "tests/leaderboard/test_cross_validation.py",
     "docs/how_to/other_cohorts.md": "tests/leaderboard/test_other_cohorts.py",
     "docs/how_to/compare_encoders.md": "tests/end_to_end/test_compare_encoders.py",
 }

@@ -2,9 +2,10 @@
 
 import pytest
 
-from headsweep.errors import StudyError
+from headsweep.errors import ConfigError, StudyError
 from headsweep.search.spec import spec_from_json, spec_to_json
 from headsweep.search.study_file import study_from_dict
+from headsweep.studies.references import with_references
 
 
 def spec_of(finalists=None, *overrides):
@@ -50,3 +51,13 @@ def test_study_with_references_that_are_not_allowed_is_refused(references, messa
     with pytest.raises(StudyError, match=message) as caught:
         spec_of({"references": references})
     assert "\n" not in str(caught.value)
+
+
+def test_zero_shot_reads_the_input_that_the_prompts_are_of():
+    named = "data.inputs={a: {column: a_path, modality: visual}}"
+    overrides = [named, "features.input=text", "data.zero_shot=p.npz", "data.zero_shot_input=a"]
+    assert with_references(spec_of(None, *overrides), ("text",)) == ("text", "a")
+    assert with_references(spec_of(None, "data.zero_shot=p.npz"), ("text",)) == ("visual", "text")
+    assert with_references(spec_of(), ("text",)) == ("text",)
+    with pytest.raises(ConfigError, match=r"data\.zero_shot_input: unknown input 'b'"):
+        spec_of(None, *overrides[:-1], "data.zero_shot_input=b")

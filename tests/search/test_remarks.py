@@ -72,3 +72,13 @@ def test_first_decision_of_patience_is_after_it_has_run_out() -> None:
     alone = Policy(name="patient", kwargs={"patience": 3, "wrapped_pruner": None})
     assert first_decision(alone, 9) == 5
     assert first_decision(alone, 4) is None
+
+
+def test_load_when_folds_leave_out_rows_of_a_divided_train_manifest_warns(tmp_path: Path) -> None:
+    unused = "objective.include_valid: data.val_manifest is null, so 20% of the train manifest"
+    with pytest.warns(HeadsweepWarning, match=unused):
+        make_spec(tmp_path, "data.val_manifest=null", objective={"folds": 5})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both = {"folds": 5, "include_valid": True}
+        make_spec(tmp_path, "data.val_manifest=null", objective=both)

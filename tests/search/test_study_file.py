@@ -10,11 +10,15 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
 
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.errors import ConfigError, InputError, StudyError
-from headsweep.search.space import is_active
+from headsweep.search.space import distribution, is_active
 from headsweep.search.spec import (
+    CategoricalDimension,
     FloatDimension,
     difference,
     spec_from_json,
@@ -376,3 +380,15 @@ def test_load_with_any_bounds_returns_a_spec_or_refuses(
     else:
         with pytest.raises(InputError):
             load_study_file(path, [])
+
+
+def test_choices_of_pairs_of_numbers_are_suggested_and_set() -> None:
+    """A pair such as Adam's betas is stored as text and set as a pair."""
+    dimension = CategoricalDimension(
+        type="categorical", choices=((0.9, 0.999), (0.8, 0.98), None, 3)
+    )
+    stored = distribution(dimension)
+    assert isinstance(stored, CategoricalDistribution)
+    assert stored.choices == ("[0.9, 0.999]", "[0.8, 0.98]", None, 3)
+    changed = with_values(Config(), {"training.adam_betas": stored.choices[1]}, where="test")
+    assert changed.training.betas == (0.8, 0.98)

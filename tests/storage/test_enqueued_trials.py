@@ -190,7 +190,10 @@ def work_as_process(url: str, worker: str) -> None:
 def test_trials_enqueued_while_workers_run_are_claimed_once_each(
     tmp_path: Path, store_url: str
 ) -> None:
-    """Stock Optuna enqueues them, half before the workers join; `load.py` tests it at full size."""
+    """Stock Optuna enqueues them, half before the workers join.
+
+    `scripts/benchmarks/enqueue.py` checks it at full size.
+    """
     create(tmp_path, store_url, f"study.n_trials={BUDGET}")
     rates = [1e-5 * (1 + i) for i in range(ENQUEUED)]
     processes = multiprocessing.get_context("forkserver")

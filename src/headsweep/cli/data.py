@@ -90,7 +90,7 @@ def pack(overrides: tuple[str, ...]) -> None:
         for one in manifest.feature_paths:
             packed = pack_for(config, manifest, one, cache_dir(), progress=is_interactive())
             rows, width = packed.matrix.shape
-            click.echo(f"{path}: {name}, {rows} rows of {width} ({packed.fingerprint[:12]})")
+            click.echo(f"{path}: {one}, {rows} rows of {width} ({packed.fingerprint[:12]})")
 
 
 @data.command()

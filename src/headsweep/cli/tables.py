@@ -126,8 +126,9 @@ def _finalist_lines(
 
 def _split_cells(row: Mapping[str, str], split: str) -> tuple[str, ...]:
     low, high = (row.get(f"{split}/auprc_macro_ci_{end}", "") for end in ("low", "high"))
+    n_folds = row.get("n_folds") if split == "val" else None
     return (
-        split,
+        f"val, {n_folds} folds" if n_folds else split,
         _mean_and_spread(row, f"{split}/auprc_macro"),
         f"{float(low):.3f}–{float(high):.3f}" if low and high else "",
         _mean_and_spread(row, f"{split}/auroc_macro"),

@@ -27,6 +27,7 @@ ADDED_KEYS: Mapping[str, Any] = {
     "data.label_maps": None,
     "data.shared_content": None,
     "data.zero_shot": None,
+    "data.zero_shot_input": "visual",
     "features.partner": None,
     "training.metric": "auprc_macro",
     "head.init": "default",

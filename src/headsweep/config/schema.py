@@ -348,11 +348,19 @@ class DataConfig(Section):
     """File of prompt embeddings for the reference row `zero_shot`, relative to
     `paths.manifest_dir`: a `.npz` with one array for each label, named as the label, or two, named
     `positive:<label>` and `negative:<label>`; null makes no such row."""
+    zero_shot_input: str = "visual"
+    """Input with which the prompts are compared: `visual`, or a name in `data.inputs`."""
     blank_labels: BlankLabels = "refuse"
     """What is done with blank label cells: `refuse` the manifest, or `mask` them. A masked cell
     weighs nothing in the loss and is left out of its label's metrics."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
+
+    @model_validator(mode="after")
+    def _prompts_are_of_a_known_input(self) -> Self:
+        if self.zero_shot is not None:
+            check_known([self.zero_shot_input], list(self.modalities), "data.zero_shot_input")
+        return self
 
     @model_validator(mode="after")
     def _label_maps_are_of_manifests(self) -> Self:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headsweep.config.messages import nearest
 from headsweep.config.schema import Config
 from headsweep.data.features import array_names, read_matrix
-from headsweep.data.splits import ZERO_SHOT_INPUT, Split
+from headsweep.data.splits import Split
 from headsweep.errors import FeatureError
 
 POSITIVE, NEGATIVE = "positive:", "negative:"
@@ -37,7 +37,7 @@ def prompts_for(config: Config, train: Split) -> Prompts | None:
 
     Args:
         config: names the file.
-        train: whose labels need a prompt; its visual features give the width.
+        train: whose labels need a prompt; its features give the width.
 
     Returns:
         The prompts; None where the config names no file.
@@ -48,10 +48,11 @@ def prompts_for(config: Config, train: Split) -> Prompts | None:
     if config.data.zero_shot is None:
         return None
     path = Path(config.paths.manifest_dir) / config.data.zero_shot
-    return read_prompts(path, train.labels, train.features[ZERO_SHOT_INPUT].shape[1])
+    name = config.data.zero_shot_input
+    return read_prompts(path, train.labels, train.features[name].shape[1], name)
 
 
-def read_prompts(path: Path, labels: Sequence[str], width: int) -> Prompts:
+def read_prompts(path: Path, labels: Sequence[str], width: int, name: str = "visual") -> Prompts:
     """Read prompt embeddings from a `.npz` file.
 
     An array `<label>` is a single prompt; `positive:<label>` and `negative:<label>` are a pair. Its
@@ -62,6 +63,7 @@ def read_prompts(path: Path, labels: Sequence[str], width: int) -> Prompts:
         path: of the file; other arrays in it are not read.
         labels: that need a prompt.
         width: of the features with which the prompts are compared.
+        name: of those features.
 
     Returns:
         The prompts in the order of `labels`.
@@ -76,8 +78,10 @@ def read_prompts(path: Path, labels: Sequence[str], width: int) -> Prompts:
         raise FeatureError(f"file of prompts not found: {path} (data.zero_shot)")
     names = array_names(path)
     pairs = [_arrays_of(path, label, names) for label in labels]
-    positive = [_direction(path, own, width) for own, _ in pairs]
-    negative = [np.zeros(width) if n is None else _direction(path, n, width) for _, n in pairs]
+    positive = [_direction(path, own, width, name) for own, _ in pairs]
+    negative = [
+        np.zeros(width) if own is None else _direction(path, own, width, name) for _, own in pairs
+    ]
     scale = float(_numbers(path, SCALE).reshape(-1)[0]) if SCALE in names else 1.0
     if not scale > 0:
         raise FeatureError(f"{path}: {SCALE} must be greater than 0, found {scale:g}")
@@ -105,25 +109,25 @@ def _arrays_of(path: Path, label: str, names: Sequence[str]) -> tuple[str, str |
     )
 
 
-def _direction(path: Path, name: str, width: int) -> NDArray[np.float64]:
+def _direction(path: Path, prompt: str, width: int, name: str) -> NDArray[np.float64]:
     """Return the direction of one prompt, or of the mean of several.
 
     Raises:
         FeatureError: the vectors have another width, or no direction.
     """
-    rows = np.atleast_2d(_numbers(path, name))
+    rows = np.atleast_2d(_numbers(path, prompt))
     if rows.ndim != 2 or not rows.size or rows.shape[1] != width:
         raise FeatureError(
-            f"{path}: prompt {name!r} must be {width} wide, as the visual features, "
+            f"{path}: prompt {prompt!r} must be {width} wide, as the {name} features, "
             f"found shape {rows.shape if rows.shape[0] > 1 else rows.shape[1:]}"
         )
     lengths = np.linalg.norm(rows, axis=1)
     if (lengths == 0).any():
-        raise FeatureError(f"{path}: prompt {name!r} must have a direction, found only zeros")
+        raise FeatureError(f"{path}: prompt {prompt!r} must have a direction, found only zeros")
     mean = (rows / lengths[:, None]).mean(axis=0)
     length = float(np.linalg.norm(mean))
     if length == 0:
-        raise FeatureError(f"{path}: the prompts of {name!r} cancel each other")
+        raise FeatureError(f"{path}: the prompts of {prompt!r} cancel each other")
     return np.asarray(mean / length)
 
 

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from headsweep.config.inputs import input_names, paired_inputs
 from headsweep.config.schema import Config, RetrievalConfig
 
-ZERO_SHOT_INPUT = "visual"
-"""Features with which prompts are compared."""
-
 BLOCK_ROWS = 1024
 """Rows that are hashed or written at once, which bounds the memory needed."""
 

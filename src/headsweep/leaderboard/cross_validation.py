@@ -98,6 +98,7 @@ class CrossValidation:
             "fingerprint": self.folds.fingerprint,
             "rows": [len(held_out) for held_out in rows],
             "patients": [len({patients[row] for row in held_out}) for held_out in rows],
+            "note": self.note,
         }
 
     @property

@@ -29,7 +29,14 @@ from headsweep.leaderboard.ensembles.rows import Ensembles
 from headsweep.leaderboard.formatting import interval, markdown_table, number, spread
 from headsweep.leaderboard.provenance import check_contained
 from headsweep.leaderboard.report.page import Cell, TableCard, render
-from headsweep.leaderboard.table import ADDED, FINGERPRINT_SHOWN, INPUTS, METRICS, SPREADS
+from headsweep.leaderboard.table import (
+    ADDED,
+    FINGERPRINT_SHOWN,
+    INPUTS,
+    METRICS,
+    N_FOLDS,
+    SPREADS,
+)
 from headsweep.metrics.bootstrap import rarer_class_patients, resampled_ranking
 from headsweep.metrics.ranking import Metric, average_precision, macro
 
@@ -258,7 +265,11 @@ def _card(board: Board, stem: str) -> TableCard:
         cells = [
             Cell(row["rank"]),
             Cell(row["study"], f"trial {row['trial']}, {row['head']}, {inputs_of(row)}"),
-            Cell(number(row["val/auprc_macro"]), spread(row["val/auprc_macro_std"])),
+            Cell(
+                number(row["val/auprc_macro"]),
+                spread(row["val/auprc_macro_std"])
+                + (f", {row[N_FOLDS]} folds" if row.get(N_FOLDS) else ""),
+            ),
         ]
         for metric in METRICS:
             ends = interval(*(row[f"{stem}/{metric}_ci_{end}"] for end in ("low", "high")))
@@ -291,7 +302,8 @@ def _markdown_row(row: TableRow) -> TableRow:
 
 
 def _valid(row: TableRow) -> str:
-    return f"{number(row['val/auprc_macro'])} {spread(row['val/auprc_macro_std'])}".rstrip()
+    value = f"{number(row['val/auprc_macro'])} {spread(row['val/auprc_macro_std'])}".rstrip()
+    return f"{value} (out-of-fold)" if row.get(N_FOLDS) else value
 
 
 def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:

@@ -29,6 +29,9 @@ INPUTS = "inputs"
 ADDED = ("val/auroc_macro", "val/auroc_macro_std")
 """Columns that boards of earlier versions lack."""
 
+N_FOLDS = "n_folds"
+"""Column of boards whose values on valid are out-of-fold."""
+
 
 def leaderboard_row(
     result: FinalistResult, study: StudyFacts, valid: str, data_fingerprint: str
@@ -49,6 +52,7 @@ def leaderboard_row(
         **(added_cells(result.metrics, valid) if study.rules.valid_auroc else {}),
         **({INPUTS: result.inputs} if study.states_inputs else {}),
         **unseen_cells(result.metrics),
+        **({N_FOLDS: folds.folds.count} if (folds := study.cross_validation) else {}),
     }
 
 

@@ -20,7 +20,7 @@ _FIRST_EPOCH_KEYS = {
 
 def remarks(spec: StudySpec) -> tuple[str, ...]:
     """Return one line, `section.key: what is odd and how to change it`, for each such setting."""
-    return (*_ends_before_high(spec), *_pruning_during_warmup(spec))
+    return (*_ends_before_high(spec), *_pruning_during_warmup(spec), *_unused_valid_rows(spec))
 
 
 def _ends_before_high(spec: StudySpec) -> Iterator[str]:
@@ -42,6 +42,16 @@ def _pruning_during_warmup(spec: StudySpec) -> Iterator[str]:
             f"pruner.{key}: trials are first pruned at epoch {first}, but {WARMUP} lets the "
             f"learning rate rise until epoch {warmup:g}, where slow starters are pruned. Raise "
             f"pruner.{key} so that pruning begins later, or shorten {WARMUP}"
+        )
+
+
+def _unused_valid_rows(spec: StudySpec) -> Iterator[str]:
+    objective, data = spec.objective, spec.config.data
+    if objective.folds is not None and not objective.include_valid and data.val_manifest is None:
+        yield (
+            "objective.include_valid: data.val_manifest is null, so "
+            f"{data.val_fraction:.0%} of the train manifest becomes valid, which no fold reads. "
+            "Set objective.include_valid to true to use all rows"
         )
 
 

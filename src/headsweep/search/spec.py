@@ -43,7 +43,7 @@ REFERENCES = ("prevalence", "logistic_regression", "knn", "zero_shot")
 """Names in `finalists.references`."""
 
 Scalar = bool | int | float | str | None
-Choice = Scalar | tuple[PositiveInt, ...]
+Choice = Scalar | tuple[PositiveInt, ...] | tuple[float, ...]
 Choices = Annotated[tuple[Choice, ...], Field(max_length=1000)]
 
 

@@ -14,7 +14,6 @@ from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.data.folds import Folds
 from headsweep.data.prompts import prompts_for
-from headsweep.data.splits import ZERO_SHOT_INPUT
 from headsweep.evaluation.paired_tests import COMPARED, compare_first
 from headsweep.evaluation.predictions import Predictions, predictions_on
 from headsweep.evaluation.rules import Rules
@@ -175,7 +174,7 @@ def score_references(
         scores |= {name: by_k[k] for name, k in KNN.items()}
     if references.prompts is not None:
         prompts = references.prompts
-        views = [split.features[ZERO_SHOT_INPUT] for split in splits]
+        views = [split.features[best.data.zero_shot_input] for split in splits]
         scores["zero_shot"] = [zero_shot_scores(view, prompts) for view in views]
     return scores
 
@@ -241,7 +240,7 @@ def row_names(names: Sequence[str]) -> list[str]:
 def _input_name(name: str, best: Config) -> str:
     if name == "prevalence":
         return "none"
-    return ZERO_SHOT_INPUT if name == "zero_shot" else best.features.input
+    return best.data.zero_shot_input if name == "zero_shot" else best.features.input
 
 
 def _joined(split: Split, best: Config) -> NDArray[np.float32]:

@@ -109,7 +109,8 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     for split, count in provenance.get("rows_left_out", {}).items():
         text += f"; {count} rows were left out of {split} (data.shared_content=drop)"
     search = search_of(provenance)
-    return f"{text}. {search.note if search else ''}".rstrip()
+    folds = provenance.get("cross_validation", {}).get("note", "")
+    return f"{text}. {' '.join(filter(None, (folds, search.note if search else '')))}".rstrip()
 
 
 def _board(

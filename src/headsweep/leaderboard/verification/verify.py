@@ -91,7 +91,7 @@ def verify(
     reading = with_values(finalists[0].config, moved or {}, where="command line")
     names = recorded_names(recorded)
     inputs = union_of_inputs([finalist.config for finalist in finalists])
-    inputs = zero_shot_inputs(inputs, zero_shot="zero_shot" in names)
+    inputs = zero_shot_inputs(inputs, reading, zero_shot="zero_shot" in names)
     data = data or Dataset.from_config(reading, progress=True)
     train, valid = data.search_splits(reading, inputs=inputs)
     tests = load_test(data, reading, inputs)
