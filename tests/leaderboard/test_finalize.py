@@ -35,7 +35,7 @@ def test_finalize_writes_the_columns_of_the_contract(finished):
         *("rank", "study", "head", "features", "trial", "n_seeds"),
         *("val/auprc_macro", "val/auprc_macro_std", *spread),
         *("n_trials_searched", "config", "data_fingerprint"),
-        *("val/auroc_macro", "val/auroc_macro_std"),
+        *("val/auroc_macro", "val/auroc_macro_std", "inputs"),
     ]
     assert (first["head"], first["features"], first["n_seeds"]) == ("linear", "visual", "3")
     assert first["n_trials_searched"] == "4"

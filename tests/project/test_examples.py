@@ -20,8 +20,9 @@ SHOWN_ELSEWHERE = {
     "docs/how_to/cross_validation.md": "tests/leaderboard/test_cross_validation.py",
     "docs/how_to/other_cohorts.md": "tests/leaderboard/test_other_cohorts.py",
     "docs/how_to/compare_encoders.md": "tests/end_to_end/test_compare_encoders.py",
+    "docs/reference/files.md": "tests/leaderboard/test_references.py",
 }
-"""Pages whose Python is a file of a package, with the module that tests it."""
+"""Pages whose Python is a file of a package, or needs other data, with the module that tests it."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("examples")]
 
