@@ -10,9 +10,12 @@ from torch import Tensor
 
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
+from headsweep.data.folds import divide
 from headsweep.engine import groups
 from headsweep.engine.engine import Engine
-from headsweep.engine.programs.base import Program
+from headsweep.engine.folds import FoldedInputs, FoldedProgram, FoldedSlot
+from headsweep.engine.groups import new_slot
+from headsweep.engine.programs.base import GroupKey, Program
 from headsweep.engine.programs.linear import LinearProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.train_configs import train_to_end
@@ -314,3 +317,23 @@ def test_run_epoch_with_a_diverging_grouped_head_fails_only_it(
     assert reports[bad].failure is not None
     assert reports[ok].failure is None
     assert torch.isfinite(torch.tensor(reports[ok].loss))
+
+
+def test_grouped_program_of_every_fold_scores_the_rows_it_left_out() -> None:
+    folds = divide(make_split("train", 60, seed=1), None, 2, seed=7)
+    inputs = FoldedInputs(folds, torch.device("cpu"))
+    key = GroupKey("grouped_linear", 42, "float32")
+    program = FoldedProgram(key, inputs, lambda key, fold: GroupedLinearProgram(key, fold))
+    one = config("training.batch_size=16")
+    clocks = [new_slot(0, one, "grouped", fold.n_train) for fold in inputs.folds]
+    slot = FoldedSlot.of(clocks)
+    with torch.no_grad():
+        program.admit(slot)
+        program.train_epoch(torch.empty(0), 0)
+        _, pooled = program.validate()
+    assert slot.taken == slot.steps_per_epoch
+    for k in range(folds.count):
+        alone = Grouped((folds.training(k), folds.held_out(k)), GroupedLinearProgram)
+        alone.admit(one)
+        alone.epoch()
+        assert torch.equal(pooled[0][:, folds.held_out_rows(k)], alone.scores()[0])
