@@ -44,7 +44,7 @@ come with headsweep; `headsweep studies quickstart` prints one.
 | section | contents |
 | --- | --- |
 | `study` | name, number of trials, seed; required |
-| `base` | a list of overrides in Hydra's grammar, such as `head=mlp` and `training.max_epochs=60` |
+| `base` | a list of overrides in Hydra's grammar, such as `head=mlp`, and `key: value` mappings |
 | `space` | for each searched config key its type and range; required |
 | `sampler` | `name` and keyword arguments; the default is `tpe` |
 | `pruner` | `name` and keyword arguments; the default is `none` |

@@ -62,7 +62,7 @@ def main() -> None:
         EngineSettings(device="cpu"),
     )
     shape = len(INITS), len(configs), arguments.seeds
-    on_valid = np.array([t.best_auprc_macro for t in trained]).reshape(shape)
+    on_valid = np.array([t.best_value for t in trained]).reshape(shape)
     on_test = np.array([auprc(t, test) for t in trained]).reshape(shape)
     report(on_valid, on_test, arguments.best)
 

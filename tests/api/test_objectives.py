@@ -93,3 +93,18 @@ def test_board_is_ranked_by_the_metric_and_says_so(board: hs.Leaderboard) -> Non
 
 def test_board_of_another_metric_verifies(board: hs.Leaderboard, arrays: hs.Dataset) -> None:
     assert "equal to the bit" in board.verify(data=arrays)
+
+
+def test_folded_trials_record_their_pooled_metrics_and_constraint(
+    arrays: hs.Dataset, tmp_path: Path
+) -> None:
+    document = definition("auroc_macro", folds=3, constraint={"ece": 0.9, "auroc_macro": 0.1})
+    with hs.Study.create(document, data=arrays, out=tmp_path) as study:
+        study.run(progress=False)
+        trials = study.optuna.get_trials()
+    for trial in trials:
+        attrs = {name.removeprefix("val/"): v for name, v in trial.user_attrs.items()}
+        assert attrs["auroc_macro"] == pytest.approx(max(trial.intermediate_values.values()))
+        assert trial.constraints == pytest.approx(
+            {"ece": attrs["ece"] - 0.9, "auroc_macro": 0.1 - attrs["auroc_macro"]}
+        )

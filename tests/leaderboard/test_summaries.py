@@ -200,7 +200,7 @@ def test_choose_thresholds_of_logits_whose_probabilities_are_equal_tells_rows_ap
         for rules in (RULES[3], RULES[2])
     )
     assert (now, before) == (1.0, 0.0)
-    plain = plain_thresholds(choose_thresholds(one), ["a"])
+    plain = plain_thresholds(choose_thresholds(one), ["a"], "valid")
     assert plain == {
         "f1": {"a": 1.0}, "youden": {"a": 1.0}, "f1_logit": {"a": 60.0}, "youden_logit": {"a": 60.0}
     }  # fmt: skip

@@ -124,3 +124,17 @@ def test_align_on_ctclip_latents_without_labels_uses_only_pair_protocols(
     ended = headsweep("align", "--ctclip", tmp_path)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert f"image_latents.npz: must hold {len(accessions) - 1} rows" in ended.err
+
+
+def test_align_of_named_inputs_equals_that_of_the_same_built_in_ones(
+    small_data: tuple[str, ...], run: Run, tmp_path: Path
+) -> None:
+    inputs = (
+        "data.inputs={ct_clip: {column: visual_feature_path, modality: visual}, "
+        "report: {column: text_feature_path, modality: text}}"
+    )
+    protocol = ("--protocol", "same_scan")
+    run("align", *small_data, "--out", tmp_path / "built_in", *protocol)
+    named = (inputs, "features.input=[ct_clip,report]")
+    run("align", *small_data, *named, "--out", tmp_path / "named", *protocol)
+    assert alignment(tmp_path / "named") == alignment(tmp_path / "built_in")

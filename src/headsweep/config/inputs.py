@@ -122,7 +122,9 @@ def check_known(names: Sequence[str], known: Sequence[str], key: str) -> None:
             )
         if name not in known:
             hint = nearest(name, known) or f" Known: {', '.join(known)}."
-            raise ValueError(f"{key}: unknown input {name!r}.{hint} data.inputs defines inputs")
+            raise ValueError(
+                f"{key}: unknown input {name!r}.{hint} data.inputs names inputs of your own"
+            )
 
 
 def paired_inputs(

@@ -294,6 +294,11 @@ class InputConfig(Section):
     """`visual` for features of the volumes, `text` for features of the reports."""
 
 
+def _named(inputs: Mapping[str, InputConfig]) -> Mapping[str, InputConfig]:
+    check_names({name: one.column for name, one in inputs.items()})
+    return inputs
+
+
 class ManifestColumns(ColumnsConfig):
     """Names of the manifest's columns, with those of named inputs."""
 
@@ -326,7 +331,7 @@ class DataConfig(Section):
     """Manifests of the test rows; each is measured by itself."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of the manifests' columns."""
-    inputs: Mapping[str, InputConfig] | None = None
+    inputs: Annotated[Mapping[str, InputConfig], AfterValidator(_named)] | None = None
     """Features of several encoders by a name of your choice: `{ct_clip: {column: ct_clip_path,
     modality: visual}, …}`; `features.input` names those that a head reads."""
     feature_key: str | None = None
@@ -350,15 +355,6 @@ class DataConfig(Section):
     weighs nothing in the loss and is left out of its label's metrics."""
     follow_links: bool = False
     """Whether links below `paths.data_root` may lead out of it, as in a Hugging Face snapshot."""
-
-    @model_validator(mode="after")
-    def _inputs_have_names_and_columns_of_their_own(self) -> Self:
-        if self.inputs is not None:
-            try:
-                check_names({name: one.column for name, one in self.inputs.items()})
-            except ValueError as error:
-                raise ValueError(f"data.inputs: {error}") from None
-        return self
 
     @model_validator(mode="after")
     def _prompts_are_of_a_known_input(self) -> Self:
