@@ -66,6 +66,7 @@ def test_error_with_closed_streams_keeps_its_exit_code(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_closed_streams_do_not_mix_output_into_the_storage(folder: Path) -> None:
     """A database file opened as descriptor 1 would receive the printed text."""
     for _ in range(2):
@@ -78,6 +79,7 @@ def test_command_whose_output_pipe_is_closed_ends_as_usual(folder: Path) -> None
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_command_on_a_full_disk_fails_only_if_it_prints_its_result(folder: Path) -> None:
     if not FULL.exists():
         pytest.skip("/dev/full is a device of Linux")

@@ -61,6 +61,7 @@ from headsweep.leaderboard.provenance import (
     read_provenance,
     write_data_rows,
 )
+from headsweep.leaderboard.references.chosen import References
 from headsweep.leaderboard.references.files import references_markdown, write_references
 from headsweep.leaderboard.references.rows import (
     ComparedReferences,
@@ -124,8 +125,6 @@ def finalize(
     finalists = choose_finalists(
         study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
     )
-    seeds = tuple(sorted(spec.finalists.seeds))
-    ended = SearchFacts.of(stored.summary(), spec)
     out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
     inputs = union_of_inputs([finalist.config for finalist in finalists])
     inputs = with_references(spec, inputs)
@@ -136,14 +135,7 @@ def finalize(
     pinned = {} if folds is None else {FOLDS: folds.fingerprint}
     refuse_other_data(study, search_fingerprints(train, valid) | pinned)
     references = load_references(spec.references, spec.config, train)
-    facts = StudyFacts(
-        *(stored.name, spec.fingerprint(), searched, seeds),
-        search=ended,
-        references=references,
-        selection=Selection() if spec.finalists.ensemble else None,
-        shows_unseen=True,
-        cross_validation=cross_validation,
-    )
+    facts = _facts(stored, searched, references, cross_validation)
     with staging(out) as folder:
         if is_current(out, facts, finalists, (train, valid)):
             return out
@@ -169,6 +161,24 @@ def finalize(
         write_report(folder, study, results, compared, provenance, *extra, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
+
+
+def _facts(
+    stored: StoredStudy,
+    searched: int,
+    references: References,
+    cross_validation: CrossValidation | None,
+) -> StudyFacts:
+    """Return what the leaderboard states about a study of which so many trials were searched."""
+    spec = stored.spec
+    return StudyFacts(
+        *(stored.name, spec.fingerprint(), searched, tuple(sorted(spec.finalists.seeds))),
+        search=SearchFacts.of(stored.summary(), spec),
+        references=references,
+        selection=Selection() if spec.finalists.ensemble else None,
+        shows_unseen=True,
+        cross_validation=cross_validation,
+    )
 
 
 def _refuse_infeasible(stored: StoredStudy, spec: StudySpec) -> None:

@@ -98,11 +98,11 @@ class Leaderboard:
         """Return the rows that average heads: the mean of each finalist's seeds, and the ensemble.
 
         Returns:
-            The columns of `ensembles.csv`. The rows of boards without it are computed from their
-            predictions.
+            The columns of `ensembles.csv`; those of boards without ensembles are computed from
+            their predictions.
 
         Raises:
-            VerificationError: a file is missing or cannot be read.
+            VerificationError: a file cannot be read.
         """
         import pandas as pd
 
@@ -112,6 +112,8 @@ class Leaderboard:
         if recorded_selection(self.provenance) is None:
             return pd.DataFrame(merge([self.folder], ensemble=True).ensembles)
         path = self.folder / ENSEMBLES_TABLE
+        if not path.is_file():  # nothing could be averaged
+            return pd.DataFrame()
         try:
             return pd.read_csv(path, dtype={"finalists": str})
         except (OSError, ValueError) as error:
