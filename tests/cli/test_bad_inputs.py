@@ -456,7 +456,7 @@ def exported_configs() -> Iterator[Case]:
     for other in (
         b"", b"[]", b"a", b"null", b"{", b"head: &x {kind: mlp}\nfeatures: *x", b"[" * 5000,
         b"x" * 1_000_001,
-        b"hydra: {run: {dir: /tmp}}", b"defaults: [head: mlp]", b"_target_: os.system",
+        b"defaults: [head: mlp]", b"_target_: os.system",
         b"a: !!python/name:os.system x",
         b"!!python/object/apply:os.system [true]", b"training: {seed: " + b"9" * 5000 + b"}",
         b"head: mlp", b"head: []",
