@@ -17,18 +17,11 @@ import click
 
 import headsweep
 from headsweep.cli.root import root
-from headsweep.config.schema import (
-    BUILT_IN_HEADS,
-    ColumnsConfig,
-    Config,
-    DataConfig,
-    FeaturesConfig,
-    LoggingConfig,
-    PathsConfig,
-    ResumeConfig,
-    Section,
-    TrainingConfig,
-)
+from headsweep.config.data_sections import ColumnsConfig, DataConfig, FeaturesConfig
+from headsweep.config.head_section import BUILT_IN_HEADS
+from headsweep.config.schema import Config, LoggingConfig, PathsConfig
+from headsweep.config.section import Section
+from headsweep.config.training_section import ResumeConfig, TrainingConfig
 from headsweep.search.objective import Objective
 from headsweep.search.samplers_and_pruners import PRUNERS, SAMPLERS
 from headsweep.search.spec import DIMENSIONS, Finalists, Identity

@@ -17,7 +17,8 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from headsweep.config.schema import Config, MLPConfig, RetrievalConfig
+from headsweep.config.head_section import MLPConfig, RetrievalConfig
+from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.engine.engine import Engine
 from headsweep.engine.inputs import Inputs, Variant

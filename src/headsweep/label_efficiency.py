@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from headsweep.atomic_files import write_json
+from headsweep.config.explain import explain
 from headsweep.config.overrides import compose_config, refuse_escapes
-from headsweep.config.schema import Config, PositiveInt, Section, Seed, escapes, explain
+from headsweep.config.schema import Config, escapes
+from headsweep.config.section import PositiveInt, Section, Seed
 from headsweep.config.values import with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.data.dataset import Dataset, Split

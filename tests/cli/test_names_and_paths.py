@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.config.overrides import compose_config
-from headsweep.config.schema import ColumnsConfig, escapes, to_dict
+from headsweep.config.schema import escapes, to_dict
 from headsweep.config.yaml_files import read_document, to_yaml
 from headsweep.data.manifest import read_manifest
 from headsweep.data.packing import pack

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from headsweep.cli import exits
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.config.overrides import compose_config
-from headsweep.config.schema import ColumnsConfig
 from headsweep.data.manifest import read_manifest
 from headsweep.errors import ConfigError, InputError, ManifestError
 from headsweep.search.study_file import load_study_file

@@ -10,22 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headsweep.config.fingerprints import ADDED_KEYS
+from headsweep.config.head_section import BUILT_IN_HEADS, HEAD_ENTRY_POINTS, HeadConfig, MLPConfig
 from headsweep.config.overrides import (
     GROUPS,
     compose_config,
     override_value,
     refuse_escapes,
 )
-from headsweep.config.schema import (
-    BUILT_IN_HEADS,
-    HEAD_ENTRY_POINTS,
-    Config,
-    HeadConfig,
-    MLPConfig,
-    Section,
-    escapes,
-    to_dict,
-)
+from headsweep.config.schema import Config, escapes, to_dict
+from headsweep.config.section import Section
 from headsweep.config.sweeps import expand_sweep
 from headsweep.config.values import leaf_paths, parse_config, value_at, with_values
 from headsweep.errors import ConfigError
@@ -153,7 +146,7 @@ def test_parse_config_with_plug_in_head_uses_its_config_type(
 ) -> None:
     """Entry points are faked here; `tests/heads/test_example.py` installs a real package."""
     entry = EntryPoint("forest", f"{__name__}:ForestHead", HEAD_ENTRY_POINTS)
-    monkeypatch.setattr("headsweep.config.schema.entry_points", lambda group: [entry])
+    monkeypatch.setattr("headsweep.config.head_section.entry_points", lambda group: [entry])
     config = parse_config({"head": {"kind": "forest", "trees": 7}}, where="file")
     assert config.head == ForestConfig(trees=7)
     with pytest.raises(ConfigError, match="one of linear, mlp, retrieval, forest, found 'tree'"):

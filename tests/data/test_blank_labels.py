@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headsweep.config.schema import ColumnsConfig, Config, to_dict
+from headsweep.config.data_sections import ColumnsConfig
+from headsweep.config.schema import Config, to_dict
 from headsweep.config.values import with_values
 from headsweep.data.dataset import Dataset
 from headsweep.data.manifest import read_manifest, read_partly_labelled

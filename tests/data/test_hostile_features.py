@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from headsweep.config.schema import ColumnsConfig
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.data import packing
 from headsweep.data.manifest import read_manifest
 from headsweep.data.packing import PackedFeatures, pack

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headsweep.config.schema import ColumnsConfig
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.data.ct_rate.names import METADATA_COLUMNS, patient_of, scan_of
 from headsweep.data.manifest import (
     inspect_manifest,

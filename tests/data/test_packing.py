@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headsweep.config.schema import ColumnsConfig
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.config.values import with_values
 from headsweep.data import packing
 from headsweep.data.manifest import read_manifest

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headsweep.config.schema import ColumnsConfig
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.data.ct_rate.names import LABELS, patient_of
 from headsweep.data.ct_rate.prepare import (
     PathPattern,

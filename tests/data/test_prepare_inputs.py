@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headsweep.config.schema import ColumnsConfig, ManifestColumns
+from headsweep.config.data_sections import ColumnsConfig, ManifestColumns
 from headsweep.data.ct_rate.names import LABELS
 from headsweep.data.manifest import read_manifest
 from tests.helpers.data_sets import write_feature, write_table

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headsweep.config.schema import TrainingConfig
+from headsweep.config.training_section import TrainingConfig
 from headsweep.data.dataset import Split
 from headsweep.engine.early_stopping import EarlyStopping
 from headsweep.engine.slots import Slot

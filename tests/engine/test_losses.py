@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from headsweep.config.schema import TrainingConfig
+from headsweep.config.training_section import TrainingConfig
 from headsweep.engine.numerics.losses import LOSSES, gradient_, loss, loss_settings, stack_settings
 
 POS_WEIGHT = torch.tensor([1.0, 4.0, 30.0])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from headsweep.config.schema import Config, MLPConfig
+from headsweep.config.head_section import MLPConfig
+from headsweep.config.schema import Config
 from headsweep.config.values import with_values
 from headsweep.data.dataset import Split
 from headsweep.engine import groups

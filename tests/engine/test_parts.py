@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headsweep.config.schema import TrainingConfig
+from headsweep.config.training_section import TrainingConfig
 from headsweep.engine.numerics.dropout_noise import (
     kept,
     minibatch_key,

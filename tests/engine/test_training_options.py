@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from headsweep.config.schema import Config, HeadConfig, TrainingConfig
+from headsweep.config.head_section import HeadConfig
+from headsweep.config.schema import Config
+from headsweep.config.training_section import TrainingConfig
 from headsweep.config.values import with_values
 from headsweep.data.dataset import Split
 from headsweep.engine.numerics.schedule import learning_rate

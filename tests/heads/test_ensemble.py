@@ -9,14 +9,8 @@ import pytest
 import torch
 from scipy.special import expit
 
-from headsweep.config.schema import (
-    FeatureInput,
-    HeadConfig,
-    LinearConfig,
-    MLPConfig,
-    Normalization,
-    RetrievalConfig,
-)
+from headsweep.config.data_sections import FeatureInput, Normalization
+from headsweep.config.head_section import HeadConfig, LinearConfig, MLPConfig, RetrievalConfig
 from headsweep.errors import FeatureError
 from headsweep.heads.base import HeadShape
 from headsweep.heads.normalization import fit_normalizer

@@ -12,13 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from headsweep.config.schema import (
-    HeadConfig,
-    LinearConfig,
-    MLPConfig,
-    Normalization,
-    RetrievalConfig,
-)
+from headsweep.config.data_sections import Normalization
+from headsweep.config.head_section import HeadConfig, LinearConfig, MLPConfig, RetrievalConfig
 from headsweep.errors import FeatureError
 from headsweep.heads.base import HeadShape
 from headsweep.heads.neighbours import largest, neighbour_probabilities

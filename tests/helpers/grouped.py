@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton")  # interpreted: see tests/conftest.py
 
-from headsweep.config.schema import Config, MLPConfig
+from headsweep.config.head_section import MLPConfig
+from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.engine.groups import new_slot
 from headsweep.engine.inputs import Inputs, Variant

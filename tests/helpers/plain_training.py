@@ -8,7 +8,8 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headsweep.config.schema import Config, MLPConfig, RetrievalConfig
+from headsweep.config.head_section import MLPConfig, RetrievalConfig
+from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.numerics.dropout_noise import uniforms

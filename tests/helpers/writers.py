@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from headsweep.atomic_files import write_json
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.config.files import write_config
 from headsweep.config.overrides import compose_config
-from headsweep.config.schema import ColumnsConfig, Config
+from headsweep.config.schema import Config
 from headsweep.data.ct_rate.prepare import Prepared, write_prepared, write_scan_means
 from headsweep.data.manifest import read_manifest
 from headsweep.data.packing import pack

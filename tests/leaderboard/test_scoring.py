@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from headsweep.config.files import read_config
-from headsweep.config.schema import LinearConfig
+from headsweep.config.head_section import LinearConfig
 from headsweep.data.dataset import Dataset
 from headsweep.data.features import read_feature
 from headsweep.engine.train_configs import train_to_end

@@ -195,7 +195,7 @@ def test_study_when_the_time_zone_changes_stores_utc(
 
 def test_pack_when_a_feature_file_has_an_older_date_packs_again(tmp_path: Path) -> None:
     """The age of a packed file alone does not prove that it is current."""
-    from headsweep.config.schema import ColumnsConfig
+    from headsweep.config.data_sections import ColumnsConfig
     from headsweep.data.manifest import read_manifest
 
     table = write_split(tmp_path, "train", {"train_1_a_1": (1, 0), "train_2_a_1": (0, 1)})

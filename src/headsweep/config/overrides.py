@@ -55,6 +55,9 @@ RENAMED = {
 }
 """Keys of other CT-RATE benchmarks that have another name here."""
 
+HYDRA_KEYS = {"job", "run", "sweep", "output_subdir", "verbose"}
+"""Keys of a config file's section `hydra` that are ignored; others are refused."""
+
 LOCAL = (
     "paths.output_dir",
     "paths.checkpoint_dir",
@@ -195,7 +198,7 @@ def meaningful_sections(data: Mapping[str, Any], *, where: str) -> dict[str, Any
     for name, section in data.items():
         if name in RENAMED:
             raise ConfigError(f"{where}: {_unknown(name, ())}")
-        if name == "hydra":
+        if name == "hydra" and isinstance(section, dict) and HYDRA_KEYS.issuperset(section):
             ignored[name] = "Hydra runs no job here"
             continue
         if not isinstance(section, dict):

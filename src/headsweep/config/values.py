@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headsweep.config.explain import explain
 from headsweep.config.fingerprints import HEADS_WITH_INIT, without_added_defaults
 from headsweep.config.messages import unknown_key
-from headsweep.config.schema import Config, all_values, explain
+from headsweep.config.schema import Config, all_values
 from headsweep.config.yaml_files import parse_value
 from headsweep.errors import ConfigError
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from headsweep.config.data_sections import BlankLabels, ColumnsConfig, ManifestColumns
 from headsweep.config.messages import nearest
-from headsweep.config.schema import BlankLabels, ColumnsConfig, ManifestColumns
 from headsweep.data.ct_rate.names import LABELS, METADATA_COLUMNS, REPORT_COLUMNS
 from headsweep.metrics.masking import BLANK
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from headsweep.config.data_sections import BlankLabels, SharedContent
 from headsweep.config.inputs import BUILT_IN, MODALITIES, Modality, joined_input
 from headsweep.config.messages import nearest
-from headsweep.config.schema import BlankLabels, Config, SharedContent
+from headsweep.config.schema import Config
 from headsweep.config.values import values_of, with_values
 from headsweep.data.in_memory import ArraySource, column, frame_arrays, source_of_arrays
 from headsweep.data.loading import ManifestSource

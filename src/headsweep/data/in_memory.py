@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from headsweep.config.data_sections import BlankLabels, SharedContent
 from headsweep.config.inputs import BUILT_IN, Modality, check_name
 from headsweep.config.messages import nearest
-from headsweep.config.schema import BlankLabels, Config, SharedContent
+from headsweep.config.schema import Config
 from headsweep.data.ct_rate.names import groups_of
 from headsweep.data.loading import (
     LoadedSplit,

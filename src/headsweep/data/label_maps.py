@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.config.data_sections import BlankLabels, ColumnsConfig
 from headsweep.config.messages import nearest
-from headsweep.config.schema import BlankLabels, ColumnsConfig, Config
+from headsweep.config.schema import Config
 from headsweep.config.yaml_files import read_document
 from headsweep.data.columns import candidates
 from headsweep.data.ct_rate.names import LABELS

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.config.data_sections import SharedContent
 from headsweep.config.inputs import BUILT_IN, Modality
-from headsweep.config.schema import Config, SharedContent
+from headsweep.config.schema import Config
 from headsweep.data.columns import distinct_inputs
 from headsweep.data.faults import Fault
 from headsweep.data.label_maps import label_map_path, labels_of_map, map_of, read_mapped

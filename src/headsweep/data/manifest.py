@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headsweep.config.schema import BlankLabels, ColumnsConfig, ManifestColumns, escapes
+from headsweep.config.data_sections import BlankLabels, ColumnsConfig, ManifestColumns
+from headsweep.config.schema import escapes
 from headsweep.data.columns import (
     BLANK_CELLS,
     LABEL_VALUES,

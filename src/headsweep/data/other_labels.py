@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.config.messages import nearest
-from headsweep.config.schema import ColumnsConfig
 from headsweep.data.columns import BLANK_CELLS, LABEL_VALUES
 from headsweep.data.ct_rate.names import volume_of
 from headsweep.data.tables import read_table

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
+from headsweep.config.data_sections import SharedContent
 from headsweep.config.inputs import Modality
-from headsweep.config.schema import SharedContent
 from headsweep.data.faults import Fault
 from headsweep.data.manifest import Manifest
 from headsweep.metrics.masking import BLANK

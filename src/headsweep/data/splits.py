@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.config.head_section import RetrievalConfig
 from headsweep.config.inputs import input_names, paired_inputs
-from headsweep.config.schema import Config, RetrievalConfig
+from headsweep.config.schema import Config
 
 BLOCK_ROWS = 1024
 """Rows that are hashed or written at once, which bounds the memory needed."""

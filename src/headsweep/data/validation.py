@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.config.data_sections import SharedContent
 from headsweep.config.inputs import Modality
-from headsweep.config.schema import Config, SharedContent
+from headsweep.config.schema import Config
 from headsweep.data.columns import distinct_inputs
 from headsweep.data.dataset import required_inputs, row_digests
 from headsweep.data.faults import Fault

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from headsweep.config.schema import TrainingConfig
+from headsweep.config.training_section import TrainingConfig
 
 
 class EarlyStopping:

@@ -10,7 +10,8 @@ from math import nan
 import torch
 from torch import Tensor
 
-from headsweep.config.schema import Config, MLPConfig
+from headsweep.config.head_section import MLPConfig
+from headsweep.config.schema import Config
 from headsweep.engine.checkpoints import Snapshot
 from headsweep.engine.folds import FoldedInputs, FoldedProgram, FoldedSlot, fold_means
 from headsweep.engine.hardware.memory import ran_out_of_memory

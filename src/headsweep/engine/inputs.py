@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headsweep.config.data_sections import Normalization
 from headsweep.config.inputs import BUILT_IN, input_names
-from headsweep.config.schema import Config, Normalization
+from headsweep.config.schema import Config
 from headsweep.data.dataset import Split, required_inputs
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.heads.base import HeadShape

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from headsweep.config.head_section import HeadConfig
 from headsweep.config.inputs import BUILT_IN, MODALITIES, Modality, input_names
-from headsweep.config.schema import HeadConfig
 
 
 @dataclass(frozen=True)

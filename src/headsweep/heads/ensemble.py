@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headsweep.config.head_section import HeadConfig
 from headsweep.config.inputs import BUILT_IN, Modality, joined_input
-from headsweep.config.schema import HeadConfig
 from headsweep.heads.base import Head, HeadShape
 from headsweep.metrics.ensemble_selection import weighted_mean
 

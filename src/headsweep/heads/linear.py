@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from headsweep.config.schema import LinearConfig
+from headsweep.config.head_section import LinearConfig
 from headsweep.heads.base import HeadShape, LabelHead
 
 

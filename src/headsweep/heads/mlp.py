@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from headsweep.config.schema import MLPConfig
+from headsweep.config.head_section import MLPConfig
 from headsweep.heads.base import HeadShape, LabelHead
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

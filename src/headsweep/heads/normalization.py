@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headsweep.config.schema import Normalization
+from headsweep.config.data_sections import Normalization
 
 CONSTANT_STD = 1e-7
 """A column whose standard deviation is below this share of the largest one counts as constant."""

@@ -17,10 +17,11 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from headsweep.atomic_files import write_bytes
+from headsweep.config.data_sections import Normalization
 from headsweep.config.fingerprints import without_added_defaults
+from headsweep.config.head_section import HeadConfig, head_config_type
 from headsweep.config.inputs import BUILT_IN, Modality
 from headsweep.config.messages import nearest
-from headsweep.config.schema import HeadConfig, Normalization, head_config_type
 from headsweep.errors import FeatureError
 from headsweep.heads.base import Head, HeadShape
 from headsweep.heads.ensemble import EnsembleConfig, EnsembleHead, joint_shape

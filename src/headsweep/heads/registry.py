@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headsweep.config.schema import (
+from headsweep.config.head_section import (
     HEAD_ENTRY_POINTS,
     HeadConfig,
     Init,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headsweep.config.head_section import RetrievalConfig
 from headsweep.config.inputs import Modality, input_names
-from headsweep.config.schema import RetrievalConfig
 from headsweep.heads.base import Head, HeadShape, join_named
 from headsweep.heads.neighbours import neighbour_probabilities
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import explain
+from headsweep.config.explain import explain
 from headsweep.data.dataset import Split
 from headsweep.data.folds import Folds
 from headsweep.engine.engine import FoldedEngine

@@ -19,7 +19,9 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import Config, PositiveInt, Seed, escapes, explain, to_dict
+from headsweep.config.explain import explain
+from headsweep.config.schema import Config, escapes, to_dict
+from headsweep.config.section import PositiveInt, Seed
 from headsweep.data.dataset import Split, in_order, required_inputs, row_digests
 from headsweep.errors import VerificationError
 from headsweep.evaluation.rules import CURRENT, RULES, Rules

@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, field_validator, model_validator
 
 from headsweep.config.messages import unknown_key
-from headsweep.config.schema import ObjectiveMetric, Section
+from headsweep.config.section import Section
+from headsweep.config.training_section import ObjectiveMetric
 
 MOST_FOLDS = 100
 CONSTRAINT_PREFIX = "constraints:"

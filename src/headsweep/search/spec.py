@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.messages import nearest
-from headsweep.config.schema import Config, PositiveFloat, PositiveInt, Section, Seed, to_dict
+from headsweep.config.schema import Config, to_dict
+from headsweep.config.section import PositiveFloat, PositiveInt, Section, Seed
 from headsweep.config.values import differences
 from headsweep.errors import ConfigError, StudyError
 from headsweep.search.objective import Objective, objective_from_plain, objective_to_plain

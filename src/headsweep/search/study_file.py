@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from headsweep.config.explain import explain
 from headsweep.config.inputs import INPUT, joined_input
 from headsweep.config.messages import unknown_key
 from headsweep.config.overrides import (
@@ -19,7 +20,8 @@ from headsweep.config.overrides import (
     refuse_escapes,
     refuse_escaping_value,
 )
-from headsweep.config.schema import Config, Section, explain
+from headsweep.config.schema import Config
+from headsweep.config.section import Section
 from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.errors import ConfigError, HeadsweepWarning, StudyError

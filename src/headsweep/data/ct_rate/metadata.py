@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from headsweep.config.schema import ColumnsConfig
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.data.ct_rate.names import volume_of
 from headsweep.data.tables import normalized, read_table
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from headsweep.atomic_files import replacing
-from headsweep.config.schema import ColumnsConfig
+from headsweep.config.data_sections import ColumnsConfig
 from headsweep.data.columns import LABEL_VALUES, label_columns, unused_labels
 from headsweep.data.ct_rate.names import FINDINGS, NOT_GIVEN, VOLUME_NAME, scan_of, volume_of
 from headsweep.data.features import read_feature

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from headsweep.config.schema import TrainingConfig
+from headsweep.config.training_section import TrainingConfig
 
 Hyper = float | Tensor
 

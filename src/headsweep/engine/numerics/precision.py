@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headsweep.config.schema import Precision
+from headsweep.config.training_section import Precision
 
 aten = torch.ops.aten
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from headsweep.config.schema import TrainingConfig
+from headsweep.config.training_section import TrainingConfig
 
 RISE_FROM = 25.0
 """Largest over first learning rate of `one_cycle`."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsweep.config.schema import Config, Precision
+from headsweep.config.schema import Config
+from headsweep.config.training_section import Precision
 from headsweep.engine.inputs import Inputs
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from headsweep.config.schema import MLPConfig
+from headsweep.config.head_section import MLPConfig
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.dropout_noise import kept, uniforms
 from headsweep.engine.numerics.losses import gradient_, loss_settings

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headsweep.config.schema import Config, MLPConfig
+from headsweep.config.head_section import MLPConfig
+from headsweep.config.schema import Config
 from headsweep.engine.hardware.cuda_graphs import RecordedStep, Step, record_graph
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.dropout_noise import minibatch_key, signed

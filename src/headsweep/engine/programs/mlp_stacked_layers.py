@@ -15,7 +15,7 @@ from itertools import accumulate, groupby, pairwise
 import torch
 from torch import Tensor
 
-from headsweep.config.schema import MLPConfig
+from headsweep.config.head_section import MLPConfig
 from headsweep.engine.numerics.dropout_noise import uniforms_at
 from headsweep.engine.numerics.losses import LossSettings
 from headsweep.engine.numerics.optimizers import Optimizer

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headsweep.config.head_section import RetrievalConfig
 from headsweep.config.inputs import JOINER, Modality
-from headsweep.config.schema import RetrievalConfig
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.programs.base import GroupKey
 from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram

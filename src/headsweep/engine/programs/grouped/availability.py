@@ -8,7 +8,8 @@ import logging
 
 import torch
 
-from headsweep.config.schema import Config, MLPConfig
+from headsweep.config.head_section import MLPConfig
+from headsweep.config.schema import Config
 
 LARGEST_DEPTH = 5
 """Hidden layers up to which a step takes at most 30 launches."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.config.schema import Precision
+from headsweep.config.training_section import Precision
 from headsweep.engine.programs.grouped import elementwise_kernels as elementwise
 from headsweep.engine.programs.grouped import product_kernels as products
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsweep.config.schema import Config, HeadConfig, LinearConfig, MLPConfig
+from headsweep.config.head_section import HeadConfig, LinearConfig, MLPConfig
+from headsweep.config.schema import Config
 from headsweep.engine.inputs import Variant
 from headsweep.engine.programs.grouped.arena import WeightArena
 from headsweep.engine.programs.grouped.records import (

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from headsweep.config.schema import HeadConfig
+from headsweep.config.head_section import HeadConfig
 from headsweep.heads.base import HeadShape, LabelHead
 
 
