@@ -80,6 +80,9 @@ heads = st.builds(
         }
     ),
     st.none() | st.floats(0.01, 1.0),
+).filter(
+    # At 0 the gradient of the last bias is 0 but for rounding, by whose size AdamW divides it.
+    lambda one: (one.head.init, one.training.loss) != ("zero", "weighted_bce")
 )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_manifests_are_read_only_by_the_listed_modules():
     loaders = users_of("test_splits") | users_of("splits_alone")
     assert loaders - dataset == named | single_runs
     # `overrides` only checks that the paths under this key stay inside the manifest folder.
-    spelt = {"config/schema.py", "config/overrides.py", *dataset}
+    spelt = {"config/data_sections.py", "config/overrides.py", *dataset}
     assert users_of("test_manifests") - spelt == named | inspection
     assert users_of("load_test") == {*named, "leaderboard/verification/verify.py"}
     assert users_of("open_test") == {*named, "leaderboard/finalize.py"}
@@ -123,7 +123,9 @@ def test_commands_before_finalize_without_test_data_succeed(data, headsweep, tmp
             for name in row.split(",")[1:3]:
                 (copy / "features" / name).unlink(missing_ok=True)
     places = [f"paths.data_root={copy}/features", f"paths.manifest_dir={copy}/manifests"]
-    study = make_study(tmp_path / "blind", copy, name="blind", base="head=linear", n_trials=1)
+    study = make_study(
+        tmp_path / "blind", copy, name="blind", base="head=linear", n_trials=1, overrides=()
+    )
     storage = ("--storage", study.storage_url)
     file = tmp_path / "blind" / "study.yaml"
     checkpoint = f"paths.checkpoint_dir={tmp_path}/run"
