@@ -73,6 +73,11 @@ def test_outlast_with_a_permanent_error_raises_at_once(
     assert str(told.value) == f"cannot use {database.shown}: {found}"
 
 
+def test_explain_when_no_connection_is_free_does_not_say_unreachable(database: Database) -> None:
+    told = str(database.explain(PoolTimeoutError("QueuePool limit of size 1 reached")))
+    assert told.startswith(f"{database.shown} is busy: ")
+
+
 def test_enter_wal_when_the_database_is_locked_waits(tmp_path: Path) -> None:
     """SQLite does not wait by itself when a file is switched to write-ahead logging."""
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None, check_same_thread=False)

@@ -180,6 +180,10 @@ class Database:
             return UnreachableStorageError(
                 f"{self.shown} is locked: another process does not end its transaction ({found})"
             )
+        if isinstance(error, PoolTimeoutError):
+            return UnreachableStorageError(
+                f"{self.shown} is busy: another thread of this process uses the only connection"
+            )
         if _may_pass(error):
             return UnreachableStorageError(f"cannot reach {self.shown}: {found}")
         return StorageError(f"cannot use {self.shown}: {found}")
