@@ -101,7 +101,8 @@ def test_files_that_a_document_links_to_exist(page):
 
 
 def test_documents_name_no_folder_beside_the_checkout():
-    assert [page for page, text in TEXTS.items() if "../shared" in text] == []
+    pictures = {p.name: p.read_text(encoding="utf-8") for p in ROOT.glob("docs/images/*.svg")}
+    assert [page for page, text in (TEXTS | pictures).items() if "../shared" in text] == []
 
 
 def test_readme_has_at_most_120_lines():
