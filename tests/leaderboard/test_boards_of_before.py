@@ -26,6 +26,7 @@ from headsweep.leaderboard.verification.recompute import recompute
 from headsweep.leaderboard.verification.verify import verify
 from headsweep.search.study_file import load_study_file
 from headsweep.studies.study import StoredStudy
+from tests.helpers.archives import unpack
 from tests.leaderboard.conftest import Study, add_trials
 
 BOARDS = Path(__file__).parent / "boards_of_before"
@@ -38,7 +39,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("before")
     for kind in KINDS:
         with tarfile.open(BOARDS / f"{kind}.tar.xz") as archive:
-            archive.extractall(folder, filter="data")
+            unpack(archive, folder)
     return folder
 
 

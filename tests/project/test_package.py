@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from headsweep.package_info import code_commit
+from tests.helpers.archives import unpack
 
 ROOT = Path(__file__).parents[2]
 SHARED_LIBRARIES = "shared_libraries.pth"
@@ -93,7 +94,7 @@ def test_wheel_built_from_sdist_equals_wheel(built, wheel, tmp_path):
     """An sdist outside git still knows its commit."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+        unpack(archive, tmp_path)
     (source,) = tmp_path.iterdir()
     hatch(source, tmp_path / "dist", "wheel")
     (again,) = (tmp_path / "dist").glob("*.whl")
