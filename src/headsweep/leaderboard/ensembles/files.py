@@ -11,14 +11,13 @@ from headsweep.atomic_files import write_json, write_text
 from headsweep.config.files import write_config
 from headsweep.config.schema import Config
 from headsweep.evaluation.paired_tests import COMPARED
-from headsweep.evaluation.predictions import write_predictions
-from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
 from headsweep.heads.predictor import MODEL, Predictor, ensemble_of, save_predictor
+from headsweep.leaderboard.added_rows import row_cells, write_row
 from headsweep.leaderboard.ensembles.rows import ENSEMBLE, EnsembleRow, Ensembles, Heads
 from headsweep.leaderboard.finalists import with_seed
 from headsweep.leaderboard.formatting import interval, markdown_table, number
 from headsweep.leaderboard.results import FinalistResult
-from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv, unseen_cells
+from headsweep.leaderboard.table import Cell, to_csv
 
 ENSEMBLES_TABLE, ENSEMBLES_COMPARED = "ensembles.csv", "ensembles/comparisons.json"
 ENSEMBLE_FOLDER = f"ensembles/{ENSEMBLE}"
@@ -49,14 +48,8 @@ def write_ensembles(ensembles: Ensembles, folder: Path) -> None:
         return
     write_text(folder / ENSEMBLES_TABLE, to_csv(table_rows(ensembles)))
     for row in ensembles.rows:
-        place = folder / row.folder
-        for name, predictions in row.predictions.items():
-            write_predictions(predictions, place / "predictions" / f"{name}.parquet")
-        write_json(place / "metrics.json", row.metrics)
-        first = next(iter(row.predictions.values()))
-        thresholds = plain_thresholds(row.thresholds, first.labels, first.name)
-        write_json(place / THRESHOLDS, thresholds)
-        write_json(place / "members.json", [asdict(member) for member in row.members])
+        write_row(row, folder)
+        write_json(folder / row.folder / "members.json", [asdict(member) for member in row.members])
     write_json(folder / ENSEMBLES_COMPARED, ensembles.compared)
 
 
@@ -112,8 +105,7 @@ def table_rows(ensembles: Ensembles) -> list[dict[str, Cell]]:
 def _metric_cells(metrics: Mapping[str, Any]) -> dict[str, Cell]:
     """Return the metrics without spreads over seeds, and the optimism on every test split."""
     valid, *tests = metrics
-    cells = metric_cells(metrics, valid) | added_cells(metrics, valid) | unseen_cells(metrics)
-    cells = {name: cell for name, cell in cells.items() if not name.endswith("_std")}
+    cells = row_cells(metrics)
     on_valid = metrics[valid]["auprc_macro"]["mean"]
     for test in tests:
         on_test = metrics[test]["auprc_macro"]["mean"]

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from headsweep.evaluation.ensembles import averaged_scores, mean_predictions
-from headsweep.evaluation.paired_tests import COMPARED, compare_first
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.subgroups import Attributes
-from headsweep.evaluation.summaries import Thresholds, choose_thresholds, mean_patients
+from headsweep.evaluation.summaries import Thresholds, choose_thresholds
+from headsweep.leaderboard.added_rows import compare_with_best
 from headsweep.leaderboard.results import measure_seeds
-from headsweep.metrics.bootstrap import rarer_class_patients
 from headsweep.metrics.ensemble_selection import Selection, select_weights
 from headsweep.metrics.ranking import Metric, average_precision, macro
 from headsweep.progress import progress_bar
@@ -117,38 +116,16 @@ def build_ensembles(
             bar.advance()
         if weights is not None:
             rows.append(_row(ENSEMBLE, chosen, weights, subgroups, rules))
-    return Ensembles(rows, compare_with_best(best, rows, rules), left_out)
+    return Ensembles(rows, _rows_minus_best(best, rows, rules), left_out)
 
 
-def compare_with_best(best: Best, rows: Sequence[EnsembleRow], rules: Rules) -> dict[str, Any]:
-    """Compare every row with the best finalist, by the paired bootstrap.
-
-    Args:
-        best: metrics of the best finalist, and its macro values on the resamples.
-        rows: the ensembles.
-        rules: of the board.
-
-    Returns:
-        By split and metric, for each row `row, difference` (the row minus the best finalist),
-        interval and p-values, which are corrected over the rows.
-    """
-    metrics, draws = best
-    compared: dict[str, Any] = {}
-    for split in metrics if rows else ():
-        first = rows[0].predictions[split]
-        patients = mean_patients(rarer_class_patients(first.targets, first.patients))
-        compared[split] = {}
-        for metric in COMPARED:
-            name = f"{metric}_macro"
-            pairs = compare_first(
-                ["1", *(row.name for row in rows)],
-                [one[split][name]["mean"] for one in (metrics, *(row.metrics for row in rows))],
-                [one[split][metric] for one in (draws, *(row.draws for row in rows))],
-                patients,
-                rules,
-            )
-            compared[split][name] = [_row_minus_best(pair) for pair in pairs]
-    return compared
+def _rows_minus_best(best: Best, rows: Sequence[EnsembleRow], rules: Rules) -> dict[str, Any]:
+    """Return the comparison of every row with the best finalist, by split and metric."""
+    compared = compare_with_best(*best, rows, rules)
+    return {
+        split: {name: [_row_minus_best(pair) for pair in pairs] for name, pairs in found.items()}
+        for split, found in compared.items()
+    }
 
 
 def _row_minus_best(pair: Mapping[str, Any]) -> dict[str, Any]:

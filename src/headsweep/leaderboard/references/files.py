@@ -8,12 +8,11 @@ from typing import Any
 
 from headsweep.atomic_files import write_json, write_text
 from headsweep.evaluation.paired_tests import COMPARED
-from headsweep.evaluation.predictions import write_predictions
-from headsweep.evaluation.thresholds_file import plain_thresholds
+from headsweep.leaderboard.added_rows import row_cells, write_row
 from headsweep.leaderboard.formatting import interval, markdown_table, number
 from headsweep.leaderboard.references.reading import REFERENCES_TABLE
 from headsweep.leaderboard.references.rows import TITLES, ComparedReferences
-from headsweep.leaderboard.table import Cell, added_cells, metric_cells, to_csv, unseen_cells
+from headsweep.leaderboard.table import Cell, to_csv
 
 REFERENCES_COMPARED = "references/comparisons.json"
 NOTE = (
@@ -29,14 +28,7 @@ def write_references(references: ComparedReferences, folder: Path) -> None:
         return
     write_text(folder / REFERENCES_TABLE, to_csv(table_rows(references)))
     for row in references.rows:
-        place = folder / row.folder
-        for name, predictions in row.predictions.items():
-            write_predictions(predictions, place / "predictions" / f"{name}.parquet")
-        write_json(place / "metrics.json", row.metrics)
-        first = next(iter(row.predictions.values()))
-        write_json(
-            place / "thresholds.json", plain_thresholds(row.thresholds, first.labels, first.name)
-        )
+        write_row(row, folder)
     write_json(folder / REFERENCES_COMPARED, references.compared)
 
 
@@ -46,18 +38,11 @@ def table_rows(references: ComparedReferences) -> list[dict[str, Cell]]:
         {
             "reference": row.name,
             "features": row.features,
-            **reference_cells(row.metrics),
+            **row_cells(row.metrics),
             **difference_cells(row.name, references.compared),
         }
         for row in references.rows
     ]
-
-
-def reference_cells(metrics: Mapping[str, Any]) -> dict[str, Cell]:
-    """Return the cells that repeat a reference's `metrics.json`; there are no seeds to spread."""
-    valid = next(iter(metrics))
-    cells = metric_cells(metrics, valid) | added_cells(metrics, valid) | unseen_cells(metrics)
-    return {name: cell for name, cell in cells.items() if not name.endswith("_std")}
 
 
 def difference_cells(name: str, compared: Mapping[str, Any]) -> dict[str, Cell]:

@@ -14,11 +14,11 @@ from headsweep.config.schema import Config
 from headsweep.data.dataset import Split
 from headsweep.data.folds import Folds
 from headsweep.data.prompts import prompts_for
-from headsweep.evaluation.paired_tests import COMPARED, compare_first
 from headsweep.evaluation.predictions import Predictions, predictions_on
 from headsweep.evaluation.rules import Rules
 from headsweep.evaluation.subgroups import Attributes, content_alone
-from headsweep.evaluation.summaries import Thresholds, choose_thresholds, mean_patients
+from headsweep.evaluation.summaries import Thresholds, choose_thresholds
+from headsweep.leaderboard.added_rows import compare_with_best
 from headsweep.leaderboard.references.chosen import References
 from headsweep.leaderboard.references.scores import (
     Probabilities,
@@ -28,7 +28,6 @@ from headsweep.leaderboard.references.scores import (
     zero_shot_scores,
 )
 from headsweep.leaderboard.results import FinalistResult, measure_seeds
-from headsweep.metrics.bootstrap import rarer_class_patients
 from headsweep.metrics.ranking import Metric
 from headsweep.progress import progress_bar
 
@@ -195,41 +194,6 @@ def _scored_out_of_fold(
         name: [folds.pooled([fold[name][0] for fold in by_fold]), *scores]
         for name, scores in on_tests.items()
     }
-
-
-def compare_with_best(
-    best: Mapping[str, Any],
-    best_draws: Mapping[str, Mapping[str, Metric]],
-    rows: Sequence[ReferenceRow],
-    rules: Rules,
-) -> dict[str, Any]:
-    """Compare the best finalist with every reference, by the paired bootstrap.
-
-    Args:
-        best: metrics of the best finalist by split.
-        best_draws: its macro metrics on the resamples.
-        rows: the references.
-        rules: of the board.
-
-    Returns:
-        By split and metric a pair for each reference, as `comparisons.json` holds those of
-        finalists; `a` is the best finalist.
-    """
-    compared: dict[str, Any] = {}
-    for split in best:
-        first = rows[0].predictions[split]
-        patients = mean_patients(rarer_class_patients(first.targets, first.patients))
-        compared[split] = {}
-        for metric in COMPARED:
-            macro = f"{metric}_macro"
-            compared[split][macro] = compare_first(
-                ["1", *(row.name for row in rows)],
-                [best[split][macro]["mean"], *(row.metrics[split][macro]["mean"] for row in rows)],
-                [best_draws[split][metric], *(row.draws[split][metric] for row in rows)],
-                patients,
-                rules,
-            )
-    return compared
 
 
 def row_names(names: Sequence[str]) -> list[str]:

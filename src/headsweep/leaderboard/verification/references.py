@@ -12,13 +12,13 @@ from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.rules import Rules
 from headsweep.evaluation.subgroups import Attributes, content_alone
 from headsweep.evaluation.thresholds_file import plain_thresholds
+from headsweep.leaderboard.added_rows import compare_with_best, row_cells
 from headsweep.leaderboard.references.files import (
     REFERENCES_COMPARED,
     difference_cells,
-    reference_cells,
 )
 from headsweep.leaderboard.references.reading import REFERENCES_TABLE, read_references
-from headsweep.leaderboard.references.rows import compare_with_best, measured, row_names
+from headsweep.leaderboard.references.rows import measured, row_names
 from headsweep.leaderboard.verification.agreement import check_file, check_row
 from headsweep.metrics.ranking import Metric
 
@@ -70,7 +70,7 @@ def recompute_references(
             ):
                 write_json(again, expected)
                 check_file(place / file, again)
-            cells = reference_cells(row.metrics) | difference_cells(row.name, compared)
+            cells = row_cells(row.metrics) | difference_cells(row.name, compared)
             check_row(folder / REFERENCES_TABLE, table.get(row.name, {}), cells)
         write_json(again, compared)
         check_file(folder / REFERENCES_COMPARED, again)
