@@ -115,12 +115,7 @@ def finalize(
         InputError: the data or the folder cannot be used.
     """
     spec = stored.spec
-    trials = stored.trials()
-    searched = sum(trial.state in FINISHED for trial in trials)
-    unfit = {trial_id(t) for t in trials if t.state in FINISHED and not stored.fits(t)}
-    study = SearchStudy(
-        *(stored.name, stored.storage, RandomSampler(), NopPruner()), hidden=lambda: unfit
-    )
+    study, searched = _searched(stored)
     _refuse_infeasible(stored, spec)
     finalists = choose_finalists(
         study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
@@ -161,6 +156,19 @@ def finalize(
         write_report(folder, study, results, compared, provenance, *extra, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
+
+
+def _searched(stored: StoredStudy) -> tuple[SearchStudy, int]:
+    """Return the study without trials that do not fit its space, and its number of finished trials.
+
+    Trials that do not fit count in the number.
+    """
+    finished = stored.trials(FINISHED)
+    unfit = {trial_id(trial) for trial in finished if not stored.fits(trial)}
+    study = SearchStudy(
+        *(stored.name, stored.storage, RandomSampler(), NopPruner()), hidden=lambda: unfit
+    )
+    return study, len(finished)
 
 
 def _facts(

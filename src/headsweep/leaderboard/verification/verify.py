@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from headsweep.config.files import read_config
 from headsweep.config.fingerprints import without_irrelevant
-from headsweep.config.schema import to_dict
+from headsweep.config.schema import Config, to_dict
 from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
 from headsweep.errors import VerificationError
@@ -89,33 +89,20 @@ def verify(
     exact = all(machine(settings)[key] == recorded["machine"][key] for key in SAME_MACHINE)
     # The finalists keep their own paths, which are part of the files that are compared.
     reading = with_values(finalists[0].config, moved or {}, where="command line")
-    names = recorded_names(recorded)
     inputs = union_of_inputs([finalist.config for finalist in finalists])
-    inputs = zero_shot_inputs(inputs, reading, zero_shot="zero_shot" in names)
+    zero_shot = "zero_shot" in recorded_names(recorded)
+    inputs = zero_shot_inputs(inputs, reading, zero_shot=zero_shot)
     data = data or Dataset.from_config(reading, progress=True)
     train, valid = data.search_splits(reading, inputs=inputs)
     tests = load_test(data, reading, inputs)
     _check_data(folder, recorded, (train, valid, *tests))
     cross_validation = CrossValidation.recorded(recorded, train, valid)
     folds = None if cross_validation is None else cross_validation.folds
-
-    seeds = tuple(recorded["seeds"])
-    facts = StudyFacts(
-        recorded["study"],
-        recorded["study_fingerprint"],
-        recorded["n_trials_searched"],
-        seeds,
-        rules_of(recorded),
-        search_of(recorded),
-        references=load_references(names, reading, train),
-        states_inputs="inputs" in recorded,
-        shows_unseen=recorded.get("shows_unseen", False),
-        selection=recorded_selection(recorded),
-        cross_validation=cross_validation,
-    )
+    facts = _facts(recorded, reading, train, cross_validation)
     _check_prompts(folder, recorded, facts)
     confirmed = confirm_with_progress(
-        *(finalists, seeds, train, valid, settings, facts.rules), cross_validation=cross_validation
+        *(finalists, facts.seeds, train, valid, settings, facts.rules),
+        cross_validation=cross_validation,
     )
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary)
@@ -129,7 +116,29 @@ def verify(
         recompute(folder)
     how = "equal to the bit" if exact else f"within tolerance ({_listed(TOLERANCE)})"
     each = "" if folds is None else f" and {folds.count} folds"
-    return f"{len(finalists)} finalists with {len(seeds)} seeds{each} trained again: {how}"
+    return f"{len(finalists)} finalists with {len(facts.seeds)} seeds{each} trained again: {how}"
+
+
+def _facts(
+    recorded: Mapping[str, Any],
+    config: Config,
+    train: Split,
+    cross_validation: CrossValidation | None,
+) -> StudyFacts:
+    """Return what the leaderboard's provenance says of its study, and its references read again."""
+    return StudyFacts(
+        recorded["study"],
+        recorded["study_fingerprint"],
+        recorded["n_trials_searched"],
+        tuple(recorded["seeds"]),
+        rules_of(recorded),
+        search_of(recorded),
+        references=load_references(recorded_names(recorded), config, train),
+        states_inputs="inputs" in recorded,
+        shows_unseen=recorded.get("shows_unseen", False),
+        selection=recorded_selection(recorded),
+        cross_validation=cross_validation,
+    )
 
 
 def _check_prompts(folder: Path, recorded: Mapping[str, Any], facts: StudyFacts) -> None:
