@@ -21,7 +21,8 @@ import pytest
 
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.attributes import WORKER
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.data_sets import LABELS, write_split

@@ -38,7 +38,8 @@ from headsweep.storage.trial_cache import TrialCache
 from headsweep.studies.adoption import METRIC_PREFIX, check_objective
 from headsweep.studies.pruning import build_batch_pruner
 from headsweep.studies.stopping import DEADLINE, Improvements, StopReason, seconds_left, stop_reason
-from headsweep.studies.study import StoredStudy, read_study_attrs
+from headsweep.studies.study import StoredStudy
+from headsweep.studies.study_attributes import read_study_attrs
 from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED, TAPE_POSITION
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 
