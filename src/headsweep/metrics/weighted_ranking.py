@@ -56,7 +56,8 @@ class Rankings:
 
 def slots_at_once(scores: Scores) -> int:
     """Return how many slots of the scores (K, n, c) `rank` is best called with at once."""
-    return max(1, _SCORES_AT_ONCE // max(scores[0].size, 1))
+    _, n, c = scores.shape
+    return max(1, _SCORES_AT_ONCE // max(n * c, 1))
 
 
 def rank(targets: Targets, scores: Scores) -> Rankings:
