@@ -57,7 +57,7 @@ class Rankings:
 def slots_at_once(scores: Scores) -> int:
     """Return how many slots of the scores (K, n, c) `rank` is best called with at once."""
     _, n, c = scores.shape
-    return max(1, _SCORES_AT_ONCE // max(n * c, 1))
+    return max(1, int(_SCORES_AT_ONCE // max(n * c, 1)))
 
 
 def rank(targets: Targets, scores: Scores) -> Rankings:
