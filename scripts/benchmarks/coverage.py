@@ -3,9 +3,9 @@
 
 Test sets are drawn as `headsweep data synth` draws them: CT-RATE's labels, one or two scans a
 patient, up to three reconstructions a scan. One logistic regression scores them all; its value on
-very many patients is the true value. Three intervals are computed on the same sets: the
-leaderboard's, from resampled patients; the plain percentiles of the same resamples; and, as in many
-papers, the plain percentiles of resampled rows.
+very many patients is the true value. Intervals are computed on the same sets: the leaderboard's,
+from resampled patients; bias-corrected percentiles, which are the leaderboard's for AUROC; the
+plain percentiles of the same resamples; and, as in many papers, those of resampled rows.
 
 With `--rare`, single labels that few patients have: coverage of the leaderboard's intervals by the
 number of patients with the label, from 2 on, also below the number from which a board gives
@@ -26,7 +26,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from headsweep.data.ct_rate.names import LABELS, patient_of
 from headsweep.data.synthetic.generate import CONTENT_STD, Cohort, sample_cohort
-from headsweep.evaluation.areas import MIN_PATIENTS_OF_AREAS
+from headsweep.evaluation.areas import MIN_PATIENTS_OF_AREAS, class_patients
 from headsweep.evaluation.summaries import CONFIDENCE, RESAMPLING_SEED, mean_patients
 from headsweep.metrics.bootstrap import (
     bound_of_perfect,
@@ -44,7 +44,7 @@ from headsweep.metrics.score_intervals import (
 
 LATENT = len(CONTENT_STD) + 1 + 2 * len(LABELS)
 WIDTH = LATENT
-INTERVALS = ("leaderboard", "percentiles", "percentiles of rows")
+INTERVALS = ("leaderboard", "bias-corrected percentiles", "percentiles", "percentiles of rows")
 
 
 def main() -> None:
@@ -65,9 +65,9 @@ def main() -> None:
 
     def resampled(
         targets: NDArray[np.uint8], scores: NDArray[np.float32], keys: Sequence[str]
-    ) -> NDArray[np.float64]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         resamples = patient_resamples(keys, options.resamples, RESAMPLING_SEED)
-        return both_macro(resampled_ranking(targets, scores, resamples))
+        return resampled_ranking(targets, scores, resamples)
 
     train = draw(3000)
     head = OneVsRestClassifier(LogisticRegression(C=10.0, max_iter=1000))
@@ -88,14 +88,20 @@ def main() -> None:
             keys = [patient_of(volume) for volume in cohort.volumes]
             estimates = both_macro(average_precision_and_auroc(targets, scores))[:, 0]
             rest_on = mean_patients(rarer_class_patients(targets, keys))
-            draws = resampled(targets, scores, keys)
+            by_label = resampled(targets, scores, keys)
+            draws = both_macro(by_label)
             ends = [
                 interval(estimate, drawn, rest_on, CONFIDENCE)
                 for estimate, drawn in zip(estimates, draws, strict=True)
             ]
-            by_row = resampled(targets, scores, cohort.volumes)
+            own = average_precision_and_auroc(targets, scores)[0][0]
+            classes = class_patients(targets, keys)
+            board = [macro_auprc_interval(own, by_label[0][0], *classes, CONFIDENCE), ends[1]]
+            by_row = both_macro(resampled(targets, scores, cohort.volumes))
             percentiles = (np.nanquantile(d, [0.025, 0.975], axis=1) for d in (draws, by_row))
-            for name, (low, high) in zip(INTERVALS, (np.array(ends).T, *percentiles), strict=True):
+            for name, (low, high) in zip(
+                INTERVALS, (np.array(board).T, np.array(ends).T, *percentiles), strict=True
+            ):
                 held[name].append((low <= truth) & (truth <= high))
         shares = ", ".join(
             f"{name} AUPRC {np.mean(hits, axis=0)[0]:.3f} AUROC {np.mean(hits, axis=0)[1]:.3f}"

@@ -330,7 +330,8 @@ def macro_auprc_interval(
     means = [row[used][np.isfinite(row[used])].mean() for row in draws]
     joint = np.var(means) * len(used) ** 2 / sum(plain)
     reach = norm.ppf(0.975) * math.sqrt(sum(variances) * joint) / len(used)
-    return np.clip(np.mean(middles) + np.array([-reach, reach]), 0, 1)
+    mean, middle = estimates[used].mean(), np.mean(middles)
+    return np.clip([min(middle - reach, mean), max(middle + reach, mean)], 0, 1)
 
 
 def patients_of_classes(scored: Scored) -> list[tuple[float, float]]:

@@ -118,8 +118,9 @@ def macro_auprc_interval(
     joint = np.nanmean(drawn[defined], axis=1).var() if defined.any() else 0.0
     covariance = joint * len(own) ** 2 / spread.sum() if spread.sum() > 0 else 1.0
     reach = ndtri((1 + confidence) / 2) * np.sqrt(mean_square * covariance) / len(own)
-    middle = np.mean((own - bias) / (1 - bias))
-    return float(np.clip(middle - reach, 0, 1)), float(np.clip(middle + reach, 0, 1))
+    mean, middle = own.mean(), np.mean((own - bias) / (1 - bias))
+    low, high = min(middle - reach, mean), max(middle + reach, mean)
+    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
 
 class _Variance:
@@ -131,7 +132,7 @@ class _Variance:
 
     def at(self, areas: Metric) -> Metric:
         """Return the variance of areas (c,) or (g, c)."""
-        return self.formula(areas, self.positives, self.negatives)
+        return np.maximum(self.formula(areas, self.positives, self.negatives), 0)
 
     def factor(self, areas: Metric, draws: Metric) -> Metric:
         """Return by how much variances (c,) at `areas` differ from the formula's.
