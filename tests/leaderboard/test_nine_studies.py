@@ -14,7 +14,7 @@ from tests.leaderboard.test_browser import DESK, PHONE, WIDTHS, brightness, page
 __all__ = ["page"]
 
 HEADS, INPUTS = ("linear", "mlp", "retrieval"), ("visual", "text", "both")
-ONE_SEED = (*NO_REFERENCES, "finalists.seeds=[0]")
+TWO_SEEDS = (*NO_REFERENCES, "finalists.seeds=[0,1]")
 STUDIES = [f"{head}-{features}" for head, features in product(HEADS, INPUTS)]
 
 pytestmark = [pytest.mark.slow]
@@ -33,7 +33,7 @@ def boards(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
             name=name,
             base=base,
             n_trials=2,
-            overrides=ONE_SEED,
+            overrides=TWO_SEEDS,
         )
         found[name] = study.finalize(folder / name / "board")
     return found
