@@ -41,7 +41,7 @@ from tests.helpers.exact_budget import assert_exact
 from tests.helpers.postgres import PASSWORD, Server
 from tests.helpers.slurm import PREEMPTED_PARTITION, PREEMPTING_PARTITION, Slurm
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 GOLDEN = Path(__file__).parent / "golden"
 STUDY = "array"

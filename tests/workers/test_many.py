@@ -33,7 +33,7 @@ from tests.helpers.study_specs import make_spec
 WORKERS = 64
 BUDGET = 4 * WORKERS
 
-pytestmark = [pytest.mark.xdist_group("many workers"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 
 def work_as_process(study: str, url: str) -> None:
