@@ -211,7 +211,8 @@ class StoredStudy:
             spec = self.spec
             self._searched = spec, {k: distribution(d) for k, d in spec.space.items()}
         spec, distributions = self._searched
-        if spec.objective.constraint and not is_measured(trial):
+        constraint = spec.objective.constraint
+        if constraint and not is_measured(trial, constraint):
             return False
         fitting = fits_space(trial, distributions)
         return fitting and not lacks_params(trial, spec.space, spec.config)
