@@ -182,6 +182,10 @@ def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder:
     for params in configs:
         study.enqueue_trial(params)
     work(stored, EngineSettings(device="cpu", slots=32), Stop())
+    with StoredStudy.open("peers", url) as again:
+        effort = again.summary().effort
+    print(f"headsweep: {effort.slots_per_step:.1f} slots a step, "
+          f"{effort.us_per_slot_step:.0f} µs a slot-step")  # fmt: skip
     states = [
         trial.state.name for trial in optuna.load_study(study_name="peers", storage=url).trials
     ]
