@@ -78,16 +78,18 @@ def search(
         # The budget is spent first; trials beyond it only serve the comparison at equal time.
         n = min(at_once, trials - n_done) if n_done < trials else at_once
         batch = sampler.batch(n) if isinstance(sampler, BatchedTPESampler) else nullcontext()
+        asked: list[tuple[optuna.Trial, Mapping[str, Any]]] = []
         with batch:
-            asked = [study.ask() for _ in range(n)]
-            params = [objective.suggest(Stepped(trial)) for trial in asked]  # type: ignore[arg-type]
-        for trial, values in zip(asked, params, strict=True):
+            for _ in range(n):
+                trial = study.ask()
+                asked.append((trial, objective.suggest(Stepped(trial))))  # type: ignore[arg-type]
+        for trial, values in asked:
             value = objective.value(values)
             study.tell(trial, value)
             best = min(best, value)
         each, slot = CPU_US
         n_done += n
-        core_s += 1e-6 * N_STEPS * (each * len({p[SHARED] for p in params}) + slot * n)
+        core_s += 1e-6 * N_STEPS * (each * len({values[SHARED] for _, values in asked}) + slot * n)
         path.append((n_done, core_s, best))
     return path
 
