@@ -171,13 +171,17 @@ def test_n_shared_of_a_study_file_reaches_the_sampler(tmp_path: Path) -> None:
     assert "training.batch_size" in SHARED_KEYS
 
 
-def test_suggestions_of_a_study_file_agree_by_halves_of_what_runs_at_once(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, "study.n_trials=48", sampler={"name": "tpe"})
-    assert trials_at_once(spec) == 12
+@pytest.mark.parametrize(("n_trials", "n_shared"), [(100, 4), (7, 2)])
+def test_suggestions_of_a_study_file_agree_by_fours_or_by_halves_of_what_runs_at_once(
+    tmp_path: Path, n_trials: int, n_shared: int
+) -> None:
+    spec = make_spec(tmp_path, f"study.n_trials={n_trials}", sampler={"name": "tpe"})
     study = optuna.create_study(sampler=build_sampler(spec, 0))
     sizes = np.array([suggest(study.ask(), spec.space, spec.config)["training.batch_size"]
-                      for _ in range(240)]).reshape(-1, 6)  # fmt: skip
+                      for _ in range(120)]).reshape(-1, n_shared)  # fmt: skip
     assert (sizes == sizes[:, :1]).all()
+    neighbours = sizes[: len(sizes) // 2 * 2, 0].reshape(-1, 2)
+    assert (neighbours[:, 0] != neighbours[:, 1]).any()  # no larger group agrees
     assert set(sizes[:, 0]) == {64, 256}
 
 
