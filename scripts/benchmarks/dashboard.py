@@ -25,7 +25,7 @@ from optuna_dashboard import wsgi
 from store import Cell, Stores, define, new_server, stock_url
 
 from headsweep.cli.dashboard import application
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 
 REMEMBERED_S = 10.5
 

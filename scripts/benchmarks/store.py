@@ -70,7 +70,8 @@ from headsweep.storage.bulk_writes import (  # noqa: E402
     upsert,
 )
 from headsweep.storage.optuna_tables import HEARTBEATS, trial_id, utc_now  # noqa: E402
-from headsweep.studies.study import StoredStudy, open_storage  # noqa: E402
+from headsweep.studies.storages import open_storage  # noqa: E402
+from headsweep.studies.study import StoredStudy  # noqa: E402
 from headsweep.studies.worker_session import join  # noqa: E402
 
 RUNGS = (1, 3, 9, 27, 81)
