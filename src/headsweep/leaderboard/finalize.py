@@ -81,8 +81,9 @@ from headsweep.search.spec import StudySpec
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
 from headsweep.studies.folds import FOLDS
+from headsweep.studies.pinned_data import DATA
 from headsweep.studies.references import with_references
-from headsweep.studies.study import DATA, StoredStudy
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import FINISHED
 
 
