@@ -4,10 +4,10 @@
 
 Sections run one after another, most important first, each within its own time: the grouped
 programs against the CPU, shapes of tiles (later sections use the fastest), whole studies on data
-of CT-RATE's size, times of a step, and other ways to train side by side. A section that fails
-prints its traceback, and the next one runs. Last come a table and one JSON line. With `--small`
-every path runs with tiny sizes; without a GPU, Triton's interpreter then runs the kernels on the
-CPU.
+of CT-RATE's size, times of a step, other ways to train side by side, and retrieval heads. A
+section that fails prints its traceback, and the next one runs. Last come a table and one JSON line.
+With `--small` every path runs with tiny sizes; without a GPU, Triton's interpreter then runs the
+kernels on the CPU.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from gpu_sections.about import about
 from gpu_sections.correctness import correctness, without_triton
 from gpu_sections.device import CUDA, now
 from gpu_sections.programs import grouped_programs
+from gpu_sections.retrieval import retrieval
 from gpu_sections.run import SMALL, Run, Sizes
 from gpu_sections.side_by_side import ways
 from gpu_sections.steps import profile, steps
@@ -94,6 +95,7 @@ SECTIONS: dict[str, tuple[Callable[[Run, float], dict[str, Any]], float]] = {
     "steps": (steps, 60),
     "ways": (ways, 60),
     "without_triton": (without_triton, 20),
+    "retrieval": (retrieval, 40),
     "profile": (profile, 30),
 }
 """What runs, and the seconds that it may take."""

@@ -65,17 +65,17 @@ def correctness(run: Run, until: float) -> dict[str, Any]:
     found["first_run_s"] = now() - begun
     run.say("first training, compilation included, s", f"{found['first_run_s']:.1f}")
     again = train_to_end(configs, *splits, settings)
-    found["repeats_equal"] = [_equal(a, b) for a, b in zip(fused, again, strict=True)]
+    found["repeats_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, again, strict=True)]
     backwards = train_to_end(configs[::-1], *splits, settings)[::-1]
-    found["order_equal"] = [_equal(a, b) for a, b in zip(fused, backwards, strict=True)]
+    found["order_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, backwards, strict=True)]
     alone = [train_to_end([c], *splits, settings)[0] for c in configs]
-    found["alone_equal"] = [_equal(a, b) for a, b in zip(fused, alone, strict=True)]
+    found["alone_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, alone, strict=True)]
     for name in ("repeats_equal", "order_equal", "alone_equal"):
         run.say(f"{name} to the bit", f"{sum(found[name])} of {len(configs)}")
     with grouped_programs(on=False):
         cpu = train_to_end(configs, *splits, EngineSettings(device="cpu", slots=64))
     found["cpu_auprc"] = [abs(a.best_value - b.best_value) for a, b in zip(fused, cpu, strict=True)]
-    found["cpu_weights"] = [_distance(a, b) for a, b in zip(fused, cpu, strict=True)]
+    found["cpu_weights"] = [weights_apart(a, b) for a, b in zip(fused, cpu, strict=True)]
     for text, auprc, weights in zip(CHECKED, found["cpu_auprc"], found["cpu_weights"], strict=True):
         print(f"  {auprc:.1e} {weights:.1e}  {text}")
     run.say("AUPRC against CPU, most", f"{max(found['cpu_auprc']):.1e}")
@@ -120,21 +120,22 @@ def without_triton(run: Run, until: float) -> dict[str, Any]:
         again = train_to_end(configs, *splits, settings)
     finally:
         groups.triton_available = available
-    equal = [_equal(a, b) for a, b in zip(found, again, strict=True)]
+    equal = [equal_to_the_bit(a, b) for a, b in zip(found, again, strict=True)]
     away = [abs(a.best_value - b.best_value) for a, b in zip(found, expected, strict=True)]
     run.say("without Triton: repeats equal to the bit", f"{sum(equal)} of {len(equal)}")
     run.say("without Triton: AUPRC against grouped, most", f"{max(away):.1e}")
     return {"equal": equal, "auprc": away}
 
 
-def _equal(a: Trained, b: Trained) -> bool:
+def equal_to_the_bit(a: Trained, b: Trained) -> bool:
+    """Return whether two trainings have equal weights and equal reports."""
     theirs = b.predictor.state_dict()
     same = all(t.equal(theirs[name]) for name, t in a.predictor.state_dict().items())
     ours = [replace(report, slot=0) for report in a.history]
     return same and ours == [replace(report, slot=0) for report in b.history]
 
 
-def _distance(a: Trained, b: Trained) -> float:
+def weights_apart(a: Trained, b: Trained) -> float:
     """Return how far weights are apart, as a share of their norm."""
     ours, theirs = (
         torch.cat([p.detach().double().flatten() for p in t.predictor.head.parameters()])

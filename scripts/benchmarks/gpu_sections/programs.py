@@ -50,7 +50,10 @@ def mlp(widths: Sequence[int], batch: int, **more: object) -> Config:
 
 def drawn_configs(run: Run, study: str, count: int) -> list[Config]:
     """Return configs as a study draws them, for one epoch."""
-    narrow = ["head.width=16"] if run.sizes.smallest and study.startswith("mlp") else []
+    narrow: list[str] = []
+    if run.sizes.smallest:
+        small = {"mlp_visual": ["head.width=16"], "retrieval": ["head.dim=8", "head.neighbours=5"]}
+        narrow = small.get(study, [])
     return draw_configs(study, count, 1, narrow, seed=0)
 
 

@@ -37,6 +37,8 @@ class Sizes:
     """Study file, trials, seconds aimed at, and the most it may take."""
     ways: tuple[tuple[str, int, int], ...] = (("linear", 256, 6), ("mlp", 96, 3))
     """Head, configs of headsweep, configs of the other ways; one epoch each."""
+    retrieval: int = 16
+    """Retrieval heads whose epoch is timed."""
     fixed: tuple[str, ...] = ()
     smallest: bool = False
 
@@ -45,7 +47,7 @@ SMALL = Sizes(
     rows=100, valid_rows=40, width=32, labels=4, steps=1, checked_rows=90, slots=(2,),
     linear_slots=(3,), mixed=2, hidden=32, copy_mib=4, study_slots=4,
     studies=(("linear_visual", 2, 5.0, 60.0), ("mlp_visual", 2, 15.0, 90.0)),
-    ways=(("linear", 2, 2), ("mlp", 2, 2)),
+    ways=(("linear", 2, 2), ("mlp", 2, 2)), retrieval=2,
     fixed=("training.max_epochs=1",), smallest=True,
 )  # fmt: skip
 
