@@ -22,7 +22,9 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
-from store import Cell, Stores, define, new_server, stock_url
+from store import new_server
+from store_contestants import stock_url
+from store_studies import Cell, Stores, define
 
 from headsweep.cli.dashboard import application
 from headsweep.studies.storages import open_storage

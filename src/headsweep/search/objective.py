@@ -11,9 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from headsweep.config.messages import unknown_key
 from headsweep.config.section import Section
-from headsweep.config.training_section import ObjectiveMetric
+from headsweep.config.training_section import MOST_FOLDS, ObjectiveMetric
 
-MOST_FOLDS = 100
 CONSTRAINT_PREFIX = "constraints:"
 """What Optuna's trial attributes of constraints begin with; the metric's name follows."""
 OLD_CONSTRAINTS = "constraints"

@@ -29,7 +29,7 @@ from headsweep.studies.stopping import clear_past_deadline, set_deadline
 from headsweep.studies.storages import open_storage, open_storage_after, study_id
 from headsweep.studies.study_attributes import read_study_attrs, write_study_attrs
 from headsweep.studies.summary import Summary, summarize
-from headsweep.studies.trials import export_trial, trial_config
+from headsweep.studies.trials import export_trial, single_run_config
 
 N_WORKERS = "headsweep:n_workers"
 """Study attribute: number of workers that have joined; each draws from its own random stream."""
@@ -236,12 +236,12 @@ class StoredStudy:
         return sorted(feasible, key=lambda trial: (-(trial.value or 0.0), trial.number))[:n]
 
     def config_of(self, trial: FrozenTrial) -> Config:
-        """Return the config that a trial trains.
+        """Return the config that trains a trial again, with the folds of the study, if it has any.
 
         Raises:
             ConfigError: the trial's params together break a constraint of the config.
         """
-        return trial_config(self.spec, trial)
+        return single_run_config(self.spec, trial)
 
     def export(self, path: Path, number: int | None = None) -> FrozenTrial:
         """Write the config of a complete trial, which `headsweep train --config` trains again.

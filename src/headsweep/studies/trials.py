@@ -40,6 +40,31 @@ def trial_config(spec: StudySpec, trial: FrozenTrial) -> Config:
     return with_values(spec.config, values, where=f"trial {trial.number}")
 
 
+def single_run_config(spec: StudySpec, trial: FrozenTrial) -> Config:
+    """Build the config with which `headsweep train` repeats a trial, with the folds of its study.
+
+    Args:
+        spec: the study's spec.
+        trial: one of its trials.
+
+    Returns:
+        The whole config.
+
+    Raises:
+        ConfigError: the params together break a constraint of the config.
+    """
+    config, objective = trial_config(spec, trial), spec.objective
+    if objective.folds is None:
+        return config
+    folds = {
+        "count": objective.folds,
+        "seed": spec.seed,
+        "include_valid": objective.include_valid,
+        "refit": objective.refit,
+    }
+    return with_values(config, {"training.folds": folds}, where=f"trial {trial.number}")
+
+
 def export_trial(spec: StudySpec, trial: FrozenTrial, path: Path) -> None:
     """Write the config of a complete trial as a YAML file.
 
@@ -57,7 +82,7 @@ def export_trial(spec: StudySpec, trial: FrozenTrial, path: Path) -> None:
             f"study {spec.name!r}: only a complete trial can be exported, "
             f"trial {trial.number} is {trial.state.name}"
         )
-    config = trial_config(spec, trial)
+    config = single_run_config(spec, trial)
     write_config(config, path, study=spec.name, trial=trial.number, value=trial.value)
 
 

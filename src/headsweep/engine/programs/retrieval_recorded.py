@@ -1,7 +1,7 @@
 """Retrieval heads on a GPU: one step of all slots of a batch size, recorded once and replayed.
 
 A step reads the epoch's rows and learning rates from the device, at an index that the device
-counts. Slots take their steps side by side on several streams: one slot fills a part of a GPU.
+counts. Slots are trained and validated on several streams, because one slot fills a part of a GPU.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class RecordedRetrievalProgram(RetrievalProgram):
         super().__init__(key, inputs)
         self.steps: dict[int, _Steps] = {}
         self.record = record_graph if inputs.device.type == "cuda" else None
+        self.streams = _streams(inputs.device)
 
     def admit(self, slot: Slot) -> None:
         """Build the slot's head."""
@@ -52,12 +53,25 @@ class RecordedRetrievalProgram(RetrievalProgram):
             n_whole = sum(len(rows) == size for rows in rows_of)
             if n_whole:
                 if size not in self.steps:
-                    self.steps[size] = _Steps(members, self._batch, self.record)
+                    self.steps[size] = _Steps(members, self._batch, self.record, self.streams)
                 self.steps[size].take(rows_of[:n_whole])
             for rows in rows_of[n_whole:]:
                 batch = self._batch(rows.to(self.inputs.device), members)
                 for member in members:
                     member.train_batch(batch)
+
+    def validate(self) -> tuple[list[Slot], Tensor]:
+        """Search the neighbours of every slot's validation rows.
+
+        Returns:
+            The slots and their scores `(K, c, n_valid)`.
+        """
+        members, scores = list(self.members.values()), []
+        with _side_by_side(self.streams):
+            for member, stream in zip(members, itertools.cycle(self.streams)):
+                with torch.cuda.stream(stream):
+                    scores.append(member.validate().T)
+        return [member.slot for member in members], torch.stack(scores)
 
     def _batch(self, rows: Tensor, members: Sequence[RetrievalTrainer]) -> RetrievalBatch:
         return self.prepare_batch(rows, 0, members)
@@ -71,6 +85,7 @@ class _Steps:
         members: Sequence[RetrievalTrainer],
         batch_of: Callable[[Tensor, Sequence[RetrievalTrainer]], RetrievalBatch],
         record: Callable[[Step], Step] | None,
+        streams: Sequence[torch.cuda.Stream | None],
     ) -> None:
         slot, inputs = members[0].slot, members[0].inputs
         zeros = inputs.targets.new_zeros
@@ -81,7 +96,7 @@ class _Steps:
         """Optimizer steps of every slot; float32, as the fused kernels require."""
         self.taken = zeros(1, dtype=torch.int64)
         self.recorded = RecordedStep(record)
-        self.streams = _streams(inputs.device, min(N_STREAMS, len(members)))
+        self.streams = streams[: len(members)]
 
     def take(self, rows_of: Sequence[Tensor]) -> None:
         """Put on the device what the steps will read, then take them."""
@@ -105,7 +120,7 @@ class _Steps:
         rates = self.rates.index_select(0, self.taken).squeeze(0)
         self.counts += 1
         batch = self.batch_of(rows, self.members)
-        with _beside(self.streams):
+        with _side_by_side(self.streams):
             for member, stream in zip(self.members, itertools.cycle(self.streams)):
                 with torch.cuda.stream(stream):
                     member.compute_gradients(batch)
@@ -117,8 +132,11 @@ class _Steps:
 
 
 @contextmanager
-def _beside(streams: Sequence[torch.cuda.Stream | None]) -> Iterator[None]:
-    """Let streams begin when the present one gets here, and the present one go on after them."""
+def _side_by_side(streams: Sequence[torch.cuda.Stream | None]) -> Iterator[None]:
+    """Let streams wait for the present one, and the present one for all of them at the end.
+
+    Memory of one stream is used again by it alone, hence not before the next of these blocks.
+    """
     side = [stream for stream in streams if stream is not None]
     if side:
         present = torch.cuda.current_stream()
@@ -129,8 +147,8 @@ def _beside(streams: Sequence[torch.cuda.Stream | None]) -> Iterator[None]:
         present.wait_stream(stream)
 
 
-def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream | None]:
-    """Return so many streams; on a CPU one None, the stream that is not changed."""
+def _streams(device: torch.device) -> list[torch.cuda.Stream | None]:
+    """Return the streams of slots; on a CPU one None, which leaves the stream as it is."""
     if device.type != "cuda":
         return [None]
-    return [torch.cuda.Stream(device) for _ in range(count)]  # type: ignore[no-untyped-call]
+    return [torch.cuda.Stream(device) for _ in range(N_STREAMS)]  # type: ignore[no-untyped-call]
