@@ -15,6 +15,7 @@ from tests.helpers.chromium import chromium
 from tests.helpers.command_line import Ended
 from tests.helpers.postgres import postgres, store_url
 from tests.helpers.requirements import REAL_REPORTS, MissingRequirements, require
+from tests.helpers.scheduling import FilesTogether
 from tests.helpers.slurm import slurm
 
 __all__ = ["chromium", "postgres", "slurm", "store_url"]
@@ -33,6 +34,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(MissingRequirements(config), "missing_requirements")
+    config.pluginmanager.register(FilesTogether(), "files_together")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Compare numbers of trials at once, and of trials that share settings: best value by time.
 
     python scripts/benchmarks/at_once.py [--seeds 20] [--trials 100] [--at-once 4 10 20 32 64]
-        [--shared 1 8] [--processes 2]
+        [--shared 1 8] [--processes 2] [--functions [NAME …]]
 
 Searches the recorded linear study (`tests/search/recorded`) as a worker does: all running trials
 train one epoch a tick, successive halving judges those at a rung together, and batched TPE fills
@@ -12,6 +12,8 @@ costs a product of its own, and on a GPU, where every batch size costs the launc
 
 A search continues until it has taken as long as the median search of `--trials` trials with a tenth
 of them at once and nothing shared, so that best values can be compared at equal time.
+
+With `--functions`, standard functions are minimised instead: see `at_once_functions.py`.
 """
 
 from __future__ import annotations
@@ -204,8 +206,18 @@ def main() -> None:
     parser.add_argument("--shared", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--keys", nargs="+", default=[BATCH_SIZE])
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--functions", nargs="*", help="all, or some; see at_once_functions.py")
     args = parser.parse_args()
     seeds = range(args.seeds)
+    if args.functions is not None:
+        from at_once_functions import NAMES, compare
+
+        with get_context("spawn").Pool(args.processes) as pool:
+            for line in compare(
+                pool, args.functions or NAMES, seeds, args.trials, args.at_once, args.shared
+            ):
+                print(line, flush=True)
+        return
     with get_context("spawn").Pool(args.processes) as pool:
         tenth = max(4, math.ceil(args.trials / 10))
         usual = pool.starmap(search, [(tenth, 1, (), s, args.trials, 0.0) for s in seeds])

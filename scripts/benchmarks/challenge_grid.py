@@ -106,6 +106,8 @@ class Outcome:
     best: dict[Point, float] = field(default_factory=dict)
     comparable: set[Point] = field(default_factory=set)
     """Heads that saw the rows in the order of the tape's beginning."""
+    slots_per_step: float | None = None
+    us_per_slot_step: float | None = None
 
 
 def by_headsweep(spec: StudySpec, data: Dataset, slots: int) -> Outcome:
@@ -121,6 +123,9 @@ def by_headsweep(spec: StudySpec, data: Dataset, slots: int) -> Outcome:
         work(stored, EngineSettings(device="cpu", slots=slots), Stop(), data=data)
         outcome = Outcome(time.process_time() - begun)
         with StoredStudy.open(spec.name, url) as again:
+            effort = again.summary().effort
+            outcome.slots_per_step = effort.slots_per_step
+            outcome.us_per_slot_step = effort.us_per_slot_step
             for trial in again.trials():
                 point: Point = tuple(trial.params[key] for key in KEYS)
                 outcome.best[point] = trial.value or 0.0
@@ -263,13 +268,15 @@ def report(seconds: Mapping[str, Sequence[float]], outcomes: Mapping[str, Outcom
     """Print seconds, ratios and the largest difference of values."""
     base = outcomes["summed losses"]
     slowest = statistics.median(seconds["summed losses"])
-    table = Table("", "CPU s", "ratio", "epochs", "best AUPRC", "largest difference", "heads")
+    table = Table("", "CPU s", "ratio", "epochs", "best AUPRC", "largest difference", "heads",
+                  "slots a step", "µs a slot-step")  # fmt: skip
     for name, outcome in outcomes.items():
         cpu_s = statistics.median(seconds[name])
         differences = [abs(outcome.best[p] - base.best[p]) for p in outcome.comparable]
         table.add_row(
             name, f"{cpu_s:.1f}", f"{slowest / cpu_s:.1f}", str(outcome.epochs),
             f"{max(outcome.best.values()):.5f}", f"{max(differences):.1e}", str(len(differences)),
+            *(f"{v:.1f}" if v else "–" for v in (outcome.slots_per_step, outcome.us_per_slot_step)),
         )  # fmt: skip
     Console().print(table)
     Console().print_json(json.dumps({name: list(values) for name, values in seconds.items()}))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import resource
 import shutil
 import signal
@@ -28,11 +29,13 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
-from store import PROCESSES, Cell, Stores, define, new_server, stock_url
+from store import new_server
+from store_contestants import stock_url
+from store_studies import Cell, Stores, define
 
 from headsweep.cli.dashboard import application
 from headsweep.cli.dashboard_study import quick
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 
 REMEMBERED_S = 10.5
 
@@ -82,7 +85,7 @@ def measure_answers(sizes: list[int]) -> None:
         for n in sizes:
             url = stores.copy("sqlite", spec, Cell(n, 0, slots=0, workers=0, sampler="random"))
             for wrapped in (False, True):
-                with PROCESSES.Pool(1) as pool:
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
                     row = pool.apply(answer_times, (url, n, wrapped))
                 first, size, refresh, little, memory = row
                 print(

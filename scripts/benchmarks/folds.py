@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from headsweep.studies.study import StoredStudy
+
 STUDY = {
     "base": ["head=linear", "features=visual", "training.max_epochs=50"],
     "space": {
@@ -27,7 +29,8 @@ STUDY = {
     },
     "sampler": {"name": "random"},
 }
-STEPS = ("worker", "finalize")
+ALL = ("create", "worker", "finalize")
+FUSION = ("slots a step", "µs a slot-step")
 
 
 def cpu_s() -> float:
@@ -42,7 +45,7 @@ def measured(
     """Create, search and finalize a study in new processes.
 
     Returns:
-        CPU seconds of each step.
+        CPU seconds of each step, slots a step and microseconds a slot-step.
     """
     study = STUDY | {"study": {"name": name, "n_trials": n, "seed": 1}, "objective": objective}
     (folder / f"{name}.yaml").write_text(json.dumps(study), encoding="utf-8")
@@ -58,6 +61,10 @@ def measured(
         command = [*headsweep, step, *arguments, "--storage", f"sqlite:///{folder}/{name}.db"]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
         times[step] = cpu_s() - begun
+    with StoredStudy.open(name, f"sqlite:///{folder}/{name}.db") as searched:
+        effort = searched.summary().effort
+    times["slots a step"] = effort.slots_per_step or 0.0
+    times["µs a slot-step"] = effort.us_per_slot_step or 0.0
     return times
 
 
@@ -81,12 +88,18 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 name = f"study-{repeat}"
                 times.append(measured(Path(folder), name, objective, data, given.trials))
-    print(f"{'CPU seconds, median':22}{'create':>10}{'search':>10}{'finalize':>10}{'all':>10}")
+    print(
+        f"{'CPU seconds, median':22}{'create':>10}{'search':>10}{'finalize':>10}{'all':>10}"
+        f"{FUSION[0]:>16}{FUSION[1]:>16}"
+    )
     totals = []
     for way, times in runs.items():
-        by_step = [statistics.median(t[s] for t in times) for s in ("create", *STEPS)]
-        totals.append((by_step[1], statistics.median(sum(t.values()) for t in times)))
-        print(f"{way:22}" + "".join(f"{s:10.1f}" for s in (*by_step, totals[-1][1])))
+        by_step = [statistics.median(t[s] for t in times) for s in ALL]
+        totals.append((by_step[1], statistics.median(sum(t[s] for s in ALL) for t in times)))
+        seconds = "".join(f"{s:10.1f}" for s in (*by_step, totals[-1][1]))
+        print(f"{way:22}{seconds}" + "".join(
+            f"{statistics.median(t[name] for t in times):16.1f}" for name in FUSION
+        ))  # fmt: skip
     search, whole = (after / before for before, after in zip(*totals, strict=True))
     print(f"ratio: search {search:.2f}, whole study {whole:.2f}")
 

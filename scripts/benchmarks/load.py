@@ -33,7 +33,8 @@ from tests.helpers.curves import work_as_process  # noqa: E402
 from tests.helpers.postgres import Server, new_server  # noqa: E402
 from tests.helpers.study_specs import make_spec  # noqa: E402
 
-from headsweep.studies.study import StoredStudy, open_storage  # noqa: E402
+from headsweep.studies.storages import open_storage  # noqa: E402
+from headsweep.studies.study import StoredStudy  # noqa: E402
 
 BUDGET = 1_000_000
 

@@ -182,6 +182,10 @@ def by_headsweep(configs: list[dict[str, float]], kind: str, data: Data, folder:
     for params in configs:
         study.enqueue_trial(params)
     work(stored, EngineSettings(device="cpu", slots=32), Stop())
+    with StoredStudy.open("peers", url) as again:
+        effort = again.summary().effort
+    print(f"headsweep: {effort.slots_per_step:.1f} slots a step, "
+          f"{effort.us_per_slot_step:.0f} µs a slot-step")  # fmt: skip
     states = [
         trial.state.name for trial in optuna.load_study(study_name="peers", storage=url).trials
     ]
@@ -353,11 +357,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--labels", type=int, default=18)
+    parser.add_argument("--valid-rows", type=int, default=3039, help="with --study")
     parser.add_argument("--trials", type=int, help="50, or what the shipped study says")
     parser.add_argument("--process-trials", type=int, default=2, help="of one process a trial")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="of the rounds, with --study")
     parser.add_argument(
-        "--study", choices=["linear_visual", "mlp_visual"],
+        "--study", choices=["linear_visual", "mlp_visual", "quickstart"],
         help="a whole shipped study, against study.optimize alone (see shipped.py)",
     )  # fmt: skip
     parser.add_argument("--slots", type=int, help="of headsweep's engine, with --study")
@@ -368,11 +374,14 @@ def main() -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if arguments.study:
-        from shipped import compare
+        from shipped import compare, make_dataset
 
+        sizes = (arguments.rows, arguments.width, arguments.labels, arguments.valid_rows)
+        print(json.dumps({"sizes": sizes}))
+        first = arguments.first_seed
         compare(
-            arguments.study, arguments.rows, trials=arguments.trials, rounds=arguments.rounds,
-            slots=arguments.slots, alone=arguments.alone,
+            arguments.study, make_dataset(*sizes), trials=arguments.trials, slots=arguments.slots,
+            seeds=range(first, first + arguments.rounds), alone=arguments.alone,
         )  # fmt: skip
         return
     arguments.trials = arguments.trials or 50

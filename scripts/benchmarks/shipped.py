@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import torch
+from fusion import Fusion, trained_trials
 from rich.console import Console
 from rich.table import Table
 from ways import epochs_of_one
@@ -27,6 +28,7 @@ from workload import make_split
 from headsweep.config.values import with_values
 from headsweep.data.dataset import Dataset
 from headsweep.engine.inputs import Inputs
+from headsweep.search.samplers_and_pruners import trials_at_once
 from headsweep.search.space import suggest
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file
@@ -51,19 +53,20 @@ class Outcome:
     """Epochs trained, over all trials."""
     slots_per_step: float | None = None
     us_per_slot_step: float | None = None
+    fusion: Fusion | None = None
 
 
-def make_dataset(rows: int, width: int, n_labels: int) -> Dataset:
-    """Return random features with linear labels, with as many validation rows as in CT-RATE."""
+def make_dataset(rows: int, width: int, n_labels: int, valid_rows: int = VALID_ROWS) -> Dataset:
+    """Return random features with linear labels; by default CT-RATE's number of valid rows."""
     parts = [
         make_split("train", rows, width, n_labels, seed=1),
-        make_split("valid", VALID_ROWS, width, n_labels, seed=2),
+        make_split("valid", valid_rows, width, n_labels, seed=2),
     ]
     return Dataset.from_arrays(
         features={"visual": np.concatenate([part.features["visual"] for part in parts])},
         targets=np.concatenate([part.targets for part in parts]),
         labels=list(parts[0].labels),
-        split=["train"] * rows + ["valid"] * VALID_ROWS,
+        split=["train"] * rows + ["valid"] * valid_rows,
     )
 
 
@@ -80,10 +83,14 @@ def by_headsweep(spec: StudySpec, data: Dataset, folder: Path, slots: int | None
     wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
     with StoredStudy.open(spec.name, f"sqlite:///{folder}/headsweep.db") as again:
         summary = again.summary()
-        epochs = sum(trial.user_attrs.get("epochs_trained", 0) for trial in again.trials())
+        trained = trained_trials(again, data)
     effort = summary.effort
     best = summary.best_value or 0.0
-    return Outcome(wall_s, cpu_s, best, epochs, effort.slots_per_step, effort.us_per_slot_step)
+    epochs = sum(trial.epochs for trial in trained)
+    fusion = Fusion.of(trained, min(settings.slots_on("cpu"), trials_at_once(spec)))
+    assert fusion.fused_steps == effort.fused_steps, (fusion, effort)
+    slots_per_step, us = effort.slots_per_step, effort.us_per_slot_step
+    return Outcome(wall_s, cpu_s, best, epochs, slots_per_step, us, fusion)
 
 
 def by_optimize(spec: StudySpec, data: Dataset, folder: Path, slots: int | None) -> Outcome:
@@ -128,27 +135,29 @@ SERVICES: dict[str, Service] = {"headsweep": by_headsweep, "study.optimize": by_
 
 
 def compare(
-    study: str, rows: int, *, trials: int | None, rounds: int, slots: int | None, alone: bool
-) -> None:
+    study: str, data: Dataset, *, trials: int | None, seeds: Sequence[int], slots: int | None,
+    alone: bool,
+) -> None:  # fmt: skip
     """Run both services in turn, a round a seed, and print a table and one JSON line last."""
-    data = make_dataset(rows, 512, 18)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in SERVICES}
     if alone:
         del outcomes["study.optimize"]
-    for seed in range(rounds):
+    for seed in seeds:
         overrides = [f"study.seed={seed}"] + ([f"study.n_trials={trials}"] if trials else [])
         spec = load_study_file(ROOT / "search_spaces" / f"{study}.yaml", overrides)
         for name, done in outcomes.items():
             with tempfile.TemporaryDirectory() as folder:
                 done.append(SERVICES[name](spec, data, Path(folder), slots))
             print(json.dumps({"seed": seed, "service": name, **asdict(done[-1])}), flush=True)
-    report(study, rows, outcomes)
+    report(study, outcomes)
 
 
-def report(study: str, rows: int, outcomes: dict[str, list[Outcome]]) -> None:
+def report(study: str, outcomes: dict[str, list[Outcome]]) -> None:
     """Print medians over the rounds; ratios are taken round by round."""
-    table = Table(title=f"{study}, {rows} rows")
-    for column in ("service", "wall s", "CPU s", "best value", "epochs", "slots a step", "µs"):
+    table = Table(title=study)
+    columns = ("service", "wall s", "CPU s", "best value", "epochs",
+               "slots a step", "most possible", "µs")  # fmt: skip
+    for column in columns:
         table.add_column(column, justify="left" if column == "service" else "right")
     for name, done in outcomes.items():
         table.add_row(
@@ -156,7 +165,9 @@ def report(study: str, rows: int, outcomes: dict[str, list[Outcome]]) -> None:
             f"{_median([o.cpu_s for o in done]):.1f}", f"{_median([o.best for o in done]):.4f}",
             f"{_median([o.epochs for o in done]):.0f}",
             *(f"{_median(known):.1f}" if (known := [v for v in values if v is not None]) else "–"
-              for values in ([o.slots_per_step for o in done], [o.us_per_slot_step for o in done])),
+              for values in ([o.slots_per_step for o in done],
+                             [o.fusion and o.fusion.most_possible for o in done],
+                             [o.us_per_slot_step for o in done])),
         )  # fmt: skip
     Console().print(table)
     ratios = {
@@ -169,7 +180,7 @@ def report(study: str, rows: int, outcomes: dict[str, list[Outcome]]) -> None:
         for clock in ("wall_s", "cpu_s")
     }
     plain = {name: [asdict(o) for o in done] for name, done in outcomes.items()}
-    print(json.dumps({"study": study, "rows": rows, "outcomes": plain, "ratios": ratios}))
+    print(json.dumps({"study": study, "outcomes": plain, "ratios": ratios}))
 
 
 def _median(values: Sequence[float]) -> float:

@@ -12,8 +12,6 @@ dimension is an option:
     python scripts/benchmarks/store.py --databases sqlite --finished 1000 --slots 32 --workers 1
 """
 
-# ruff: noqa: D102  (the methods of a contestant are documented in its protocol)
-
 from __future__ import annotations
 
 import argparse
@@ -21,7 +19,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import random
 import shutil
 import signal
 import socket
@@ -30,188 +27,27 @@ import sys
 import tempfile
 import time
 import warnings
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
-import psycopg
-from optuna.samplers import RandomSampler, TPESampler
-from optuna.storages import (
-    BaseStorage,
-    GrpcStorageProxy,
-    JournalStorage,
-    RDBStorage,
-    run_grpc_proxy_server,
-)
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection
+from optuna.storages import GrpcStorageProxy, RDBStorage, run_grpc_proxy_server
+from store_contestants import CONTESTANTS, RUNGS, stock_url
+from store_studies import Cell, Stores, define, value
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.helpers.postgres import Server, new_server  # noqa: E402
+from tests.helpers.postgres import new_server  # noqa: E402
 
-from headsweep.search.space import distribution, suggest  # noqa: E402
 from headsweep.search.spec import StudySpec  # noqa: E402
-from headsweep.search.study_file import load_study_file  # noqa: E402
-from headsweep.settings import WorkerSettings  # noqa: E402
-from headsweep.storage.bulk_writes import (  # noqa: E402
-    Changes,
-    detail_rows,
-    end_rows,
-    heartbeat_rows,
-    insert_trials,
-    upsert,
-)
-from headsweep.storage.optuna_tables import HEARTBEATS, trial_id, utc_now  # noqa: E402
-from headsweep.studies.study import StoredStudy, open_storage  # noqa: E402
-from headsweep.studies.worker_session import join  # noqa: E402
+from headsweep.studies.storages import open_storage  # noqa: E402
 
-RUNGS = (1, 3, 9, 27, 81)
-NAME = "benchmark"
-STUDY = """
-study: {{name: benchmark, n_trials: 1000000, seed: 1}}
-base: [head=mlp, training.max_epochs=81]
-space:
-  training.learning_rate: {{type: float, low: 1.0e-5, high: 1.0e-1, log: true}}
-  training.weight_decay: {{type: float, low: 1.0e-6, high: 1.0, log: true}}
-  training.batch_size: {{type: categorical, choices: [64, 256, 1024]}}
-  head.dropout: {{type: float, low: 0.0, high: 0.7}}
-  head.width: {{type: int, low: 64, high: 1024, log: true}}
-  head.activation: {{type: categorical, choices: [relu, gelu, silu]}}
-sampler: {{name: {sampler}}}
-pruner: {{name: successive_halving, min_resource: 1, reduction_factor: 3}}
-"""
 PROCESSES = multiprocessing.get_context("spawn")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One combination of the plan; `running` trials belong to another worker."""
-
-    finished: int
-    running: int
-    slots: int
-    workers: int
-    sampler: str
-
-
-def value(rate: float, epoch: int) -> float:
-    return 1 - abs(rate - 0.01) - 1 / (1 + epoch) + random.gauss(0, 0.01)
-
-
-class Contestant(Protocol):
-    """A worker's share in a study; trials go by any key."""
-
-    def claim(self, n: int) -> dict[int, float]:
-        """Start up to `n` trials; return their learning rates by key."""
-
-    def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
-        """Report (epoch, value) of each trial, ask for verdicts, finish the trials in `last`."""
-
-
-class Ours:
-    """headsweep's worker session."""
-
-    def __init__(self, url: str, spec: StudySpec) -> None:
-        self.session = join(NAME, url, WorkerSettings(), worker=str(random.random())).__enter__()
-
-    def claim(self, n: int) -> dict[int, float]:
-        trials = self.session.claim(n).trials
-        return {trial_id(trial): trial.params["training.learning_rate"] for trial in trials}
-
-    def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
-        for key, (epoch, reached) in reports.items():
-            self.session.report(key, epoch, reached)
-        pruned = self.session.trials_to_prune(list(reports))
-        for key in last:
-            if key in pruned:
-                self.session.prune(key, epochs=RUNGS[-1])
-            else:
-                self.session.complete(key, reports[key][1], epochs=RUNGS[-1])
-        assert not self.session.flush()
-
-
-class Stock(ABC):
-    """Stock Optuna over one of its storages."""
-
-    def __init__(self, url: str, spec: StudySpec) -> None:
-        sampler = {"random": RandomSampler, "tpe": TPESampler}[spec.sampler.name]
-        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-        self.spec = spec
-        self.study = optuna.load_study(
-            study_name=NAME,
-            storage=self.open(url),
-            sampler=sampler(**spec.sampler.kwargs),
-            pruner=pruner,
-        )
-        self.trials: dict[int, optuna.Trial] = {}
-
-    @abstractmethod
-    def open(self, url: str) -> BaseStorage | str: ...
-
-    def claim(self, n: int) -> dict[int, float]:
-        rates = {}
-        for _ in range(n):
-            trial = self.study.ask()
-            params = suggest(trial, self.spec.space, self.spec.config)
-            self.trials[trial.number] = trial
-            rates[trial.number] = params["training.learning_rate"]
-        return rates
-
-    def tick(self, reports: dict[int, tuple[int, float]], last: set[int]) -> None:
-        for number, (epoch, reached) in reports.items():
-            trial = self.trials[number]
-            trial.report(reached, epoch)
-            pruned = trial.should_prune()
-            if number in last and pruned:
-                self.study.tell(trial, state=TrialState.PRUNED)
-            elif number in last:
-                self.study.tell(trial, reached)
-
-
-class Rdb(Stock):
-    """Optuna's RDB storage on the database itself."""
-
-    def open(self, url: str) -> BaseStorage | str:
-        return stock_url(url)
-
-
-class Grpc(Stock):
-    """Optuna's gRPC proxy: one process holds the RDB storage for all."""
-
-    def open(self, url: str) -> BaseStorage | str:
-        host, port = url.removeprefix("grpc://").split(":")
-        return GrpcStorageProxy(host=host, port=int(port))
-
-
-class Journal(Stock):
-    """Optuna's journal in a file."""
-
-    def open(self, url: str) -> BaseStorage | str:
-        return journal(url)
-
-
-CONTESTANTS: dict[str, Callable[[str, StudySpec], Contestant]] = {
-    "headsweep": Ours,
-    "rdb": Rdb,
-    "grpc": Grpc,
-    "journal": Journal,
-}
-
-
-def stock_url(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://")
-
-
-def journal(url: str) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(url.removeprefix("journal://")))
 
 
 @dataclass(frozen=True)
@@ -292,110 +128,6 @@ def compete(
         processor_ms=1000 * statistics.mean(turn.processor_s / turn.trials for turn in results),
         trials_per_s=sum(turn.trials / turn.wall_s for turn in results),
     )
-
-
-# Studies to begin from: filled once, then copied for every turn.
-
-
-def define(folder: Path, sampler: str) -> StudySpec:
-    path = folder / f"{sampler}.yaml"
-    path.write_text(STUDY.format(sampler=sampler))
-    return load_study_file(path, [])
-
-
-def past_trials(spec: StudySpec, cell: Cell) -> Iterator[FrozenTrial]:
-    """Finished trials as successive halving leaves them, then running ones at the second rung."""
-    distributions = {key: distribution(dimension) for key, dimension in spec.space.items()}
-    memory = optuna.create_study(sampler=RandomSampler(seed=1))
-    for i in range(cell.finished + cell.running):
-        params = memory.ask(distributions).params
-        depth = 1 + min(len(RUNGS) - 1, int(random.expovariate(1.0)))
-        running = i >= cell.finished
-        steps = RUNGS[:2] if running else RUNGS[:depth]
-        reports = {step: value(params["training.learning_rate"], step) for step in steps}
-        ended = TrialState.COMPLETE if steps == RUNGS else TrialState.PRUNED
-        yield create_trial(
-            state=TrialState.RUNNING if running else ended,
-            params=params,
-            distributions=distributions,
-            value=None if running else reports[steps[-1]],
-            intermediate_values=reports,
-            system_attrs={f"completed_rung_{i}": reports[s] for i, s in enumerate(steps)},
-        )
-
-
-def fill_database(spec: StudySpec, url: str, cell: Cell) -> None:
-    """Write all trials in one transaction; running ones get a heartbeat one day in the future."""
-    storage = open_storage(url, create=True)
-    study_id = StoredStudy.create(spec, storage).study_id
-    trials = list(past_trials(spec, cell))
-
-    def write(connection: Connection) -> None:
-        now = utc_now()
-        n = len(trials)
-        keys = insert_trials(connection, study_id, n, 0, TrialState.RUNNING, now)
-        changes = {
-            key: Changes(
-                params={
-                    name: (d.to_internal_repr(trial.params[name]), d)
-                    for name, d in trial.distributions.items()
-                },
-                reports=trial.intermediate_values,
-                system_attrs=trial.system_attrs,
-            )
-            for key, trial in zip(keys, trials, strict=True)
-        }
-        by_key = dict(zip(keys, trials, strict=True))
-        ended = {k: (t.state, t.values) for k, t in by_key.items() if t.state.is_finished()}
-        beats = heartbeat_rows(by_key.keys() - ended.keys(), now.replace(year=now.year + 1))
-        ends = end_rows(ended, now)
-        upsert(connection, {**detail_rows(changes), **ends, HEARTBEATS: beats})
-
-    # Without the lock: its holder may not be idle for 30 s, and 80,000 rows take longer to build.
-    storage.database.write(write, study_id=None)
-    storage.database.close()
-
-
-def fill_journal(spec: StudySpec, path: Path, cell: Cell) -> None:
-    study = optuna.create_study(study_name=NAME, storage=journal(str(path)), direction="maximize")
-    study.add_trials(list(past_trials(spec, cell)))
-
-
-class Stores:
-    """Copies of filled studies, in every kind of database."""
-
-    def __init__(self, folder: Path, server: Server | None) -> None:
-        self.folder = folder
-        self.server = server
-        self.filled: dict[tuple[str, int, int, str], str] = {}
-        self.counter = itertools.count()
-
-    def copy(self, kind: str, spec: StudySpec, cell: Cell) -> str:
-        key = (kind, cell.finished, cell.running, cell.sampler)
-        if key not in self.filled:
-            self.filled[key] = self._fill(kind, spec, cell)
-        filled = self.filled[key]
-        if self.server is not None and kind == "postgresql":
-            copied = f"copy_{next(self.counter)}"
-            with psycopg.connect(self.server.url("postgres"), autocommit=True) as connection:
-                connection.execute(f'CREATE DATABASE "{copied}" TEMPLATE "{filled}"')
-            return self.server.url(copied)
-        path = self.folder / f"{next(self.counter)}"
-        shutil.copyfile(filled, path)
-        return f"{'sqlite:///' if kind == 'sqlite' else 'journal://'}{path}"
-
-    def _fill(self, kind: str, spec: StudySpec, cell: Cell) -> str:
-        path = self.folder / f"{next(self.counter)}"
-        if kind == "file":
-            fill_journal(spec, path, cell)
-        elif kind == "sqlite":
-            fill_database(spec, f"sqlite:///{path}", cell)
-        else:
-            assert self.server is not None
-            database = self.server.new_database()
-            fill_database(spec, self.server.url(database), cell)
-            return database
-        return str(path)
 
 
 @contextmanager

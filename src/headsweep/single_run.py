@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,23 @@ from headsweep.config.schema import Config, to_dict
 from headsweep.config.values import differences, with_values
 from headsweep.config.yaml_files import to_yaml
 from headsweep.data.dataset import Dataset, Split
+from headsweep.data.folds import Folds, divide
 from headsweep.data.manifest import read_manifest
 from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
-from headsweep.engine.engine import Engine
+from headsweep.engine.engine import Engine, FoldedEngine
 from headsweep.engine.slots import EpochReport
-from headsweep.engine.train_configs import Trained
+from headsweep.engine.train_configs import Trained, train_for
 from headsweep.errors import ConfigError, OutputError, TrialError
-from headsweep.heads.predictor import save_predictor
+from headsweep.evaluation.out_of_fold import out_of_fold
+from headsweep.evaluation.summaries import choose_thresholds
+from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
+from headsweep.heads.predictor import MODEL, Predictor, save_predictor
 from headsweep.preflight import check_output
 from headsweep.settings import EngineSettings
-from headsweep.tracking import Notice, start_tracker
+from headsweep.tracking import Notice, Tracker, start_tracker
 
 STATE = "state.safetensors"
-METRICS = "metrics.jsonl"
+METRICS, METRICS_OF_BEST = "metrics.jsonl", "metrics.json"
 
 
 def train(
@@ -68,7 +72,8 @@ def train(
     data = Dataset.from_config(config, progress=progress)
     data.refuse_mixed_labels()
     fit, valid = data.search_splits()
-    engine = Engine(fit, valid, settings)
+    folds = _folds_of(config, fit, valid)
+    engine = Engine(fit, valid, settings) if folds is None else FoldedEngine(folds, settings)
     identity = _identity(config, fit, valid, engine.inputs.device, settings)
     snapshot = _snapshot_to_resume(config, folder, identity, notice)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,14 +84,65 @@ def train(
         else:
             slot = engine.restore(config, snapshot).slot
         write_text(folder / "config.yaml", _yaml(config))
-        history = _train_on(engine, slot, config, folder, identity, on_epoch, notice)
-    return Trained(
-        config,
-        engine.predictor(slot),
-        history[-1].best_value,
-        history[-1].best_epoch,
-        history,
-    )
+        tracker = _tracker(engine.history(slot), config, folder, identity, notice)
+        history = _train_on(engine, slot, folder, identity, on_epoch, tracker)
+        predictor = _head(engine, slot, config, folds, folder, settings)
+        save_predictor(predictor, folder / MODEL)
+        last = history[-1]
+        best = history[last.best_epoch - 1].metrics
+        write_json(folder / METRICS_OF_BEST, best)
+        tracker.finish(best, folder / MODEL)
+    return Trained(config, predictor, last.best_value, last.best_epoch, history)
+
+
+def _folds_of(config: Config, fit: Split, valid: Split) -> Folds | None:
+    """Divide the rows into the folds that the config names.
+
+    Returns:
+        The folds; None if it names none.
+
+    Raises:
+        ManifestError: there are fewer patients than folds.
+    """
+    chosen = config.training.folds
+    if chosen is None:
+        return None
+    return divide(fit, valid if chosen.include_valid else None, chosen.count, chosen.seed)
+
+
+def _head(
+    engine: Engine,
+    slot: int,
+    config: Config,
+    folds: Folds | None,
+    folder: Path,
+    settings: EngineSettings,
+) -> Predictor:
+    """Return what a run that has ended results in; of folds, the mean of their heads.
+
+    With `training.folds.refit` it is one head that is trained on the rows of all folds, for as many
+    epochs as their heads were. Thresholds of folds are chosen out-of-fold, and written for
+    `evaluate`.
+
+    Returns:
+        The head.
+
+    Raises:
+        TrialError: the head of all rows diverged.
+    """
+    predictor = engine.predictor(slot)
+    if folds is None:
+        (folder / THRESHOLDS).unlink(missing_ok=True)  # of an earlier run with folds
+        return predictor
+    predictions = out_of_fold(predictor, folds)
+    thresholds = choose_thresholds(predictions)
+    plain = plain_thresholds(thresholds, predictions.labels, predictions.name)
+    write_json(folder / THRESHOLDS, plain)
+    if config.training.folds is None or not config.training.folds.refit:
+        return predictor
+    epochs = engine.history(slot)[-1].best_epoch
+    (refitted,) = train_for([config], [epochs], folds.rows, settings)
+    return refitted
 
 
 @contextmanager
@@ -109,11 +165,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _train_on(
     engine: Engine,
     slot: int,
-    config: Config,
     folder: Path,
     identity: Mapping[str, Any],
     on_epoch: Callable[[EpochReport], None] | None,
-    notice: Notice,
+    tracker: Tracker,
 ) -> tuple[EpochReport, ...]:
     """Train a slot to its end, with the state, metrics and logs of every epoch.
 
@@ -123,12 +178,9 @@ def _train_on(
     Raises:
         TrialError: training diverged.
     """
-    before = engine.history(slot)
     # An interrupted run may have written its last line only in part; the state is the truth.
-    write_text(folder / METRICS, "".join(_line(report) for report in before))
-    tracker = start_tracker(
-        config, folder, run_id=identity["run"], first_epoch=len(before) + 1, notice=notice
-    )
+    lines = "".join(_line(report) for report in engine.history(slot))
+    write_text(folder / METRICS, lines)
     with (folder / METRICS).open("a", encoding="utf-8") as metrics:
         while not (history := engine.history(slot)) or not history[-1].finished:
             (report,) = engine.run_epoch()
@@ -140,11 +192,24 @@ def _train_on(
             tracker.log(report.epoch, report.metrics)
             if on_epoch:
                 on_epoch(report)
-    best = history[history[-1].best_epoch - 1].metrics
-    write_json(folder / "metrics.json", best)
-    save_predictor(engine.predictor(slot), folder / "model.safetensors")
-    tracker.finish(best, folder / "model.safetensors")
     return history
+
+
+def _tracker(
+    before: Sequence[EpochReport],
+    config: Config,
+    folder: Path,
+    identity: Mapping[str, Any],
+    notice: Notice,
+) -> Tracker:
+    """Start the logger of a run that has trained these epochs.
+
+    Returns:
+        The logger.
+    """
+    return start_tracker(
+        config, folder, run_id=identity["run"], first_epoch=len(before) + 1, notice=notice
+    )
 
 
 def _without_missing_text(config: Config, notice: Notice) -> Config:

@@ -12,7 +12,10 @@ import pytest
 from sklearn.datasets import make_multilabel_classification
 
 import headsweep as hs
+from headsweep.cli.tables import print_boards
 from headsweep.config.files import read_config
+from headsweep.leaderboard.board_order import order_of
+from headsweep.leaderboard.merge import read_board
 from headsweep.leaderboard.results import objective_figure
 
 RECORDED = ("auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "ece", "brier")
@@ -89,6 +92,71 @@ def test_board_is_ranked_by_the_metric_and_says_so(board: hs.Leaderboard) -> Non
     assert "valid balanced accuracy" in (folder / "plots/history.svg").read_text()
     header = (folder / "leaderboard.csv").read_text().splitlines()[0]
     assert "balanced" not in header
+
+
+@pytest.fixture(scope="module")
+def others(arrays: hs.Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[hs.Leaderboard]:
+    """Boards of the metrics balanced accuracy, with fewer epochs, and AUPRC."""
+    boards = []
+    for metric, epochs in (("balanced_accuracy", 1), ("auprc_macro", 4)):
+        document = definition(metric)
+        document["study"] |= {"name": f"other-{metric}", "n_trials": 2}
+        document["base"][1] = f"training.max_epochs={epochs}"
+        document["pruner"] = {"name": "none"}
+        out = tmp_path_factory.mktemp("other")
+        with hs.Study.create(document, data=arrays, out=out) as study:
+            study.run(progress=False)
+            boards.append(study.finalize())
+    return boards
+
+
+def test_merge_of_boards_of_one_metric_is_ordered_by_it(
+    board: hs.Leaderboard, others: list[hs.Leaderboard], capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged = hs.Leaderboard.merge([others[0], board])
+    (one,) = merged.boards
+    shown = [float(row["val/balanced_accuracy"]) for row in one.rows]
+    expected = []
+    for folder in (others[0], board):
+        metrics = folder.metrics(1)
+        expected.append(objective_figure(metrics[next(iter(metrics))], "balanced_accuracy"))
+    assert shown == sorted(expected, reverse=True)
+    note = "Ordered by balanced accuracy on valid."
+    assert one.note == note
+    assert merged.to_markdown().startswith(f"{note}\n\n| rank")
+    assert note in merged.to_html()
+    assert list(merged.to_dataframe()["val/balanced_accuracy"]) == shown
+    print_boards(merged.boards)
+    table = capsys.readouterr().out
+    assert table.startswith(f"{note}\n")
+    assert all(f"{value:.3f}" in table for value in shown)
+    by_auprc = [0.1, 0.9] if expected[0] > expected[1] else [0.9, 0.1]
+    rows = [read_board(Path(folder))[0] for folder in (others[0], board)]
+    entries = [
+        ({**row, "val/auprc_macro": str(auprc)}, Path(folder))
+        for row, auprc, folder in zip(rows, by_auprc, (others[0], board), strict=True)
+    ]
+    assert list(order_of(entries).values) == expected
+
+
+def test_merge_of_boards_of_two_metrics_is_ordered_by_auprc_and_says_so(
+    board: hs.Leaderboard, others: list[hs.Leaderboard]
+) -> None:
+    (one,) = hs.Leaderboard.merge([board, others[1]]).boards
+    values = [float(row["val/auprc_macro"]) for row in one.rows]
+    assert values == sorted(values, reverse=True)
+    assert one.note == (
+        "Ordered by macro AUPRC on valid, as the studies maximize different metrics: "
+        "macro AUPRC, balanced accuracy."
+    )
+
+
+def test_merge_of_boards_of_auprc_has_no_note_and_no_new_column(
+    others: list[hs.Leaderboard],
+) -> None:
+    (one,) = hs.Leaderboard.merge([others[1], others[1]]).boards
+    assert one.note == ""
+    assert "val/balanced_accuracy" not in one.rows[0]
 
 
 def test_board_of_another_metric_verifies(board: hs.Leaderboard, arrays: hs.Dataset) -> None:

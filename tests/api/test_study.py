@@ -258,7 +258,7 @@ def test_run_and_finalize_on_files_open_the_storage_once_and_load_train_once(
 def test_status_parses_the_stored_definition_once(
     empty: Path, arrays: hs.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import headsweep.studies.study as module
+    import headsweep.studies.definition as module
 
     parsed: list[str] = []
     parse = module.spec_from_json

@@ -15,7 +15,8 @@ import yaml
 
 from headsweep.data.ct_rate.names import LABELS
 from headsweep.search.study_file import load_study_file
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 
 STUDY: dict[str, Any] = {
     "study": {"name": "tiny", "n_trials": 2, "seed": 1},

@@ -16,7 +16,8 @@ from sqlalchemy import event
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import join
 from tests.helpers.chromium import Page, browse
 from tests.helpers.dashboard import ask, open_page, served

@@ -24,7 +24,7 @@ from headsweep.cli import dashboard
 from headsweep.cli.dashboard import LOOPBACK, LastLine, application, guarded
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 from tests.helpers.chromium import browse
 from tests.helpers.dashboard import open_page, served
 

@@ -23,7 +23,7 @@ from headsweep.cli import dashboard_trials, deflated
 from headsweep.cli.dashboard import application
 from headsweep.cli.dashboard_study import quick
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 from tests.helpers.dashboard import served
 
 CHUNK = 4

@@ -259,6 +259,7 @@ OTHER_VALUES |= {
     "training.early_stopping_metric": "loss",
     "training.early_stopping_start_epoch": 5,
     "training.early_stopping_window": 3,
+    "training.folds": {"count": 5, "seed": 1, "include_valid": True},
     "training.one_cycle_rise": 0.5,
 }
 

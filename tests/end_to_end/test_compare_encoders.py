@@ -18,7 +18,7 @@ import headsweep as hs
 PAGE = (Path(__file__).parents[2] / "docs/how_to/compare_encoders.md").read_text(encoding="utf-8")
 WIDTHS = {"ct_clip": 96, "colipri": 40}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compare_encoders")]
+pytestmark = [pytest.mark.slow]
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from headsweep.storage.attributes import RETRY_OF
 from headsweep.studies.trials import TAPE_POSITION
 from tests.end_to_end.conftest import Job, Studies, subprocess_command
 
-pytestmark = [pytest.mark.xdist_group("main job"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 BUDGET = 40
 

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.end_to_end.conftest import Job, Studies
 
-pytestmark = [pytest.mark.xdist_group("quality"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 N_TRIALS = 30
 """Fewer trials than in the shipped studies, to save time; enough for the expected values."""

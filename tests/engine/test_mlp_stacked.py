@@ -2,14 +2,11 @@
 
 import gc
 import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from headsweep.config.head_section import MLPConfig
 from headsweep.config.schema import Config
@@ -23,6 +20,7 @@ from headsweep.engine.train_configs import Trained, train_to_end
 from headsweep.settings import EngineSettings
 from tests.helpers.head_configs import MLP
 from tests.helpers.plain_training import train_plainly
+from tests.helpers.recorded_steps import Recorder, record
 from tests.helpers.splits import config, make_split
 
 SPLITS = make_split("train", 150, seed=1), make_split("valid", 90, seed=2)
@@ -36,8 +34,6 @@ CONFIGS = [
     config("head=mlp", "head.width=16", "training.loss=weighted_bce", "training.warmup_epochs=1"),
 ]
 WATCHED = config("head=mlp", "head.width=16", "head.dropout=0.4", "head.norm=layer")
-
-Kernel = tuple[Callable[..., object], tuple[object, ...], dict[str, object], object]
 
 
 @pytest.fixture(autouse=True)
@@ -162,37 +158,6 @@ def test_restore_of_a_snapshot_continues_in_either_mlp_program(
     resumed.restore(WATCHED, snapshot)
     again = [resumed.run_epoch()[0].loss for _ in range(2)]
     assert again == (late if goes_on_in is StackedMLPProgram else pytest.approx(late, rel=1e-4))
-
-
-class Recorder(TorchDispatchMode):
-    """Records the kernels of a step and their tensors, as a CUDA graph does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: list[Kernel] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        assert func is not torch.ops.aten._local_scalar_dense.default, "the step asks the device"
-        assert func is not torch.ops.aten.nonzero.default, "a shape depends on values"
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.kernels.append((func, args, kwargs or {}, result))
-        return result
-
-    def replay(self) -> None:
-        """Run the kernels again on the same tensors and write results into the same memory."""
-        for func, args, kwargs, result in self.kernels:
-            news = tree_leaves(func(*args, **kwargs))
-            for new, kept in zip(news, tree_leaves(result), strict=True):
-                if new is not None and new.data_ptr() != kept.data_ptr():
-                    kept.copy_(new)
-
-
-def record(step: Callable[[], None]) -> Callable[[], None]:
-    """Take a step and return a function that replays its kernels."""
-    with Recorder() as recorder:
-        step()
-    return recorder.replay
 
 
 def test_train_to_end_with_replayed_steps_gives_equal_results(

@@ -21,7 +21,8 @@ from headsweep.launching.progress import line, saved
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
 from headsweep.studies.worker_session import join
 from tests.helpers.data_sets import LABELS, write_split

@@ -31,7 +31,8 @@ from headsweep.leaderboard.finalists import choose_finalists
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.attributes import HOST, LOST, WORKER
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
@@ -40,7 +41,7 @@ from tests.helpers.exact_budget import assert_exact
 from tests.helpers.postgres import PASSWORD, Server
 from tests.helpers.slurm import PREEMPTED_PARTITION, PREEMPTING_PARTITION, Slurm
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 GOLDEN = Path(__file__).parent / "golden"
 STUDY = "array"

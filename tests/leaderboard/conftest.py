@@ -17,7 +17,8 @@ from headsweep.leaderboard.finalize import finalize
 from headsweep.search.space import suggest
 from headsweep.search.study_file import StudySpec, load_study_file
 from headsweep.settings import EngineSettings
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import TAPE_POSITION, trial_config
 
 SETTINGS = EngineSettings(device="cpu", slots=16)

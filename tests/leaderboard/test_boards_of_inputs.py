@@ -16,7 +16,7 @@ from headsweep.leaderboard.provenance import file_digests
 from headsweep.leaderboard.table import INPUTS
 from headsweep.studies.study import StoredStudy
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("boards_of_inputs")]
+pytestmark = [pytest.mark.slow]
 
 STUDY = """
 study:

@@ -14,8 +14,6 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, chromium: None) -> Iterator[Page]:

@@ -14,7 +14,8 @@ from headsweep.leaderboard.provenance import read_provenance
 from headsweep.leaderboard.report.dashboard_notes import attach_board
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from tests.helpers.chromium import browse
 from tests.helpers.dashboard import ask, open_page, served
 from tests.leaderboard.conftest import Study

@@ -69,7 +69,7 @@ class Board:
         return {"sex": [{"M": "male", "F": "female"}[row["PatientSex"]] for row in rows]}
 
 
-pytestmark = [pytest.mark.xdist_group("independent"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

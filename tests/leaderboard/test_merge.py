@@ -12,8 +12,6 @@ from headsweep.evaluation.predictions import read_predictions, write_predictions
 from headsweep.leaderboard.merge import merge, read_board, to_csv, to_html, to_markdown
 from tests.leaderboard.conftest import make_study
 
-pytestmark = pytest.mark.xdist_group("merged")
-
 
 @pytest.fixture(scope="module")
 def on_text(tmp_path_factory, data):

@@ -16,7 +16,7 @@ __all__ = ["page"]
 HEADS, INPUTS = ("linear", "mlp", "retrieval"), ("visual", "text", "both")
 STUDIES = [f"{head}-{features}" for head, features in product(HEADS, INPUTS)]
 
-pytestmark = [pytest.mark.xdist_group("nine studies"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ ABSENT = "Mosaic attenuation pattern"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("other_cohorts"),
     pytest.mark.filterwarnings("ignore:.*hold 0 and 1 but are not used"),
 ]
 

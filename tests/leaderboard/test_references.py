@@ -131,11 +131,24 @@ def test_references_are_on_markdown_and_report_and_not_in_ranked_table(finished)
     assert recorded == {"names": ["prevalence", "logistic_regression", "knn"]}
 
 
-def test_print_leaderboard_with_references_lists_them_below(finished, capsys):
+def test_print_leaderboard_shows_references_and_ensembles_with_signed_difference(finished, capsys):
     print_leaderboard(finished)
-    board, _, references = capsys.readouterr().out.partition("not searched")
+    shown = capsys.readouterr().out
+    board, _, beside = shown.partition("not ranked")
     assert "prevalence" not in board
-    assert all(name in references for name in ROWS)
+    assert max(map(len, shown.replace(str(finished), "").splitlines())) <= 100
+    lines = {line[:27].strip(): line[27:].split() for line in beside.splitlines()[1:]}
+    best = float(lines["best finalist"][0])
+    for name in ("prevalence (chance)", "logistic regression (C = 1)", "kNN (k = 5)"):
+        value, difference = lines[name][:2]
+        assert float(difference.rstrip("*")) == pytest.approx(float(value) - best, abs=0.0011)
+    frame = Leaderboard(finished).references().set_index("reference")
+    gap = "test_manual_all/auprc_macro_best_minus_reference"
+    sure = frame[f"{gap}_ci_low"]["prevalence"] > 0
+    assert lines["prevalence (chance)"][1].endswith("*") == sure
+    assert any(name.startswith("mean of 2 seeds") for name in lines)
+    assert any(name.startswith("ensemble of") for name in lines)
+    assert "references.csv and ensembles.csv in" in shown
 
 
 def test_leaderboard_references_returns_dataframe(finished):

@@ -14,8 +14,6 @@ from tests.leaderboard.conftest import make_study
 
 AGES = ("036Y", "59", "060Y", "", "91Y")
 
-pytestmark = pytest.mark.xdist_group("subgroups")
-
 
 @pytest.fixture(scope="module")
 def with_metadata(tmp_path_factory, data):

@@ -3,14 +3,15 @@
 import ast
 import json
 import shutil
+import warnings
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 import headsweep
-from headsweep.errors import SearchError, StudyError
-from headsweep.leaderboard.unblinding import past_openings
+from headsweep.errors import HeadsweepWarning, SearchError, StudyError
+from headsweep.leaderboard.unblinding import OPENINGS, past_openings
 from tests.leaderboard.conftest import add_trials, make_study
 
 pytestmark = pytest.mark.slow
@@ -61,6 +62,54 @@ def test_finalize_after_more_trials_with_the_same_finalists_records_no_new_openi
     young.finalize(tmp_path / "board")
     trial = young.optuna.ask()
     young.optuna.tell(trial, 0.0)
+    young.finalize(tmp_path / "board")
+    assert len(past_openings(young.optuna)) == 1
+
+
+def test_finalize_when_a_test_manifest_changed_warns_and_makes_the_board_again_with_a_reason(
+    tmp_path, data
+):
+    own = tmp_path / "data"
+    own.mkdir()
+    shutil.copytree(data / "manifests", own / "manifests")
+    (own / "features").symlink_to(data / "features")
+    study = make_study(tmp_path / "young", own, name="young", base="head=linear", n_trials=3)
+    board = tmp_path / "board"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*changed since")
+        study.finalize(board)
+        study.finalize(board)
+    before = (board / "leaderboard.csv").read_bytes()
+    manifest = own / "manifests/test_manual_valid.csv"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:-1]))
+    advice = r"test_manual_valid\.csv changed since the test set was opened on .*pass --reopen"
+    with pytest.warns(HeadsweepWarning, match=advice):
+        study.finalize(board)
+    assert (board / "leaderboard.csv").read_bytes() == before
+    assert len(past_openings(study.optuna)) == 1
+
+    study.finalize(board, reopen="a row was wrong")
+    assert (board / "leaderboard.csv").read_bytes() != before
+    assert [one.why for one in past_openings(study.optuna)] == [None, "a row was wrong"]
+    openings = json.loads((board / "provenance.json").read_text())["test_openings"]
+    assert openings[0]["files"] != openings[1]["files"]
+    assert "a row was wrong" in (board / "report.html").read_text()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*changed since")
+        study.finalize(board)
+
+    shutil.rmtree(board)  # then there is no leaderboard that could stay
+    manifest.write_text("".join(lines))
+    with pytest.raises(StudyError, match=advice):
+        study.finalize(board)
+
+
+def test_open_test_after_an_opening_of_before_without_digests_is_no_reopening(young, tmp_path):
+    young.finalize(tmp_path / "board")
+    (opening,) = young.optuna.user_attrs[OPENINGS]
+    young.optuna.set_user_attr(OPENINGS, [{k: v for k, v in opening.items() if k != "files"}])
+    shutil.rmtree(tmp_path / "board")
     young.finalize(tmp_path / "board")
     assert len(past_openings(young.optuna)) == 1
 

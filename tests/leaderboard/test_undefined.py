@@ -20,8 +20,6 @@ from headsweep.search.study_file import load_study_file
 from headsweep.studies.study import StoredStudy
 from tests.leaderboard.conftest import Study, add_trials
 
-pytestmark = pytest.mark.xdist_group("undefined")
-
 LABEL = "Lung nodule"
 STUDY_FILE = """
 study: {name: odd, n_trials: 2, seed: 1}

@@ -24,7 +24,7 @@ SHOWN_ELSEWHERE = {
 }
 """Pages whose Python is a file of a package, or needs other data, with the module that tests it."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("examples")]
+pytestmark = [pytest.mark.slow]
 
 
 def examples(page: str) -> list[str]:

@@ -19,7 +19,7 @@ from tests.helpers.archives import unpack
 ROOT = Path(__file__).parents[2]
 SHARED_LIBRARIES = "shared_libraries.pth"
 
-pytestmark = [pytest.mark.xdist_group("package"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 
 def hatch(source: Path, out: Path, *targets: str) -> None:

@@ -21,7 +21,8 @@ from headsweep.search.samplers_and_pruners import (
 from headsweep.search.space import is_active
 from headsweep.search.spec import Policy, StudySpec
 from headsweep.settings import WorkerSettings
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
 from tests.helpers.study_specs import DOCUMENT, make_spec

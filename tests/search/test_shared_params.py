@@ -24,8 +24,14 @@ SPACE: dict[str, BaseDistribution] = {
     "batch": CategoricalDistribution((64, 256, 1024)),
     "decay": FloatDistribution(0.0, 1.0),
     "depth": IntDistribution(1, 3),
+    "rank": IntDistribution(64, 256, step=64),
+    "width": IntDistribution(16, 1024, log=True),
+    "dropout": FloatDistribution(0.0, 0.75, step=0.25),
 }
-SHARED = ("batch", "depth")
+CONDITIONAL: dict[str, BaseDistribution] = {"momentum": FloatDistribution(0.8, 0.99)}
+"""What only half of the trials have, as keys with `when`."""
+SPACE_OF_ALL = SPACE | CONDITIONAL
+SHARED = ("batch", "depth", "rank")
 BATCH = 8
 
 
@@ -43,29 +49,37 @@ def study() -> optuna.Study:
             "batch": (64, 1024)[large] if good else rng.choice([64, 256, 1024]).item(),
             "decay": 0.5 + 0.1 * rng.normal() if good else rng.uniform(),
             "depth": int(rng.randint(1, 4)),
+            "rank": 64 * (2 if good else int(rng.randint(1, 5))),
+            "width": int(2 ** (8 + rng.normal() if good else rng.uniform(4, 10))),
+            "dropout": 0.25 * int(rng.randint(0, 4)),
         }
-        values = rng.uniform(0.0, 0.1) if good else rng.uniform(1.0, 2.0)
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=SPACE, value=values))
+        space = SPACE
+        if number % 4 < 2:
+            params["momentum"] = rng.uniform(0.8, 0.99)
+            space = SPACE_OF_ALL
+        value = rng.uniform(0.0, 0.1) if good else rng.uniform(1.0, 2.0)
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
     return study
 
 
 def batches(study: optuna.Study, sampler: BatchedTPESampler, n: int) -> np.ndarray:
     """Return internal values (n, BATCH, d) of batches suggested for the same study."""
     template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
-    drawn = np.empty((n, BATCH, len(SPACE)))
+    drawn = np.empty((n, BATCH, len(SPACE_OF_ALL)))
     for batch in drawn:
         with sampler.batch(BATCH):
             for row in batch:
                 sampler.before_trial(study, template)
-                params = sampler.sample_relative(study, template, SPACE)
-                row[:] = [d.to_internal_repr(params[name]) for name, d in SPACE.items()]
+                params = sampler.sample_relative(study, template, SPACE_OF_ALL)
+                row[:] = [d.to_internal_repr(params[name]) for name, d in SPACE_OF_ALL.items()]
     return drawn
 
 
 def features(drawn: np.ndarray) -> np.ndarray:
     """Return the compared values: shares of choices, means and spreads of numbers (n, BATCH, …)."""
-    rate, batch, decay, depth = np.moveaxis(drawn, -1, 0)
-    columns = [np.log10(rate), np.log10(rate) ** 2, decay, decay**2]
+    rate, batch, decay, depth, rank, width, dropout, momentum = np.moveaxis(drawn, -1, 0)
+    numbers = (np.log10(rate), decay, rank / 64, np.log2(width), dropout, 10 * momentum)
+    columns = [power for x in numbers for power in (x, x**2)]
     columns += [batch == choice for choice in range(3)] + [depth == value for value in (1, 2, 3)]
     # Dependence between params: the rate at every batch size.
     columns += [(batch == choice) * (np.log10(rate) + 2.5) for choice in range(3)]
@@ -79,7 +93,11 @@ def test_suggestions_that_agree_are_each_distributed_as_plain_ones(
     """Compare means over batches, because only different batches are independent."""
     n = 500
     plain, shared = (
-        features(batches(study, BatchedTPESampler(seed=seed, constant_liar=liar, **kwargs), n))
+        features(
+            batches(
+                study, BatchedTPESampler(seed=seed, constant_liar=liar, group=True, **kwargs), n
+            )
+        )
         for seed, kwargs in ((1, {}), (2, {"shared": SHARED, "n_shared": BATCH}))
     )
     means, errors = [], []
@@ -96,9 +114,9 @@ def test_suggestions_that_agree_are_each_distributed_as_plain_ones(
 
 
 def test_suggestions_in_a_row_agree_across_batches(study: optuna.Study) -> None:
-    sampler = BatchedTPESampler(seed=0, shared=SHARED, n_shared=12)
-    drawn = batches(study, sampler, 30).reshape(-1, 12, len(SPACE))
-    agreed = drawn[:, :, [1, 3]]
+    sampler = BatchedTPESampler(seed=0, shared=SHARED, n_shared=12, group=True)
+    drawn = batches(study, sampler, 30).reshape(-1, 12, len(SPACE_OF_ALL))
+    agreed = drawn[:, :, [1, 3, 4]]
     assert (agreed == agreed[:, :1]).all()
     assert len(np.unique(agreed[:, 0], axis=0)) > 2
     assert len(np.unique(drawn[:, :, 0])) == drawn[:, :, 0].size  # these are not shared
@@ -153,13 +171,17 @@ def test_n_shared_of_a_study_file_reaches_the_sampler(tmp_path: Path) -> None:
     assert "training.batch_size" in SHARED_KEYS
 
 
-def test_suggestions_of_a_study_file_agree_by_halves_of_what_runs_at_once(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, "study.n_trials=48", sampler={"name": "tpe"})
-    assert trials_at_once(spec) == 12
+@pytest.mark.parametrize(("n_trials", "n_shared"), [(100, 4), (7, 2)])
+def test_suggestions_of_a_study_file_agree_by_fours_or_by_halves_of_what_runs_at_once(
+    tmp_path: Path, n_trials: int, n_shared: int
+) -> None:
+    spec = make_spec(tmp_path, f"study.n_trials={n_trials}", sampler={"name": "tpe"})
     study = optuna.create_study(sampler=build_sampler(spec, 0))
     sizes = np.array([suggest(study.ask(), spec.space, spec.config)["training.batch_size"]
-                      for _ in range(240)]).reshape(-1, 6)  # fmt: skip
+                      for _ in range(120)]).reshape(-1, n_shared)  # fmt: skip
     assert (sizes == sizes[:, :1]).all()
+    neighbours = sizes[: len(sizes) // 2 * 2, 0].reshape(-1, 2)
+    assert (neighbours[:, 0] != neighbours[:, 1]).any()  # no larger group agrees
     assert set(sizes[:, 0]) == {64, 256}
 
 

@@ -14,7 +14,7 @@ import pytest
 from headsweep.errors import StorageError
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 from tests.helpers.dashboard import ask, served
 
 

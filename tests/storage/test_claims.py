@@ -33,7 +33,8 @@ from headsweep.storage.optuna_tables import (
     utc_now,
 )
 from headsweep.storage.trial_cache import TrialCache
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.study_specs import make_spec
 

@@ -19,7 +19,8 @@ from headsweep.errors import StorageError
 from headsweep.settings import WorkerSettings
 from headsweep.storage import optuna_tables
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import join
 from tests.helpers.postgres import UNPRIVILEGED, Server
 from tests.helpers.study_specs import make_spec
@@ -90,7 +91,7 @@ main(arguments)
 DASHBOARD = """
 import os, sys
 from headsweep.cli.dashboard import application
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 from wsgiref.util import setup_testing_defaults
 for url in ({copy!r}, {folder!r}):
     for path in ("/api/studies", "/api/studies/1"):

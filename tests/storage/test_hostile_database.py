@@ -22,7 +22,8 @@ from headsweep.search.samplers.cmaes import GENERATION
 from headsweep.search.spec import StudySpec, spec_to_json
 from headsweep.settings import WorkerSettings
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import join
 from tests.helpers.chromium import browse
 from tests.helpers.command_line import Ended

@@ -15,7 +15,8 @@ from headsweep.errors import UnreachableStorageError
 from headsweep.settings import WorkerSettings
 from headsweep.storage import connections
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import join
 from tests.helpers.command_line import Ended
 from tests.helpers.dashboard import ask, served

@@ -13,7 +13,8 @@ import pytest
 
 from headsweep.errors import StorageError
 from headsweep.storage.connections import shown_url
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from tests.helpers.postgres import PASSWORD, Server
 from tests.helpers.study_specs import make_spec
 

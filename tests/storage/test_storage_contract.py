@@ -6,7 +6,7 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 from tests.helpers.postgres import PASSWORD, Server
 
 

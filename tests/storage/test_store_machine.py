@@ -27,7 +27,8 @@ from headsweep.search.spec import StudySpec
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.clock import held_clock
 from tests.helpers.study_specs import make_spec

@@ -23,7 +23,7 @@ from headsweep.storage.optuna_tables import (
     frozen_trial,
 )
 from headsweep.storage.trial_cache import LISTED, TrialCache
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 
 RUNNING, WAITING, COMPLETE = TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE
 PRUNED, FAIL = TrialState.PRUNED, TrialState.FAIL

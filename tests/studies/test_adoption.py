@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 from headsweep.errors import StudyError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
 from tests.helpers.study_specs import make_spec

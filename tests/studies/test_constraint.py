@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from headsweep.errors import StudyError
 from headsweep.search.objective import is_feasible
+from headsweep.search.space import distribution
 from headsweep.settings import WorkerSettings
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession
@@ -97,3 +98,39 @@ def test_trial_of_another_program_without_measured_constraint_is_no_best(tmp_pat
         foreign = optuna.create_trial(value=1.0, params=params, distributions=best.distributions)
         optuna.load_study(study_name="probe", storage=url).add_trial(foreign)
         assert study.best_trials(1)[0].number == best.number
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "cmaes", "qmc", "random"])
+@pytest.mark.parametrize("constraint", [{"ece": BOUND}, {}])
+def test_sampler_when_another_programs_trial_has_other_constraints_ignores_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, constraint: dict[str, float]
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study = {"name": "probe", "n_trials": 16, "seed": 7}
+    kwargs = {"tpe": {"n_startup_trials": 5}, "gp": {"n_startup_trials": 5}}.get(name, {})
+    sampler = {"name": name, **kwargs}
+    spec = make_spec(tmp_path, objective={"constraint": constraint}, study=study, sampler=sampler)
+    StoredStudy.create(spec, url).close()
+    settings = WorkerSettings(poll_s=0.01)
+    params = {
+        "training.learning_rate": 0.011,
+        "training.batch_size": 64,
+        "training.optimizer": "adamw",
+    }
+    stock = optuna.load_study(study_name="probe", storage=url)
+    distributions = {key: distribution(spec.space[key]) for key in params}
+    for recorded in ({}, {"brier": -1.0}, {"ece": -0.1, "brier": -1.0}):
+        stock.add_trial(
+            optuna.create_trial(
+                value=1.0, params=params, distributions=distributions, constraints=recorded
+            )
+        )
+    with WorkerSession(StoredStudy.open("probe", url), settings, worker="one") as session:
+        work_through(session, CurveEngine(slots=4), settings)
+        seen = {trial.number for trial in session._study.get_trials(deepcopy=False)}
+    noticed = capsys.readouterr().err
+    tracked = constraint or name == "gp"
+    ignored = ({0, 1, 2} if constraint else {1, 2}) if tracked else set()
+    assert {0, 1, 2} - seen == ignored
+    for number in range(3):
+        assert noticed.count(f"Notice: trial {number} ") == (number in ignored)

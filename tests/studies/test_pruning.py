@@ -12,7 +12,7 @@ from headsweep.search.samplers_and_pruners import build_pruner, rungs
 from headsweep.search.spec import Policy
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.pruning import BatchHalving, BatchHyperband, build_batch_pruner
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 
 HALVING = Policy(name="successive_halving", kwargs={"min_resource": 1, "reduction_factor": 3})
 HYPERBAND = Policy(

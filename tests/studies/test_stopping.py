@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from headsweep.settings import LAUNCHER_VARIABLE, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.stopping import DEADLINE, Improvements, counted
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession
 from tests.helpers.curves import CurveEngine, work_through
 from tests.helpers.study_specs import DOCUMENT, make_spec

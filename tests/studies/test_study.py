@@ -11,7 +11,8 @@ import pytest
 from headsweep.errors import StorageError, StudyError
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import open_database, shown_url
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from tests.helpers.study_specs import make_spec
 
 
@@ -80,7 +81,8 @@ def test_next_worker_index_counts_from_zero(tmp_path: Path, storage: BatchedStor
 def test_open_storage_from_four_processes_at_once_creates_it_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     program = (
-        "import sys; from headsweep.studies.study import *; open_storage(sys.argv[1], create=True)"
+        "import sys; from headsweep.studies.storages import open_storage;"
+        "open_storage(sys.argv[1], create=True)"
     )
     racers = [subprocess.Popen([sys.executable, "-c", program, url]) for _ in range(4)]
     assert [racer.wait() for racer in racers] == [0, 0, 0, 0]

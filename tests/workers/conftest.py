@@ -7,7 +7,7 @@ from multiprocessing.process import BaseProcess
 import pytest
 
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.studies.study import open_storage
+from headsweep.studies.storages import open_storage
 from tests.helpers.curves import work_as_process
 
 Start = Callable[..., BaseProcess]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from tests.helpers.curves import CurveEngine, work_here
 from tests.helpers.disks import mount
 from tests.helpers.exact_budget import assert_exact

@@ -21,7 +21,8 @@ import pytest
 
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.attributes import WORKER
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession, join
 from headsweep.workers.lease import Lease
 from tests.helpers.data_sets import LABELS, write_split
@@ -32,7 +33,7 @@ from tests.helpers.study_specs import make_spec
 WORKERS = 64
 BUDGET = 4 * WORKERS
 
-pytestmark = [pytest.mark.xdist_group("many workers"), pytest.mark.slow]
+pytestmark = [pytest.mark.slow]
 
 
 def work_as_process(study: str, url: str) -> None:

@@ -13,7 +13,8 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from headsweep.data.synthetic.generate import synthesize
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from tests.helpers.command_line import Ended
 from tests.helpers.wandb_files import values, wandb_records
 

@@ -28,7 +28,8 @@ from headsweep.storage import optuna_tables
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.claims import heartbeats
 from headsweep.storage.optuna_tables import trial_id
-from headsweep.studies.study import StoredStudy, open_storage
+from headsweep.studies.storages import open_storage
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.worker_session import WorkerSession
 from headsweep.workers.lease import Lease
 from tests.helpers.clock import Clock, held_clock

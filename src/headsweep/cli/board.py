@@ -47,11 +47,12 @@ def show(folders: tuple[Path, ...], form: str | None, ensemble: bool, labels: Pa
     Raises:
         click.UsageError: the options exclude each other.
     """
+    from headsweep.cli.exits import printable
     from headsweep.cli.tables import (
+        print_beside,
         print_boards,
         print_ensembles,
         print_label_noise,
-        print_references,
     )
     from headsweep.leaderboard.leaderboard import Leaderboard
 
@@ -78,8 +79,11 @@ def show(folders: tuple[Path, ...], form: str | None, ensemble: bool, labels: Pa
         case _:
             print_boards(merged.boards)
             if len(folders) == 1:
-                print_references(folders[0])
-            print_ensembles(merged)
+                print_beside(merged.boards[0].rows[0], folders[0], merged)
+            else:
+                print_ensembles(merged)
+            if merged.remark:
+                click.echo(printable(merged.remark))
 
 
 @leaderboard.command()

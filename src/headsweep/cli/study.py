@@ -134,7 +134,8 @@ def finalize(study_name: str, storage_url: str, out: Path | None, reopen: str | 
 def status(study_name: str | None, storage_url: str, as_json: bool) -> None:
     """Show trials by state, best value, speed, live workers."""
     from headsweep.cli.tables import print_status
-    from headsweep.studies.study import StoredStudy, open_storage, study_names
+    from headsweep.studies.storages import open_storage, study_names
+    from headsweep.studies.study import StoredStudy
 
     storage = open_storage(storage_url)
     try:
@@ -233,7 +234,7 @@ def enqueue(
 def dashboard(storage_url: str, port: int, writable: bool) -> None:
     """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only."""
     from headsweep.cli.dashboard import REQUEST_OUTAGE_S, serve
-    from headsweep.studies.study import open_storage
+    from headsweep.studies.storages import open_storage
 
     serve(open_storage(storage_url, outage_s=REQUEST_OUTAGE_S), port=port, writable=writable)
 

@@ -15,6 +15,7 @@ from headsweep.cli.exits import printable
 from headsweep.leaderboard.formatting import number, spread
 
 if TYPE_CHECKING:
+    from headsweep.cli.beside import Row
     from headsweep.leaderboard.label_noise import LabelNoise
     from headsweep.leaderboard.merge import Board, Merged
     from headsweep.studies.summary import Summary
@@ -47,54 +48,67 @@ def print_leaderboard(folder: Path) -> None:
     """
     from headsweep.leaderboard.merge import merge
 
-    print_boards(merge([folder]).boards)
-    print_references(folder)
-
-
-def print_references(folder: Path) -> None:
-    """Print the references of a finished study, if it has any: a line for each split.
-
-    Raises:
-        VerificationError: the table cannot be read.
-    """
-    from headsweep.leaderboard.references.reading import read_references
-
-    lines = []
-    for row in read_references(folder):
-        splits = [n.removesuffix("/auprc_macro") for n in row if n.endswith("/auprc_macro")]
-        for split in (split for split in splits if split != "val"):
-            gap = f"{split}/auprc_macro_best_minus_reference"
-            low, high = row[f"{gap}_ci_low"], row[f"{gap}_ci_high"]
-            ends = f"{float(low):+.3f} to {float(high):+.3f}" if low and high else ""
-            measured = (row[f"{split}/auprc_macro"], row[f"{split}/auroc_macro"])
-            gained = number(row[gap], signed=True)
-            lines.append([row["reference"], split, *map(number, measured), gained, ends])
-    if lines:
-        console().print()
-        print_table(["not searched", "split", "AUPRC", "AUROC", "best finalist", "95% CI"], lines)
+    boards = merge([folder]).boards
+    print_boards(boards)
+    print_beside(boards[0].rows[0], folder)
 
 
 def print_boards(boards: Sequence[Board]) -> None:
     """Print every board as a table of its own, a line for each finalist and split."""
+    from headsweep.leaderboard.board_order import OBJECTIVE_COLUMNS
+
     for board in boards:
         several = len({row["study"] for row in board.rows}) > 1
         metric = "/auprc_macro"
         splits = [n.removesuffix(metric) for n in board.rows[0] if n.endswith(metric)]
         lines = [line for row in board.rows for line in _finalist_lines(row, splits, named=several)]
-        print_table(["rank", "finalist", "split", "AUPRC", "95% CI", "AUROC"], lines)
+        titles = [t for name, t in OBJECTIVE_COLUMNS.items() if name in board.rows[0]]
+        if board.note:
+            console().print(printable(board.note), soft_wrap=True)
+        print_table(["rank", "finalist", "split", "AUPRC", "95% CI", "AUROC", *titles], lines)
+
+
+def print_beside(best: Mapping[str, str], folder: Path, merged: Merged | None = None) -> None:
+    """Print references and ensembles of a finished study, if it has any, beside its best finalist.
+
+    Args:
+        best: row of the best finalist.
+        folder: of the leaderboard.
+        merged: has the ensembles to show in place of the stored ones, if it has any.
+
+    Raises:
+        VerificationError: a table cannot be read.
+    """
+    from headsweep.cli.beside import ensemble_rows, reference_rows, stored_ensembles
+    from headsweep.leaderboard.ensembles.files import ENSEMBLES_TABLE
+    from headsweep.leaderboard.references.reading import REFERENCES_TABLE
+
+    fresh = ensemble_rows(merged.ensembles if merged else ())
+    stored = [] if fresh else stored_ensembles(folder)
+    references = reference_rows(folder)
+    _print_beside(best, [*references, *(fresh or stored)])
+    files = {REFERENCES_TABLE: references, ENSEMBLES_TABLE: stored}
+    if named := [name for name, rows in files.items() if rows]:
+        text = f"intervals and other metrics: {' and '.join(named)} in {folder}"
+        console().print(printable(text), soft_wrap=True)
 
 
 def print_ensembles(merged: Merged) -> None:
-    """Print the rows that average heads, if there are any."""
-    from headsweep.leaderboard.ensembles.files import HEADER, shown_lines
-    from headsweep.leaderboard.merge import stems_of
+    """Print the rows that average heads of the merged studies, if there are any."""
+    from headsweep.cli.beside import ensemble_rows
 
-    if merged.ensembles:
-        stems = stems_of(merged.boards[0].rows[0])
-        console().print()
-        print_table(HEADER, shown_lines(merged.ensembles, stems))
-        if merged.remark:
-            console().print(printable(merged.remark), soft_wrap=True)
+    _print_beside(merged.boards[0].rows[0], ensemble_rows(merged.ensembles))
+
+
+def _print_beside(best: Mapping[str, str], rows: Sequence[Row]) -> None:
+    from headsweep.cli.beside import LEGEND, WIDTH, beside_tables
+
+    shown = console()
+    for header, lines in beside_tables(best, rows, min(WIDTH, shown.width)):
+        shown.print()
+        print_table(header, lines)
+    if rows:
+        shown.print(LEGEND, soft_wrap=True)
 
 
 def print_label_noise(noise: LabelNoise) -> None:
@@ -116,12 +130,15 @@ def _finalist_lines(
     row: Mapping[str, str], splits: Sequence[str], *, named: bool
 ) -> Iterator[tuple[str, ...]]:
     """Yield one line for each split, with the finalist's description beside them, in 80 columns."""
+    from headsweep.leaderboard.board_order import OBJECTIVE_COLUMNS
+
     name = row["study"] if named else f"trial {row['trial']}"
     described = [name, f"{row['head']}, {row['features']}", f"{row['n_seeds']} seeds"]
     measured = [_split_cells(row, split) for split in splits]
     ranks = [row["rank"]]
+    own = [number(row[name]) for name in OBJECTIVE_COLUMNS if name in row]
     for rank, text, cells in zip_longest(ranks, described, measured, fillvalue=""):
-        yield (rank, text, *(cells or ("", "", "", "")))
+        yield (rank, text, *(cells or ("", "", "", "")), *(own if rank else [""] * len(own)))
 
 
 def _split_cells(row: Mapping[str, str], split: str) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ ADDED_KEYS: Mapping[str, Any] = {
     "training.early_stopping_metric": None,
     "training.early_stopping_start_epoch": 1,
     "training.early_stopping_window": 1,
+    "training.folds": None,
     "training.one_cycle_rise": 0.3,
 }
 """Default of every key that was added after the first leaderboards were written."""

@@ -22,6 +22,7 @@ Precision = Literal["float32", "tf32", "bf16"]
 ObjectiveMetric = Literal[
     "auprc_macro", "auroc_macro", "auprc_skill", "balanced_accuracy", "recall_at_10"
 ]
+MOST_FOLDS = 100
 
 
 class ResumeConfig(Section):
@@ -31,6 +32,20 @@ class ResumeConfig(Section):
     """Continue from `state.safetensors` in `paths.checkpoint_dir`, if there is one."""
     state_path: str | None = None
     """State to continue from, or its folder, instead of the one in `paths.checkpoint_dir`."""
+
+
+class FoldsConfig(Section):
+    """Folds of a single run: those of the trial of a study with `objective.folds`."""
+
+    count: Annotated[int, Field(ge=2, le=MOST_FOLDS)]
+    """Number of folds, by patient."""
+    seed: Seed = 42
+    """Seed of the division into folds, which in a study is that of the study."""
+    include_valid: bool = False
+    """Whether the validation rows are divided into the folds too."""
+    refit: bool = False
+    """Whether the result is one head trained on the rows of all folds, instead of the mean of their
+    heads."""
 
 
 class TrainingConfig(Section):
@@ -111,6 +126,10 @@ class TrainingConfig(Section):
     target_labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Label columns to train, in this order; null takes CT-RATE's labels or, where a manifest has
     none of them, every column that holds 0 and 1."""
+    folds: FoldsConfig | None = None
+    """Folds of a cross-validated run, such as `{count: 5, seed: 42}`, with `include_valid` and
+    `refit` as in `objective`; its value is that of the pooled out-of-fold predictions. null trains
+    on train and measures on valid. In a study file write `objective.folds`."""
     resume: ResumeConfig = ResumeConfig()
     """Whether a single run goes on from a saved state."""
 

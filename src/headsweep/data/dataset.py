@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from headsweep.config.data_sections import BlankLabels, SharedContent
-from headsweep.config.inputs import BUILT_IN, MODALITIES, Modality, joined_input
-from headsweep.config.messages import nearest
+from headsweep.config.inputs import Modality
 from headsweep.config.schema import Config
 from headsweep.config.values import values_of, with_values
-from headsweep.data.in_memory import ArraySource, column, frame_arrays, source_of_arrays
+from headsweep.data.frames import column, frame_arrays
+from headsweep.data.in_memory import ArraySource, config_of, modalities_of, source_of_arrays
 from headsweep.data.loading import ManifestSource
 from headsweep.data.splits import (
     Split,
@@ -20,7 +20,6 @@ from headsweep.data.splits import (
     row_digests,
     search_fingerprints,
 )
-from headsweep.errors import FeatureError
 from headsweep.settings import cache_dir as default_cache_dir
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ class Dataset:
             InputError: the shapes differ, features are not finite, labels are not 0 or 1, or a
                 patient is in two splits; the row is named, counted from 0.
         """
-        named = _modalities(features, modalities or {})
+        named = modalities_of(features, modalities or {})
         source = source_of_arrays(
             features,
             targets,
@@ -173,7 +172,7 @@ class Dataset:
             shared_content=shared_content,
             blank_labels=blank_labels,
         )
-        return cls(source, _config_of(source, named, shared_content, blank_labels))
+        return cls(source, config_of(source, named, shared_content, blank_labels))
 
     @classmethod
     def from_dataframe(
@@ -347,51 +346,6 @@ class Dataset:
             InputError: the data cannot be used.
         """
         return search_fingerprints(*self.search_splits(config, inputs=inputs))
-
-
-def _modalities(features: Mapping[str, Any], given: Mapping[str, Modality]) -> dict[str, Modality]:
-    """Return the modality of every input.
-
-    Raises:
-        FeatureError: a name is unknown, or a modality is none.
-    """
-    for name, modality in given.items():
-        if name not in features:
-            raise FeatureError(
-                f"modalities: unknown input {name!r}.{nearest(name, tuple(features))}"
-            )
-        if modality not in MODALITIES or BUILT_IN.get(name, modality) != modality:
-            expected = BUILT_IN[name] if name in BUILT_IN else " or ".join(MODALITIES)
-            raise FeatureError(f"modalities: {name!r} must be {expected}, found {modality!r}")
-    return {name: given.get(name, BUILT_IN.get(name, "visual")) for name in features}
-
-
-def _config_of(
-    source: ArraySource,
-    modalities: Mapping[str, Modality],
-    shared_content: SharedContent | None,
-    blank_labels: BlankLabels,
-) -> Config:
-    """Return the config of data in memory.
-
-    Names of splits stand where manifests are named, and names of inputs where columns are.
-    """
-    named = {
-        name: {"column": name, "modality": modality}
-        for name, modality in modalities.items()
-        if name not in BUILT_IN
-    }
-    read = list(named)[:1] or [name for name in BUILT_IN if name in modalities]
-    values = {
-        "data.train_manifest": "train",
-        "data.val_manifest": "valid",
-        "data.test_manifests": list(source.test_names),
-        "data.shared_content": shared_content,
-        "data.inputs": named or None,
-        "features.input": joined_input(read),
-        "data.blank_labels": blank_labels,
-    }
-    return with_values(Config(), values, where="Dataset")
 
 
 def _stacked(columns: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -1,28 +1,32 @@
-"""Splits read from manifests and feature files, with the checks between them."""
+"""Splits read from manifests and feature files."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.config.data_sections import SharedContent
-from headsweep.config.inputs import BUILT_IN, Modality
 from headsweep.config.schema import Config
 from headsweep.data.columns import distinct_inputs
-from headsweep.data.faults import Fault
 from headsweep.data.label_maps import label_map_path, labels_of_map, map_of, read_mapped
+from headsweep.data.loaded_splits import (
+    LoadedSplit,
+    part_of,
+    refuse_overlap,
+    refuse_unlabelled,
+    shared_rows,
+    split_of,
+    without_rows,
+)
 from headsweep.data.manifest import Manifest, read_manifest, refuse_mixed_labels
-from headsweep.data.overlaps import HOW_TO_GO_ON, REPORT, Overlap, overlap, shared_patients
 from headsweep.data.packing import pack_for
-from headsweep.data.splits import Split, content_fingerprint, row_digests
+from headsweep.data.splits import Split, row_digests
 from headsweep.data.splitting import linked_groups, split_by_group
-from headsweep.errors import FeatureError, HeadsweepWarning, InputError, ManifestError
-from headsweep.metrics.masking import wholly_blank
+from headsweep.errors import HeadsweepWarning, ManifestError
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +36,6 @@ class _Features:
     matrix: NDArray[np.float32]
     fingerprint: str
     digests: Sequence[bytes]
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedSplit:
-    """A split with its manifest, which names file and row in errors, and its rows' digests.
-
-    `digests` and `modalities` are by the name of the input.
-    """
-
-    manifest: Manifest
-    split: Split
-    digests: Mapping[str, Sequence[bytes]]
-    modalities: Mapping[str, Modality] = field(default_factory=lambda: BUILT_IN)
 
 
 class ManifestSource:
@@ -193,7 +184,7 @@ class ManifestSource:
         features = {one: self._packed(config, name, manifest, one) for one in inputs}
         return LoadedSplit(
             manifest,
-            _to_split(
+            split_of(
                 manifest.name,
                 manifest,
                 {one: packed.matrix for one, packed in features.items()},
@@ -291,134 +282,4 @@ def _divide(whole: LoadedSplit, fraction: float, seed: int) -> tuple[LoadedSplit
         in_valid = split_by_group(groups.tolist(), split.targets, fraction, seed)
     except ManifestError as error:
         raise ManifestError(f"{whole.manifest.path}: {error}") from None
-    return _part(whole, "train", ~in_valid), _part(whole, "valid", in_valid)
-
-
-def _part(whole: LoadedSplit, name: str, mask: NDArray[np.bool_]) -> LoadedSplit:
-    rows = np.flatnonzero(mask)
-    manifest = whole.manifest.take(rows)
-    features = {one: matrix[rows] for one, matrix in whole.split.features.items()}
-    fingerprints = {
-        one: content_fingerprint(manifest.volumes, matrix) for one, matrix in features.items()
-    }
-    digests = {one: [values[row] for row in rows.tolist()] for one, values in whole.digests.items()}
-    split = _to_split(name, manifest, features, fingerprints)
-    return LoadedSplit(manifest, split, digests, whole.modalities)
-
-
-def _to_split(
-    name: str,
-    manifest: Manifest,
-    features: Mapping[str, NDArray[np.float32]],
-    fingerprints: Mapping[str, str],
-) -> Split:
-    return Split(
-        name=name,
-        volumes=manifest.volumes,
-        patients=manifest.patients,
-        scans=manifest.scans,
-        labels=manifest.labels,
-        targets=manifest.targets,
-        features=features,
-        reports=manifest.reports,
-        manifest_fingerprint=manifest.fingerprint(),
-        feature_fingerprints=fingerprints,
-        label_source=_label_source(manifest),
-        label_map_fingerprint=manifest.label_map_fingerprint,
-    )
-
-
-def _label_source(manifest: Manifest) -> str:
-    through = "" if manifest.label_map is None else f" through {manifest.label_map}"
-    return f"{manifest.path.name}{through}"
-
-
-def refuse_unlabelled(train: Split, path: Path) -> None:
-    """Refuse a train split in which a label is blank in every row.
-
-    Raises:
-        ManifestError: names the first such label.
-    """
-    blank = wholly_blank(train.labels, train.targets)
-    if blank:
-        others = f" (and {len(blank) - 1} more labels)" if len(blank) > 1 else ""
-        raise ManifestError(
-            f"{path}: {blank[0]!r} is blank in every row{others}, so no head can "
-            "learn it: name the labels to train in training.target_labels"
-        )
-
-
-def refuse_overlap(
-    one: LoadedSplit, other: LoadedSplit, policy: SharedContent | None = None
-) -> None:
-    """Refuse two splits that share patients or, by a policy, content, or differ in width.
-
-    Args:
-        one: the split that is read first: train.
-        other: the split whose rows are judged.
-        policy: what is done about shared reports and feature rows; see `data.shared_content`.
-
-    Raises:
-        ManifestError: they share a patient or a report.
-        FeatureError: they share a feature row, or differ in width.
-    """
-    a, b = one.manifest, other.manifest
-    _refuse(ManifestError, shared_patients(a, b))
-    for name, matrix in one.split.features.items():
-        widths = matrix.shape[1], other.split.features[name].shape[1]
-        if widths[0] != widths[1]:
-            raise FeatureError(
-                f"{b.path}: {name} features must be {widths[0]} wide, as in {a.path}, "
-                f"found {widths[1]}"
-            )
-    if policy == "drop":
-        return
-    for found in _overlaps(one, other):
-        faults = found.faults(policy)
-        _refuse(ManifestError if found.kind == REPORT else FeatureError, faults, HOW_TO_GO_ON)
-        for fault in faults:
-            if fault.row is None:
-                warnings.warn(str(fault), HeadsweepWarning, stacklevel=2)
-
-
-def _overlaps(one: LoadedSplit, other: LoadedSplit) -> Iterator[Overlap]:
-    a, b = one.manifest, other.manifest
-    yield overlap(REPORT, a, a.reports or (), b, b.reports or ())
-    for name, modality in one.modalities.items():
-        if name in one.digests and name in other.digests:
-            digests = one.digests[name], other.digests[name]
-            yield overlap(f"{name} features", a, digests[0], b, digests[1], modality=modality)
-
-
-def shared_rows(one: LoadedSplit, other: LoadedSplit) -> set[int]:
-    """Return the indices of the rows of `other` whose report or features `one` also has."""
-    return {j for found in _overlaps(one, other) for _, j in found.pairs}
-
-
-def without_rows(loaded: LoadedSplit, rows: set[int]) -> LoadedSplit:
-    """Drop rows of a split, with a warning of how many.
-
-    Returns:
-        The split without the rows; the same split if there are none.
-
-    Raises:
-        ManifestError: no row would be left.
-    """
-    if not rows:
-        return loaded
-    n = len(loaded.split.volumes)
-    message = f"{loaded.manifest.path}: {len(rows)} of {n} rows share content with another split"
-    if len(rows) == n:
-        raise ManifestError(f"{message}: data.shared_content=drop leaves none")
-    warnings.warn(f"{message} and are left out", HeadsweepWarning, stacklevel=2)
-    mask = np.ones(n, bool)
-    mask[list(rows)] = False
-    part = _part(loaded, loaded.split.name, mask)
-    return replace(part, split=replace(part.split, n_left_out=len(rows)))
-
-
-def _refuse(error: type[InputError], faults: Sequence[Fault], hint: str = "") -> None:
-    errors = [fault for fault in faults if fault.severity == "error"]
-    if errors:
-        more = f" (and {len(errors) - 1} more rows)" if len(errors) > 1 else ""
-        raise error(f"{errors[0]}{more}{'. ' if hint else ''}{hint}")
+    return part_of(whole, "train", ~in_valid), part_of(whole, "valid", in_valid)

@@ -25,6 +25,7 @@ from headsweep.engine.programs.logistic import LogisticProgram
 from headsweep.engine.programs.mlp import MLPProgram
 from headsweep.engine.programs.mlp_stacked import StackedMLPProgram
 from headsweep.engine.programs.retrieval import RetrievalProgram
+from headsweep.engine.programs.retrieval_recorded import RecordedRetrievalProgram
 from headsweep.engine.slot_metrics import best_metrics, slot_metrics
 from headsweep.engine.slots import EpochReport, Slot
 from headsweep.engine.tape import batch_bounds, permutation
@@ -37,9 +38,12 @@ PROGRAMS: dict[str, type[Program]] = {
     "mlp": MLPProgram,
     "stacked_mlp": StackedMLPProgram,
     "retrieval": RetrievalProgram,
+    "recorded_retrieval": RecordedRetrievalProgram,
     "autograd": AutogradProgram,
 }
 
+ON_CUDA = {"mlp": "stacked_mlp", "retrieval": "recorded_retrieval"}
+"""Programs of a GPU where no grouped one trains the head."""
 
 METRIC_THREADS = 4
 """Threads that rank scores while the GPU is idle; results do not depend on their number."""
@@ -74,8 +78,8 @@ def program_name(config: Config, device_type: str) -> str:
         return "autograd"
     if device_type == "cuda" and can_group(config) and triton_available():
         return f"grouped_{config.head.kind}"
-    if config.head.kind == "mlp" and device_type == "cuda":
-        return "stacked_mlp"
+    if config.head.kind in ON_CUDA and device_type == "cuda":
+        return ON_CUDA[config.head.kind]
     return config.head.kind if config.head.kind in PROGRAMS else "autograd"
 
 

@@ -21,9 +21,9 @@ from headsweep.engine.engine import FoldedEngine
 from headsweep.engine.slots import EpochReport
 from headsweep.engine.train_configs import train_for, train_in
 from headsweep.errors import VerificationError
-from headsweep.evaluation.predictions import Predictions, predict, retrieval_ranks
+from headsweep.evaluation.out_of_fold import fold_members, out_of_fold
+from headsweep.evaluation.predictions import retrieval_ranks
 from headsweep.evaluation.rules import CURRENT, Rules
-from headsweep.heads.ensemble import EnsembleHead
 from headsweep.heads.predictor import Predictor
 from headsweep.leaderboard.finalists import Confirmed, Finalist, collected, seeded
 from headsweep.metrics.retrieval import recall_at
@@ -174,34 +174,7 @@ def _with_ranks(one: Confirmed, by_fold: Sequence[Predictor], folds: Folds) -> C
     return replace(one, recalls=recalls, valid_ranks=ranks)
 
 
-def out_of_fold(predictor: Predictor, folds: Folds, rules: Rules = CURRENT) -> Predictions:
-    """Score every row by the head that did not train on it.
-
-    Args:
-        predictor: the mean of a head for each fold, in their order.
-        folds: the rows.
-        rules: of the board that the scores are for.
-
-    Returns:
-        Predictions in the order of the rows.
-    """
-    parts = [predict(m, folds.held_out(k), rules) for k, m in enumerate(_members(predictor))]
-    scores = folds.pooled([part.scores for part in parts])
-    defined = [part.logits for part in parts if part.logits is not None]
-    logits = folds.pooled(defined) if defined else None
-    rows = folds.rows
-    return Predictions(
-        rows.name, rows.volumes, rows.patients, rows.labels, rows.targets, scores, logits
-    )
-
-
-def _members(predictor: Predictor) -> tuple[Predictor, ...]:
-    """Return the heads of the folds, whose mean a predictor is."""
-    assert isinstance(predictor.head, EnsembleHead)
-    return tuple(predictor.head.predictors)
-
-
 def _ranks_out_of_fold(predictor: Predictor, folds: Folds) -> dict[str, NDArray[np.int64]]:
     """Return the rank of each row's own scan among the rows of its fold, by direction."""
-    parts = [retrieval_ranks(m, folds.held_out(k)) for k, m in enumerate(_members(predictor))]
+    parts = [retrieval_ranks(m, folds.held_out(k)) for k, m in enumerate(fold_members(predictor))]
     return {name: folds.pooled([part[name] for part in parts]) for name in parts[0]}

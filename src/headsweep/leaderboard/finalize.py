@@ -73,7 +73,12 @@ from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.staging import PROVENANCE, staging
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
-from headsweep.leaderboard.unblinding import load_test_subgroups, open_test, with_content
+from headsweep.leaderboard.unblinding import (
+    is_to_be_reopened,
+    load_test_subgroups,
+    open_test,
+    with_content,
+)
 from headsweep.metrics.ensemble_selection import Selection
 from headsweep.progress import progress_bar
 from headsweep.search.objective import is_feasible, none_feasible
@@ -81,8 +86,9 @@ from headsweep.search.spec import StudySpec
 from headsweep.settings import EngineSettings
 from headsweep.storage.optuna_tables import SearchStudy, trial_id
 from headsweep.studies.folds import FOLDS
+from headsweep.studies.pinned_data import DATA
 from headsweep.studies.references import with_references
-from headsweep.studies.study import DATA, StoredStudy
+from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import FINISHED
 
 
@@ -132,14 +138,16 @@ def finalize(
     references = load_references(spec.references, spec.config, train)
     facts = _facts(stored, searched, references, cross_validation)
     with staging(out) as folder:
-        if is_current(out, facts, finalists, (train, valid)):
+        named = [finalist.trial for finalist in finalists]
+        if is_current(out, facts, finalists, (train, valid)) and not is_to_be_reopened(
+            stored, named, data, spec.config, reopen
+        ):
             return out
         confirmed = ranked(
             confirm_with_progress(
                 *(finalists, facts.seeds, train, valid, settings), cross_validation=cross_validation
             )
         )
-        named = [finalist.trial for finalist in finalists]
         openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
         subgroups = load_test_subgroups(data, spec.config, tests)
         subgroups = with_content(subgroups, seen_rows(train, folds), tests)

@@ -17,6 +17,7 @@ from headsweep.errors import OutputError
 from headsweep.evaluation.paired_tests import compare_macro, ranks_with_ties
 from headsweep.evaluation.predictions import read_seeds
 from headsweep.evaluation.summaries import finite, mean_patients, shared_resamples
+from headsweep.leaderboard.board_order import OBJECTIVE_COLUMNS, order_of, with_values
 from headsweep.leaderboard.ensembles.across import ensemble_of_boards
 from headsweep.leaderboard.ensembles.files import (
     HEADER,
@@ -63,13 +64,16 @@ NOTE = (
 class Board:
     """Rows that share manifests and labels, best on valid first, with the columns of the table.
 
-    `rank` counts within the board. Between studies, `<stem>/tied_rank` is one more than the
-    number of rows that are significantly better on that test split (macro AUPRC, paired
-    bootstrap, Holm).
+    Rows of studies with another metric than AUPRC are ordered by it, and have a column with it, if
+    all of them have the same one. `rank` counts within the board. Between studies,
+    `<stem>/tied_rank` is one more than the number of rows that are significantly better on that
+    test split (macro AUPRC, paired bootstrap, Holm).
     """
 
     data_fingerprint: str
     rows: Sequence[TableRow]
+    note: str = ""
+    """By what the rows are ordered, where it is not AUPRC alone."""
 
 
 @dataclass(frozen=True)
@@ -209,12 +213,14 @@ def merge(folders: Sequence[Path], *, ensemble: bool = False) -> Merged:
     extra = (table_rows(averaged), averaged.left_out)
     if len(folders) == 1:
         rows = read_board(folders[0])
-        return Merged([Board(rows[0]["data_fingerprint"], rows)], *extra)
+        order = order_of([(row, folders[0]) for row in rows])
+        board = Board(rows[0]["data_fingerprint"], with_values(rows, order), order.note)
+        return Merged([board], *extra)
     by_data: dict[str, list[tuple[TableRow, Path]]] = {}
     for folder in folders:
         best = read_board(folder)[0]
         by_data.setdefault(best["data_fingerprint"], []).append((best, folder))
-    return Merged([Board(data, _ranked(entries)) for data, entries in by_data.items()], *extra)
+    return Merged([_board(data, entries) for data, entries in by_data.items()], *extra)
 
 
 def stems_of(row: Mapping[str, str]) -> list[str]:
@@ -276,7 +282,7 @@ def _card(board: Board, stem: str) -> TableCard:
             ends = interval(*(row[f"{stem}/{metric}_ci_{end}"] for end in ("low", "high")))
             cells.append(Cell(number(row[f"{stem}/{metric}"]), ends))
         rows.append([*cells, *([Cell(row[f"{stem}/tied_rank"])] if tied else [])])
-    text = f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}."
+    text = f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}. {board.note}".rstrip()
     return TableCard(stem, text, header, rows)
 
 
@@ -287,12 +293,14 @@ def inputs_of(row: TableRow) -> str:
 
 def _markdown(board: Board) -> str:
     rows = [_markdown_row(row) for row in board.rows]
-    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+    note = f"{board.note}\n\n" if board.note else ""
+    return note + markdown_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _markdown_row(row: TableRow) -> TableRow:
     cells = {name: row[name] for name in ("rank", "study", "head", "features", "trial")}
     cells["val/auprc_macro"] = _valid(row)
+    cells |= {name: number(row[name]) for name in row if name in OBJECTIVE_COLUMNS}
     for stem in stems_of(row):
         for name in (f"{stem}/{metric}" for metric in METRICS):
             ends = interval(row[f"{name}_ci_low"], row[f"{name}_ci_high"])
@@ -307,11 +315,20 @@ def _valid(row: TableRow) -> str:
     return f"{value} (out-of-fold)" if row.get(N_FOLDS) else value
 
 
-def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
-    ordered = sorted(entries, key=lambda entry: -float(entry[0]["val/auprc_macro"]))
+def _board(data: str, entries: Sequence[tuple[TableRow, Path]]) -> Board:
+    """Order the best finalists of studies on the same data, and compare them on test.
+
+    Returns:
+        The board.
+    """
+    order = order_of(entries)
+    ordered = sorted(
+        zip(with_values([row for row, _ in entries], order), entries, order.values, strict=True),
+        key=lambda one: -one[2],
+    )
     rows = [
         {**row, "rank": str(rank), "config": str(folder / row["config"])}
-        for rank, (row, folder) in enumerate(ordered, start=1)
+        for rank, (row, (_, folder), _) in enumerate(ordered, start=1)
     ]
     for stem in stems_of(rows[0]):
         names = [row["rank"] for row in rows]
@@ -320,7 +337,7 @@ def _ranked(entries: Sequence[tuple[TableRow, Path]]) -> list[TableRow]:
         ranks = ranks_with_ties(names, compare_macro(names, values, draws, patients[0]))
         for row in rows:
             row[f"{stem}/tied_rank"] = str(ranks[row["rank"]])
-    return rows
+    return Board(data, rows, order.note)
 
 
 def _macro_auprc(finalist: Path, stem: str) -> tuple[float | None, Metric, float]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from headsweep.config.schema import Config
 from headsweep.data.ct_rate.metadata import read_subgroups
 from headsweep.data.dataset import Dataset, Split
 from headsweep.data.unseen import rows_in_train
-from headsweep.errors import StudyError
+from headsweep.errors import HeadsweepWarning, StudyError
 from headsweep.evaluation.subgroups import CONTENT, IN_TRAIN, UNSEEN, Attributes
 from headsweep.package_info import code_commit
 from headsweep.studies.study import StoredStudy
@@ -27,13 +30,70 @@ OPENINGS = "headsweep:test_openings"
 class Opening:
     """One opening of test: when (UTC), for which trials, with which commit of the code.
 
-    `why` is the reason given for opening test again; the first opening has none.
+    `why` is the reason given for opening test again; the first opening has none. `files` has the
+    SHA-256 of the test manifests and label maps, by name; openings of before have none.
     """
 
     when: str
     trials: tuple[int, ...]
     commit: str | None
     why: str | None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def digests_of_test(config: Config, data: Dataset) -> dict[str, str]:
+    """Return the SHA-256 of the test manifests and their label maps, by name; no label is read.
+
+    Files that cannot be read are left out, as are all of a data set in memory.
+    """
+    if data.in_memory:
+        return {}
+    names = [*config.data.test_manifests, *(config.data.label_maps or {}).values()]
+    digests = {}
+    for name in dict.fromkeys(names):
+        with suppress(OSError):
+            content = (Path(config.paths.manifest_dir) / name).read_bytes()
+            digests[name] = hashlib.sha256(content).hexdigest()
+    return digests
+
+
+def changed_test_files(
+    openings: Sequence[Opening], trials: Sequence[int], files: Mapping[str, str]
+) -> list[str]:
+    """Return the test files that changed since test was opened for the same trials.
+
+    Args:
+        openings: so far.
+        trials: numbers of the finalists.
+        files: what `digests_of_test` returned.
+    """
+    if not openings or openings[-1].trials != tuple(sorted(trials)):
+        return []
+    before = openings[-1].files
+    return [name for name, digest in files.items() if before.get(name, digest) != digest]
+
+
+def reopening_advice(changed: Sequence[str], opening: Opening) -> str:
+    """Return what to do about test files that changed since an opening."""
+    return (
+        f"{', '.join(changed)} changed since the test set was opened on {opening.when}. To use the "
+        'present files, pass --reopen "reason"; the reason is shown on the leaderboard'
+    )
+
+
+def is_to_be_reopened(
+    study: StoredStudy, trials: Sequence[int], data: Dataset, config: Config, reopen: str | None
+) -> bool:
+    """Return whether a finished leaderboard is to be made again, as test files changed since.
+
+    Without a reason to open test again it stays, with a warning that names the files.
+    """
+    openings = _openings(study.attrs().get(OPENINGS, []))
+    changed = changed_test_files(openings, trials, digests_of_test(config, data))
+    if changed and not reopen:
+        text = f"{study.name}: {reopening_advice(changed, openings[-1])}"
+        warnings.warn(text, HeadsweepWarning, stacklevel=2)
+    return bool(changed and reopen)
 
 
 def open_test(
@@ -47,7 +107,7 @@ def open_test(
 ) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
     """Record the opening in the study, then read the test manifests.
 
-    Opening again for the same trials is not recorded, since it shows nothing new.
+    Opening again for the same trials and files is not recorded, since it shows nothing new.
 
     Args:
         study: whose finalists are fixed.
@@ -55,21 +115,24 @@ def open_test(
         data: holds the test splits.
         config: decides what is read.
         inputs: names of the inputs to load.
-        reopen: why test is opened for other trials than before; None refuses that.
+        reopen: why test is opened for other trials or files than before; None refuses that.
 
     Returns:
         All openings so far, and the test splits.
 
     Raises:
-        StudyError: test was opened before for other trials, and no reason is given.
+        StudyError: test was opened before for other trials or files, and no reason is given.
         ManifestError, FeatureError: the data cannot be used.
     """
-    named = tuple(sorted(trials))
+    named, files = tuple(sorted(trials)), digests_of_test(config, data)
 
     def amend(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         openings = _openings(recorded or [])
-        if openings and openings[-1].trials == named:
+        changed = changed_test_files(openings, named, files)
+        if openings and openings[-1].trials == named and not changed:
             return recorded or []
+        if changed and not reopen:
+            raise StudyError(f"{study.name}: {reopening_advice(changed, openings[-1])}")
         if openings and not reopen:
             raise StudyError(
                 f"{study.name}: the test set was already opened for trials "
@@ -77,7 +140,7 @@ def open_test(
                 f'{_listed(named)}, pass --reopen "reason"; the reason is shown on the leaderboard'
             )
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        opening = Opening(when, named, code_commit(), reopen if openings else None)
+        opening = Opening(when, named, code_commit(), reopen if openings else None, files)
         return [*(recorded or []), asdict(opening)]
 
     # In one transaction, so that of two simultaneous openings the second sees the first.

@@ -8,24 +8,20 @@ sorting each resample.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from scipy.special import expit, logit, ndtr, ndtri, stdtrit
 
-from headsweep.metrics.masking import Targets, labelled
+from headsweep.metrics.masking import Targets
 from headsweep.metrics.ranking import Metric, Scores
 from headsweep.metrics.thresholds import OperatingPoint
+from headsweep.metrics.weighted_ranking import rank, slots_at_once, weighted_areas
 
 Multiplicities = NDArray[np.int32]
 
 AREA_MARGIN = 1e-3
 """Distance from 0 and 1 to which an ROC area is clipped on the logit scale."""
-
-# Limits memory; a row's counts over thousands of resamples are one long vector.
-_CELLS_PER_BLOCK = 1 << 23
 
 
 def patient_resamples(patients: Sequence[str], n_resamples: int, seed: int) -> Multiplicities:
@@ -62,16 +58,19 @@ def resampled_ranking(
         Two (K, B, c) arrays; NaN where the resample holds no positive or no negative of the label.
     """
     slots, _, c = scores.shape
-    ranked = [[_rank(targets[:, j], scores[k, :, j]) for j in range(c)] for k in range(slots)]
     precision = np.empty((slots, len(resamples), c))
     area = np.empty_like(precision)
-    step = max(1, _CELLS_PER_BLOCK // len(targets))
-    for start in range(0, len(resamples), step):
-        block = slice(start, start + step)
-        counts = np.ascontiguousarray(resamples[block].T, dtype=np.float32)  # sums stay exact
-        for k in range(slots):
-            for j in range(c):
-                precision[k, block, j], area[k, block, j] = _weighted_areas(ranked[k][j], counts)
+    at_once = slots_at_once(scores)
+    for first in range(0, slots, at_once):
+        chunk = slice(first, first + at_once)
+        rankings = rank(targets, scores[chunk])
+        step = rankings.block_size()
+        for start in range(0, len(resamples), step):
+            block = slice(start, start + step)
+            counts = np.ascontiguousarray(resamples[block].T, dtype=np.float32)  # sums stay exact
+            areas = weighted_areas(rankings, counts)
+            for values, found in zip((precision, area), areas, strict=True):
+                values[chunk, block] = found.reshape(-1, c, found.shape[1]).swapaxes(1, 2)
     return precision, area
 
 
@@ -237,67 +236,3 @@ def _quantiles(ordered: Metric, n: NDArray[np.integer], levels: Metric) -> Metri
     low, high = ordered[below, columns], ordered[np.minimum(below + 1, last), columns]
     step, weight = high - low, at - below
     return np.asarray(np.where(weight >= 0.5, high - step * (1 - weight), low + step * weight))
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """Rows of one label in groups of equal scores, best first, as 0/1 matrices `(g, n)`.
-
-    Only groups that hold a positive matter, and count.
-    """
-
-    called: csr_array
-    """The group's rows, and those between it and the group before."""
-    positive: csr_array
-    """The group's positive rows."""
-    tied: csr_array
-    """The group's negative rows."""
-    rows: NDArray[np.intp] | None
-    """Rows in which the label is not blank; None where none is."""
-
-
-def _rank(targets: NDArray[np.uint8] | NDArray[np.bool_], scores: Scores) -> _Ranked:
-    known = labelled(targets)
-    rows_known = None if known.all() else np.flatnonzero(known)
-    order = np.argsort(-scores, kind="stable")
-    if rows_known is not None:
-        order = order[known[order]]
-    positive = targets[order].astype(bool)
-    ties = np.cumsum(np.diff(scores[order], prepend=np.inf) != 0)
-    groups = np.unique(ties[positive])
-    group = np.searchsorted(groups, ties)
-    tied = ~positive & np.isin(ties, groups)
-
-    def members(rows: NDArray[np.bool_]) -> csr_array:
-        ends = np.searchsorted(group[rows], np.arange(len(groups)), side="right")
-        chosen = order[rows][: ends[-1] if len(ends) else 0]
-        ones = np.ones(len(chosen), np.float32)
-        return csr_array((ones, chosen, np.append(0, ends)), shape=(len(groups), len(targets)))
-
-    all_known = np.ones_like(positive)
-    return _Ranked(members(all_known), members(positive), members(tied), rows_known)
-
-
-def _weighted_areas(ranked: _Ranked, counts: NDArray[np.float32]) -> tuple[Metric, Metric]:
-    """Return average precision and ROC area of one label by resample, (n, B) → (B,), (B,).
-
-    The same sums over groups as in `ranking`, with each row counted as often as it is drawn.
-    """
-    gained = ranked.positive @ counts
-    true = np.zeros(counts.shape[1])
-    called = np.full_like(true, np.finfo(np.float64).tiny)  # 0 of 0 rows is 0
-    precision, passed = np.zeros_like(true), np.zeros_like(true)
-    # Group by group on vectors of resamples: whole (g, B) arrays would leave the cache each time.
-    for added, positive in zip(ranked.called @ counts, gained, strict=True):
-        called += added
-        true += positive
-        precision += positive * (true / called)
-        passed += positive * (called - true)
-    passed -= np.einsum("gb,gb->b", gained, ranked.tied @ counts, dtype=np.float64) / 2
-
-    of_label = counts if ranked.rows is None else counts[ranked.rows]
-    negatives = of_label.sum(axis=0, dtype=np.float64) - true
-    behind = true * negatives - passed
-    defined = (true > 0) & (negatives > 0)
-    precision = np.where(defined, precision, np.nan) / np.maximum(true, 1)
-    return precision, np.where(defined, behind, np.nan) / np.maximum(true * negatives, 1)

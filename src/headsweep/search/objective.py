@@ -11,11 +11,12 @@ from pydantic import Field, field_validator, model_validator
 
 from headsweep.config.messages import unknown_key
 from headsweep.config.section import Section
-from headsweep.config.training_section import ObjectiveMetric
+from headsweep.config.training_section import MOST_FOLDS, ObjectiveMetric
 
-MOST_FOLDS = 100
 CONSTRAINT_PREFIX = "constraints:"
 """What Optuna's trial attributes of constraints begin with; the metric's name follows."""
+OLD_CONSTRAINTS = "constraints"
+"""The attribute in which Optuna 4 and earlier record constraints, without names."""
 AT_MOST = ("ece", "brier")
 """Metrics whose bound is an upper one; the others are better the higher they are."""
 
@@ -74,9 +75,20 @@ def violations(constraint: Mapping[str, float], metrics: Mapping[str, float]) ->
     }
 
 
-def is_measured(trial: FrozenTrial) -> bool:
-    """Return whether constraints of a trial were recorded."""
-    return any(name.startswith(CONSTRAINT_PREFIX) for name in trial.system_attrs)
+def is_measured(trial: FrozenTrial, constraint: Mapping[str, float]) -> bool:
+    """Return whether a value was recorded for each bound of a study's constraint, and for no other.
+
+    Trials of other programs may have none, or others. Optuna's GP sampler takes no such mixture.
+    """
+    if OLD_CONSTRAINTS in trial.system_attrs:
+        return False
+    recorded = {
+        name.removeprefix(CONSTRAINT_PREFIX): value
+        for name, value in trial.system_attrs.items()
+        if name.startswith(CONSTRAINT_PREFIX)
+    }
+    numbers = all(isinstance(value, int | float) for value in recorded.values())
+    return numbers and recorded.keys() == constraint.keys()
 
 
 def violation(trial: FrozenTrial) -> float:

@@ -45,7 +45,7 @@ __all__ = ["StudySpec", "load_study_file", "searchable_keys", "study_from_dict"]
 SECTIONS = ("study", "base", "space", "sampler", "pruner", "objective", "finalists")
 SEARCHED_SECTIONS = ("head", "features", "training")
 FIXED_KEYS = (
-    *("head.kind", "training.metric", "training.seed", "training.tape_position"),
+    *("head.kind", "training.metric", "training.folds", "training.seed", "training.tape_position"),
     "training.target_labels",
 )
 OTHER_NAMES = {"head.momentum": "training.momentum"}
@@ -145,6 +145,10 @@ def _spec_from_document(
     base, given = _base(document.get("base", []), where=f"{where}:base")
     config = compose_config([*base, *overrides], where=f"{where}:base", given=given, fixed=fixed)
     objective = _section(Objective, document.get("objective", {}), where=f"{where}:objective")
+    if config.training.folds is not None:
+        raise StudyError(
+            f"{where}:base: training.folds is for single runs; in a study write objective.folds"
+        )
     config = _with_metric(config, objective, where=f"{where}:objective")
     space = _space(document["space"], config, where=f"{where}:space")
     _refuse_overridden_space(space, overrides)

@@ -15,7 +15,6 @@ import copy
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
@@ -25,10 +24,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from headsweep.errors import StorageError, StudyDeletedError
 from headsweep.storage.attributes import WORKER
 from headsweep.storage.bulk_writes import Changes, study_attr_rows, upsert, write_changes
 from headsweep.storage.connections import Database, open_database
+from headsweep.storage.open_studies import OpenStudies, OpenStudy
 from headsweep.storage.optuna_tables import (
     STUDY_ATTRS,
     STUDY_SYSTEM_ATTRS,
@@ -40,27 +39,10 @@ from headsweep.storage.optuna_tables import (
     trial_id,
     utc_now,
 )
-from headsweep.storage.study_identity import (
-    StudyIdentity,
-    check_identity,
-    ensure_token,
-    fetch_identity,
-)
 from headsweep.storage.trial_cache import TrialCache
 from headsweep.storage.trial_rows import fetch_trials
 
 T = TypeVar("T")
-
-
-@dataclass
-class _OpenStudy:
-    """The data of one study in this process, and its changes that are not written yet."""
-
-    identity: StudyIdentity
-    cache: TrialCache
-    changes: dict[int, Changes] = field(default_factory=dict)
-    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
-    """By param: the distribution of the study's space, or of the first trial with the param."""
 
 
 class BatchedStorage(BaseStorage):
@@ -74,10 +56,9 @@ class BatchedStorage(BaseStorage):
     def __init__(self, database: Database, *, create: bool = True) -> None:
         self.database = database
         self._stock = stock_storage(database, create=create)
-        self._studies: dict[int, _OpenStudy] = {}
-        self._bound: dict[int, StudyIdentity] = {}
         self._ticking = False
         self._lock = threading.RLock()
+        self._studies = OpenStudies(database, self._lock)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.database.public_url}  # a pickle carries no password
@@ -95,8 +76,7 @@ class BatchedStorage(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         with self._lock:
             self._outlast(lambda: self._stock.delete_study(study_id))
-            self._forget(study_id)
-            self._bound.pop(study_id, None)
+            self._studies.delete(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         rows = study_attr_rows(study_id, {key: value})
@@ -110,16 +90,16 @@ class BatchedStorage(BaseStorage):
         return self._outlast(lambda: self._stock.get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        return self._read_study(study_id, lambda _: self._studies[study_id].identity.name)
+        return self._studies.read(study_id, lambda _: self._studies.get(study_id).identity.name)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         return self.read(lambda: self._stock.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._read_study(study_id, lambda c: study_attrs(c, STUDY_ATTRS, study_id))
+        return self._studies.read(study_id, lambda c: study_attrs(c, STUDY_ATTRS, study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._read_study(study_id, lambda c: study_attrs(c, STUDY_SYSTEM_ATTRS, study_id))
+        return self._studies.read(study_id, lambda c: study_attrs(c, STUDY_SYSTEM_ATTRS, study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
         return self.read(lambda: self._stock.get_all_studies())
@@ -128,9 +108,9 @@ class BatchedStorage(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         with self._lock:
-            self._read_study(study_id, lambda _: None)
+            self._studies.read(study_id, lambda _: None)
             trial = self._outlast(lambda: self._stock.create_trial(study_id, template_trial))
-            self._put(study_id, trial, own=trial.state == TrialState.RUNNING)
+            self._studies.get(study_id).put(trial, own=trial.state == TrialState.RUNNING)
             return trial_id(trial)
 
     def set_trial_param(
@@ -153,7 +133,7 @@ class BatchedStorage(BaseStorage):
             if known is not None:
                 check_distribution_compatibility(known, distribution)
             study.distributions[param_name] = distribution
-            self._change(study, trial_id).params[param_name] = (param_value_internal, distribution)
+            study.change(trial_id).params[param_name] = (param_value_internal, distribution)
             value = distribution.to_external_repr(param_value_internal)
             changed = altered(
                 trial,
@@ -169,7 +149,7 @@ class BatchedStorage(BaseStorage):
             study, trial = self._own_trial(trial_id)
             if study is None or trial is None or not state.is_finished():
                 return self._claim_or_write(trial_id, state, values)
-            self._change(study, trial_id).end = (state, list(values or ()))
+            study.change(trial_id).end = (state, list(values or ()))
             if not self._ticking and trial_id in self.flush():
                 raise UpdateFinishedTrialError(f"Trial {trial.number} was ended elsewhere.")
             if self._ticking:
@@ -186,7 +166,7 @@ class BatchedStorage(BaseStorage):
                 self._outlast(lambda: call(trial_id, step, intermediate_value))
                 return
             value = float(intermediate_value)
-            self._change(study, trial_id).reports[step] = value
+            study.change(trial_id).reports[step] = value
             reports = {**trial.intermediate_values, step: value}
             study.cache.put(altered(trial, intermediate_values=reports))
 
@@ -196,7 +176,7 @@ class BatchedStorage(BaseStorage):
             if study is None or trial is None:
                 self._outlast(lambda: self._stock.set_trial_user_attr(trial_id, key, value))
                 return
-            self._change(study, trial_id).user_attrs[key] = value
+            study.change(trial_id).user_attrs[key] = value
             study.cache.put(altered(trial, user_attrs={**trial.user_attrs, key: value}))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -205,13 +185,13 @@ class BatchedStorage(BaseStorage):
             if study is None or trial is None:
                 self._outlast(lambda: self._stock.set_trial_system_attr(trial_id, key, value))
                 return
-            self._change(study, trial_id).system_attrs[key] = value
+            study.change(trial_id).system_attrs[key] = value
             study.cache.put(altered(trial, system_attrs={**trial.system_attrs, key: value}))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with self._lock:
             if self._ticking:
-                known = (study.cache.get(trial_id) for study in self._studies.values())
+                known = (study.cache.get(trial_id) for study in self._studies)
                 if (trial := next(filter(None, known), None)) is not None:
                     return trial
             study, _ = self._own_trial(trial_id)
@@ -263,13 +243,7 @@ class BatchedStorage(BaseStorage):
             KeyError: there is no such study.
             StudyDeletedError: the id was bound to a study that is no longer there.
         """
-        with self._lock:
-            self._read_study(study_id, lambda _: None)
-            if writes:
-                self._studies[study_id].identity = self.write(
-                    study_id, lambda c: ensure_token(c, self._studies[study_id].identity)
-                )
-            self._bound[study_id] = self._studies[study_id].identity
+        self._studies.bind(study_id, writes=writes)
 
     def declare_distributions(
         self, study_id: int, distributions: Mapping[str, BaseDistribution]
@@ -280,7 +254,7 @@ class BatchedStorage(BaseStorage):
             study_id: id of the study.
             distributions: the distributions of its space, by name.
         """
-        study = self._opened(study_id)
+        study = self._studies.get(study_id)
         study.distributions.update(distributions)
         study.cache.declare_distributions(distributions)
 
@@ -295,8 +269,8 @@ class BatchedStorage(BaseStorage):
             StudyDeletedError: the study that the id is bound to is no longer there.
         """
         with self._lock:
-            self._read_study(study_id, lambda c: self._sync(c, study_id))
-            return self._studies[study_id].cache
+            self._studies.read(study_id, lambda c: self._sync(c, study_id))
+            return self._studies.get(study_id).cache
 
     def current(self, study_id: int) -> TrialCache:
         """Return the cache of a study: after a `sync`, or within a tick without one."""
@@ -304,7 +278,7 @@ class BatchedStorage(BaseStorage):
 
     def cache(self, study_id: int) -> TrialCache:
         """Return the cache of a study without a `sync`."""
-        return self._opened(study_id).cache
+        return self._studies.get(study_id).cache
 
     def write(self, study_id: int, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction under the study's lock, if the study is still there.
@@ -321,7 +295,7 @@ class BatchedStorage(BaseStorage):
             StudyDeletedError: the study was deleted, or replaced by another one.
             StorageError: the database cannot be written.
         """
-        return self._write_checked(study_id, work, locked=True)
+        return self._studies.write(study_id, work, locked=True)
 
     def write_unlocked(self, study_id: int, work: Callable[[Connection], T]) -> T:
         """Run `work` as `write` does, but without waiting for the study's lock.
@@ -329,7 +303,7 @@ class BatchedStorage(BaseStorage):
         Returns:
             What `work` returns.
         """
-        return self._write_checked(study_id, work, locked=False)
+        return self._studies.write(study_id, work, locked=False)
 
     def flush(self) -> frozenset[int]:
         """Write all pending changes.
@@ -339,31 +313,31 @@ class BatchedStorage(BaseStorage):
         """
         with self._lock:
             lost: frozenset[int] = frozenset()
-            for study_id, study in list(self._studies.items()):
-                if changes := self.take_changes(study_id):
+            for study in self._studies:
+                if changes := self.take_changes(study.identity.study_id):
                     lost |= self._write_changes(study, changes)
             return lost
 
     def take_changes(self, study_id: int) -> dict[int, Changes]:
         """Return the pending changes of a study, by trial id; the caller writes them."""
         with self._lock:
-            study = self._opened(study_id)
+            study = self._studies.get(study_id)
             changes, study.changes = study.changes, {}
             return changes
 
     def adopt(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Add claimed trials to those that only this process writes."""
         with self._lock:
+            study = self._studies.get(study_id)
             for trial in trials:
-                self._put(study_id, trial, own=True)
+                study.put(trial, own=True)
 
     def disown(self, study_id: int, trial_ids: Sequence[int]) -> None:
         """Drop the pending changes of trials that this process no longer runs."""
         with self._lock:
-            study = self._opened(study_id)
+            study = self._studies.get(study_id)
             for key in trial_ids:
-                study.changes.pop(key, None)
-                study.cache.own.discard(key)
+                study.disown(key)
 
     def read(self, call: Callable[[], T]) -> T:
         """Read rows that other programs may have written.
@@ -378,94 +352,16 @@ class BatchedStorage(BaseStorage):
             KeyError: `call` raised it, as Optuna's storages do for what does not exist.
             StorageError: the rows are not such as Optuna writes.
         """
-        try:
-            return self._outlast(call)
-        except KeyError:
-            raise
-        except (TypeError, ValueError, LookupError, RecursionError) as error:
-            found = f"{type(error).__name__}: {error}".split("\n")[0][:120]
-            raise StorageError(
-                f"{self.database.shown}: the storage has rows that Optuna did not write: {found}"
-            ) from None
-
-    # Studies.
-
-    def _opened(self, study_id: int) -> _OpenStudy:
-        """Return the data of a study.
-
-        Raises:
-            KeyError: there is no such study.
-        """
-        if (study := self._studies.get(study_id)) is not None:
-            return study
-        with self._lock:
-            identity = self._bound.get(study_id) or self.read(
-                lambda: self.database.read(lambda c: self._identity(c, study_id))
-            )
-            if identity is None:
-                raise KeyError(f"no study has the id {study_id}")
-            return self._studies.setdefault(study_id, _OpenStudy(identity, TrialCache(study_id)))
-
-    def _identity(self, connection: Connection, study_id: int) -> StudyIdentity | None:
-        return fetch_identity(connection, study_id, self.database.file_id)
-
-    def _read_study(self, study_id: int, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction that reads.
-
-        If the id now belongs to another study, the data of the earlier one is dropped first, unless
-        the id is bound to the earlier one.
-
-        Returns:
-            What `work` returns.
-
-        Raises:
-            StudyDeletedError: the study that the id is bound to is no longer there.
-        """
-        with self._lock:
-            study = self._opened(study_id)
-
-            def checked(connection: Connection) -> tuple[StudyIdentity, T]:
-                found = check_identity(study.identity, self._identity(connection, study_id))
-                return found, work(connection)
-
-            try:
-                study.identity, result = self.read(lambda: self.database.read(checked))
-                return result
-            except StudyDeletedError:
-                if study_id in self._bound:
-                    raise
-            self._forget(study_id)
-            return self._read_study(study_id, work)
-
-    def _write_checked(self, study_id: int, work: Callable[[Connection], T], *, locked: bool) -> T:
-        study = self._opened(study_id)
-
-        def checked(connection: Connection) -> T:
-            check_identity(study.identity, self._identity(connection, study_id))
-            return work(connection)
-
-        try:
-            return self.database.write(checked, study_id=study_id if locked else None)
-        except StudyDeletedError:
-            if study_id not in self._bound:  # a bound id must keep its trials apart from later ones
-                self._forget(study_id)
-            raise
-
-    def _forget(self, study_id: int) -> None:
-        """Drop all data of a study, including changes not written, since its ids are reused."""
-        with self._lock:
-            self._studies.pop(study_id, None)
-
-    # Trials.
+        return self._studies.read_rows(call)
 
     def _sync(self, connection: Connection, study_id: int) -> None:
         """Update a cache; within a tick, the trials of this process are left to `flush`."""
-        study = self._studies[study_id]
+        study = self._studies.get(study_id)
         study.cache.sync(connection, own=not self._ticking)
         if not self._ticking:
             study.changes = {k: c for k, c in study.changes.items() if k in study.cache.own}
 
-    def _write_changes(self, study: _OpenStudy, changes: dict[int, Changes]) -> frozenset[int]:
+    def _write_changes(self, study: OpenStudy, changes: dict[int, Changes]) -> frozenset[int]:
         cache, now = study.cache, utc_now()
         workers = {key: self._recorded_worker(study, key, changes[key]) for key in changes}
 
@@ -481,7 +377,7 @@ class BatchedStorage(BaseStorage):
                 cache.end(key, *change.end, to_local(now))
         return lost
 
-    def _recorded_worker(self, study: _OpenStudy, key: int, change: Changes) -> str | None:
+    def _recorded_worker(self, study: OpenStudy, key: int, change: Changes) -> str | None:
         """Return the worker that the database names for a trial; None if it names none yet."""
         trial = study.cache.get(key)
         if trial is None or WORKER in change.user_attrs:
@@ -496,34 +392,25 @@ class BatchedStorage(BaseStorage):
         """
         done = self._outlast(lambda: self._stock.set_trial_state_values(key, state, values))
         if done and state == TrialState.RUNNING:
-            for study_id, study in self._studies.items():
+            for study in self._studies:
                 if study.cache.get(key) is not None:
-                    self._put(study_id, self.read(lambda: self._stock.get_trial(key)), own=True)
+                    study.put(self.read(lambda: self._stock.get_trial(key)), own=True)
         return done
 
-    def _own_trial(self, key: int) -> tuple[_OpenStudy | None, FrozenTrial | None]:
+    def _own_trial(self, key: int) -> tuple[OpenStudy | None, FrozenTrial | None]:
         """Return the study and the trial if only this process writes it; None otherwise."""
-        for study in self._studies.values():
+        for study in self._studies:
             if key in study.cache.own:
                 return study, study.cache.get(key)
         return None, None
 
-    def _known_distribution(self, study: _OpenStudy, name: str) -> BaseDistribution | None:
+    def _known_distribution(self, study: OpenStudy, name: str) -> BaseDistribution | None:
         """Return the distribution that the study uses for a name already."""
         if name not in study.distributions:
             for trial in self.current(study.identity.study_id).trials:
                 if name in trial.distributions:
                     return trial.distributions[name]
         return study.distributions.get(name)
-
-    def _change(self, study: _OpenStudy, key: int) -> Changes:
-        return study.changes.setdefault(key, Changes())
-
-    def _put(self, study_id: int, trial: FrozenTrial, *, own: bool) -> None:
-        cache = self.cache(study_id)
-        if own:
-            cache.own.add(trial_id(trial))
-        cache.put(trial)
 
     def _outlast(self, call: Callable[[], T]) -> T:
         return self.database.outlast(call)

@@ -104,6 +104,31 @@ def claim(
     started = _start_waiting(connection, [trial_id(trial) for trial in waiting], now)
     n_new = min(n_wanted, left) - len(waiting)
     trials = (*started, *_start_new(connection, cache, n_new, now))
+    trials = _assign(connection, trials, now, worker=worker, host=host)
+    if not trials:
+        _drop_deleted(connection, cache)
+    others = {trial_id(t) for t in cache.in_state(TrialState.RUNNING)} - cache.own - abandoned
+    return Claims(
+        trials,
+        0 if trials else len(others),
+        left - len(trials),
+        tuple(trial for trial in foreign if trial_id(trial) not in abandoned),
+    )
+
+
+def _assign(
+    connection: Connection,
+    trials: Sequence[FrozenTrial],
+    now: datetime.datetime,
+    *,
+    worker: str,
+    host: str,
+) -> tuple[FrozenTrial, ...]:
+    """Write the worker of claimed trials, and their first heartbeat.
+
+    Returns:
+        The trials with their worker.
+    """
     claimed = [trial_id(trial) for trial in trials]
     attrs = {WORKER: worker, HOST: host}
     upsert(
@@ -113,15 +138,7 @@ def claim(
             HEARTBEATS: heartbeat_rows(claimed, now),
         },
     )
-    if not claimed:
-        _drop_deleted(connection, cache)
-    others = {trial_id(t) for t in cache.in_state(TrialState.RUNNING)} - cache.own - abandoned
-    return Claims(
-        tuple(altered(trial, user_attrs={**trial.user_attrs, **attrs}) for trial in trials),
-        0 if claimed else len(others),
-        left - len(trials),
-        tuple(trial for trial in foreign if trial_id(trial) not in abandoned),
-    )
+    return tuple(altered(trial, user_attrs={**trial.user_attrs, **attrs}) for trial in trials)
 
 
 def renew(connection: Connection, study_id: int, worker: str, trial_ids: Iterable[int]) -> None:

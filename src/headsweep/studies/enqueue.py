@@ -13,7 +13,12 @@ from headsweep.errors import StudyError
 from headsweep.search.given_params import FIXED_PARAMS
 from headsweep.storage.bulk_writes import Changes, detail_rows, insert_trials, upsert
 from headsweep.storage.claims import count_states
+from headsweep.studies.study_attributes import read_study_attrs, write_study_attrs
 
+ENQUEUED = "headsweep:enqueued"
+"""Study attribute: the entries of `study.enqueue` that were enqueued."""
+ENQUEUE_TOKEN = "headsweep:enqueue_token"
+"""Study attribute: names the last call of `enqueue_once`, which may be repeated after an outage."""
 ENQUEUED_BY = "enqueued_by"
 """Trial attribute: who enqueued the trial."""
 FROM_FILE = "study file"
@@ -41,6 +46,34 @@ def enqueue(
     }
     upsert(connection, detail_rows(changes))
     return [first + i for i in range(len(ids))]
+
+
+def enqueue_once(
+    connection: Connection,
+    study_id: int,
+    params: Sequence[Mapping[str, Any]],
+    *,
+    by: str,
+    token: str,
+) -> list[int]:
+    """Add waiting trials as `enqueue` does, unless a call with this token has added them.
+
+    Args:
+        connection: in a transaction.
+        study_id: id of the study.
+        params: of each trial, as Optuna stores them.
+        by: who enqueues them.
+        token: of this call, and of its repetition after an outage.
+
+    Returns:
+        Numbers of the trials.
+    """
+    last = read_study_attrs(connection, study_id).get(ENQUEUE_TOKEN)
+    if isinstance(last, list) and last[0] == token:  # written before the connection broke
+        return list(last[1])
+    numbers = enqueue(connection, study_id, params, by=by)
+    write_study_attrs(connection, study_id, {ENQUEUE_TOKEN: [token, numbers]})
+    return numbers
 
 
 def new_entries(

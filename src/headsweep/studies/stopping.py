@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
 
 from headsweep.errors import StorageError
 from headsweep.search.objective import is_feasible
 from headsweep.search.spec import StudySpec
+from headsweep.storage.claims import database_now
+from headsweep.studies.study_attributes import read_study_attrs, write_study_attrs
 from headsweep.studies.trials import FINISHED
 
 DEADLINE = "headsweep:deadline"
@@ -90,3 +93,34 @@ def seconds_left(attrs: Mapping[str, Any], now: datetime.datetime) -> float | No
         return (datetime.datetime.fromisoformat(text) - now).total_seconds()
     except (TypeError, ValueError):
         raise StorageError(f"{DEADLINE} must be a time, found {str(text)[:40]!r}") from None
+
+
+def set_deadline(connection: Connection, study_id: int, timeout_s: float | None) -> None:
+    """Set or remove a study's deadline.
+
+    Args:
+        connection: in a transaction under the study's lock.
+        study_id: id of the study.
+        timeout_s: seconds from now by the database's clock; None removes the deadline.
+    """
+    if timeout_s is None:
+        if DEADLINE not in read_study_attrs(connection, study_id):
+            return
+        deadline = None
+    else:
+        end = database_now(connection) + datetime.timedelta(seconds=timeout_s)
+        deadline = end.isoformat()
+    write_study_attrs(connection, study_id, {DEADLINE: deadline})
+
+
+def clear_past_deadline(connection: Connection, study_id: int) -> None:
+    """Remove a study's deadline if it has passed.
+
+    Args:
+        connection: in a transaction under the study's lock.
+        study_id: id of the study.
+    """
+    attrs = read_study_attrs(connection, study_id)
+    left_s = seconds_left(attrs, database_now(connection))
+    if left_s is not None and left_s <= 0:
+        write_study_attrs(connection, study_id, {DEADLINE: None})

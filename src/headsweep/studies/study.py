@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,75 +9,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import optuna
 from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from headsweep.config.files import write_config
 from headsweep.config.schema import Config
-from headsweep.errors import FeatureError, ManifestError, StorageError, StudyError
-from headsweep.preflight import check_output
+from headsweep.errors import FeatureError, ManifestError, StudyError
 from headsweep.search.enqueued import complete_params
 from headsweep.search.given_params import fits_space
 from headsweep.search.objective import is_feasible, is_measured, none_feasible
 from headsweep.search.space import distribution, lacks_params
-from headsweep.search.spec import StudySpec, difference, spec_from_json, spec_to_json
-from headsweep.storage.attributes import N_TRIALS, plain, typed
+from headsweep.search.spec import StudySpec
+from headsweep.storage.attributes import N_TRIALS, typed
 from headsweep.storage.batched_storage import BatchedStorage
-from headsweep.storage.bulk_writes import upsert
-from headsweep.storage.claims import count_states, database_now
-from headsweep.storage.connections import open_database
-from headsweep.storage.optuna_tables import STUDY_ATTRS
-from headsweep.studies.adoption import check_adoptable, check_objective, missing_metric_names
-from headsweep.studies.enqueue import FROM_FILE, enqueue, new_entries
-from headsweep.studies.stopping import DEADLINE, seconds_left
+from headsweep.studies.definition import DEFINITION, FOLDER, define, parse_definition
+from headsweep.studies.enqueue import enqueue_once
+from headsweep.studies.pinned_data import DATA, pin_data
+from headsweep.studies.stopping import clear_past_deadline, set_deadline
+from headsweep.studies.storages import open_storage, open_storage_after, study_id
+from headsweep.studies.study_attributes import read_study_attrs, write_study_attrs
 from headsweep.studies.summary import Summary, summarize
-from headsweep.studies.trials import trial_config
+from headsweep.studies.trials import export_trial, single_run_config
 
-DEFINITION = "headsweep:definition"
-"""Study attribute: the spec as JSON."""
-FINGERPRINT = "headsweep:fingerprint"
-ENQUEUED = "headsweep:enqueued"
-"""Study attribute: the entries of `study.enqueue` that were enqueued."""
-ENQUEUE_TOKEN = "headsweep:enqueue_token"
-"""Study attribute: names the last call of `enqueue`, which may be repeated after an outage."""
-FOLDER = "headsweep:folder"
-"""Study attribute: the folder in which the study was created; relative paths refer to it."""
 N_WORKERS = "headsweep:n_workers"
 """Study attribute: number of workers that have joined; each draws from its own random stream."""
-DATA = "headsweep:data"
-"""Study attribute: fingerprints of the manifests and features that the study is searched on."""
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-def open_storage(
-    url: str, *, create: bool = False, outage_s: float | None = None
-) -> BatchedStorage:
-    """Open the Optuna storage at a URL.
-
-    Args:
-        url: `sqlite:///FILE` or `postgresql://…`.
-        create: whether a SQLite file, its folder and the tables may be created.
-        outage_s: how long everything is retried while the database cannot be reached; None is
-            headsweep's usual 10 minutes.
-
-    Returns:
-        The open storage; close it with `storage.database.close()`.
-
-    Raises:
-        StorageError: the URL is of another kind, cannot be reached, or holds something else.
-    """
-    database = open_database(url, create=create, outage_s=outage_s)
-    return BatchedStorage(database, create=create)
-
-
-def study_names(storage: BatchedStorage) -> tuple[str, ...]:
-    """Return the names of headsweep's studies in a storage."""
-    return tuple(str(s.study_name) for s in storage.get_all_studies() if DEFINITION in s.user_attrs)
 
 
 class StoredStudy:
@@ -126,7 +78,7 @@ class StoredStudy:
         if isinstance(opened, str):
             opened = open_storage(opened)
         try:
-            study = cls(name, _study_id(name, opened), opened, owns_storage=owned)
+            study = cls(name, study_id(name, opened), opened, owns_storage=owned)
             _ = study.spec  # refuses a study of stock Optuna
         except BaseException:
             if owned:
@@ -160,17 +112,17 @@ class StoredStudy:
         opened, owned = storage, isinstance(storage, str)
         check = check or (lambda: None)
         if isinstance(opened, str):
-            opened = _open_after(check, opened)
+            opened = open_storage_after(check, opened)
         else:
             check()
         try:
-            study_id = _define(spec, opened)
-            opened.bind(study_id, writes=True)
+            defined = define(spec, opened)
+            opened.bind(defined, writes=True)
         except BaseException:
             if owned:
                 opened.database.close()
             raise
-        return cls(spec.name, study_id, opened, owns_storage=owned)
+        return cls(spec.name, defined, opened, owns_storage=owned)
 
     def __enter__(self) -> Self:
         return self
@@ -259,7 +211,8 @@ class StoredStudy:
             spec = self.spec
             self._searched = spec, {k: distribution(d) for k, d in spec.space.items()}
         spec, distributions = self._searched
-        if spec.objective.constraint and not is_measured(trial):
+        constraint = spec.objective.constraint
+        if constraint and not is_measured(trial, constraint):
             return False
         fitting = fits_space(trial, distributions)
         return fitting and not lacks_params(trial, spec.space, spec.config)
@@ -283,12 +236,12 @@ class StoredStudy:
         return sorted(feasible, key=lambda trial: (-(trial.value or 0.0), trial.number))[:n]
 
     def config_of(self, trial: FrozenTrial) -> Config:
-        """Return the config that a trial trains.
+        """Return the config that trains a trial again, with the folds of the study, if it has any.
 
         Raises:
             ConfigError: the trial's params together break a constraint of the config.
         """
-        return trial_config(self.spec, trial)
+        return single_run_config(self.spec, trial)
 
     def export(self, path: Path, number: int | None = None) -> FrozenTrial:
         """Write the config of a complete trial, which `headsweep train --config` trains again.
@@ -305,13 +258,7 @@ class StoredStudy:
             OutputError: the file cannot be written.
         """
         trial = self.best_trials(1)[0] if number is None else self.trial(number)
-        if trial.state != TrialState.COMPLETE or trial.value is None:
-            raise StudyError(
-                f"study {self.name!r}: only a complete trial can be exported, "
-                f"trial {trial.number} is {trial.state.name}"
-            )
-        config = self.config_of(trial)
-        write_config(config, path, study=self.name, trial=trial.number, value=trial.value)
+        export_trial(self.spec, trial, path)
         return trial
 
     def summary(self, *, lease_s: float = 60.0) -> Summary:
@@ -337,21 +284,7 @@ class StoredStudy:
         Raises:
             StudyError: the data differ from the study's.
         """
-
-        def pin(connection: Connection) -> None:
-            pinned = _attrs(connection, self.study_id).get(DATA)
-            if pinned is None:
-                _write_attrs(connection, self.study_id, {DATA: dict(fingerprints)})
-                return
-            changed = [k for k in {*pinned, *fingerprints} if pinned.get(k) != fingerprints.get(k)]
-            if changed:
-                name = min(changed)
-                raise StudyError(
-                    f"{name}: the data changed since the study began: its fingerprint was "
-                    f"{str(pinned.get(name))[:12]} and is {str(fingerprints.get(name))[:12]}"
-                )
-
-        self.storage.write(self.study_id, pin)
+        self.storage.write(self.study_id, lambda c: pin_data(c, self.study_id, fingerprints))
 
     def pinned_data(self) -> Mapping[str, str]:
         """Return the fingerprints of the study's data; empty before its first worker began."""
@@ -371,8 +304,8 @@ class StoredStudy:
         """
 
         def work(connection: Connection) -> Any:
-            amended = amend(_attrs(connection, self.study_id).get(name))
-            _write_attrs(connection, self.study_id, {name: amended})
+            amended = amend(read_study_attrs(connection, self.study_id).get(name))
+            write_study_attrs(connection, self.study_id, {name: amended})
             return amended
 
         return self.storage.write(self.study_id, work)
@@ -392,16 +325,10 @@ class StoredStudy:
         """
         spec, token = self.spec, secrets.token_hex(8)
         complete = [complete_params(one, spec, where=f"enqueue {dict(one)}") for one in params]
-
-        def write(connection: Connection) -> list[int]:
-            last = _attrs(connection, self.study_id).get(ENQUEUE_TOKEN)
-            if isinstance(last, list) and last[0] == token:  # written before the connection broke
-                return list(last[1])
-            numbers = enqueue(connection, self.study_id, complete, by=by)
-            _write_attrs(connection, self.study_id, {ENQUEUE_TOKEN: [token, numbers]})
-            return numbers
-
-        return self.storage.write(self.study_id, write)
+        return self.storage.write(
+            self.study_id,
+            lambda c: enqueue_once(c, self.study_id, complete, by=by, token=token),
+        )
 
     def set_deadline(self, timeout_s: float | None) -> None:
         """Set when the search stops: no trial starts after it, running ones end at their next rung.
@@ -409,28 +336,11 @@ class StoredStudy:
         Args:
             timeout_s: seconds from now by the database's clock; None removes the deadline.
         """
-
-        def write(connection: Connection) -> None:
-            if timeout_s is None:
-                if DEADLINE not in _attrs(connection, self.study_id):
-                    return
-                deadline = None
-            else:
-                end = database_now(connection) + datetime.timedelta(seconds=timeout_s)
-                deadline = end.isoformat()
-            _write_attrs(connection, self.study_id, {DEADLINE: deadline})
-
-        self.storage.write(self.study_id, write)
+        self.storage.write(self.study_id, lambda c: set_deadline(c, self.study_id, timeout_s))
 
     def clear_past_deadline(self) -> None:
         """Remove a deadline that has passed, so that the search goes on; a coming one stays."""
-
-        def write(connection: Connection) -> None:
-            left_s = seconds_left(_attrs(connection, self.study_id), database_now(connection))
-            if left_s is not None and left_s <= 0:
-                _write_attrs(connection, self.study_id, {DEADLINE: None})
-
-        self.storage.write(self.study_id, write)
+        self.storage.write(self.study_id, lambda c: clear_past_deadline(c, self.study_id))
 
     def next_worker_index(self) -> int:
         """Count a worker that joins.
@@ -440,8 +350,10 @@ class StoredStudy:
         """
 
         def count(connection: Connection) -> int:
-            index = typed(_attrs(connection, self.study_id), N_WORKERS, 0, where=self.name)
-            _write_attrs(connection, self.study_id, {N_WORKERS: index + 1})
+            index = typed(
+                read_study_attrs(connection, self.study_id), N_WORKERS, 0, where=self.name
+            )
+            write_study_attrs(connection, self.study_id, {N_WORKERS: index + 1})
             return index
 
         return self.storage.write(self.study_id, count)
@@ -451,137 +363,7 @@ class StoredStudy:
         if text is None:
             raise StudyError(f"study {self.name!r} was not created by headsweep")
         if self._parsed is None or self._parsed[0] != text:
-            self._parsed = (text, _parse(text, self.name))
+            self._parsed = (text, parse_definition(text, self.name))
         spec = self._parsed[1]
         n_trials = typed(attrs, N_TRIALS, spec.n_trials, where=self.name)
         return spec if n_trials == spec.n_trials else spec.model_copy(update={"n_trials": n_trials})
-
-
-def _open_after(check: Callable[[], None], url: str) -> BatchedStorage:
-    """Open a storage, and create its missing tables after the check; open the database only once.
-
-    Returns:
-        The storage.
-    """
-    file = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not file.exists():
-        check_output(file.parent)
-        check()
-        return open_storage(url, create=True)
-    database = open_database(url)
-    try:
-        check()
-        return BatchedStorage(database, create=True)
-    except BaseException:
-        database.close()
-        raise
-
-
-def _study_id(name: str, storage: BatchedStorage) -> int:
-    try:
-        return storage.get_study_id_from_name(name)
-    except KeyError:
-        known = ", ".join(study_names(storage)) or "none"
-        raise StudyError(
-            f"{storage.database.shown}: no study named {name!r}; studies there: {known}"
-        ) from None
-
-
-def _define(spec: StudySpec, storage: BatchedStorage) -> int:
-    """Write the spec of a new study, or compare it with the stored one.
-
-    Returns:
-        The study's id.
-    """
-    try:
-        study_id = storage.create_new_study([StudyDirection.MAXIMIZE], spec.name)
-    except optuna.exceptions.DuplicatedStudyError:
-        study_id = storage.get_study_id_from_name(spec.name)
-        check_objective(
-            spec.name, storage.get_study_directions(study_id), spec.config.training.metric
-        )
-    system_attrs = storage.get_study_system_attrs(study_id)
-
-    def define(connection: Connection) -> None:
-        stored = _attrs(connection, study_id)
-        if DEFINITION in stored:
-            _check_same(spec, stored)
-        else:
-            check_adoptable(spec.name, system_attrs, count_states(connection, study_id))
-        done = stored.get(ENQUEUED, [])
-        new = new_entries(spec.name, spec.enqueue, done)
-        if new:
-            enqueue(connection, study_id, new, by=FROM_FILE)
-        _write_attrs(
-            connection,
-            study_id,
-            {
-                ENQUEUED: [*done, *new],
-                DEFINITION: spec_to_json(spec),
-                FINGERPRINT: spec.fingerprint(),
-                FOLDER: str(Path.cwd()),
-                N_TRIALS: spec.n_trials,
-            },
-        )
-
-    storage.write(study_id, define)
-    metric = spec.config.training.metric
-    for name, value in missing_metric_names(system_attrs, metric).items():
-        storage.set_study_system_attr(study_id, name, value)
-    return study_id
-
-
-def _check_same(spec: StudySpec, stored: Mapping[str, Any]) -> None:
-    if stored.get(FINGERPRINT) != spec.fingerprint():
-        changed = difference(_parse(stored[DEFINITION], spec.name), spec)
-        raise StudyError(
-            f"study {spec.name!r} exists with another definition: {changed}. "
-            "Give the changed study another name"
-        )
-    n_trials = typed(stored, N_TRIALS, spec.n_trials, where=spec.name)
-    if spec.n_trials < n_trials:
-        raise StudyError(
-            f"study {spec.name!r}: study.n_trials may only grow from {n_trials}, "
-            f"found {spec.n_trials}"
-        )
-
-
-def _parse(text: Any, name: str) -> StudySpec:
-    spec = spec_from_json(text)
-    if spec.name != name:
-        raise StorageError(f"study {name!r} holds the definition of another study, {spec.name!r}")
-    return spec
-
-
-def _attrs(connection: Connection, study_id: int) -> dict[str, Any]:
-    return read_study_attrs(connection, study_id, None)
-
-
-def read_study_attrs(
-    connection: Connection, study_id: int, names: Sequence[str] | None
-) -> dict[str, Any]:
-    """Read user attributes of a study.
-
-    Args:
-        connection: in a transaction.
-        study_id: id of the study.
-        names: of the attributes; None reads all.
-
-    Returns:
-        The attributes that exist.
-    """
-    query = select(STUDY_ATTRS.c.key, STUDY_ATTRS.c.value_json).where(
-        STUDY_ATTRS.c.study_id == study_id
-    )
-    if names is not None:
-        query = query.where(STUDY_ATTRS.c.key.in_(names))
-    rows = connection.execute(query)
-    return {name: plain(value, where=f"study {study_id}:{name}") for name, value in rows}
-
-
-def _write_attrs(connection: Connection, study_id: int, attrs: Mapping[str, Any]) -> None:
-    rows = [
-        {"study_id": study_id, "key": name, "value_json": json.dumps(value)}
-        for name, value in attrs.items()
-    ]
-    upsert(connection, {STUDY_ATTRS: rows})

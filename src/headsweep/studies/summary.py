@@ -105,13 +105,7 @@ def summarize(
     """
     trials = storage.sync(study_id).trials
     running = [trial_id(trial) for trial in trials if trial.state == TrialState.RUNNING]
-
-    def alive(connection: Connection) -> tuple[set[int], datetime.datetime]:
-        now = database_now(connection)
-        beats = heartbeats(connection, running)
-        return {k for k, beat in beats.items() if (now - beat).total_seconds() <= lease_s}, now
-
-    live, now = storage.read(lambda: storage.database.read(alive))
+    live, now = _renewed(storage, running, lease_s)
     finished = [trial for trial in trials if trial.state in FINISHED]
     failed = [trial for trial in trials if FAILURE in trial.user_attrs]
     states = Counter(trial.state.name for trial in trials)
@@ -124,9 +118,6 @@ def summarize(
     speed = _trials_per_minute(finished)
     left = max(0, spec.n_trials - len(finished))
     deadline_s = seconds_left(attrs, now)
-    minutes_left = left / speed if speed else None
-    if deadline_s is not None and minutes_left is not None:
-        minutes_left = min(minutes_left, max(0.0, deadline_s / 60))
     return Summary(
         study=spec.name,
         n_trials=spec.n_trials,
@@ -134,7 +125,7 @@ def summarize(
         best_value=best.value if best else None,
         best_trial=best.number if best else None,
         trials_per_minute=speed,
-        minutes_left=minutes_left,
+        minutes_left=_minutes_left(left, speed, deadline_s),
         workers_by_host=_workers_by_host([t for t in trials if trial_id(t) in live]),
         epochs_trained=sum(
             typed(t.user_attrs, EPOCHS_TRAINED, 0, where=_named(t)) for t in finished
@@ -145,6 +136,27 @@ def summarize(
         last_failure=_text(failed[-1], FAILURE) if failed else None,
         effort=total_timings(attrs),
     )
+
+
+def _renewed(
+    storage: BatchedStorage, trial_ids: Sequence[int], lease_s: float
+) -> tuple[set[int], datetime.datetime]:
+    """Return which of these trials were renewed within the lease, and the database's time."""
+
+    def read(connection: Connection) -> tuple[set[int], datetime.datetime]:
+        now = database_now(connection)
+        beats = heartbeats(connection, trial_ids)
+        return {k for k, beat in beats.items() if (now - beat).total_seconds() <= lease_s}, now
+
+    return storage.read(lambda: storage.database.read(read))
+
+
+def _minutes_left(n_trials: int, per_minute: float, deadline_s: float | None) -> float | None:
+    """Return how long so many trials take, at most until the deadline; None if none finished."""
+    if not per_minute:
+        return None
+    minutes = n_trials / per_minute
+    return minutes if deadline_s is None else min(minutes, max(0.0, deadline_s / 60))
 
 
 def _named(trial: FrozenTrial) -> str:

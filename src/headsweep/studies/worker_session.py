@@ -38,8 +38,9 @@ from headsweep.storage.trial_cache import TrialCache
 from headsweep.studies.adoption import METRIC_PREFIX, check_objective
 from headsweep.studies.pruning import build_batch_pruner
 from headsweep.studies.stopping import DEADLINE, Improvements, StopReason, seconds_left, stop_reason
-from headsweep.studies.study import StoredStudy, read_study_attrs
-from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
+from headsweep.studies.study import StoredStudy
+from headsweep.studies.study_attributes import read_study_attrs
+from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED, TAPE_POSITION
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 
 
@@ -93,6 +94,7 @@ class WorkerSession:
         self._study = SearchStudy(
             study.name, storage, sampler, NopPruner(), hidden=lambda: self._misfits
         )
+        self._unread, self._unmeasured = NewTrials(), set[int]()
         self._open = ExitStack()
         self._noticed: set[tuple[str, int]] = set()
         self._ends_at: float | None = None
@@ -187,7 +189,8 @@ class WorkerSession:
 
     def _counts(self, trial: FrozenTrial) -> bool:
         """Return whether a finished trial counts as one of this study, not of another program."""
-        measured = not self.spec.objective.constraint or is_measured(trial)
+        constraint = self.spec.objective.constraint
+        measured = not constraint or is_measured(trial, constraint)
         fitting = measured and fits_space(trial, self._distributions)
         return fitting and not lacks_params(trial, self.spec.space, self.spec.config)
 
@@ -296,6 +299,7 @@ class WorkerSession:
     def _suggest(self, claimed: Sequence[FrozenTrial]) -> None:
         """Suggest params; an enqueued trial whose params do not fit fails without the others."""
         fitting = [trial for trial in claimed if self._fits(trial)]
+        self._find_unmeasured()
         sampler = self._study.sampler
         batch = (
             sampler.batch(len(fitting)) if isinstance(sampler, BatchedTPESampler) else nullcontext()
@@ -331,7 +335,25 @@ class WorkerSession:
         for key in cache.misfits:
             if (trial := cache.get(key)) is not None:
                 self._notice("hidden", trial, "has distributions of another space; it is ignored")
-        return frozenset(cache.misfits)
+        return frozenset(cache.misfits | self._unmeasured)
+
+    def _find_unmeasured(self) -> None:
+        """Hide finished trials whose constraints are not the study's from the sampler.
+
+        `tpe` would take one without any for a trial that meets them; `gp` refuses the mixture.
+        """
+        constraint = self.spec.objective.constraint
+        if not constraint and self.spec.sampler.name != "gp":
+            return
+        trials = self.storage.cache(self.study_id).trials
+        if self._unread.outdated(trials):
+            self._unread.clear()
+            self._unmeasured.clear()
+        for trial in self._unread.read(trials):
+            if trial.state in FINISHED and not is_measured(trial, constraint):
+                self._unmeasured.add(trial_id(trial))
+                text = "has no value of objective.constraint" if constraint else "has constraints"
+                self._notice("unmeasured", trial, f"{text} (another program's); it is ignored")
 
     def _notice_foreign(self, foreign: Sequence[FrozenTrial]) -> None:
         for trial in foreign:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
+
+from headsweep.engine.hardware.memory import ran_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 Step = Callable[[], None]
 
@@ -17,10 +22,17 @@ def record_graph(step: Step) -> Step:
 
     Returns:
         A function that takes the step again.
+
+    Raises:
+        RuntimeError: the step cannot be recorded, or memory ran out.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError:
+        torch.cuda.set_stream(stream)  # a recording that cannot be ended leaves its own one
+        raise
     graph.replay()  # recording ran nothing
     return graph.replay
 
@@ -28,6 +40,7 @@ def record_graph(step: Step) -> Step:
 class RecordedStep:
     """Takes the first step without recording, records the second, and replays it afterwards.
 
+    A step that cannot be recorded is called every time, with one warning.
     It refers to the recording, not to the step, so that it does not keep the owner's memory alive.
     """
 
@@ -38,11 +51,23 @@ class RecordedStep:
         self.warm = False
 
     def __call__(self, step: Step) -> None:
-        """Take the step, which must be the same one every time."""
+        """Take the step, which must be the same one every time.
+
+        Raises:
+            RuntimeError: memory ran out, or the step itself failed.
+        """
         if self.replay is not None:
             self.replay()
-        elif self.record is not None and self.warm:
-            self.replay = self.record(step)
-        else:
-            step()
-            self.warm = True
+            return
+        if self.record is not None and self.warm:
+            try:
+                self.replay = self.record(step)
+            except RuntimeError as error:
+                if ran_out_of_memory(error):
+                    raise
+                logger.warning("cannot record a step, so steps take longer: %s", error)
+                self.record = None
+            else:
+                return
+        step()
+        self.warm = True

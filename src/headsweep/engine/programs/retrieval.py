@@ -162,15 +162,14 @@ class RetrievalTrainer(SingleTrainer[RetrievalBatch]):
         for view in others:
             similarity.addmm_(view, view.T, alpha=scale)
         similarity.fill_diagonal_(-torch.inf)
-        rows: int | Tensor = len(similarity)
         if batch.comparable is not None:
             similarity.masked_fill_(~batch.comparable, -torch.inf)
-            rows = batch.comparable.any(dim=1).sum().clamp_min_(1)
         error = torch.softmax(similarity, dim=1).sub_(batch.affinity)
+        alpha = self.config.label_weight * scale / len(error)
         if batch.comparable is not None:  # a row without comparable ones has no softmax
             error.masked_fill_(~batch.comparable, 0)
+            error.mul_(len(error) / batch.comparable.any(dim=1).sum().clamp_min_(1))
         error = error + error.T
-        alpha = self.config.label_weight * scale / float(rows)
         for modality in chosen:
             grads[modality].addmm_(error, unit[modality], alpha=alpha)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headsweep.errors import OutputError, VerificationError
 from headsweep.evaluation.summaries import choose_thresholds
+from headsweep.leaderboard.board_order import order_of
 from headsweep.leaderboard.ensembles.rows import Ensembles, Heads, build_ensembles
 from headsweep.leaderboard.ensembles.stored import read_heads
 from headsweep.leaderboard.results import measure_seeds
@@ -43,8 +44,8 @@ def ensemble_of_boards(boards: Sequence[tuple[Path, Sequence[Row]]]) -> Ensemble
     ]
     heads = [one for found in by_board for one in found]
     _refuse_other_rows(heads)
-    values = [float(rows[0]["val/auprc_macro"]) for _, rows in boards]
-    best = by_board[values.index(max(values))][0]
+    values = order_of([(rows[0], folder) for folder, rows in boards]).values
+    best = by_board[list(values).index(max(values))][0]
     valid = next(iter(best.predictions[0]))
     thresholds = [choose_thresholds(by_split[valid]) for by_split in best.predictions]
     measured = measure_seeds(best.predictions, thresholds, [{}] * len(thresholds), {})

@@ -1,0 +1,1 @@
+"""The sections of `gpu.py`, and what they share."""

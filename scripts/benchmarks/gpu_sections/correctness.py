@@ -1,0 +1,144 @@
+"""Grouped programs against the CPU, and the program that is used without Triton."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from workload import make_split
+
+from gpu_sections.device import CUDA, DEVICE, now
+from gpu_sections.programs import grouped_programs
+from gpu_sections.run import Run
+from headsweep.config.schema import Config
+from headsweep.config.values import with_values
+from headsweep.engine import groups
+from headsweep.engine.train_configs import Trained, train_to_end
+from headsweep.settings import EngineSettings
+
+CHECKED = (
+    "head=mlp head.hidden_dims=[512,512] head.dropout=0.3",
+    "head=mlp head.width=64 head.depth=1 training.loss=focal head.activation=gelu",
+    "head=mlp head.width=128 head.depth=3 head.norm=layer head.dropout=0.5 training.batch_size=256",
+    "head=mlp head.hidden_dims=[256,64] head.activation=silu training.clip_norm=0.1",
+    "head=mlp head.hidden_dims=[100,36] head.activation=tanh training.optimizer=sgd",
+    "head=mlp head.width=64 training.loss=asymmetric features=both",
+    "head=mlp head.width=64 head.norm=layer training.loss=weighted_bce training.clip_norm=1.0",
+    "training.learning_rate=0.003",
+    "training.batch_size=256 features.normalization=l2 training.optimizer=sgd",
+    "training.batch_size=1024 training.loss=weighted_bce training.clip_norm=0.05",
+)
+
+
+def checked_configs(width: int, **more: object) -> list[Config]:
+    """Return heads of many kinds."""
+    from headsweep.config.overrides import compose_config
+
+    common = ["training.max_epochs=2", "training.early_stopping_patience=null"]
+    common += ["training.batch_size=64", "training.learning_rate=0.001"]
+    configs = [compose_config([*common, *text.split()], where="gpu") for text in CHECKED]
+    if width < 100:
+        smaller = {"head.hidden_dims": (24, 16)}
+        configs = [
+            with_values(c, smaller, where="gpu") if c.head.kind == "mlp" else c for c in configs
+        ]
+    return [with_values(c, more, where="gpu") for c in configs] if more else configs
+
+
+def correctness(run: Run, until: float) -> dict[str, Any]:
+    """Compare the grouped programs with the CPU's, with repeats, alone, and among others.
+
+    Returns:
+        The measurements.
+    """
+    s = run.sizes
+    splits = (
+        make_split("train", s.checked_rows, s.width, s.labels, seed=3),
+        make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
+    )
+    settings = EngineSettings(device=str(DEVICE), slots=64)
+    configs = checked_configs(s.width)
+    found: dict[str, Any] = {}
+    begun = now()
+    fused = train_to_end(configs, *splits, settings)
+    found["first_run_s"] = now() - begun
+    run.say("first training, compilation included, s", f"{found['first_run_s']:.1f}")
+    again = train_to_end(configs, *splits, settings)
+    found["repeats_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, again, strict=True)]
+    backwards = train_to_end(configs[::-1], *splits, settings)[::-1]
+    found["order_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, backwards, strict=True)]
+    alone = [train_to_end([c], *splits, settings)[0] for c in configs]
+    found["alone_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, alone, strict=True)]
+    for name in ("repeats_equal", "order_equal", "alone_equal"):
+        run.say(f"{name} to the bit", f"{sum(found[name])} of {len(configs)}")
+    with grouped_programs(on=False):
+        cpu = train_to_end(configs, *splits, EngineSettings(device="cpu", slots=64))
+    found["cpu_auprc"] = [abs(a.best_value - b.best_value) for a, b in zip(fused, cpu, strict=True)]
+    found["cpu_weights"] = [weights_apart(a, b) for a, b in zip(fused, cpu, strict=True)]
+    for text, auprc, weights in zip(CHECKED, found["cpu_auprc"], found["cpu_weights"], strict=True):
+        print(f"  {auprc:.1e} {weights:.1e}  {text}")
+    run.say("AUPRC against CPU, most", f"{max(found['cpu_auprc']):.1e}")
+    run.say(
+        "weights against CPU (last epoch's, relative), most", f"{max(found['cpu_weights']):.1e}"
+    )
+    for precision in ("tf32", "bf16"):
+        if now() > until:
+            run.say(f"AUPRC of {precision}", "skipped: no time left")
+            continue
+        rounded = [with_values(c, {"training.precision": precision}, where="gpu") for c in configs]
+        trained = train_to_end(rounded, *splits, settings)
+        found[f"{precision}_auprc"] = [
+            abs(a.best_value - b.best_value) for a, b in zip(trained, fused, strict=True)
+        ]
+        run.say(
+            f"AUPRC of {precision} against float32, most", f"{max(found[precision + '_auprc']):.1e}"
+        )
+    return found
+
+
+def without_triton(run: Run, until: float) -> dict[str, Any]:
+    """Train MLPs in the program that is used where Triton is missing.
+
+    Returns:
+        The measurements.
+    """
+    s = run.sizes
+    splits = (
+        make_split("train", s.checked_rows, s.width, s.labels, seed=3),
+        make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
+    )
+    settings = EngineSettings(device=str(DEVICE), slots=64)
+    configs = [c for c in checked_configs(s.width) if c.head.kind == "mlp"]
+    expected = train_to_end(configs, *splits, settings)
+    available = groups.triton_available
+    groups.triton_available = lambda: False  # type: ignore[assignment]
+    if not CUDA:
+        groups.PROGRAMS["mlp"] = groups.PROGRAMS["stacked_mlp"]
+    try:
+        found = train_to_end(configs, *splits, settings)
+        again = train_to_end(configs, *splits, settings)
+    finally:
+        groups.triton_available = available
+    equal = [equal_to_the_bit(a, b) for a, b in zip(found, again, strict=True)]
+    away = [abs(a.best_value - b.best_value) for a, b in zip(found, expected, strict=True)]
+    run.say("without Triton: repeats equal to the bit", f"{sum(equal)} of {len(equal)}")
+    run.say("without Triton: AUPRC against grouped, most", f"{max(away):.1e}")
+    return {"equal": equal, "auprc": away}
+
+
+def equal_to_the_bit(a: Trained, b: Trained) -> bool:
+    """Return whether two trainings have equal weights and equal reports."""
+    theirs = b.predictor.state_dict()
+    same = all(t.equal(theirs[name]) for name, t in a.predictor.state_dict().items())
+    ours = [replace(report, slot=0) for report in a.history]
+    return same and ours == [replace(report, slot=0) for report in b.history]
+
+
+def weights_apart(a: Trained, b: Trained) -> float:
+    """Return how far weights are apart, as a share of their norm."""
+    ours, theirs = (
+        torch.cat([p.detach().double().flatten() for p in t.predictor.head.parameters()])
+        for t in (a, b)
+    )
+    return float((ours - theirs).norm() / theirs.norm())
