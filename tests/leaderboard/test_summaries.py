@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit
 from scipy.stats import norm
 
@@ -15,7 +16,8 @@ from headsweep.evaluation.summaries import (
     summarize,
     summarize_labels,
 )
-from headsweep.leaderboard.results import plain_thresholds
+from headsweep.leaderboard import results
+from headsweep.leaderboard.results import measure_seeds, plain_thresholds
 from headsweep.metrics.bootstrap import bound_of_perfect
 
 
@@ -204,3 +206,35 @@ def test_choose_thresholds_of_logits_whose_probabilities_are_equal_tells_rows_ap
     assert plain == {
         "f1": {"a": 1.0}, "youden": {"a": 1.0}, "f1_logit": {"a": 60.0}, "youden_logit": {"a": 60.0}
     }  # fmt: skip
+
+
+def test_measure_seeds_on_threads_equals_one_split_after_the_other(monkeypatch):
+    by_seed = [
+        {name: predictions(seed, n=n) for name, n in (("valid", 60), ("a", 80), ("b", 100))}
+        for seed in (1, 2)
+    ]
+    thresholds = [choose_thresholds(one["valid"]) for one in by_seed]
+    groups = {"b": {"sex": ["F", "M"] * 50}}
+    measured = []
+    for threads in (1, 3):
+        monkeypatch.setattr(results, "_threads", lambda _, threads=threads: threads)
+        measured.append(measure_seeds(by_seed, thresholds, [{}, {}], groups))
+    (metrics, draws), (expected, expected_draws) = measured
+    assert list(metrics) == list(expected) == ["valid", "a", "b"]
+    assert metrics == expected
+    for split, own in draws.items():
+        for name, values in own.items():
+            np.testing.assert_array_equal(values, expected_draws[split][name])
+
+
+def test_splits_are_measured_at_the_same_time_only_if_they_are_small():
+    small = {"valid": predictions(1), "test": predictions(2)}
+    assert results._threads(small) == min(2, torch.get_num_threads())
+    assert results._threads({**small, "large": predictions(1, n=1001)}) == 1
+
+
+def test_summarize_labels_equals_numpy_on_each_label_exactly():
+    values = np.random.default_rng(0).random((17, 5))
+    summaries = summarize_labels(values, None, np.full(5, 20.0))
+    assert [one["mean"] for one in summaries] == [column.mean() for column in values.T]
+    assert [one["std"] for one in summaries] == [column.std(ddof=1) for column in values.T]

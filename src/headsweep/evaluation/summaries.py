@@ -344,12 +344,13 @@ def summarize_labels(
     Returns:
         A summary for each label.
     """
-    means = [float(values.mean()) for values in by_seed.T]
+    by_label = np.ascontiguousarray(by_seed.T)  # seeds are added in the order of a single label's
+    means = by_label.mean(axis=1)
     low = high = np.full(len(means), np.nan)
     if draws is not None:
         on_logits = area and rules.corrects_few_patients
         compute = logit_intervals if on_logits else intervals
-        low, high = compute(np.array(means), draws, patients, CONFIDENCE)
+        low, high = compute(means, draws, patients, CONFIDENCE)
         if rules.corrects_few_patients:
             if extremes is not None:
                 low, high = (
@@ -358,7 +359,7 @@ def summarize_labels(
                 )
             enough = patients >= MIN_PATIENTS
             low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
-    spreads = [values.std(ddof=1) if len(values) > 1 else np.nan for values in by_seed.T]
+    spreads = by_label.std(axis=1, ddof=1) if len(by_seed) > 1 else np.full(len(means), np.nan)
     return [
         {"mean": finite(mean), "std": finite(std), "ci_low": finite(a), "ci_high": finite(b)}
         for mean, std, a, b in zip(means, spreads, low, high, strict=True)

@@ -32,7 +32,7 @@ DECREMENT = 1e-11
 BLOCK_ROWS = 256
 """Rows whose similarities to all training rows are computed at once."""
 
-CANDIDATES = 44
+CANDIDATES = 20
 """Further rows, beside the nearest, that are compared in double precision."""
 
 TIE = 1e-9
