@@ -287,11 +287,11 @@ def _allowed(field: Mapping[str, Any]) -> str:
     """Return the allowed values of a field in words."""
     if "anyOf" in field:
         options = field["anyOf"]
-        kinds = {option.get("type") for option in options}
+        kinds = {option.get("type", "section") for option in options}
         if {"array", "string"} <= kinds:  # a choice
             return "true, false, number, text, list of numbers, or null"
         return " or ".join(_allowed(option) for option in options)
-    if "$ref" in field:  # a section that may be absent
+    if "$ref" in field:  # a section as one value
         return "mapping"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
