@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from optuna.storages._rdb.storage import _VersionManager
 
+from tests.helpers.alembic_scripts import read_once
 from tests.helpers.chromium import chromium
 from tests.helpers.command_line import Ended
 from tests.helpers.postgres import postgres, store_url
@@ -60,14 +60,7 @@ def headsweep() -> Callable[..., Ended]:
 
 @pytest.fixture(scope="session", autouse=True)
 def read_alembic_scripts_once() -> Iterator[None]:
-    """Read the database version of Alembic's scripts once: it takes 0.2 s per opened storage."""
-    read, heads = _VersionManager.get_head_version, list[str]()
-
-    def read_once(manager: _VersionManager) -> str:
-        if not heads:
-            heads.append(read(manager))
-        return heads[0]
-
+    """Read the database version of Alembic's scripts once, not for every opened storage."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_VersionManager, "get_head_version", read_once)
+        read_once(patch)
         yield

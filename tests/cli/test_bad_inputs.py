@@ -26,6 +26,7 @@ import yaml
 from headsweep.cli.root import root
 from headsweep.config.overrides import compose_config
 from headsweep.config.values import leaf_paths
+from headsweep.storage import connections
 from tests.helpers.command_line import Ended
 from tests.helpers.data_sets import write_dataset
 
@@ -767,6 +768,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, headsweep) -> Iterator[Path]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HEADSWEEP_CACHE", "cache")
+        # How long opening waits for a server is tested in tests/storage/test_outage.py.
+        patch.setattr(connections, "OPENING_S", 0.2)
         run = ("train", *DATA, "training.max_epochs=1", "paths.checkpoint_dir=run")
         assert headsweep(*run).code == 0
         store = ("--storage", "sqlite:///store.db")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import headsweep as hs
+from headsweep import api as headsweep_api
 
 PAGE = (Path(__file__).parents[2] / "docs/how_to/compare_encoders.md").read_text(encoding="utf-8")
 WIDTHS = {"ct_clip": 96, "colipri": 40}
@@ -35,6 +36,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory, headsweep) -> tuple[Path,
         patch.chdir(folder)
         patch.setenv("HEADSWEEP_CACHE", str(folder / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
+        # A second worker only starts to find that its small study is finished.
+        patch.setattr(headsweep_api, "default_workers", lambda device: 1)
         for language, text in blocks():
             if language == "yaml":
                 named = "compare" if "name: compare" in text else "one_encoder"

@@ -26,6 +26,7 @@ from tests.end_to_end.conftest import Job, Studies, subprocess_command
 pytestmark = [pytest.mark.slow]
 
 BUDGET = 40
+SMALLEST = ("finalists.top_k=1", "finalists.seeds=[0]")
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
@@ -71,17 +72,19 @@ def test_run_on_a_finished_study_changes_no_file(finished):
     assert files() == before
 
 
-def test_create_worker_finalize_equal_run(studies):
+@pytest.fixture(scope="module")
+def smallest(studies: Studies) -> Job:
+    """The smallest board that can be verified: one finalist with one seed."""
+    return studies.finished("linear_visual", "smallest", *SMALLEST, n_trials=8)
+
+
+def test_create_worker_finalize_equal_run(studies, smallest):
     """`create`, `worker` and `finalize` give the same trials and board as `run`."""
-    whole = studies.new("linear_visual", "whole")
-    whole.run("--workers", 1, "--n-trials", 8)
-    steps = studies.new("linear_visual", "steps")
-    steps.call("create", *steps.definition, "--n-trials", 8)
-    steps.call("worker", steps.name, *steps.storage)
+    steps = studies.searched("linear_visual", "steps", *SMALLEST, n_trials=8)
     steps.call("finalize", steps.name, *steps.storage, "--out", steps.board)
-    assert [t.params for t in steps.trials()] == [t.params for t in whole.trials()]
-    assert [t.values for t in steps.trials()] == [t.values for t in whole.trials()]
-    for row, other in zip(steps.rows(), whole.rows(), strict=True):
+    assert [t.params for t in steps.trials()] == [t.params for t in smallest.trials()]
+    assert [t.values for t in steps.trials()] == [t.values for t in smallest.trials()]
+    for row, other in zip(steps.rows(), smallest.rows(), strict=True):
         assert {**row, "study": ""} == {**other, "study": ""}
 
 
@@ -138,14 +141,6 @@ def finished_trials(study: Job) -> int:
 
 def test_verify_on_a_finished_study_is_equal_to_the_bit(finished):
     assert "equal to the bit" in finished.call("leaderboard", "verify", finished.board)
-
-
-@pytest.fixture(scope="module")
-def smallest(studies: Studies) -> Job:
-    """The smallest board that can be verified: one finalist with one seed."""
-    study = studies.new("linear_visual", "smallest", "finalists.top_k=1", "finalists.seeds=[0]")
-    study.run("--workers", 1, "--n-trials", 3)
-    return study
 
 
 def alter_a_metric(board: Path) -> Path:

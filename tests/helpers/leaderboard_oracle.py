@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy import special
+from scipy import optimize
 from scipy.stats import binned_statistic, false_discovery_control, norm
 from scipy.stats import t as student_t
 from sklearn.metrics import (
@@ -266,13 +266,13 @@ def _drawn(scored: Scored, cuts: Mapping[str, Array]) -> dict[str, Array]:
     return {name: np.append(value, means[name]) for name, value in values.items()}
 
 
-def interval(estimate: float, draws: Array, patients: float) -> Array:
+def interval(estimate: float, draws: Array, patients: float, least: float = 10) -> Array:
     """Efron's bias-corrected percentiles, their normal quantile as Student's for so many patients.
 
     `patients` are those with a row of the rarer class; for a macro mean, their mean over labels.
-    With fewer than ten there is none.
+    With fewer than `least` there is none.
     """
-    if patients < 10:
+    if patients < least:
         return np.full(2, np.nan)
     draws = draws[np.isfinite(draws)]
     below = np.mean(draws < estimate) + np.mean(draws == estimate) / 2
@@ -290,14 +290,85 @@ def rest_on(scored: Scored) -> list[float]:
     return [*counts, float(np.mean([count for count in counts if count]))]
 
 
-def area_interval(estimate: float, draws: Array, patients: float) -> Array:
-    """Student's interval of an ROC area on the logit scale; none with fewer than ten patients."""
-    if patients < 10:
+def score_interval(name: str, estimate: float, draws: Array, classes: tuple[float, float]) -> Array:
+    """Areas whose standard error is large enough for the estimate, by root finding.
+
+    `classes` are the patients with a positive and with a negative row. There is no interval with
+    fewer than five of either.
+    """
+    if min(classes) < 5 or not math.isfinite(estimate):
         return np.full(2, np.nan)
-    odds = special.logit(np.clip(draws[np.isfinite(draws)], 0.001, 0.999))
-    reach = student_t(patients - 1).ppf(0.975) * math.sqrt(patients / (patients - 1)) * odds.std()
-    middle = special.logit(np.clip(estimate, 0.001, 0.999))
-    return special.expit([middle - reach, middle + reach])
+    factor = _inflation(name, estimate, draws, classes)
+    bias = 0.35 / classes[0] if name == "auprc" else 0.0
+
+    def outside(area: float) -> float:
+        reach = norm.ppf(0.975) * math.sqrt(_variance(name, area, classes) * factor)
+        return abs(estimate - area - bias * (1 - area)) - reach
+
+    middle = (estimate - bias) / (1 - bias)
+    return np.array([optimize.brentq(outside, end, middle, xtol=1e-14) for end in (0.0, 1.0)])
+
+
+def macro_auprc_interval(
+    estimates: Array, draws: Array, classes: Sequence[tuple[float, float]]
+) -> Array:
+    """Normal interval of the mean of bias-corrected average precisions; draws are (B, c).
+
+    There is none with fewer than five patients of the rarer class on average over labels.
+    """
+    used = [j for j, value in enumerate(estimates) if math.isfinite(value)]
+    if np.mean([min(classes[j]) for j in used]) < 5:
+        return np.full(2, np.nan)
+    middles, variances, plain = [], [], []
+    for j in used:
+        bias = 0.35 / classes[j][0]
+        middles.append((estimates[j] - bias) / (1 - bias))
+        own = _shrunk(estimates[j], classes[j][0])
+        factor = _inflation("auprc", estimates[j], draws[:, j], classes[j])
+        variances.append(factor * _variance("auprc", own, classes[j]))
+        plain.append(draws[np.isfinite(draws[:, j]), j].var())
+    means = [row[used][np.isfinite(row[used])].mean() for row in draws]
+    joint = np.var(means) * len(used) ** 2 / sum(plain)
+    reach = norm.ppf(0.975) * math.sqrt(sum(variances) * joint) / len(used)
+    mean, middle = estimates[used].mean(), np.mean(middles)
+    return np.clip([min(middle - reach, mean), max(middle + reach, mean)], 0, 1)
+
+
+def patients_of_classes(scored: Scored) -> list[tuple[float, float]]:
+    """Patients with a positive and with a negative row of each label."""
+    return [
+        tuple(
+            float(len({p for p, t in zip(scored.patients, y, strict=True) if t == k}))
+            for k in (1, 0)
+        )
+        for y in scored.targets.T
+    ]
+
+
+def _shrunk(area: float, patients: float) -> float:
+    return (area * patients + 0.5) / (patients + 1)
+
+
+def _inflation(name: str, area: float, draws: Array, classes: tuple[float, float]) -> float:
+    """Bootstrap variance over that of the formula, which counts as twelve patients."""
+    m = min(classes)
+    own = _shrunk(area, classes[0] if name == "auprc" else m)
+    # Resamples of m patients vary by (m - 1) / m of what they should; m - 1 degrees of freedom.
+    freedom_times_ratio = m * draws[np.isfinite(draws)].var() / _variance(name, own, classes)
+    return (12 + freedom_times_ratio) / (12 + m - 1)
+
+
+def _variance(name: str, area: float, classes: tuple[float, float]) -> float:
+    p, n = classes
+    if name == "auprc":
+        left = min((1 - area) * (p + n) / n / 0.35, 1.0)
+        return 0.9 * area * (1 - area) / p * left**0.3
+    both = []
+    for a in (area, 1 - area):  # Hanley and McNeil 1982
+        q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+        terms = a * (1 - a) + (p - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)
+        both.append(terms / (p * n))
+    return sum(both) / 2
 
 
 def paired(draws: Array, patients: float) -> tuple[float, float, float]:

@@ -14,18 +14,32 @@ from xdist.workermanage import WorkerController
 LONGEST = (
     "tests/end_to_end/test_main_job.py",
     "tests/workers/test_storm.py",
-    "tests/end_to_end/test_compare_encoders.py",
-    "tests/launching/test_slurm.py",
     "tests/end_to_end/test_quality.py",
+    "tests/launching/test_slurm.py",
     "tests/engine/test_grouped_programs.py",
+    "tests/end_to_end/test_compare_encoders.py",
+    "tests/launching/test_local.py",
+    "tests/end_to_end/test_tutorial.py",
     "tests/cli/test_bad_inputs.py",
-    "tests/leaderboard/test_nine_studies.py",
-    "tests/leaderboard/test_independent.py",
-    "tests/workers/test_many.py",
     "tests/project/test_examples.py",
+    "tests/workers/test_worker.py",
+    "tests/storage/test_outage.py",
+    "tests/workers/test_many.py",
+    "tests/heads/test_example.py",
+    "tests/single/test_real_reports.py",
+    "tests/storage/test_storage_contract.py",
+    "tests/leaderboard/test_nine_studies.py",
+    "tests/leaderboard/test_verify.py",
+    "tests/search/test_tpe.py",
+    "tests/single/test_resume.py",
+    "tests/leaderboard/test_independent.py",
     "tests/project/test_package.py",
+    "tests/cli/test_streams.py",
 )
-"""Files that take longest, by measurement; a long one at the end would keep one process alone."""
+"""Files that take longest, by measurement: one of them at the end would keep one process alone.
+
+Some wait for servers and leases, so they are spread between those that compute.
+"""
 
 
 class LongestFirst(LoadFileScheduling):

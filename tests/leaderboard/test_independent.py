@@ -216,13 +216,20 @@ def test_intervals_of_every_metric_equal_those_of_a_plain_loop(board, draws, ran
     recorded = board.json(f"finalists/{rank}/metrics.json")[TESTS[0]]
     labels = list(recorded["per_label"])
     patients = oracle.rest_on(board.seeds(rank, TESTS[0])[0])
+    classes = oracle.patients_of_classes(board.seeds(rank, TESTS[0])[0])
     checked = undefined = 0
     for name, drawn in draws[rank - 1].items():
         for j, label in enumerate([*labels, None]):
             kept = recorded["per_label"][label][name] if label else recorded[f"{name}_macro"]
             rest_on = recorded["n_patients"] if name == "brier" else patients[j]
-            compute = oracle.area_interval if label and name == "auroc" else oracle.interval
-            ends = compute(or_nan(kept["mean"]), drawn[:, j], rest_on)
+            mean, own = or_nan(kept["mean"]), drawn[:, j]
+            if label and name in ("auprc", "auroc"):
+                ends = oracle.score_interval(name, mean, own, classes[j])
+            elif name == "auprc":
+                means = [or_nan(recorded["per_label"][one][name]["mean"]) for one in labels]
+                ends = oracle.macro_auprc_interval(np.array(means), drawn[:, :-1], classes)
+            else:
+                ends = oracle.interval(mean, own, rest_on, 5 if name == "auroc" else 10)
             found = [or_nan(kept[f"ci_{end}"]) for end in ("low", "high")]
             assert found == pytest.approx(ends, nan_ok=True, **EXACT), (name, label)
             undefined += np.isnan(ends).any()
@@ -242,7 +249,12 @@ def test_intervals_of_a_subgroup_equal_those_of_a_plain_loop(board):
     drawn = oracle.bootstrap(resamples, seeds, board.cuts(1))
     for name in ("auprc", "auroc"):
         mean = kept[f"{name}_macro"]["mean"]
-        ends = oracle.interval(mean, drawn[name][:, -1], oracle.rest_on(seeds[0])[-1])
+        if name == "auroc":
+            ends = oracle.interval(mean, drawn[name][:, -1], oracle.rest_on(seeds[0])[-1], 5)
+        else:
+            labels = np.mean([oracle.ranking(scored)[name] for scored in seeds], axis=0)
+            classes = oracle.patients_of_classes(seeds[0])
+            ends = oracle.macro_auprc_interval(labels, drawn[name][:, :-1], classes)
         found = [or_nan(kept[f"{name}_macro"][f"ci_{end}"]) for end in ("low", "high")]
         assert found == pytest.approx(ends, nan_ok=True, **EXACT)
 

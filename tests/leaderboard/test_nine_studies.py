@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from headsweep.leaderboard.merge import merge
-from tests.leaderboard.conftest import make_study
+from tests.leaderboard.conftest import NO_REFERENCES, make_study
 from tests.leaderboard.test_browser import DESK, PHONE, WIDTHS, brightness, page
 
 __all__ = ["page"]
 
 HEADS, INPUTS = ("linear", "mlp", "retrieval"), ("visual", "text", "both")
+TWO_SEEDS = (*NO_REFERENCES, "finalists.seeds=[0,1]")
 STUDIES = [f"{head}-{features}" for head, features in product(HEADS, INPUTS)]
 
 pytestmark = [pytest.mark.slow]
@@ -27,7 +28,13 @@ def boards(real_reports: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     for name in STUDIES:
         head, features = name.split("-")
         base = f"head={head}, features={features}"
-        study = make_study(folder / name, real_reports.resolve(), name=name, base=base, n_trials=2)
+        study = make_study(
+            *(folder / name, real_reports.resolve()),
+            name=name,
+            base=base,
+            n_trials=2,
+            overrides=TWO_SEEDS,
+        )
         found[name] = study.finalize(folder / name / "board")
     return found
 

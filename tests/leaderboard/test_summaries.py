@@ -18,7 +18,7 @@ from headsweep.evaluation.summaries import (
 )
 from headsweep.leaderboard import results
 from headsweep.leaderboard.results import measure_seeds, plain_thresholds
-from headsweep.metrics.bootstrap import bound_of_perfect
+from headsweep.metrics.bootstrap import bound_of_perfect, intervals, logit_intervals
 
 
 def predictions(seed: int, *, n: int = 120, empty_label: bool = False) -> Predictions:
@@ -206,6 +206,32 @@ def test_choose_thresholds_of_logits_whose_probabilities_are_equal_tells_rows_ap
     assert plain == {
         "f1": {"a": 1.0}, "youden": {"a": 1.0}, "f1_logit": {"a": 60.0}, "youden_logit": {"a": 60.0}
     }  # fmt: skip
+
+
+def test_report_by_version_3_keeps_its_intervals_and_its_least_patients():
+    rng = np.random.default_rng(4)
+    few = predictions(1)
+    targets = few.targets.copy()
+    targets[:, 1] = np.isin(np.arange(120) // 2, [0, 3, 9, 20, 33, 41])  # six patients
+    one = Predictions(
+        **{**vars(few), "targets": targets, "scores": rng.random((120, 3)).astype(np.float32)}
+    )
+    measured = measure([one], [choose_thresholds(one)], n_resamples=200)
+    now, before = (report_of(measured, RULES[version]) for version in (4, 3))
+    assert before["per_label"]["b"]["auroc"]["ci_low"] is None
+    assert now["per_label"]["b"]["auroc"]["ci_low"] < now["per_label"]["b"]["auroc"]["mean"]
+    assert now["per_label"]["b"]["f1"]["ci_low"] is None
+    for name, compute in (("auroc", logit_intervals), ("auprc", intervals)):
+        draws = measured.resampled[name][0]
+        low, high = compute(measured.values[name][0], draws, measured.patients, 0.95)
+        for j, label in ((0, "a"), (2, "c")):
+            kept = before["per_label"][label][name]
+            assert (kept["ci_low"], kept["ci_high"]) == (low[j], high[j])
+            assert kept != now["per_label"][label][name]
+    assert before["auprc_macro"] != now["auprc_macro"]
+    assert before["auroc_macro"] == now["auroc_macro"]
+    for name in ("f1", "auprc_skill", "brier"):
+        assert before["per_label"]["a"][name] == now["per_label"]["a"][name]
 
 
 def test_measure_seeds_on_threads_equals_one_split_after_the_other(monkeypatch):

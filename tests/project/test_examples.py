@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -41,18 +42,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(code: str, project: Path) -> str:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADSWEEP")}
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended.stdout
+@pytest.fixture
+def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Run an example in the folder, with no names but its own, and return what it printed."""
+    monkeypatch.chdir(project)
+    for name in [name for name in os.environ if name.startswith("HEADSWEEP")]:
+        monkeypatch.delenv(name)
+
+    def run(code: str) -> str:
+        with redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, "example", "exec"), {"__name__": "__main__"})
+        return printed.getvalue()
+
+    return run
 
 
 def test_pages_with_python_are_all_tested():
@@ -61,11 +63,11 @@ def test_pages_with_python_are_all_tested():
     assert {name for name in names if examples(name)} == {*PAGES, *SHOWN_ELSEWHERE}
 
 
-def test_examples_in_reading_order_run_unchanged(project):
+def test_examples_in_reading_order_run_unchanged(project, run):
     printed = {}
     for page in PAGES:
         for i, code in enumerate(examples(page)):
-            printed[page, i] = run(code, project)
+            printed[page, i] = run(code)
     assert "COMPLETE" in printed["README.md", 0]
     assert (project / "outputs/linear-visual/leaderboard.csv").is_file()
     assert (project / "outputs/memory/leaderboard.csv").is_file()

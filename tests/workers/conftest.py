@@ -14,7 +14,7 @@ Start = Callable[..., BaseProcess]
 
 # Workers are forked from a process that has loaded all modules and has no connections.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.helpers.curves"])
+PROCESSES.set_forkserver_preload(["tests.helpers.fork_server"])
 
 
 @pytest.fixture

@@ -106,7 +106,9 @@ def test_workers_when_64_share_one_server_meet_the_budget_without_errors(
     # The fork server of earlier tests has not imported torch; each of the 64 would import it.
     forkserver._forkserver._stop()
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["headsweep.workers.worker", "tests.workers.test_many"])
+    forks.set_forkserver_preload(
+        ["headsweep.workers.worker", "tests.helpers.fork_server", "tests.workers.test_many"]
+    )
     with Watch(url) as watch, join("probe", url, WorkerSettings(), worker="witness") as witness:
         # The witness holds the only trial, so that all other workers join and wait.
         assert len(witness.claim(1).trials) == 1

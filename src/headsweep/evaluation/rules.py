@@ -22,6 +22,9 @@ class Rules:
     """Ratios of exactly 0 or 1 have one-sided intervals; before, intervals without width."""
     cuts_logits: bool
     """Thresholds are chosen and applied on what ranks the rows: logits, where there are any."""
+    scores_areas: bool
+    """AUROC and AUPRC of labels and macro AUPRC have score intervals, and these and macro AUROC
+    have intervals from fewer patients on."""
 
 
 RULES = {
@@ -32,6 +35,7 @@ RULES = {
         valid_auroc=False,
         bounds_ratios=False,
         cuts_logits=False,
+        scores_areas=False,
     ),
     2: Rules(
         2,
@@ -40,6 +44,7 @@ RULES = {
         valid_auroc=True,
         bounds_ratios=False,
         cuts_logits=False,
+        scores_areas=False,
     ),
     3: Rules(
         3,
@@ -48,6 +53,16 @@ RULES = {
         valid_auroc=True,
         bounds_ratios=True,
         cuts_logits=True,
+        scores_areas=False,
+    ),
+    4: Rules(
+        4,
+        ranks_logits=True,
+        corrects_few_patients=True,
+        valid_auroc=True,
+        bounds_ratios=True,
+        cuts_logits=True,
+        scores_areas=True,
     ),
 }
 CURRENT = RULES[max(RULES)]

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 
 from headsweep.atomic_files import replacing
 from headsweep.errors import VerificationError
+from headsweep.evaluation.areas import class_patients, macro_area_ends, min_patients
 from headsweep.evaluation.extremes import bound_of_extremes
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.evaluation.summaries import (
     CONFIDENCE,
+    MIN_PATIENTS,
     mean_patients,
     shared_resamples,
     summarize,
@@ -105,6 +107,7 @@ def _measure(
     summaries = {}
     for name, value, drawn in zip(("auprc", "auroc"), values, draws, strict=True):
         by_seed_value, own = macro(value), np.array([rest_on])
+        classes = class_patients(targets, patients)
         summaries[f"{name}_macro"] = summarize(
             by_seed_value,
             macro(drawn).mean(axis=0),
@@ -113,6 +116,8 @@ def _measure(
             extremes=bound_of_extremes(
                 name, by_seed_value.mean(keepdims=True), own, CONFIDENCE, rules
             ),
+            ends=macro_area_ends(name, value, drawn, classes, CONFIDENCE, rules),
+            least=min_patients(name, rules, MIN_PATIENTS),
         )
     return {
         "n_rows": len(targets),

@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headsweep.evaluation.areas import (
+    AREAS,
+    area_ends,
+    class_patients,
+    macro_area_ends,
+    min_patients,
+)
 from headsweep.evaluation.extremes import Ends, extremes_of, is_extreme, macro_extremes_of
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
@@ -46,12 +53,9 @@ RESAMPLING_SEED = 0
 CONFIDENCE = 0.95
 RECALL_AT = (1, 5, 10, 50)
 MIN_PATIENTS = 10
-"""Patients of the rarer class from which intervals and p-values of the bootstrap are given.
+"""Patients of the rarer class from which percentile intervals and p-values are given.
 
-In simulations (like `scripts/benchmarks/coverage.py --rare`, 60 and 300 patients, AUROC 0.64 to
-0.92) 95 % intervals of a label's AUROC cover the true value in 95 to 99 of 100 data sets from 10
-patients on, those of its AUPRC in 95 to 99; percentiles of AUROC in 55 to 74 with 2 patients, 72 to
-89 with 3 and 84 to 96 with 5.
+AUPRC and AUROC have intervals from fewer patients on (`areas.MIN_PATIENTS_OF_AREAS`).
 """
 
 MAX_SHARED = 1 << 23
@@ -103,6 +107,19 @@ class Measured:
     def labelled_patients(self) -> Metric:
         """Patients with a row in which each label is known, (c,)."""
         return patients_with(labelled(self.predictions.targets), self.predictions.patients)
+
+    @cached_property
+    def class_patients(self) -> tuple[Metric, Metric]:
+        """Patients with a positive and with a negative row of each label, (c,) both."""
+        return class_patients(self.predictions.targets, self.predictions.patients)
+
+    def ends_of(self, name: str, rules: Rules, *, of_macro: bool = False) -> Ends | None:
+        """Return score intervals of the labels' metric or its macro mean; None for others."""
+        if name not in AREAS:
+            return None
+        compute = macro_area_ends if of_macro else area_ends
+        by_seed, draws = self.values[name], self.resampled[name]
+        return compute(name, by_seed, draws, self.class_patients, CONFIDENCE, rules)
 
     @cached_property
     def macro_draws(self) -> Mapping[str, Metric]:
@@ -222,6 +239,8 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
             rules,
             area=name == "auroc",
             extremes=extremes_of(measured, name, CONFIDENCE, rules),
+            ends=measured.ends_of(name, rules),
+            least=min_patients(name, rules, MIN_PATIENTS),
         )
         for name, values in measured.values.items()
     }
@@ -236,6 +255,8 @@ def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
                 mean_patients(measured.patients_of(name, rules)),
                 rules,
                 extremes=macro_extremes_of(measured, name, CONFIDENCE, rules),
+                ends=measured.ends_of(name, rules, of_macro=True),
+                least=min_patients(name, rules, MIN_PATIENTS),
             )
             for name, values in measured.values.items()
         },
@@ -302,6 +323,8 @@ def summarize(
     rules: Rules = CURRENT,
     *,
     extremes: Ends | None = None,
+    ends: Ends | None = None,
+    least: int = MIN_PATIENTS,
 ) -> Summary:
     """Summarize a metric as mean and standard deviation over seeds, and interval over patients.
 
@@ -311,14 +334,17 @@ def summarize(
         patients: on how many of them the values rest.
         rules: of the board.
         extremes: the interval, (1,) each end, if the mean is exactly 0 or 1; NaN where it is not.
+        ends: the interval of other means, (1,) each end; None computes it from the draws.
+        least: patients below which the interval is undefined.
 
     Returns:
-        `mean`, `std`, `ci_low` and `ci_high`, each None where it is undefined. The interval is
-        undefined with fewer than `MIN_PATIENTS` patients.
+        `mean`, `std`, `ci_low` and `ci_high`, each None where it is undefined.
     """
     columns = None if draws is None else draws[:, None]
     rest_on = np.array([float(patients)])
-    (summary,) = summarize_labels(by_seed[:, None], columns, rest_on, rules, extremes=extremes)
+    (summary,) = summarize_labels(
+        by_seed[:, None], columns, rest_on, rules, extremes=extremes, ends=ends, least=least
+    )
     return summary
 
 
@@ -330,6 +356,8 @@ def summarize_labels(
     *,
     area: bool = False,
     extremes: Ends | None = None,
+    ends: Ends | None = None,
+    least: int = MIN_PATIENTS,
 ) -> list[Summary]:
     """Summarize a metric of every label; as `summarize`, with another axis (c,) in the end.
 
@@ -340,6 +368,8 @@ def summarize_labels(
         rules: of the board.
         area: whether the values are ROC areas, whose intervals are taken on the logit scale.
         extremes: both ends (c,) of intervals of means that are exactly 0 or 1; NaN elsewhere.
+        ends: both ends (c,) of intervals of other means; None computes them from the draws.
+        least: patients below which the intervals are undefined.
 
     Returns:
         A summary for each label.
@@ -350,14 +380,14 @@ def summarize_labels(
     if draws is not None:
         on_logits = area and rules.corrects_few_patients
         compute = logit_intervals if on_logits else intervals
-        low, high = compute(means, draws, patients, CONFIDENCE)
+        low, high = ends or compute(means, draws, patients, CONFIDENCE)
         if rules.corrects_few_patients:
             if extremes is not None:
                 low, high = (
                     np.where(np.isfinite(own), own, end)
                     for own, end in zip(extremes, (low, high), strict=True)
                 )
-            enough = patients >= MIN_PATIENTS
+            enough = patients >= least
             low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
     spreads = by_label.std(axis=1, ddof=1) if len(by_seed) > 1 else np.full(len(means), np.nan)
     return [

@@ -24,6 +24,7 @@ from headsweep.config.schema import Config, escapes, to_dict
 from headsweep.config.section import PositiveInt, Seed
 from headsweep.data.dataset import Split, in_order, required_inputs, row_digests
 from headsweep.errors import VerificationError
+from headsweep.evaluation.areas import area_interval_facts
 from headsweep.evaluation.rules import CURRENT, RULES, Rules
 from headsweep.evaluation.summaries import (
     CONFIDENCE,
@@ -170,7 +171,7 @@ def describe(
             "confidence": CONFIDENCE,
             "unit": "patient",
             "interval": "bias-corrected percentiles, expanded",
-            "interval_of_auroc_per_label": "Student's t on the logit scale",
+            **area_interval_facts(study.rules),
             "interval_of_perfect_ranking": "one-sided exact binomial bound over patients",
             "min_patients": MIN_PATIENTS,
         },

@@ -1,0 +1,101 @@
+"""Score intervals equal those of plain root finding and hold for areas of exactly 0 and 1."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.helpers import leaderboard_oracle as oracle
+
+from headsweep.metrics.score_intervals import (
+    auprc_intervals,
+    auprc_variance,
+    auroc_intervals,
+    auroc_variance,
+    macro_auprc_interval,
+)
+
+COMPUTE = {"auprc": auprc_intervals, "auroc": auroc_intervals}
+CLASSES = [(5.0, 45.0), (60.0, 7.0), (20.0, 20.0)]
+
+
+def draws_around(estimates: np.ndarray, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(200, len(estimates)))
+    return np.clip(estimates + 0.08 * noise, 0, 1)
+
+
+@pytest.mark.parametrize("name", COMPUTE)
+def test_score_intervals_of_labels_equal_those_of_root_finding(name):
+    estimates = np.array([0.62, 0.88, 0.79])
+    draws = draws_around(estimates)
+    draws[::7, 0] = np.nan
+    ends = COMPUTE[name](estimates, draws, *np.array(CLASSES).T, 0.95)
+    for j, classes in enumerate(CLASSES):
+        expected = oracle.score_interval(name, estimates[j], draws[:, j], classes)
+        assert (ends[0][j], ends[1][j]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_macro_auprc_interval_equals_that_of_a_plain_loop():
+    estimates = np.array([0.4, np.nan, 0.9, 0.55])
+    classes = [(5.0, 45.0), (0.0, 50.0), (1.0, 49.0), (20.0, 30.0)]
+    draws = draws_around(np.nan_to_num(estimates))
+    draws[:, 1] = np.nan
+    draws[::3, 2] = np.nan
+    found = macro_auprc_interval(estimates, draws, *np.array(classes).T, 0.95)
+    assert found == pytest.approx(oracle.macro_auprc_interval(estimates, draws, classes), abs=1e-12)
+
+
+def test_macro_auprc_interval_without_a_defined_label_is_undefined():
+    undefined = np.full(2, np.nan)
+    found = macro_auprc_interval(undefined, np.full((9, 2), np.nan), *np.ones((2, 2)), 0.95)
+    assert np.isnan(found).all()
+
+
+@given(
+    estimate=st.floats(0.05, 1),
+    positives=st.integers(5, 60),
+    negatives=st.integers(5, 60),
+    spread=st.floats(0, 0.2),
+)
+@settings(max_examples=30, deadline=None)
+def test_score_intervals_lie_within_0_and_1_around_the_estimate(
+    estimate, positives, negatives, spread
+):
+    draws = np.clip(estimate + spread * np.linspace(-1, 1, 21), 0, 1)[:, None]
+    own = np.array([estimate]), draws, np.array([float(positives)]), np.array([float(negatives)])
+    for compute in COMPUTE.values():
+        (low,), (high,) = compute(*own, 0.95)
+        assert 0 <= low <= estimate <= high <= 1
+        assert high - low > 0.001
+        wider = compute(*own, 0.99)
+        assert wider[0][0] <= low + 1e-9
+        assert wider[1][0] >= high - 1e-9
+
+
+def test_score_intervals_of_undefined_estimates_are_undefined():
+    for compute in COMPUTE.values():
+        ends = compute(
+            np.array([np.nan]), np.full((9, 1), np.nan), np.zeros(1), np.array([40.0]), 0.95
+        )
+        assert np.isnan(ends).all()
+
+
+def test_variance_formulas_agree_with_simulated_variances():
+    """Normal scores of 200 data sets; the number of positives is random, as in test sets."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(1500):
+        positive = rng.random(100) < 0.2
+        order = np.argsort(-(1.2 * positive + rng.normal(size=100)))
+        hits = positive[order]
+        found.append(
+            (
+                np.mean((np.cumsum(hits) / np.arange(1, 101))[hits]),
+                1 - np.cumsum(~hits)[hits].mean() / (~hits).sum(),
+            )
+        )
+    for formula, area, simulated in zip(
+        (auprc_variance, auroc_variance), np.mean(found, axis=0), np.var(found, axis=0), strict=True
+    ):
+        assert formula(area, np.array(20.0), np.array(80.0)) == pytest.approx(simulated, rel=0.3)
