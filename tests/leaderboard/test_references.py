@@ -146,7 +146,7 @@ def test_print_leaderboard_shows_references_and_ensembles_with_signed_difference
     gap = "test_manual_all/auprc_macro_best_minus_reference"
     sure = frame[f"{gap}_ci_low"]["prevalence"] > 0
     assert lines["prevalence (chance)"][1].endswith("*") == sure
-    assert any(name.startswith("mean of 2 seeds") for name in lines)
+    assert any(name.startswith("mean of 3 seeds") for name in lines)
     assert any(name.startswith("ensemble of") for name in lines)
     assert "references.csv and ensembles.csv in" in shown
 
