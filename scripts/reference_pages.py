@@ -287,10 +287,12 @@ def _allowed(field: Mapping[str, Any]) -> str:
     """Return the allowed values of a field in words."""
     if "anyOf" in field:
         options = field["anyOf"]
-        kinds = {option["type"] for option in options}
+        kinds = {option.get("type", "section") for option in options}
         if {"array", "string"} <= kinds:  # a choice
             return "true, false, number, text, list of numbers, or null"
         return " or ".join(_allowed(option) for option in options)
+    if "$ref" in field:  # a section as one value
+        return "mapping"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "prefixItems" in field:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from wsgiref.simple_server import make_server
 
 from headsweep.cli.dashboard import QuietHandler, Server, application, guarded
+from headsweep.cli.dashboard_study import quick
 from headsweep.storage.batched_storage import BatchedStorage
 from tests.helpers.chromium import Page
 
@@ -17,7 +18,7 @@ from tests.helpers.chromium import Page
 def served(storage: BatchedStorage, *, writable: bool = False) -> Iterator[int]:
     """The port at which a storage is served."""
     server = make_server("127.0.0.1", 0, lambda *asked: app(*asked), Server, QuietHandler)
-    app = guarded(application(storage), port=server.server_port, writable=writable)
+    app = guarded(quick(application(storage), storage), port=server.server_port, writable=writable)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

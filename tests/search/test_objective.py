@@ -41,6 +41,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"metric": "auprc"}, "objective.metric: "),
     ({"metric": "recall_at_10"}, "objective.metric: recall_at_10 needs head=retrieval, found"),
     ({"constraint": {"eces": 0.1}}, "objective.constraint: unknown key 'eces'. Did you mean 'ece'"),
+    ({"constraint": {"foo": 0.1}}, "unknown key 'foo'. Known are auprc_macro, auroc_macro, "),
     ({"constraint": {"ece": "low"}}, "objective.constraint.ece: "),
     (
         {"constraint": {"recall_at_10": 0.1}},

@@ -57,6 +57,7 @@ def test_complete_params_of_an_empty_dict_is_the_default_config(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
+        ({"head.width": 3}, "unknown key 'head.width'. Searched are training.learning_rate, "),
         ({"training.learning_rat": 0.1}, "unknown key 'training.learning_rat'. Did you mean"),
         ({RATE: 0.5}, f"{RATE} must be between 1e-05 and 0.1, found 0.5"),
         ({RATE: "high"}, f"{RATE} must be between 1e-05 and 0.1, found 'high'"),

@@ -15,6 +15,7 @@ import click
 from optuna_dashboard import wsgi
 
 from headsweep.cli import exits
+from headsweep.cli.dashboard_study import quick
 from headsweep.storage.artifacts import ArtifactFolder
 from headsweep.storage.batched_storage import BatchedStorage
 
@@ -58,7 +59,7 @@ def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
     Raises:
         click.BadParameter: the port is taken.
     """
-    app = guarded(application(storage), port=port, writable=writable)
+    app = guarded(quick(application(storage), storage), port=port, writable=writable)
     logging.getLogger("optuna_dashboard").addHandler(OneLine())
     try:
         server = make_server(LOOPBACK, port, app, Server, QuietHandler)

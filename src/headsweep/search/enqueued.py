@@ -40,7 +40,10 @@ def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -
     """
     for name in params:
         if name not in spec.space:
-            raise StudyError(f"{where}: {unknown_key(name, tuple(spec.space))}")
+            searched = ", ".join(spec.space)
+            raise StudyError(
+                f"{where}: {unknown_key(name, tuple(spec.space))} Searched are {searched}"
+            )
     complete: dict[str, Any] = {}
     for name in suggestion_order(spec.space, where=where):
         dimension = spec.space[name]

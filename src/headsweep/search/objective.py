@@ -51,7 +51,7 @@ class Objective(Section):
     def _bounds_known_metrics(cls, constraint: Mapping[str, float]) -> Mapping[str, float]:
         for name in constraint:
             if name not in BOUNDED:
-                raise ValueError(unknown_key(name, BOUNDED))
+                raise ValueError(f"{unknown_key(name, BOUNDED)} Known are {', '.join(BOUNDED)}")
         return constraint
 
     @model_validator(mode="after")

@@ -298,6 +298,23 @@ def set_system_attr(study: Study, trial: FrozenTrial, key: str, value: Any) -> N
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
+def id_of_study(study: FrozenStudy) -> int:
+    """Return the id of a study in the database."""
+    return study._study_id
+
+
+def with_system_attrs(study: FrozenStudy, attrs: dict[str, Any]) -> FrozenStudy:
+    """Return a copy of a study with other system attributes, and without user attributes."""
+    return FrozenStudy(
+        study_name=study.study_name,
+        direction=None,
+        directions=study.directions,
+        user_attrs={},
+        system_attrs=attrs,
+        study_id=study._study_id,
+    )
+
+
 def trial_id(trial: FrozenTrial) -> int:
     """Return the id of a trial in the database, which is not its number in the study."""
     return trial._trial_id

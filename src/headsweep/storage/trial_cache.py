@@ -10,7 +10,8 @@ import datetime
 import gc
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
@@ -37,6 +38,21 @@ from headsweep.storage.trial_rows import (
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 LISTED = (*UNFINISHED, TrialState.FAIL)
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Collect no garbage inside of the context.
+
+    Where millions of small objects are created and none is garbage, collecting doubles the time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class TrialCache:
@@ -199,14 +215,8 @@ class TrialCache:
 
     def _load(self, connection: Connection) -> None:
         """Read all trials."""
-        # Millions of small objects are created and none is garbage: collecting doubles the time.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        with collection_paused():
             self._load_all(connection)
-        finally:
-            if collecting:
-                gc.enable()
 
     def _load_all(self, connection: Connection) -> None:
         own = [self._trials[self._position[key]] for key in self.own]
