@@ -217,6 +217,7 @@ def test_open_test_by_two_callers_at_once_records_one_and_refuses_the_other(
 ) -> None:
     """The second opening, for other finalists, once overwrote the first."""
     monkeypatch.setattr(firewall, "load_test", lambda *_: ())
+    monkeypatch.setattr(firewall, "digests_of_test", lambda *_: {})
     refused: list[str] = []
 
     def second() -> None:
