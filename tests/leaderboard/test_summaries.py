@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import expit
 from scipy.stats import norm
 
@@ -16,8 +15,7 @@ from headsweep.evaluation.summaries import (
     summarize,
     summarize_labels,
 )
-from headsweep.leaderboard import results
-from headsweep.leaderboard.results import measure_seeds, plain_thresholds
+from headsweep.leaderboard.results import plain_thresholds
 from headsweep.metrics.bootstrap import bound_of_perfect, intervals, logit_intervals
 
 
@@ -232,31 +230,6 @@ def test_report_by_version_3_keeps_its_intervals_and_its_least_patients():
     assert before["auroc_macro"] == now["auroc_macro"]
     for name in ("f1", "auprc_skill", "brier"):
         assert before["per_label"]["a"][name] == now["per_label"]["a"][name]
-
-
-def test_measure_seeds_on_threads_equals_one_split_after_the_other(monkeypatch):
-    by_seed = [
-        {name: predictions(seed, n=n) for name, n in (("valid", 60), ("a", 80), ("b", 100))}
-        for seed in (1, 2)
-    ]
-    thresholds = [choose_thresholds(one["valid"]) for one in by_seed]
-    groups = {"b": {"sex": ["F", "M"] * 50}}
-    measured = []
-    for threads in (1, 3):
-        monkeypatch.setattr(results, "_threads", lambda _, threads=threads: threads)
-        measured.append(measure_seeds(by_seed, thresholds, [{}, {}], groups))
-    (metrics, draws), (expected, expected_draws) = measured
-    assert list(metrics) == list(expected) == ["valid", "a", "b"]
-    assert metrics == expected
-    for split, own in draws.items():
-        for name, values in own.items():
-            np.testing.assert_array_equal(values, expected_draws[split][name])
-
-
-def test_splits_are_measured_at_the_same_time_only_if_they_are_small():
-    small = {"valid": predictions(1), "test": predictions(2)}
-    assert results._threads(small) == min(2, torch.get_num_threads())
-    assert results._threads({**small, "large": predictions(1, n=1001)}) == 1
 
 
 def test_summarize_labels_equals_numpy_on_each_label_exactly():

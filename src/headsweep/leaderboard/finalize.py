@@ -10,6 +10,7 @@ import optuna
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
+from threadpoolctl import threadpool_limits
 
 from headsweep.atomic_files import write_json
 from headsweep.config.schema import Config
@@ -137,7 +138,8 @@ def finalize(
     refuse_other_data(study, search_fingerprints(train, valid) | pinned)
     references = load_references(spec.references, spec.config, train)
     facts = _facts(stored, searched, references, cross_validation)
-    with staging(out) as folder:
+    # NumPy's products are small here: threads of its BLAS would wait longer than they compute.
+    with staging(out) as folder, threadpool_limits(1, user_api="blas"):
         named = [finalist.trial for finalist in finalists]
         if is_current(out, facts, finalists, (train, valid)) and not is_to_be_reopened(
             stored, named, data, spec.config, reopen
