@@ -149,7 +149,7 @@ def measure_seeds(
     """
     metrics: dict[str, Any] = {}
     draws: dict[str, Mapping[str, Metric]] = {}
-    # One after another: two threads gain a tenth of the wall time and cost as much CPU time more.
+    # One after another: on two threads no gain was seen.
     for name in predictions[0]:
         by_seed = [by_split[name] for by_split in predictions]
         measured = measure(by_seed, thresholds)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from headsweep.config.files import read_config
 from headsweep.config.fingerprints import without_irrelevant
@@ -104,7 +105,7 @@ def verify(
         *(finalists, facts.seeds, train, valid, settings, facts.rules),
         cross_validation=cross_validation,
     )
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, threadpool_limits(1, user_api="blas"):
         again = Path(temporary)
         subgroups = load_test_subgroups(data, reading, tests)
         if facts.shows_unseen:
