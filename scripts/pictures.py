@@ -31,6 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.helpers.chromium import browse  # noqa: E402
 
+from headsweep.search.study_file import load_study_file  # noqa: E402
+
 
 def in_a_terminal(command: list[str]) -> str:
     """Return everything that a command writes to a terminal.
@@ -78,6 +80,8 @@ def main() -> None:
         states = frames(written)
         end = written.replace("\r\n", "\n")
         board = end[end.index("rank") - 10 :].partition("report:")[0]
+        study = load_study_file(Path(sys.argv[1]), sys.argv[2:])
+        board = board.replace(f"{folder}/board", f"outputs/{study.name}")
         saved = next(line for line in end.splitlines() if "epochs not trained" in line)
         shown = [f"$ {' '.join(command)}", half_way(states), saved]
         terminal = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115

@@ -18,9 +18,7 @@ from headsweep.leaderboard.references.rows import TITLES
 
 WIDTH = 100
 """Most characters of a line."""
-LEGEND = (
-    "AUPRC and difference to the best finalist (below 0: it is better; *: the 95% CI excludes 0)"
-)
+LEGEND = "AUPRC, and AUPRC minus the best finalist's (*: the 95% CI excludes 0)"
 
 
 @dataclass(frozen=True)
