@@ -94,7 +94,7 @@ def assert_equal_answers(app: Any, storage: BatchedStorage, study_id: int = 1) -
 
 
 def finished(i: int, **given: Any) -> FrozenTrial:
-    """Return a trial of any finished state, with values at the edges of what JSON can say."""
+    """Return a trial of any finished state, with values at the limits of JSON, such as infinity."""
     choices = DISTRIBUTIONS["kind"].choices  # type: ignore[attr-defined]
     fields: dict[str, Any] = {
         "state": (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)[i % 3],

@@ -1,4 +1,4 @@
-"""A study with folds on PostgreSQL: two worker processes at once, one of which hands back."""
+"""A study with folds on PostgreSQL: two workers at once, one stops and returns its trials."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from workload import make_split
 
 from gpu_sections.device import CUDA, DEVICE, now
 from gpu_sections.programs import grouped_programs
@@ -52,13 +51,9 @@ def correctness(run: Run, until: float) -> dict[str, Any]:
     Returns:
         The measurements.
     """
-    s = run.sizes
-    splits = (
-        make_split("train", s.checked_rows, s.width, s.labels, seed=3),
-        make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
-    )
+    splits = run.checked_data()
     settings = EngineSettings(device=str(DEVICE), slots=64)
-    configs = checked_configs(s.width)
+    configs = checked_configs(run.sizes.width)
     found: dict[str, Any] = {}
     begun = now()
     fused = train_to_end(configs, *splits, settings)
@@ -103,13 +98,9 @@ def without_triton(run: Run, until: float) -> dict[str, Any]:
     Returns:
         The measurements.
     """
-    s = run.sizes
-    splits = (
-        make_split("train", s.checked_rows, s.width, s.labels, seed=3),
-        make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
-    )
+    splits = run.checked_data()
     settings = EngineSettings(device=str(DEVICE), slots=64)
-    configs = [c for c in checked_configs(s.width) if c.head.kind == "mlp"]
+    configs = [c for c in checked_configs(run.sizes.width) if c.head.kind == "mlp"]
     expected = train_to_end(configs, *splits, settings)
     available = groups.triton_available
     groups.triton_available = lambda: False  # type: ignore[assignment]

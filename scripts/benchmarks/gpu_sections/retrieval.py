@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from workload import make_split
-
 from gpu_sections.correctness import equal_to_the_bit, weights_apart
 from gpu_sections.device import CUDA, DEVICE, now, wait
 from gpu_sections.programs import drawn_configs
@@ -43,10 +41,7 @@ def retrieval(run: Run, until: float) -> dict[str, Any]:
     """
     s = run.sizes
     found: dict[str, Any] = {}
-    splits = (
-        make_split("train", s.checked_rows, s.width, s.labels, seed=3),
-        make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
-    )
+    splits = run.checked_data()
     settings = EngineSettings(device=str(DEVICE), slots=64)
     configs = drawn_configs(run, "retrieval", 6)
     with program_of_retrieval(RecordedRetrievalProgram):

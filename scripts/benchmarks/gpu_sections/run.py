@@ -8,7 +8,7 @@ from typing import Any
 
 from workload import make_split
 
-from gpu_sections.device import DEVICE
+from gpu_sections.device import CUDA, DEVICE
 from headsweep.data.dataset import Split
 from headsweep.engine.inputs import Inputs
 
@@ -78,6 +78,14 @@ class Run:
                 make_split("valid", s.valid_rows, s.width, s.labels, seed=2),
             )
         return self.splits
+
+    def checked_data(self) -> tuple[Split, Split]:
+        """Return the smaller splits on which results are compared."""
+        s = self.sizes
+        return (
+            make_split("train", s.checked_rows, s.width, s.labels, seed=3),
+            make_split("valid", 1000 if CUDA else 60, s.width, s.labels, seed=4),
+        )
 
     def first_rows(self, rows: int) -> Inputs:
         """Return the first training rows and the validation split on the device, made once."""

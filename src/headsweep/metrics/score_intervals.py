@@ -137,8 +137,8 @@ class _Variance:
     def factor(self, areas: Metric, draws: Metric) -> Metric:
         """Return by how much variances (c,) at `areas` differ from the formula's.
 
-        Resamples of m patients vary by (m - 1) / m of what they should, and tell m - 1 degrees of
-        freedom about the variance, to which the formula adds `PRIOR_PATIENTS`.
+        Resamples of m patients vary by (m - 1) / m of what they should. Their variance has m - 1
+        degrees of freedom; the formula counts as `PRIOR_PATIENTS` more.
         """
         m = np.minimum(self.positives, self.negatives)
         ratio = m * _variance_of(draws) / self.at(areas)

@@ -52,7 +52,7 @@ Normalizations share less, and agreeing on them too cost quality (`docs/benchmar
 SHARES_AT_ONCE = 5
 """How many shared values the trials at once have by default, at least.
 
-So a search of batched TPE sees twenty draws of them. With eight it lost quality on functions whose
+A search of batched TPE thus draws them twenty times. With eight it lost quality on functions whose
 shared param matters, and saved no time on a CPU (`docs/benchmarks.md`).
 """
 TIMES_LEARNT: Mapping[str, int] = {"tpe": 4, "gp": 10, "cmaes": 10}
