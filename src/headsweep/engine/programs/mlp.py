@@ -74,7 +74,7 @@ class _Norm:
 
     def forward(self, linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the normalized rows, and the mean and reciprocal deviation of each row."""
-        return aten.native_layer_norm.default(
+        return torch.native_layer_norm(
             linear, linear.shape[1:], self.scale, self.shift, LAYER_NORM_EPSILON
         )
 
