@@ -46,7 +46,7 @@ def macro_auroc_interval(
     areas = (own * size + centre) / (size + 1)
     formula = auroc_variance(areas, positives[used], negatives[used])
     spread = variance_of_draws(drawn)
-    # Resamples of m patients vary by (m - 1) / m of what they should, with m - 1 degrees of freedom.
+    # Resamples of m patients vary by (m - 1) / m of what they should, on m - 1 degrees of freedom.
     added = PRIOR_PATIENTS * formula.mean()
     ratio = (added + np.sum(size * spread)) / (added + np.sum((size - 1) * formula))
     freedom = PRIOR_PATIENTS + size - 1
