@@ -70,7 +70,7 @@ def test_number_of_kills_is_twenty() -> None:
     assert sum(KILLS.values()) == 20
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130)])
 def test_train_when_interrupted_and_resumed_ends_with_the_same_bits(
     sent: signal.Signals, code: int, real_data: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
