@@ -20,10 +20,15 @@ def test_staging_when_interrupted_by_a_signal_leaves_no_partial_folder(
     sent: signal.Signals, tmp_path: Path
 ) -> None:
     """A board is half written when the scheduler ends `finalize`."""
-    with pytest.raises(KeyboardInterrupt), interrupts.raised(), staging(tmp_path) as folder:
-        (folder / "leaderboard.csv").write_text("half")
-        os.kill(os.getpid(), sent)
-        time.sleep(5)
+
+    def write_half() -> None:
+        with interrupts.raised(), staging(tmp_path) as folder:
+            (folder / "leaderboard.csv").write_text("half")
+            os.kill(os.getpid(), sent)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     assert signal.getsignal(sent) == signal.SIG_DFL
 
@@ -42,7 +47,7 @@ def test_ignored_signal_stays_ignored() -> None:
 def test_command_interrupted_while_it_writes_a_folder_exits_130_and_leaves_nothing(
     sent: signal.Signals, tmp_path: Path
 ) -> None:
-    command = [*("data", "synth", str(tmp_path / "data")), "--patients-train", "20000"]
+    command = [*("data", "synth", str(tmp_path / "data")), "--patients-train", "3000"]
     with subprocess.Popen(
         [sys.executable, "-m", "headsweep", *command],
         stdout=subprocess.PIPE,
