@@ -228,6 +228,7 @@ def test_report_by_version_3_keeps_its_intervals_and_its_least_patients():
             assert kept != now["per_label"][label][name]
     assert before["auprc_macro"] != now["auprc_macro"]
     assert before["auroc_macro"] == now["auroc_macro"]
+    assert report_of(measured, RULES[5])["auroc_macro"] != now["auroc_macro"]
     for name in ("f1", "auprc_skill", "brier"):
         assert before["per_label"]["a"][name] == now["per_label"]["a"][name]
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from headsweep.evaluation.extremes import Ends
 from headsweep.evaluation.rules import Rules
 from headsweep.metrics.bootstrap import patients_with
+from headsweep.metrics.macro_intervals import macro_auroc_interval
 from headsweep.metrics.ranking import Metric
 from headsweep.metrics.score_intervals import (
     auprc_intervals,
@@ -66,15 +67,16 @@ def macro_area_ends(
     confidence: float,
     rules: Rules,
 ) -> Ends | None:
-    """Compute the interval of macro AUPRC; as `area_ends`, with ends of shape (1,).
+    """Compute the interval of a macro mean; as `area_ends`, with ends of shape (1,).
 
     Returns:
-        Both ends; None where percentiles of the macro mean are the interval, as for AUROC.
+        Both ends; None where percentiles of the macro mean are the interval.
     """
-    if name != "auprc" or not rules.scores_areas:
+    scored = {"auprc": rules.scores_areas, "auroc": rules.scores_macro_auroc}
+    if not scored.get(name):
         return None
-    means = by_seed.mean(axis=0)
-    low, high = macro_auprc_interval(means, draws.mean(axis=0), *classes, confidence)
+    compute = macro_auprc_interval if name == "auprc" else macro_auroc_interval
+    low, high = compute(by_seed.mean(axis=0), draws.mean(axis=0), *classes, confidence)
     return np.array([low]), np.array([high])
 
 
@@ -91,5 +93,6 @@ def area_interval_facts(rules: Rules) -> dict[str, str | int]:
         "interval_of_auroc_per_label": "score",
         "interval_of_auprc_per_label": "score",
         "interval_of_macro_auprc": "sum of the labels' score variances",
+        **({"interval_of_macro_auroc": "score"} if rules.scores_macro_auroc else {}),
         "min_patients_of_areas": MIN_PATIENTS_OF_AREAS,
     }

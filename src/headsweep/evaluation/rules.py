@@ -25,6 +25,8 @@ class Rules:
     scores_areas: bool
     """AUROC and AUPRC of labels and macro AUPRC have score intervals, and these and macro AUROC
     have intervals from fewer patients on."""
+    scores_macro_auroc: bool
+    """Macro AUROC has a score interval; before, percentiles."""
 
 
 RULES = {
@@ -36,6 +38,7 @@ RULES = {
         bounds_ratios=False,
         cuts_logits=False,
         scores_areas=False,
+        scores_macro_auroc=False,
     ),
     2: Rules(
         2,
@@ -45,6 +48,7 @@ RULES = {
         bounds_ratios=False,
         cuts_logits=False,
         scores_areas=False,
+        scores_macro_auroc=False,
     ),
     3: Rules(
         3,
@@ -54,6 +58,7 @@ RULES = {
         bounds_ratios=True,
         cuts_logits=True,
         scores_areas=False,
+        scores_macro_auroc=False,
     ),
     4: Rules(
         4,
@@ -63,6 +68,17 @@ RULES = {
         bounds_ratios=True,
         cuts_logits=True,
         scores_areas=True,
+        scores_macro_auroc=False,
+    ),
+    5: Rules(
+        5,
+        ranks_logits=True,
+        corrects_few_patients=True,
+        valid_auroc=True,
+        bounds_ratios=True,
+        cuts_logits=True,
+        scores_areas=True,
+        scores_macro_auroc=True,
     ),
 }
 CURRENT = RULES[max(RULES)]

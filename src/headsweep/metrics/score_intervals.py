@@ -113,7 +113,7 @@ def macro_auprc_interval(
     variance = _Variance(auprc_variance, positives[used], negatives[used])
     at = _shrunk(own, positives[used])
     mean_square = np.sum(variance.at(at) * variance.factor(at, drawn))
-    spread = _variance_of(drawn)
+    spread = variance_of_draws(drawn)
     defined = np.isfinite(drawn).any(axis=1)
     joint = np.nanmean(drawn[defined], axis=1).var() if defined.any() else 0.0
     covariance = joint * len(own) ** 2 / spread.sum() if spread.sum() > 0 else 1.0
@@ -141,7 +141,7 @@ class _Variance:
         degrees of freedom; the formula counts as `PRIOR_PATIENTS` more.
         """
         m = np.minimum(self.positives, self.negatives)
-        ratio = m * _variance_of(draws) / self.at(areas)
+        ratio = m * variance_of_draws(draws) / self.at(areas)
         return np.asarray((PRIOR_PATIENTS + ratio) / (PRIOR_PATIENTS + m - 1))
 
 
@@ -150,7 +150,7 @@ def _shrunk(areas: Metric, size: Metric) -> Metric:
     return (areas * size + 0.5) / (size + 1)
 
 
-def _variance_of(draws: Metric) -> Metric:
+def variance_of_draws(draws: Metric) -> Metric:
     """Return variances of the finite draws of each column, 0 for none, (B, c) → (c,)."""
     finite = np.isfinite(draws)
     count = np.maximum(finite.sum(axis=0), 1)
