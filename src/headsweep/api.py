@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headsweep.config.values import value_at
 from headsweep.data.dataset import Dataset
-from headsweep.data.manifest_headers import check_test_headers
+from headsweep.data.manifest_headers import check_test_headers, check_test_rows
 from headsweep.data.prompts import prompts_for
 from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
@@ -419,13 +419,14 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
 
 
 def _check_data(spec: StudySpec, data: Dataset) -> None:
-    """Load train and valid, and look at the headers of test."""
+    """Load train and valid, and look at headers, names and feature paths of test."""
     inputs = with_references(spec, searched_inputs(spec))
     data.refuse_mixed_labels(spec.config)
     train, valid = data.search_splits(spec.config, inputs=inputs)
     folds_of(spec.objective, spec.seed, train, valid)  # refuses more folds than patients
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, inputs)
+        check_test_rows(spec.config, inputs, (train, valid))
     if "zero_shot" in spec.references:
         prompts_for(spec.config, train)  # refuses a file that the leaderboard could not use
 

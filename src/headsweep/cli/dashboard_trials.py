@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import wsgi
 
 from headsweep.cli.deflated import Piece, compress
+from headsweep.json_text import parse_json
 from headsweep.storage.optuna_tables import (
     FrozenStudy,
     altered,
@@ -111,7 +112,7 @@ def ask(study: FrozenStudy, trials: Sequence[FrozenTrial], *, after: int = 0) ->
     body = b"".join(app(environ, lambda status, *_: begun.append(status)))
     if not begun[-1].startswith("200"):
         raise ValueError(f"optuna-dashboard answered {begun[-1]}")
-    answer: dict[str, Any] = json.loads(body)
+    answer: dict[str, Any] = parse_json(body.decode())
     return answer
 
 
@@ -185,7 +186,7 @@ class TrialTexts:
         answer = _asked(study, trial, name, value, distribution)
         parts = {key: text for key, text in answer.items() if key not in _OF_VALUE}
         head = encode(parts)[:-1]
-        return head if json.loads(_number(head, value, distribution)) == answer else None
+        return head if parse_json(_number(head, value, distribution)) == answer else None
 
 
 _OF_VALUE = ("param_internal_value", "param_external_value")

@@ -19,6 +19,7 @@ from headsweep.config.head_section import HeadConfig, LinearConfig, RetrievalCon
 from headsweep.config.inputs import check_known, input_names, paired_inputs
 from headsweep.config.section import Section
 from headsweep.config.training_section import TrainingConfig
+from headsweep.json_text import parse_json
 
 
 def _given(folder: str) -> str:
@@ -167,7 +168,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def all_values(config: Config) -> dict[str, Any]:
     """Return the config as plain data with every key."""
-    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    plain: dict[str, Any] = parse_json(config.model_dump_json())
     return plain
 
 

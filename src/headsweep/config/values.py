@@ -16,6 +16,7 @@ from headsweep.config.messages import unknown_key
 from headsweep.config.schema import Config, all_values
 from headsweep.config.yaml_files import parse_value
 from headsweep.errors import ConfigError
+from headsweep.json_text import parse_json
 
 
 def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
@@ -71,8 +72,8 @@ def with_values(config: Config, values: Mapping[str, Any], *, where: str) -> Con
 def _listed(value: Any) -> Any:
     """Return the list that a JSON text holds; any other value, and other text, as it is."""
     if isinstance(value, str) and value[:1] == "[":
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
+        with suppress(ValueError):
+            return parse_json(value)
     return value
 
 

@@ -7,7 +7,6 @@ without one is no pack; a lock beside it keeps two processes from packing the sa
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest
 from headsweep.data.splits import BLOCK_ROWS, begin_fingerprint, little_endian
 from headsweep.errors import FeatureError, ManifestError, OutputError
+from headsweep.json_text import parse_json
 from headsweep.progress import progress_bar
 
 FORMAT = 1
@@ -210,7 +210,7 @@ def _current_index(
 ) -> dict[str, Any] | None:
     """Return the folder's index if it describes these inputs and the matrix is complete."""
     try:
-        index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index: dict[str, Any] = parse_json((folder / "index.json").read_text(encoding="utf-8"))
         size = (folder / "matrix.npy").stat().st_size
     except (FileNotFoundError, ValueError):
         return None

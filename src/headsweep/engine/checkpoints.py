@@ -16,6 +16,7 @@ from torch import Tensor
 from headsweep.atomic_files import write_bytes
 from headsweep.engine.slots import EpochReport
 from headsweep.errors import ConfigError
+from headsweep.json_text import parse_json
 
 FORMAT = "headsweep-state/1"
 
@@ -75,7 +76,7 @@ def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["headsweep"])
+            header = parse_json((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_format(header["format"])
         reports = [_with_value(report) for report in header["history"]]
@@ -84,7 +85,7 @@ def load_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
         return Snapshot(step, history, tensors), header["identity"]
     except (
         *(OSError, LookupError, TypeError, ValueError),
-        *(AttributeError, RecursionError, safetensors.SafetensorError),
+        *(AttributeError, safetensors.SafetensorError),
     ) as error:
         raise ConfigError(
             f"{path}: cannot resume from this file, which is not a {FORMAT} file: {error}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from scipy.special import expit
 from headsweep.data.folds import OUT_OF_FOLD
 from headsweep.errors import ConfigError
 from headsweep.evaluation.summaries import Thresholds, finite
+from headsweep.json_text import parse_json
 from headsweep.metrics.ranking import Metric
 
 LOGIT = "_logit"
@@ -65,13 +65,13 @@ def out_of_fold_thresholds(folder: Path, labels: Sequence[str]) -> Thresholds | 
     if not path.is_file():
         return None
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = parse_json(path.read_text(encoding="utf-8"))
         if plain.get(CHOSEN_ON) != OUT_OF_FOLD:
             return None
         end = LOGIT if f"f1{LOGIT}" in plain else ""
         f1, youden = (_values(plain[name + end], labels) for name in ("f1", "youden"))
         return Thresholds(f1, youden, on_logits=bool(end))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot read the thresholds: {error!r}") from None
 
 

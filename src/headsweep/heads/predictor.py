@@ -28,6 +28,7 @@ from headsweep.heads.ensemble import EnsembleConfig, EnsembleHead, joint_shape
 from headsweep.heads.normalization import Normalizer
 from headsweep.heads.registry import rebuild_head
 from headsweep.heads.retrieval import RetrievalHead
+from headsweep.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def load_predictor(path: Path | str) -> Predictor:
         path = path / MODEL
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["headsweep"])
+            metadata = parse_json((file.metadata() or {})["headsweep"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         predictor = _restored(metadata, tensors)
     except Exception as error:  # untrusted metadata may break any step above

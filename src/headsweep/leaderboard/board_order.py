@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headsweep.errors import VerificationError
+from headsweep.json_text import parse_json
 from headsweep.leaderboard.provenance import read_provenance
 from headsweep.leaderboard.results import objective_figure
 from headsweep.leaderboard.staging import PROVENANCE
@@ -92,7 +92,7 @@ def _value(row: Mapping[str, str], folder: Path, metric: str) -> float:
     """
     path = (folder / row["config"]).parent / "metrics.json"
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = parse_json(path.read_text(encoding="utf-8"))
         value = objective_figure(next(iter(metrics.values())), metric)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
         raise VerificationError(f"{path}: cannot read {metric} on valid: {error!r}") from None

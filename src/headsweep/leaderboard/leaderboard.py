@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headsweep.errors import OutputError, VerificationError
+from headsweep.json_text import parse_json
 from headsweep.leaderboard.merge import Merged, frame_of, merge, read_board
 from headsweep.leaderboard.provenance import read_provenance
 
@@ -190,8 +190,8 @@ class Leaderboard:
         """
         path = self.finalist(rank) / "metrics.json"
         try:
-            metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            metrics: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise VerificationError(f"{path}: cannot read metrics: {error}") from None
         return metrics
 

@@ -32,6 +32,7 @@ from headsweep.evaluation.summaries import (
     N_RESAMPLES,
     RESAMPLING_SEED,
 )
+from headsweep.json_text import parse_json
 from headsweep.leaderboard.cohorts import describe_cohorts
 from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.ensembles.chosen import selection_to_dict
@@ -321,11 +322,11 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     """
     path = folder / PROVENANCE
     try:
-        provenance: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        provenance: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         _Provenance.model_validate(provenance)
     except ValidationError as error:
         raise VerificationError(f"{path}: {explain(error, {})}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise VerificationError(f"{path}: cannot read the provenance: {error}") from None
     return provenance
 

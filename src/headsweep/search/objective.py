@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from headsweep.config.messages import unknown_key
 from headsweep.config.section import Section
 from headsweep.config.training_section import MOST_FOLDS, ObjectiveMetric
+from headsweep.json_text import parse_json
 
 CONSTRAINT_PREFIX = "constraints:"
 """What Optuna's trial attributes of constraints begin with; the metric's name follows."""
@@ -129,7 +130,7 @@ def bounds_shown(constraint: Mapping[str, float]) -> str:
 
 def objective_to_plain(objective: Objective) -> dict[str, Any]:
     """Return the keys that differ from their defaults as plain data."""
-    plain: dict[str, Any] = json.loads(objective.model_dump_json(exclude_defaults=True))
+    plain: dict[str, Any] = parse_json(objective.model_dump_json(exclude_defaults=True))
     return plain
 
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 from headsweep.config.schema import Config
 from headsweep.config.values import value_at
 from headsweep.errors import StudyError
+from headsweep.json_text import parse_json
 from headsweep.search.spec import (
     CategoricalDimension,
     Choice,
@@ -161,5 +162,5 @@ def _stored(choice: Choice) -> bool | int | float | str | None:
 def _plain(value: Any) -> Any:
     """Return a value in the form in which values are compared: JSON text of a list as a list."""
     if isinstance(value, str) and value[:1] == "[":
-        return json.loads(value)
+        return parse_json(value)
     return list(value) if isinstance(value, tuple) else value

@@ -17,6 +17,7 @@ from headsweep.config.schema import Config, to_dict
 from headsweep.config.section import PositiveFloat, PositiveInt, Section, Seed
 from headsweep.config.values import differences
 from headsweep.errors import ConfigError, StudyError
+from headsweep.json_text import parse_json
 from headsweep.search.objective import Objective, objective_from_plain, objective_to_plain
 from headsweep.search.steps import MAX_STEPS, last_point, n_points
 
@@ -229,7 +230,7 @@ def spec_from_json(text: str) -> StudySpec:
         StudyError: the text is not what `spec_to_json` wrote.
     """
     try:
-        plain = json.loads(text)
+        plain = parse_json(text)
         space = {
             key: DIMENSIONS[value["type"]].model_validate_json(json.dumps(value))
             for key, value in plain["space"].items()
@@ -249,7 +250,7 @@ def spec_from_json(text: str) -> StudySpec:
         )
     except ConfigError as error:
         raise StudyError(f"the stored study definition cannot be read: {error}") from None
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise StudyError(f"the stored study definition cannot be read: {reason}") from None
 
@@ -292,9 +293,9 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
         "n_trials": spec.n_trials,
         "seed": spec.seed,
         "config": to_dict(spec.config),
-        "space": {key: json.loads(d.model_dump_json()) for key, d in spec.space.items()},
-        "sampler": json.loads(spec.sampler.model_dump_json()),
-        "pruner": json.loads(spec.pruner.model_dump_json()),
+        "space": {key: parse_json(d.model_dump_json()) for key, d in spec.space.items()},
+        "sampler": parse_json(spec.sampler.model_dump_json()),
+        "pruner": parse_json(spec.pruner.model_dump_json()),
         "finalists": _plain_finalists(spec.finalists),
         "patience": spec.patience,
         "enqueue": [dict(params) for params in spec.enqueue],
@@ -304,7 +305,7 @@ def _plain(spec: StudySpec) -> dict[str, Any]:
 
 def _plain_finalists(finalists: Finalists) -> dict[str, Any]:
     """Return the section as plain data; keys that were added later only where they are set."""
-    plain: dict[str, Any] = json.loads(finalists.model_dump_json(exclude_none=True))
+    plain: dict[str, Any] = parse_json(finalists.model_dump_json(exclude_none=True))
     if plain["ensemble"]:
         del plain["ensemble"]
     return plain

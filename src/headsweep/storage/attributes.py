@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from headsweep.errors import StorageError
+from headsweep.json_text import parse_json
 
 T = TypeVar("T", int, float, str)
 
@@ -51,8 +51,8 @@ def plain(text: Any, *, where: str) -> Any:
     """
     try:
         if len(text) <= MAX_TEXT:
-            return json.loads(text)
-    except (TypeError, ValueError, RecursionError):
+            return parse_json(text)
+    except (TypeError, ValueError):
         pass
     raise StorageError(f"{where}: this attribute is not JSON: {str(text)[:40]!r}")
 

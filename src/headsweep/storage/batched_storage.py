@@ -200,7 +200,7 @@ class BatchedStorage(BaseStorage):
                 _, trial = self._own_trial(trial_id)
                 if trial is not None:
                     return trial
-        return self.read(lambda: self._stock.get_trial(trial_id))
+        return self._fetched(trial_id)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         call = self._stock.get_trial_id_from_study_id_trial_number
@@ -394,8 +394,19 @@ class BatchedStorage(BaseStorage):
         if done and state == TrialState.RUNNING:
             for study in self._studies:
                 if study.cache.get(key) is not None:
-                    study.put(self.read(lambda: self._stock.get_trial(key)), own=True)
+                    study.put(self._fetched(key), own=True)
         return done
+
+    def _fetched(self, key: int) -> FrozenTrial:
+        """Return a trial as the database holds it.
+
+        Raises:
+            KeyError: there is no such trial.
+        """
+        trials = self.read(lambda: self.database.read(lambda c: fetch_trials(c, [key])))
+        if not trials:
+            raise KeyError(f"no trial has the id {key}")
+        return trials[0]
 
     def _own_trial(self, key: int) -> tuple[OpenStudy | None, FrozenTrial | None]:
         """Return the study and the trial if only this process writes it; None otherwise."""

@@ -8,7 +8,6 @@ RUNNING, and is therefore met exactly, however many workers claim at once.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Select, bindparam, func, null, select, update
 
 from headsweep.errors import SearchError
+from headsweep.json_text import parse_json
 from headsweep.storage.attributes import FAILURE, HOST, N_TRIALS, REFUSED, WORKER
 from headsweep.storage.bulk_writes import (
     attr_rows,
@@ -185,7 +185,7 @@ def _lock_study(connection: Connection, study_id: int) -> tuple[datetime.datetim
         The time, naive UTC, and the study's budget.
     """
     row = connection.execute(_budget(connection.dialect.name), {"study": study_id}).one()
-    return row.now or utc_now(), int(json.loads(row.value_json))
+    return row.now or utc_now(), int(parse_json(row.value_json))
 
 
 def _is_abandoned(trial: FrozenTrial, now: datetime.datetime) -> bool:

@@ -201,7 +201,7 @@ class OpenStudies:
             return self._database.outlast(call)
         except KeyError:
             raise
-        except (TypeError, ValueError, LookupError, RecursionError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             found = f"{type(error).__name__}: {error}".split("\n")[0][:120]
             raise StorageError(
                 f"{self._database.shown}: the storage has rows that Optuna did not write: {found}"

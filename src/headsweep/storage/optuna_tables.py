@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Collection, Container, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _VersionManager
+from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy as FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import (
@@ -37,6 +39,7 @@ from sqlalchemy import (
 )
 
 from headsweep.errors import StorageError
+from headsweep.json_text import parse_json
 from headsweep.storage.connections import Database
 from headsweep.storage.sqlite_files import DEFERRED
 
@@ -49,6 +52,7 @@ VALUES: Table = models.TrialValueModel.__table__
 REPORTS: Table = models.TrialIntermediateValueModel.__table__
 USER_ATTRS: Table = models.TrialUserAttributeModel.__table__
 SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
+DIRECTIONS: Table = models.StudyDirectionModel.__table__
 HEARTBEATS: Table = models.TrialHeartbeatModel.__table__
 
 RUNG_PREFIX = "completed_rung_"
@@ -84,6 +88,30 @@ class StockStorage(RDBStorage):
             The trial.
         """
         return self._create_new_trial(study_id, template)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Return all studies; unlike Optuna's own method, with limited nesting of attributes."""
+        with self.engine.connect() as connection:
+            studies = connection.execute(
+                select(STUDIES.c.study_id, STUDIES.c.study_name).order_by(STUDIES.c.study_id)
+            ).all()
+            directions: defaultdict[int, list[StudyDirection]] = defaultdict(list)
+            for key, direction in connection.execute(_ALL_DIRECTIONS):
+                directions[key].append(direction)
+            user, system = (
+                _attrs_by_study(connection, table) for table in (STUDY_ATTRS, STUDY_SYSTEM_ATTRS)
+            )
+        return [
+            FrozenStudy(
+                study_name=name,
+                direction=None,
+                directions=directions[key],
+                user_attrs=user[key],
+                system_attrs=system[key],
+                study_id=key,
+            )
+            for key, name in studies
+        ]
 
 
 def stock_storage(database: Database, *, create: bool) -> StockStorage:
@@ -166,6 +194,10 @@ def _is_made(connection: Connection, shown: str) -> bool:
 
 _ALEMBIC = "alembic_version"
 
+_ALL_DIRECTIONS = select(DIRECTIONS.c.study_id, DIRECTIONS.c.direction).order_by(
+    DIRECTIONS.c.study_id, DIRECTIONS.c.objective
+)
+
 
 def among(column: ColumnElement[int], name: str, dialect: str) -> ColumnElement[bool]:
     """Return whether a column is one of the ids that `bound_ids` binds to `name`, however many."""
@@ -185,7 +217,15 @@ def study_attrs(connection: Connection, table: Table, study_id: int) -> dict[str
     rows = connection.execute(
         select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)
     )
-    return {key: json.loads(value) for key, value in rows}
+    return {key: parse_json(value) for key, value in rows}
+
+
+def _attrs_by_study(connection: Connection, table: Table) -> Mapping[int, dict[str, Any]]:
+    attrs: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    rows = connection.execute(select(table.c.study_id, table.c.key, table.c.value_json))
+    for study_id, key, text in rows:
+        attrs[study_id][key] = parse_json(text)
+    return attrs
 
 
 def stored_report(value: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -34,6 +33,7 @@ from sqlalchemy import (
 )
 
 from headsweep.errors import StorageError
+from headsweep.json_text import check_nesting, parse_json
 from headsweep.storage.optuna_tables import (
     PARAMS,
     REPORTS,
@@ -177,10 +177,10 @@ def _gather(rows: Iterable[Row[Any]], details: defaultdict[int, Details], marks:
             elif kind == _VALUE:
                 detail.values[number] = _number(value, text)
             elif kind == _USER_ATTR:
-                detail.user_attrs[name] = json.loads(text)
+                detail.user_attrs[name] = parse_json(text)
             else:
-                detail.system_attrs[name] = json.loads(text)
-        except (TypeError, ValueError, LookupError, RecursionError):
+                detail.system_attrs[name] = parse_json(text)
+        except (TypeError, ValueError, LookupError):
             raise StorageError(
                 f"trial with id {trial}: its {kind} {name if name is not None else number} must be "
                 f"one that Optuna writes, found {str(value if text is None else text)[:40]!r}"
@@ -193,6 +193,7 @@ def _number(value: Any, kind: str) -> float:
 
 @lru_cache(maxsize=4096)
 def _distribution(text: str) -> BaseDistribution:
+    check_nesting(text)
     return json_to_distribution(text)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from headsweep.config.schema import escapes
 from headsweep.errors import VerificationError
 from headsweep.evaluation.predictions import Predictions, read_seeds
+from headsweep.json_text import parse_json
 from headsweep.leaderboard.ensembles.rows import Heads
 
 
@@ -55,8 +55,8 @@ def split_names(finalist: Path) -> list[str]:
     """
     path = finalist / "metrics.json"
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        metrics = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise VerificationError(f"{path}: cannot read metrics: {error}") from None
     if not isinstance(metrics, dict) or any(escapes(n) or set(n) & {*"/*?["} for n in metrics):
         raise VerificationError(f"{path}: the metrics are not by the names of splits")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from optuna_dashboard import save_note
 
 from headsweep.atomic_files import locked
 from headsweep.errors import OutputError
+from headsweep.json_text import parse_json
 from headsweep.leaderboard.formatting import markdown_table, number
 from headsweep.leaderboard.provenance import read_provenance
 from headsweep.storage.artifacts import ArtifactFolder
@@ -77,7 +77,7 @@ def _pictures(plots: Mapping[str, str]) -> str:
 
 
 def _of_finalist(rank: int, folder: Path) -> str:
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = parse_json((folder / "metrics.json").read_text(encoding="utf-8"))
     rows = [
         [split, *(number(one[f"{name}_macro"]["mean"], 4) for name in ("auprc", "auroc"))]
         for split, one in metrics.items()

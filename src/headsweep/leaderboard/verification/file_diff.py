@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from headsweep.config.files import read_config
 from headsweep.config.schema import to_dict
 from headsweep.config.values import differences
 from headsweep.errors import ConfigError
+from headsweep.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def largest_difference(found: Path, expected: Path) -> Difference | None:
     try:
         differences = list(_COMPARE[found.suffix](found, expected))
     except (
-        *(OSError, ValueError, TypeError, KeyError, RecursionError),
+        *(OSError, ValueError, TypeError, KeyError),
         *(csv.Error, pa.ArrowException, safetensors.SafetensorError, ConfigError),
     ) as error:
         return Difference("file", str(error), "a readable file", math.inf)
@@ -55,7 +55,7 @@ def largest_difference(found: Path, expected: Path) -> Difference | None:
 
 
 def _json(found: Path, expected: Path) -> Iterator[Difference]:
-    yield from _plain("", json.loads(found.read_text()), json.loads(expected.read_text()))
+    yield from _plain("", parse_json(found.read_text()), parse_json(expected.read_text()))
 
 
 def _plain(position: str, found: Any, expected: Any) -> Iterator[Difference]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from headsweep.evaluation.predictions import Predictions, read_ranks, read_seeds
 from headsweep.evaluation.subgroups import SUBGROUPS, read_subgroups_of
 from headsweep.evaluation.summaries import choose_thresholds
 from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
+from headsweep.json_text import parse_json
 from headsweep.leaderboard.ensembles.chosen import recorded_selection
 from headsweep.leaderboard.ensembles.rows import Heads
 from headsweep.leaderboard.merge import read_board
@@ -121,6 +121,6 @@ def _read_ranks(finalist: Path) -> list[dict[str, Ranks]]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise VerificationError(f"{path}: cannot read the file: {error}") from None
