@@ -428,8 +428,8 @@ def _configured_data(spec: StudySpec) -> Dataset:
 
 
 def _check_data(spec: StudySpec, data: Dataset) -> None:
-    """Load train and valid, and look at the headers of test."""
-    from headsweep.data.manifest_headers import check_test_headers
+    """Load train and valid, and look at headers, names and feature paths of test."""
+    from headsweep.data.manifest_headers import check_test_headers, check_test_rows
     from headsweep.data.prompts import prompts_for
     from headsweep.studies.folds import folds_of
 
@@ -439,6 +439,7 @@ def _check_data(spec: StudySpec, data: Dataset) -> None:
     folds_of(spec.objective, spec.seed, train, valid)  # refuses more folds than patients
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, inputs)
+        check_test_rows(spec.config, inputs, (train, valid))
     if "zero_shot" in spec.references:
         prompts_for(spec.config, train)  # refuses a file that the leaderboard could not use
 
