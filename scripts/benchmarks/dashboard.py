@@ -2,6 +2,7 @@
 
     python scripts/benchmarks/dashboard.py [--finished 1000] [--running 32] [--rounds 3]
     python scripts/benchmarks/dashboard.py --answers --finished 10000 80000
+    python scripts/benchmarks/dashboard.py --browser [--all-points] --finished 1000 10000 80000
 
 The page then has all trials and requests only new ones. The dashboard answers from its last read
 for ten seconds; the request after that is timed, on headsweep's storage and on stock Optuna's.
@@ -9,6 +10,9 @@ for ten seconds; the request after that is timed, on headsweep's storage and on 
 With `--answers`, the first answer for a study of finished trials and its refresh are timed in CPU
 seconds on SQLite, from optuna-dashboard alone and with the JSON that headsweep keeps. Each is a
 process of its own, whose peak of memory is printed as well.
+
+With `--browser`, Chromium opens the study's page: see `dashboard_browser.py`. `--pictures FOLDER`
+keeps a picture of each page.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from dashboard_browser import measure_pages
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
 from store import new_server
@@ -101,8 +106,14 @@ def main() -> None:
     parser.add_argument("--answers", action="store_true", help="first answer and refresh")
     parser.add_argument("--running", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--browser", action="store_true", help="the study's page in Chromium")
+    parser.add_argument("--all-points", action="store_true", help="with --browser: nothing omitted")
+    parser.add_argument("--pictures", type=Path, help="with --browser: folder for PNGs")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    if args.browser:
+        measure_pages(args.finished, args.all_points, args.pictures)
+        return
     if args.answers:
         measure_answers(args.finished)
         return
