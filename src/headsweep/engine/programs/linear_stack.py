@@ -105,6 +105,33 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Products:
+    """Operands of a block's two products in a step, views into the stack."""
+
+    variant: Variant
+    weight: Tensor
+    """`(k * c, d)`."""
+    logits: Tensor
+    """`(k * c, b)`, later the gradients of the losses."""
+    weight_grad: Tensor
+    """`(k * c, d)`."""
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Logits of a stack for minibatches of one length, and views of them.
+
+    Memory allocated in every step would be zeroed by the operating system in every step.
+    """
+
+    logits: Tensor
+    """`(K, c, b)`."""
+    unpadded: Tensor
+    """`(K, c, length)`."""
+    products: list[Products]
+
+
+@dataclass(frozen=True)
 class LossGroup:
     """Slots of one loss kind, and their settings stacked; `index` is None where all are."""
 
@@ -120,6 +147,8 @@ class Layout:
     members: list[Member]
     bias: Tensor
     """`(K, c)`."""
+    bias_column: Tensor
+    """`(K, c, 1)`, a view."""
     bias_grad: Tensor
     losses: list[LossGroup]
 
@@ -131,8 +160,8 @@ class Stack:
         self.inputs = inputs
         self._members: list[Member] = []
         self._layout: Layout | None = None
-        self._logits: dict[int, Tensor] = {}
-        """Buffers `(K, c, b)` by length of the minibatch; an epoch's last one may be short."""
+        self._buffers: dict[int, Buffers] = {}
+        """By length of the minibatch; an epoch's last one may be short."""
 
     @property
     def members(self) -> list[Member]:
@@ -147,29 +176,26 @@ class Stack:
     def laid_out(self) -> Layout:
         """Return the layout of the present members."""
         if self._layout is None:
-            self._logits.clear()
+            self._buffers.clear()
             self._layout = lay_out(self._members, self.inputs)
         return self._layout
 
     def train_batch(self, rows: Rows) -> None:
         """Take one step of all slots on a minibatch."""
-        layout = self.laid_out()
-        logits = self._logits_of(rows.targets.shape[1])
-        for block in layout.blocks:
-            weight = block.weight.view(-1, block.weight.shape[2])
-            torch.mm(weight, rows.x[block.variant].T, out=_part(logits, block))
-        error = self._error(logits, rows.targets)
+        layout, buffers = self.laid_out(), self._buffers_for(rows)
+        for block in buffers.products:
+            torch.mm(block.weight, rows.x[block.variant], out=block.logits)
+        error = self._error(buffers.logits, rows.targets)
         if rows.labelled is None:
-            error.mul_(1 / (rows.length * logits.shape[1]))
+            error.mul_(rows.share)
         else:
             error.mul_(rows.labelled / rows.labelled.sum().clamp_min(1))
         # The order in which a BLAS sums a slot's gradient must not depend on the number of slots.
         # MKL uses one order if nothing is scaled inside the product and the inputs are
         # transposed; other layouts change bits from 16 slots, or from 1,024 rows, on.
-        for block in layout.blocks:
-            grad = block.weight_grad.view(-1, block.weight.shape[2])
-            torch.mm(_part(error, block), rows.transposed[block.variant].T, out=grad)
-        torch.sum(error[:, :, : rows.length], dim=2, out=layout.bias_grad)
+        for block in buffers.products:
+            torch.mm(block.logits, rows.by_feature[block.variant], out=block.weight_grad)
+        torch.sum(buffers.unpadded, dim=2, out=layout.bias_grad)
         for member in layout.members:
             member.optimizer.clip()
         for member in layout.members:
@@ -181,22 +207,26 @@ class Stack:
         Slots of one loss kind are computed together; logits of idle slots may stay unchanged.
         """
         layout = self.laid_out()
-        logits.add_(layout.bias.unsqueeze(2))
+        logits.add_(layout.bias_column)
         for group in layout.losses:
             if group.index is None:
                 return gradient_(logits, targets, group.settings)
             logits[group.index] = gradient_(logits[group.index], targets, group.settings)
         return logits
 
-    def _logits_of(self, length: int) -> Tensor:
-        """Return the buffer for one length.
-
-        Memory allocated in every step would be zeroed by the operating system in every step.
-        """
-        if length not in self._logits:
-            shape = (*self.laid_out().bias.shape, length)
-            self._logits[length] = self.inputs.targets.new_zeros(shape)
-        return self._logits[length]
+    def _buffers_for(self, rows: Rows) -> Buffers:
+        """Return the buffers for minibatches as long as this one."""
+        if rows.length not in self._buffers:
+            layout, length = self.laid_out(), rows.targets.shape[1]
+            logits = rows.targets.new_zeros((*layout.bias.shape, length))
+            products = []
+            for block in layout.blocks:
+                weight, grad = (w.view(-1, w.shape[2]) for w in (block.weight, block.weight_grad))
+                part = logits[block.slots].view(-1, length)
+                products.append(Products(block.variant, weight, part, grad))
+            buffers = Buffers(logits, logits[:, :, : rows.length], products)
+            self._buffers[rows.length] = buffers
+        return self._buffers[rows.length]
 
 
 def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
@@ -226,7 +256,8 @@ def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
             at = block.slots.start + k
             member.move(block.weight[k], bias[at], block.weight_grad[k], bias_grad[at])
     in_order = [member for member in places if member is not None]
-    return Layout(blocks, in_order, bias, bias_grad, _losses(places, bias.device))
+    losses = _losses(places, bias.device)
+    return Layout(blocks, in_order, bias, bias.unsqueeze(2), bias_grad, losses)
 
 
 def _losses(places: Sequence[Member | None], device: torch.device) -> list[LossGroup]:
@@ -246,9 +277,3 @@ def _losses(places: Sequence[Member | None], device: torch.device) -> list[LossG
         )
         for kind in by_kind.values()
     ]
-
-
-def _part(matrix: Tensor, block: Block) -> Tensor:
-    """Return a block's rows `(k * c, b)` of a tensor `(K, c, b)`."""
-    part = matrix[block.slots]
-    return part.view(-1, part.shape[2])
