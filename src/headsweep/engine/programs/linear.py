@@ -44,7 +44,7 @@ class LinearProgram(Program):
         stacks = self.stacks.setdefault(slot.batch_size, [])
         with_room = [stack for stack in stacks if len(stack.members) < LARGEST_STACK]
         if not with_room:
-            with_room = [Stack(self.inputs)]
+            with_room = [Stack(self.inputs, self.key.precision)]
             stacks += with_room
         alike = (s for s in with_room if any(m.variant == member.variant for m in s.members))
         stack = next(alike, with_room[0])
@@ -146,10 +146,10 @@ class LinearProgram(Program):
                 start += length
 
     def _gather(self, rows: Tensor, sizes: Sequence[int]) -> GatheredRows:
-        variants = dict.fromkeys(
-            member.variant
-            for size in sizes
-            for stack in self.stacks[size]
-            for member in stack.members
-        )
+        variants: dict[Variant, bool] = {}
+        for size in sizes:
+            for stack in self.stacks[size]:
+                for product in stack.buffers(min(size, len(rows))).products:
+                    needed = variants.get(product.variant, False)
+                    variants[product.variant] = needed or product.features_first
         return self.buffers.gather(rows.to(self.inputs.device), variants)

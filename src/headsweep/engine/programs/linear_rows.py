@@ -35,9 +35,11 @@ class Rows:
 
     length: int
     x: Mapping[Variant, Tensor]
-    """Inputs `(d, b)`, stored row by row of the minibatch."""
-    by_feature: Mapping[Variant, Tensor]
-    """Inputs `(b, d)`, stored feature by feature."""
+    """Inputs `(b, d)`."""
+    transposed: Mapping[Variant, Tensor]
+    """`(d, b)`, a view of the same memory."""
+    features_first: Mapping[Variant, Tensor]
+    """`(b, d)`, copies stored feature by feature, of the variants that need one."""
     targets: Tensor
     """Labels `(c, b)`."""
     share: Tensor
@@ -54,14 +56,19 @@ class GatheredRows:
         targets = inputs.targets
         whole = length + in_whole_vectors(length)[1]
         self.x: dict[Variant, Tensor] = {}
-        self.by_feature: dict[Variant, Tensor] = {}
+        self.features_first: dict[Variant, Tensor] = {}
         self.targets = targets.new_zeros(targets.shape[1], whole)
         self.labelled = None if inputs.labelled is None else torch.zeros_like(self.targets)
         self._labels = targets.new_zeros(length, targets.shape[1])
         self._parts: dict[int, list[Rows]] = {}
 
-    def fill(self, rows: Tensor, variants: Iterable[Variant]) -> None:
-        """Gather training rows `(b,)` in each of the variants; others keep their old rows."""
+    def fill(self, rows: Tensor, variants: Mapping[Variant, bool]) -> None:
+        """Gather training rows `(b,)`; variants that are not named keep their old rows.
+
+        Args:
+            rows: indices of the rows.
+            variants: those to gather, and whether a copy stored feature by feature is needed.
+        """
         for matrix, by_label in (
             (self.inputs.targets, self.targets),
             (self.inputs.labelled, self.labelled),
@@ -69,15 +76,18 @@ class GatheredRows:
             if matrix is not None and by_label is not None:
                 torch.index_select(matrix, 0, rows, out=self._labels)
                 by_label[:, : self.length].copy_(self._labels.T)
-        for variant in variants:
+        for variant, features_first in variants.items():
             matrix = self.inputs.matrix(variant, valid=False)
+            whole, width = self.targets.shape[1], matrix.shape[1]
             if variant not in self.x:
-                whole, width = self.targets.shape[1], matrix.shape[1]
                 self.x[variant] = matrix.new_zeros(whole, width)
-                self.by_feature[variant] = matrix.new_zeros(width, whole)
                 self._parts.clear()
             torch.index_select(matrix, 0, rows, out=self.x[variant][: self.length])
-            self.by_feature[variant].copy_(self.x[variant].T)
+            if features_first:
+                if variant not in self.features_first:
+                    self.features_first[variant] = matrix.new_zeros(width, whole)
+                    self._parts.clear()
+                self.features_first[variant].copy_(self.x[variant].T)
 
     def parts(self, length: int) -> list[Rows]:
         """Return the consecutive minibatches of a length: all rows, or vectors that fill them."""
@@ -91,8 +101,9 @@ class GatheredRows:
         n_labels = len(self.targets)
         return Rows(
             length,
+            {variant: x[rows] for variant, x in self.x.items()},
             {variant: x[rows].T for variant, x in self.x.items()},
-            {variant: x[:, rows].T for variant, x in self.by_feature.items()},
+            {variant: x[:, rows].T for variant, x in self.features_first.items()},
             self.targets[:, rows],
             self.targets.new_tensor(1 / (length * n_labels)),
             None if self.labelled is None else self.labelled[:, rows],
@@ -106,8 +117,8 @@ class RowBuffers:
         self.inputs = inputs
         self._gathered: dict[int, GatheredRows] = {}
 
-    def gather(self, rows: Tensor, variants: Iterable[Variant]) -> GatheredRows:
-        """Return training rows `(b,)` in each of the variants; valid until the next call."""
+    def gather(self, rows: Tensor, variants: Mapping[Variant, bool]) -> GatheredRows:
+        """Return training rows, valid until the next call; see `GatheredRows.fill`."""
         length = len(rows)
         if length not in self._gathered:
             self._gathered[length] = GatheredRows(self.inputs, length)

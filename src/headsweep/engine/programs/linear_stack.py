@@ -14,6 +14,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from headsweep.config.training_section import Precision
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.losses import (
     LossSettings,
@@ -22,7 +23,8 @@ from headsweep.engine.numerics.losses import (
     stack_settings,
 )
 from headsweep.engine.numerics.optimizers import Optimizer, make_optimizer
-from headsweep.engine.programs.linear_rows import Rows
+from headsweep.engine.programs.linear_products import needs_features_first
+from headsweep.engine.programs.linear_rows import Rows, in_whole_vectors
 from headsweep.engine.slots import Slot
 from headsweep.heads.registry import build_head
 
@@ -115,6 +117,8 @@ class Products:
     """`(k * c, b)`, later the gradients of the losses."""
     weight_grad: Tensor
     """`(k * c, d)`."""
+    features_first: bool
+    """Whether the second product reads inputs stored feature by feature."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,8 @@ class Layout:
 class Stack:
     """Slots of one batch size; stacks are rebuilt before the first step after a change of slots."""
 
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: Inputs, precision: Precision) -> None:
+        self.inputs, self.precision = inputs, precision
         self._members: list[Member] = []
         self._layout: Layout | None = None
         self._buffers: dict[int, Buffers] = {}
@@ -182,19 +186,17 @@ class Stack:
 
     def train_batch(self, rows: Rows) -> None:
         """Take one step of all slots on a minibatch."""
-        layout, buffers = self.laid_out(), self._buffers_for(rows)
+        layout, buffers = self.laid_out(), self.buffers(rows.length)
         for block in buffers.products:
-            torch.mm(block.weight, rows.x[block.variant], out=block.logits)
+            torch.mm(block.weight, rows.transposed[block.variant], out=block.logits)
         error = self._error(buffers.logits, rows.targets)
         if rows.labelled is None:
             error.mul_(rows.share)
         else:
             error.mul_(rows.labelled / rows.labelled.sum().clamp_min(1))
-        # The order in which a BLAS sums a slot's gradient must not depend on the number of slots.
-        # MKL uses one order if nothing is scaled inside the product and the inputs are
-        # transposed; other layouts change bits from 16 slots, or from 1,024 rows, on.
         for block in buffers.products:
-            torch.mm(block.logits, rows.by_feature[block.variant], out=block.weight_grad)
+            x = rows.features_first if block.features_first else rows.x
+            torch.mm(block.logits, x[block.variant], out=block.weight_grad)
         torch.sum(buffers.unpadded, dim=2, out=layout.bias_grad)
         for member in layout.members:
             member.optimizer.clip()
@@ -214,19 +216,26 @@ class Stack:
             logits[group.index] = gradient_(logits[group.index], targets, group.settings)
         return logits
 
-    def _buffers_for(self, rows: Rows) -> Buffers:
-        """Return the buffers for minibatches as long as this one."""
-        if rows.length not in self._buffers:
-            layout, length = self.laid_out(), rows.targets.shape[1]
-            logits = rows.targets.new_zeros((*layout.bias.shape, length))
-            products = []
-            for block in layout.blocks:
-                weight, grad = (w.view(-1, w.shape[2]) for w in (block.weight, block.weight_grad))
-                part = logits[block.slots].view(-1, length)
-                products.append(Products(block.variant, weight, part, grad))
-            buffers = Buffers(logits, logits[:, :, : rows.length], products)
-            self._buffers[rows.length] = buffers
-        return self._buffers[rows.length]
+    def buffers(self, length: int) -> Buffers:
+        """Return the buffers for minibatches of so many rows."""
+        if length not in self._buffers:
+            layout, whole = self.laid_out(), length + in_whole_vectors(length)[1]
+            logits = self.inputs.targets.new_zeros((*layout.bias.shape, whole))
+            products = [self._products(block, logits) for block in layout.blocks]
+            self._buffers[length] = Buffers(logits, logits[:, :, :length], products)
+        return self._buffers[length]
+
+    def _products(self, block: Block, logits: Tensor) -> Products:
+        whole = logits.shape[2]
+        weight, grad = (w.view(-1, w.shape[2]) for w in (block.weight, block.weight_grad))
+        on_cpu = logits.device.type == "cpu"
+        return Products(
+            block.variant,
+            weight,
+            logits[block.slots].view(-1, whole),
+            grad,
+            not on_cpu or needs_features_first(len(weight), whole, weight.shape[1], self.precision),
+        )
 
 
 def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
