@@ -176,11 +176,11 @@ class Stack:
     def members(self, members: list[Member]) -> None:
         self._members = members
         self._layout = None
+        self._buffers.clear()
 
     def laid_out(self) -> Layout:
         """Return the layout of the present members."""
         if self._layout is None:
-            self._buffers.clear()
             self._layout = lay_out(self._members, self.inputs)
         return self._layout
 
