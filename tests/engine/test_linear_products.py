@@ -72,6 +72,22 @@ def test_linear_heads_with_a_copy_stored_by_feature_have_the_same_bits(
                 assert weights[name].equal(tensor), name
 
 
+def test_linear_head_whose_neighbour_reads_another_input_than_the_last_keeps_every_bit() -> None:
+    """The views of a step are made again when a slot is refilled with another input."""
+    kinds = ["none", "l2", "whiten"]
+    watched = with_values(configs()[0], {"training.max_epochs": len(kinds)}, where="test")
+    (alone,) = train_to_end([watched], *SPLITS, SETTINGS)
+    engine = Engine(*SPLITS, SETTINGS)
+    slot = engine.admit(watched).slot
+    values = []
+    for kind in kinds:
+        neighbour = with_values(watched, {"features.normalization": kind}, where="test")
+        number = engine.admit(neighbour).slot
+        values += [report.value for report in engine.run_epoch() if report.slot == slot]
+        engine.evict(number)
+    assert values == [report.value for report in alone.history]
+
+
 class Calls(TorchDispatchMode):
     """Counts kernels and views by name."""
 
