@@ -69,7 +69,6 @@ from headsweep.leaderboard.references.rows import (
     add_references,
     load_references,
 )
-from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.staging import PROVENANCE, staging
@@ -163,6 +162,8 @@ def finalize(
         write_cohorts(provenance["cohorts"], folder / COHORTS)
         health = health_of((train, valid, *tests))
         write_json(folder / FEATURE_HEALTH, health)
+        from headsweep.leaderboard.report.html import write_report  # loads matplotlib
+
         write_report(folder, study, results, compared, provenance, *extra, health)
         write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
