@@ -71,7 +71,12 @@ from headsweep.leaderboard.references.rows import (
 )
 from headsweep.leaderboard.report.drawing_process import figures_drawn_aside
 from headsweep.leaderboard.report.html import write_report
-from headsweep.leaderboard.report.sections import drawn_by, result_sections, search_sections
+from headsweep.leaderboard.report.sections import (
+    Section,
+    drawn_by,
+    result_sections,
+    search_sections,
+)
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.staging import PROVENANCE, staging
@@ -148,7 +153,7 @@ def finalize(
         ):
             return out
         with figures_drawn_aside() as figures:
-            sections = drawn_by(figures, search_sections(study))
+            of_search, of_results = drawn_by(figures, search_sections(study)), list[Section]()
             confirmed = ranked(
                 confirm_with_progress(
                     *(finalists, facts.seeds, train, valid, settings),
@@ -160,7 +165,7 @@ def finalize(
             subgroups = with_content(subgroups, seen_rows(train, folds), tests)
             results, compared, extra = write_board(
                 *(folder, confirmed, facts, train, valid, tests, subgroups),
-                on_measured=lambda found: sections.extend(
+                on_measured=lambda found: of_results.extend(
                     drawn_by(figures, result_sections(found))
                 ),
             )
@@ -171,9 +176,8 @@ def finalize(
             write_cohorts(provenance["cohorts"], folder / COHORTS)
             health = health_of((train, valid, *tests))
             write_json(folder / FEATURE_HEALTH, health)
-            write_report(
-                folder, study, results, compared, provenance, *extra, health, drawn=sections
-            )
+            sections = [*of_results, *of_search]
+            write_report(folder, study, results, compared, provenance, *extra, health, sections)
             write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 

@@ -45,7 +45,6 @@ def write_report(
     references: ComparedReferences,
     ensembles: Ensembles,
     health: Mapping[str, Mapping[str, Any]],
-    *,
     drawn: Sequence[Section],
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
