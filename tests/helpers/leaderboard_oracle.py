@@ -302,7 +302,8 @@ def score_interval(name: str, estimate: float, draws: Array, classes: tuple[floa
     bias = 0.35 / classes[0] if name == "auprc" else 0.0
 
     def outside(area: float) -> float:
-        reach = norm.ppf(0.975) * math.sqrt(_variance(name, area, classes) * factor)
+        quantile = student_t(12 + min(classes) - 1).ppf(0.975)
+        reach = quantile * math.sqrt(_variance(name, area, classes) * factor)
         return abs(estimate - area - bias * (1 - area)) - reach
 
     middle = (estimate - bias) / (1 - bias)
@@ -332,6 +333,44 @@ def macro_auprc_interval(
     reach = norm.ppf(0.975) * math.sqrt(sum(variances) * joint) / len(used)
     mean, middle = estimates[used].mean(), np.mean(middles)
     return np.clip([min(middle - reach, mean), max(middle + reach, mean)], 0, 1)
+
+
+def macro_auroc_interval(
+    estimates: Array, draws: Array, classes: Sequence[tuple[float, float]]
+) -> Array:
+    """Means of ROC areas that are at most Student's quantile of standard errors away, by roots.
+
+    There is none with fewer than five patients of the rarer class on average over labels.
+    """
+    used = [j for j, value in enumerate(estimates) if math.isfinite(value)]
+    size = {j: min(classes[j]) for j in used}
+    patients = sum(size.values())
+    if patients / len(used) < 5:
+        return np.full(2, np.nan)
+    mean = float(estimates[used].mean())
+    center = (mean * patients + 0.5) / (patients + 1)
+    area = {j: (estimates[j] * size[j] + center) / (size[j] + 1) for j in used}
+    formula = {j: _variance("auroc", area[j], classes[j]) for j in used}
+    spread = {j: draws[np.isfinite(draws[:, j]), j].var() for j in used}
+    added = 12 * np.mean(list(formula.values()))
+    ratio = added + sum(size[j] * spread[j] for j in used)
+    ratio /= added + sum((size[j] - 1) * formula[j] for j in used)
+    own = {j: (12 * ratio * formula[j] + size[j] * spread[j]) / (size[j] + 11) for j in used}
+    total = 0.0
+    for j in used:
+        for k in used:
+            both = np.where(np.isfinite(draws[:, [j, k]]), draws[:, [j, k]], np.nan)
+            centered = np.nan_to_num(both - np.nanmean(both, axis=0))
+            shrunk = [min(1.0, math.sqrt(own[i] / spread[i])) if spread[i] else 1.0 for i in (j, k)]
+            total += own[j] if j == k else np.cov(centered.T, ddof=0)[0, 1] * np.prod(shrunk)
+    freedom = sum(own.values()) ** 2 / sum(own[j] ** 2 / (size[j] + 11) for j in used)
+    middle = np.mean(list(area.values()))
+    scale = student_t(freedom).ppf(0.975) ** 2 * total / len(used) ** 2 / (middle * (1 - middle))
+
+    def outside(t: float) -> float:
+        return (mean - t) ** 2 - scale * t * (1 - t)
+
+    return np.array([optimize.brentq(outside, end, mean, xtol=1e-14) for end in (0.0, 1.0)])
 
 
 def patients_of_classes(scored: Scored) -> list[tuple[float, float]]:

@@ -22,6 +22,7 @@ SEEDS = (0, 1, 2)
 TESTS = ("test_manual_all", "test_manual_train", "test_manual_valid")
 SPLITS = ("valid", *TESTS)
 EXACT = {"rel": 0, "abs": 1e-9}
+MACRO_INTERVALS = {"auprc": oracle.macro_auprc_interval, "auroc": oracle.macro_auroc_interval}
 FRESH = 300
 # The difference between the 0.025 quantiles of 2,000 draws and of 300 other draws has a standard
 # error of 0.17 standard deviations of the draws.
@@ -225,11 +226,11 @@ def test_intervals_of_every_metric_equal_those_of_a_plain_loop(board, draws, ran
             mean, own = or_nan(kept["mean"]), drawn[:, j]
             if label and name in ("auprc", "auroc"):
                 ends = oracle.score_interval(name, mean, own, classes[j])
-            elif name == "auprc":
+            elif name in MACRO_INTERVALS:
                 means = [or_nan(recorded["per_label"][one][name]["mean"]) for one in labels]
-                ends = oracle.macro_auprc_interval(np.array(means), drawn[:, :-1], classes)
+                ends = MACRO_INTERVALS[name](np.array(means), drawn[:, :-1], classes)
             else:
-                ends = oracle.interval(mean, own, rest_on, 5 if name == "auroc" else 10)
+                ends = oracle.interval(mean, own, rest_on)
             found = [or_nan(kept[f"ci_{end}"]) for end in ("low", "high")]
             assert found == pytest.approx(ends, nan_ok=True, **EXACT), (name, label)
             undefined += np.isnan(ends).any()
@@ -248,13 +249,9 @@ def test_intervals_of_a_subgroup_equal_those_of_a_plain_loop(board):
     resamples = oracle.recorded_resamples(seeds[0].patients, 2000, 0)
     drawn = oracle.bootstrap(resamples, seeds, board.cuts(1))
     for name in ("auprc", "auroc"):
-        mean = kept[f"{name}_macro"]["mean"]
-        if name == "auroc":
-            ends = oracle.interval(mean, drawn[name][:, -1], oracle.rest_on(seeds[0])[-1], 5)
-        else:
-            labels = np.mean([oracle.ranking(scored)[name] for scored in seeds], axis=0)
-            classes = oracle.patients_of_classes(seeds[0])
-            ends = oracle.macro_auprc_interval(labels, drawn[name][:, :-1], classes)
+        labels = np.mean([oracle.ranking(scored)[name] for scored in seeds], axis=0)
+        classes = oracle.patients_of_classes(seeds[0])
+        ends = MACRO_INTERVALS[name](labels, drawn[name][:, :-1], classes)
         found = [or_nan(kept[f"{name}_macro"][f"ci_{end}"]) for end in ("low", "high")]
         assert found == pytest.approx(ends, nan_ok=True, **EXACT)
 

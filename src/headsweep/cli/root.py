@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from headsweep.cli import board, data, exits, launch, scaling, single, streams, study
+from headsweep.cli import board, data, exits, interrupts, launch, scaling, single, streams, study
 from headsweep.cli.command import Group
 from headsweep.errors import ERROR_PREFIX, WARNING_PREFIX, HeadsweepWarning
 
@@ -84,7 +84,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     streams.protect()
     warnings.showwarning = _show_warning
     try:
-        code = root.main(args, prog_name="headsweep", standalone_mode=False)
+        with interrupts.raised():
+            code = root.main(args, prog_name="headsweep", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(exits.BAD_INPUT)

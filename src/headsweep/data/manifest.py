@@ -145,6 +145,30 @@ def read_manifest(
     return manifest
 
 
+def read_without_labels(path: Path, columns: ColumnsConfig) -> Manifest:
+    """Read a manifest without its labels and reports: names, patients, scans and feature paths.
+
+    Args:
+        path: the file.
+        columns: names of the columns.
+
+    Returns:
+        The manifest, without labels.
+
+    Raises:
+        ManifestError: the first fault of the file, with its row.
+    """
+    table, named = read_table(path, kind="manifest"), _normalized(columns)
+    names = {named.volume, named.patient, named.scan, *named.feature_columns().values()}
+    header = tuple(name for name in table.header if name in names)
+    rows = replace(table, header=header, cells=table.cells[list(dict.fromkeys(header))])
+    manifest, faults = _inspect(rows, columns, (), "refuse")
+    errors = [fault for fault in faults if fault.severity == "error"]
+    if errors or manifest is None:
+        raise ManifestError(summary_of_faults(errors))
+    return manifest
+
+
 def summary_of_faults(errors: Sequence[Fault]) -> str:
     """Return one line of the first fault, and how many more there are."""
     more = f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""

@@ -25,6 +25,9 @@ class Rules:
     scores_areas: bool
     """AUROC and AUPRC of labels and macro AUPRC have score intervals, and these and macro AUROC
     have intervals from fewer patients on."""
+    student_areas: bool
+    """Score intervals of labels use Student's quantiles, before normal ones, and macro AUROC has a
+    score interval, before percentiles."""
 
 
 RULES = {
@@ -36,6 +39,7 @@ RULES = {
         bounds_ratios=False,
         cuts_logits=False,
         scores_areas=False,
+        student_areas=False,
     ),
     2: Rules(
         2,
@@ -45,6 +49,7 @@ RULES = {
         bounds_ratios=False,
         cuts_logits=False,
         scores_areas=False,
+        student_areas=False,
     ),
     3: Rules(
         3,
@@ -54,6 +59,7 @@ RULES = {
         bounds_ratios=True,
         cuts_logits=True,
         scores_areas=False,
+        student_areas=False,
     ),
     4: Rules(
         4,
@@ -63,6 +69,17 @@ RULES = {
         bounds_ratios=True,
         cuts_logits=True,
         scores_areas=True,
+        student_areas=False,
+    ),
+    5: Rules(
+        5,
+        ranks_logits=True,
+        corrects_few_patients=True,
+        valid_auroc=True,
+        bounds_ratios=True,
+        cuts_logits=True,
+        scores_areas=True,
+        student_areas=True,
     ),
 }
 CURRENT = RULES[max(RULES)]

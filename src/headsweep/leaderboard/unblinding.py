@@ -17,7 +17,7 @@ from headsweep.config.schema import Config
 from headsweep.data.ct_rate.metadata import read_subgroups
 from headsweep.data.dataset import Dataset, Split
 from headsweep.data.unseen import rows_in_train
-from headsweep.errors import HeadsweepWarning, StudyError
+from headsweep.errors import HeadsweepWarning, InputError, StudyError
 from headsweep.evaluation.subgroups import CONTENT, IN_TRAIN, UNSEEN, Attributes
 from headsweep.package_info import code_commit
 from headsweep.studies.study import StoredStudy
@@ -107,7 +107,8 @@ def open_test(
 ) -> tuple[tuple[Opening, ...], tuple[Split, ...]]:
     """Record the opening in the study, then read the test manifests.
 
-    Opening again for the same trials and files is not recorded, since it shows nothing new.
+    Opening again for the same trials and files is not recorded, since it shows nothing new. If the
+    data cannot be used, nothing was evaluated, and the record is withdrawn.
 
     Args:
         study: whose finalists are fixed.
@@ -122,9 +123,10 @@ def open_test(
 
     Raises:
         StudyError: test was opened before for other trials or files, and no reason is given.
-        ManifestError, FeatureError: the data cannot be used.
+        InputError: the data cannot be used.
     """
     named, files = tuple(sorted(trials)), digests_of_test(config, data)
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
     def amend(recorded: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         openings = _openings(recorded or [])
@@ -139,13 +141,17 @@ def open_test(
                 f"{_listed(openings[-1].trials)} on {openings[-1].when}. To evaluate trials "
                 f'{_listed(named)}, pass --reopen "reason"; the reason is shown on the leaderboard'
             )
-        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         opening = Opening(when, named, code_commit(), reopen if openings else None, files)
         return [*(recorded or []), asdict(opening)]
 
     # In one transaction, so that of two simultaneous openings the second sees the first.
-    recorded = study.amend_attr(OPENINGS, amend)
-    return _openings(recorded), load_test(data, config, inputs)
+    openings = _openings(study.amend_attr(OPENINGS, amend))
+    try:
+        return openings, load_test(data, config, inputs)
+    except InputError:
+        if openings[-1].when == when:
+            study.amend_attr(OPENINGS, lambda recorded: _without(recorded, openings[-1]))
+        raise
 
 
 def load_test(data: Dataset, config: Config, inputs: Sequence[str]) -> tuple[Split, ...]:
@@ -190,6 +196,11 @@ def past_openings(study: optuna.Study) -> tuple[Opening, ...]:
 
 def _openings(recorded: Sequence[dict[str, Any]]) -> tuple[Opening, ...]:
     return tuple(Opening(**{**act, "trials": tuple(act["trials"])}) for act in recorded)
+
+
+def _without(recorded: list[dict[str, Any]] | None, opening: Opening) -> list[dict[str, Any]]:
+    kept = recorded or []
+    return kept[:-1] if _openings(kept[-1:]) == (opening,) else kept
 
 
 def _listed(trials: Sequence[int]) -> str:

@@ -77,6 +77,11 @@ def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
     return x_kept
 
 
+def kept_(x: Tensor, noise: Tensor, dropout: float) -> None:
+    """Do the same in place."""
+    torch.ops.aten.threshold_backward.grad_input(x, noise, dropout, grad_input=x)
+
+
 def minibatch_key(seed: int, step: int, layer: int) -> int:
     """Return an unsigned 32-bit key for one layer of one minibatch."""
     return _mix(_mix(seed_key(seed) ^ (step * _GOLDEN)) ^ (layer + 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headsweep.config.head_section import MLPConfig
 from headsweep.engine.inputs import Inputs, Variant
-from headsweep.engine.numerics.dropout_noise import kept, uniforms
+from headsweep.engine.numerics.dropout_noise import kept, kept_, uniforms
 from headsweep.engine.numerics.losses import gradient_, loss_settings
 from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
@@ -36,6 +36,63 @@ class MLPBatch:
 
 
 @dataclass(frozen=True)
+class _Linear:
+    """A linear map's weights and gradient buffers, with the views that its products read."""
+
+    weight: Tensor
+    turned: Tensor
+    """`weight.T`."""
+    bias: Tensor
+    weight_grad: Tensor
+    bias_grad: Tensor
+    gain: float
+    """Inverted-dropout scale 1/(1-p) of its input, a free `alpha` of matrix products."""
+
+    def forward(self, before: Tensor) -> Tensor:
+        """Return the outputs `(b, h_out)` of inputs `(b, h_in)`."""
+        return torch.addmm(self.bias, before, self.turned, alpha=self.gain)
+
+    def fill_gradients(self, before: Tensor, error: Tensor) -> None:
+        """Compute the gradients of weight and bias from the output's error `(b, h_out)`."""
+        grad = self.weight_grad
+        torch.addmm(grad, error.T, before, beta=0, alpha=self.gain, out=grad)
+        torch.sum(error, 0, out=self.bias_grad)
+
+    def input_error(self, before: Tensor, error: Tensor) -> Tensor:
+        """Return the error `(b, h_in)` of the input."""
+        return torch.addmm(before, error, self.weight, beta=0, alpha=self.gain)
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """Scale and shift of layer normalization, and their gradient buffers."""
+
+    scale: Tensor
+    shift: Tensor
+    scale_grad: Tensor
+    shift_grad: Tensor
+
+    def forward(self, linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalized rows, and the mean and reciprocal deviation of each row."""
+        return torch.native_layer_norm(
+            linear, linear.shape[1:], self.scale, self.shift, LAYER_NORM_EPSILON
+        )
+
+    def backward(self, linear: Tensor, mean: Tensor, rstd: Tensor, error: Tensor) -> Tensor:
+        """Fill the gradients.
+
+        Returns:
+            The error of the linear map's output.
+        """
+        error, scale_grad, shift_grad = aten.native_layer_norm_backward.default(
+            error, linear, linear.shape[1:], mean, rstd, self.scale, self.shift, [True, True, True]
+        )
+        self.scale_grad.copy_(scale_grad)
+        self.shift_grad.copy_(shift_grad)
+        return error
+
+
+@dataclass(frozen=True)
 class _Layer:
     """Values of one hidden layer's forward pass that its backward pass needs."""
 
@@ -50,7 +107,11 @@ class _Layer:
 
 
 class MLPTrainer(SingleTrainer[MLPBatch]):
-    """One MLP; its gradients are those of autograd, computed without building a graph."""
+    """One MLP; its gradients are those of autograd, computed without building a graph.
+
+    Activations and errors are overwritten where they are not needed again, so that those of a
+    wide layer stay in the cache.
+    """
 
     def __init__(self, slot: Slot, inputs: Inputs) -> None:
         super().__init__(slot, inputs)
@@ -58,7 +119,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         self.config = slot.config.head
         self.x_valid = inputs.matrix(self.variant, valid=True)
         self.loss = loss_settings(slot.config.training, inputs.pos_weight)
-        self.params_a_layer = 4 if self.config.norm == "layer" else 2
+        self.linears, self.norms = self._by_layer()
 
     @staticmethod
     def first_layers(head: Head) -> Sequence[nn.Parameter]:
@@ -69,16 +130,18 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         """Run forward, loss gradient and backward."""
         layers: list[_Layer] = []
         a = batch.x[self.variant]
-        for depth, width in enumerate(self.config.widths):
-            layer, a = self._forward_layer(depth, width, a, batch)
+        for depth in range(len(self.config.widths)):
+            layer, a = self._forward_layer(depth, a, batch)
             layers.append(layer)
-        weight, bias = self.params[-2:]
-        logits = torch.addmm(bias, a, weight.T, alpha=self._gain(len(layers)))
-        error = gradient_(logits, batch.targets, self.loss)
+        output = self.linears[-1]
+        error = gradient_(output.forward(a), batch.targets, self.loss)
         error.mul_(1 / error.numel() if batch.weights is None else batch.weights)
-        error = self._backward_linear(len(layers), a, error)
+        output.fill_gradients(a, error)
         for depth in reversed(range(len(layers))):
+            error = self.linears[depth + 1].input_error(a, error)
             error = self._backward_layer(depth, layers[depth], error)
+            a = layers[depth].before
+            self.linears[depth].fill_gradients(a, error)
 
     def validate(self) -> Tensor:
         """Return logits `(n_valid, c)` of the head's own forward pass."""
@@ -86,18 +149,12 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         logits: Tensor = self.head(self.x_valid)
         return logits
 
-    def _forward_layer(
-        self, depth: int, width: int, before: Tensor, batch: MLPBatch
-    ) -> tuple[_Layer, Tensor]:
-        weight, bias, *norm = self._layer_params(depth)
-        z = torch.addmm(bias, before, weight.T, alpha=self._gain(depth))
+    def _forward_layer(self, depth: int, before: Tensor, batch: MLPBatch) -> tuple[_Layer, Tensor]:
+        z = self.linears[depth].forward(before)
         normed = None
-        if norm:
+        if self.norms:
             linear = z
-            scale, shift = norm
-            z, mean, rstd = torch.native_layer_norm(
-                linear, (width,), scale, shift, LAYER_NORM_EPSILON
-            )
+            z, mean, rstd = self.norms[depth].forward(linear)
             normed = (linear, mean, rstd)
         match self.config.activation:
             case "relu":
@@ -105,66 +162,53 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
             case "tanh":
                 pre = a = z.tanh_()
             case "gelu":
-                pre, a = z, aten.gelu(z)
+                pre, a = z, aten.gelu.default(z)
             case "silu":
-                pre, a = z, aten.silu(z)
+                pre, a = z, aten.silu.default(z)
         noise = None
         if self.config.dropout > 0:
             noise = batch.noise[depth][: z.numel()].view_as(z)
-            a = kept(a, noise, self.config.dropout)
+            if self.config.activation == "tanh":
+                a = kept(a, noise, self.config.dropout)
+            else:
+                kept_(a, noise, self.config.dropout)
             if self.config.activation == "relu":
-                pre, noise = a, None
+                noise = None
         return _Layer(before, normed, pre, noise), a
 
     def _backward_layer(self, depth: int, layer: _Layer, error: Tensor) -> Tensor:
-        """Fill the layer's gradients.
+        """Return the error `(b, h)` of the linear map's output, written over that of the layer's.
 
-        Returns:
-            The error `(b, h_in)` of the layer before.
+        Fills the gradients of a normalization.
         """
         if layer.noise is not None:
-            error = kept(error, layer.noise, self.config.dropout)
+            kept_(error, layer.noise, self.config.dropout)
+        pre = layer.pre
         match self.config.activation:
             case "relu":
-                error = aten.threshold_backward(error, layer.pre, 0)
+                aten.threshold_backward.grad_input(error, pre, 0, grad_input=error)
             case "tanh":
-                error = aten.tanh_backward(error, layer.pre)
+                aten.tanh_backward.grad_input(error, pre, grad_input=error)
             case "gelu":
-                error = aten.gelu_backward(error, layer.pre)
+                aten.gelu_backward.grad_input(error, pre, grad_input=error)
             case "silu":
-                error = aten.silu_backward(error, layer.pre)
+                aten.silu_backward.grad_input(error, pre, grad_input=error)
         if layer.normed is not None:
-            linear, mean, rstd = layer.normed
-            norm = self._layer_params(depth)[2:]
-            error, *norm_grads = aten.native_layer_norm_backward(
-                error, linear, linear.shape[1:], mean, rstd, *norm, [True, True, True]
-            )
-            first = depth * self.params_a_layer
-            for grad, norm_grad in zip(self.grads[first + 2 : first + 4], norm_grads, strict=True):
-                grad.copy_(norm_grad)
-        return self._backward_linear(depth, layer.before, error)
+            error = self.norms[depth].backward(*layer.normed, error)
+        return error
 
-    def _backward_linear(self, depth: int, before: Tensor, error: Tensor) -> Tensor:
-        """Fill a linear map's gradients.
-
-        Returns:
-            The error `(b, h_in)` of its input.
-        """
-        first, gain = depth * self.params_a_layer, self._gain(depth)
-        grad = self.grads[first]
-        torch.addmm(grad, error.T, before, beta=0, alpha=gain, out=grad)
-        torch.sum(error, 0, out=self.grads[first + 1])
-        if depth == 0:
-            return error
-        return torch.addmm(before, error, self.params[first], beta=0, alpha=gain)
-
-    def _gain(self, depth: int) -> float:
-        """Return the inverted-dropout scale 1/(1-p), a free `alpha` of matrix products."""
-        return 1 / (1 - self.config.dropout) if depth > 0 else 1.0
-
-    def _layer_params(self, depth: int) -> list[Tensor]:
-        first = depth * self.params_a_layer
-        return self.params[first : first + self.params_a_layer]
+    def _by_layer(self) -> tuple[list[_Linear], list[_Norm]]:
+        """Return the linear maps, and the normalizations of hidden layers if there are any."""
+        linears, norms = [], []
+        params = iter(zip(self.params, self.grads, strict=True))
+        for depth in range(len(self.config.widths) + 1):
+            (weight, weight_grad), (bias, bias_grad) = next(params), next(params)
+            gain = 1 / (1 - self.config.dropout) if depth > 0 else 1.0
+            linears.append(_Linear(weight, weight.T, bias, weight_grad, bias_grad, gain))
+            if self.config.norm == "layer" and depth < len(self.config.widths):
+                (scale, scale_grad), (shift, shift_grad) = next(params), next(params)
+                norms.append(_Norm(scale, shift, scale_grad, shift_grad))
+        return linears, norms
 
 
 class MLPProgram(SlotwiseProgram[MLPBatch, MLPTrainer]):
