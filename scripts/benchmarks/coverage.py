@@ -4,12 +4,13 @@
 Test sets are drawn as `headsweep data synth` draws them: CT-RATE's labels, one or two scans a
 patient, up to three reconstructions a scan. One logistic regression scores them all; its value on
 very many patients is the true value. Intervals are computed on the same sets: the leaderboard's,
-from resampled patients; bias-corrected percentiles, which are the leaderboard's for AUROC; the
-plain percentiles of the same resamples; and, as in many papers, those of resampled rows.
+from resampled patients; bias-corrected percentiles; the plain percentiles of the same resamples;
+and, as in many papers, those of resampled rows.
 
 With `--rare`, single labels that few patients have: coverage of the leaderboard's intervals by the
 number of patients with the label, from 2 on, also below the number from which a board gives
-intervals; and of the macro means over 18 labels, some of them rare. One to three rows a patient.
+intervals; and of the macro means over 18 labels, some of them rare (`--macro` alone measures these
+only). One to three rows a patient. `coverage_designs.py` has other distributions and row counts.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from headsweep.metrics.bootstrap import (
     rarer_class_patients,
     resampled_ranking,
 )
+from headsweep.metrics.macro_intervals import macro_auroc_interval
 from headsweep.metrics.ranking import average_precision_and_auroc, macro
 from headsweep.metrics.score_intervals import (
     auprc_intervals,
@@ -44,6 +46,7 @@ from headsweep.metrics.score_intervals import (
 
 LATENT = len(CONTENT_STD) + 1 + 2 * len(LABELS)
 WIDTH = LATENT
+MACRO_INTERVALS = (macro_auprc_interval, macro_auroc_interval)
 INTERVALS = ("leaderboard", "bias-corrected percentiles", "percentiles", "percentiles of rows")
 
 
@@ -53,9 +56,13 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=400, help="test sets of each size")
     parser.add_argument("--resamples", type=int, default=600)
     parser.add_argument("--rare", action="store_true", help="one label, few patients with it")
+    parser.add_argument("--macro", action="store_true", help="only the macro means of --rare")
     options = parser.parse_args()
-    if options.rare:
-        rare(options.sets, options.resamples)
+    if options.rare or options.macro:
+        rng = np.random.default_rng(0)
+        if options.rare:
+            rare(rng, options.sets, options.resamples)
+        rare_macros(rng, options.sets, options.resamples)
         return
     rng = np.random.default_rng(0)
     maps = [np.linalg.qr(rng.standard_normal((WIDTH, LATENT)))[0] for _ in range(2)]
@@ -94,9 +101,12 @@ def main() -> None:
                 interval(estimate, drawn, rest_on, CONFIDENCE)
                 for estimate, drawn in zip(estimates, draws, strict=True)
             ]
-            own = average_precision_and_auroc(targets, scores)[0][0]
+            own = average_precision_and_auroc(targets, scores)
             classes = class_patients(targets, keys)
-            board = [macro_auprc_interval(own, by_label[0][0], *classes, CONFIDENCE), ends[1]]
+            board = [
+                compute(values[0], drawn[0], *classes, CONFIDENCE)
+                for compute, values, drawn in zip(MACRO_INTERVALS, own, by_label, strict=True)
+            ]
             by_row = both_macro(resampled(targets, scores, cohort.volumes))
             percentiles = (np.nanquantile(d, [0.025, 0.975], axis=1) for d in (draws, by_row))
             for name, (low, high) in zip(
@@ -110,9 +120,8 @@ def main() -> None:
         print(f"{patients} patients: {shares} ({time.perf_counter() - start:.0f} s)", flush=True)
 
 
-def rare(sets: int, resamples: int) -> None:
-    """Print coverage of single labels and of the macro means by patients of the rarer class."""
-    rng = np.random.default_rng(0)
+def rare(rng: np.random.Generator, sets: int, resamples: int) -> None:
+    """Print coverage of single labels by patients of the rarer class."""
     for fixed in (False, True):
         print(f"{'fixed' if fixed else 'random'} number of patients with the label; {sets} sets")
         for patients in (2, 3, 5, 10, 20):
@@ -131,6 +140,10 @@ def rare(sets: int, resamples: int) -> None:
                         f" (mean width {width:.2f})",
                         flush=True,
                     )
+
+
+def rare_macros(rng: np.random.Generator, sets: int, resamples: int) -> None:
+    """Print coverage of the macro means by patients of the rarer class."""
     for name, areas in MACRO_AREAS.items():
         for patients in (12, 25, 50, 100):
             shares, mean = macro_coverage(rng, sets, resamples, patients, areas)
@@ -225,15 +238,10 @@ def macro_coverage(
         used = np.isfinite(values[0, :, 0])
         values, positives = values[:, used], has[used].sum(axis=1).astype(np.float64)
         mean = np.minimum(positives, n - positives).mean()
-        draws = [
-            np.nanmean(one[:, 1:][:, np.isfinite(one[:, 1:]).any(axis=0)], axis=0) for one in values
+        ends = [
+            compute(one[:, 0], one[:, 1:].T, positives, n - positives, CONFIDENCE)
+            for compute, one in zip(MACRO_INTERVALS, values, strict=True)
         ]
-        ends = (
-            macro_auprc_interval(
-                values[0, :, 0], values[0, :, 1:].T, positives, n - positives, CONFIDENCE
-            ),
-            interval(values[1, :, 0].mean(), draws[1], mean, CONFIDENCE),
-        )
         true = truth[:, used].mean(axis=1)
         hits.append([low <= t <= high for (low, high), t in zip(ends, true, strict=True)])
         rest_on.append(mean)

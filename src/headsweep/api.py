@@ -17,9 +17,6 @@ from headsweep.arguments import (
     whole_number,
 )
 from headsweep.config.values import value_at
-from headsweep.data.dataset import Dataset
-from headsweep.data.manifest_headers import check_test_headers, check_test_rows
-from headsweep.data.prompts import prompts_for
 from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
@@ -34,7 +31,6 @@ from headsweep.search.enqueued import complete_params
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
-from headsweep.studies.folds import folds_of
 from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
@@ -45,6 +41,7 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from headsweep.data.dataset import Dataset
     from headsweep.leaderboard.leaderboard import Leaderboard
 
 
@@ -110,7 +107,8 @@ class Study:
         if storage is None:
             file = f"sqlite:///{folder / 'study.db'}"
             storage = file if in_memory else default_storage_url()
-        data = data or Dataset.from_config(spec.config, progress=True)
+        if data is None:
+            data = _configured_data(spec)
         check_output(folder)
         if not in_memory:
             check_manifests(spec.config)
@@ -176,7 +174,7 @@ class Study:
     def data(self) -> Dataset:
         """The data that are searched on; files are read when they are first needed."""
         if self._data is None:
-            self._data = Dataset.from_config(self.spec.config, progress=True)
+            self._data = _configured_data(self.spec)
         return self._data
 
     @property
@@ -443,8 +441,23 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
     return refuse_empty_path(out, "out")
 
 
+def _configured_data(spec: StudySpec) -> Dataset:
+    """Return the data that a study names; its library of tables is loaded only now.
+
+    Returns:
+        The data, which show their progress when they load.
+    """
+    from headsweep.data.dataset import Dataset
+
+    return Dataset.from_config(spec.config, progress=True)
+
+
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at headers, names and feature paths of test."""
+    from headsweep.data.manifest_headers import check_test_headers, check_test_rows
+    from headsweep.data.prompts import prompts_for
+    from headsweep.studies.folds import folds_of
+
     inputs = with_references(spec, searched_inputs(spec))
     data.refuse_mixed_labels(spec.config)
     train, valid = data.search_splits(spec.config, inputs=inputs)

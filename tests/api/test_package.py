@@ -22,6 +22,12 @@ def test_import_loads_no_heavy_library() -> None:
     assert run(program) == "[]\n"
 
 
+def test_import_of_the_study_handle_loads_no_library_of_data_or_training() -> None:
+    heavy = ("torch", "pandas", "pyarrow", "scipy.special", "sklearn", "matplotlib")
+    program = f"import sys, headsweep.api; print([m for m in {heavy} if m in sys.modules])"
+    assert run(program) == "[]\n"
+
+
 def test_import_with_version_and_names_takes_less_than_a_tenth_of_a_second() -> None:
     program = (
         "import time; begun = time.process_time()\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from headsweep.cli.dashboard import application
 from headsweep.cli.dashboard_study import quick
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.storages import open_storage
-from tests.helpers.dashboard import served
+from tests.helpers.dashboard import answered, comparable, served
 
 CHUNK = 4
 """Trials of a chunk in these tests, so that a few trials fill several chunks."""
@@ -49,36 +48,6 @@ def storage(tmp_path: Path) -> Iterator[BatchedStorage]:
     optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
     yield storage
     storage.database.close()
-
-
-def answered(app: Any, path: str, query: str = "", accept: str = "identity") -> tuple[str, Any]:
-    """Return the status and the parsed JSON of a request."""
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-        "SERVER_NAME": "127.0.0.1",
-        "SERVER_PORT": "8080",
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-        "wsgi.errors": io.StringIO(),
-        "HTTP_ACCEPT_ENCODING": accept,
-    }
-    begun: list[Any] = []
-    body = b"".join(app(environ, lambda *start: begun.append(start)))
-    status, headers, *_ = begun[-1]
-    assert int(dict(headers)["Content-Length"]) == len(body)
-    if dict(headers).get("Content-Encoding") == "deflate":
-        body = zlib.decompress(body)
-    return status, json.loads(body)
-
-
-def comparable(answer: dict[str, Any]) -> dict[str, Any]:
-    """Sort the choices of united search spaces, whose order is that of a set."""
-    for space in ("intersection_search_space", "union_search_space"):
-        for param in answer.get(space, []):
-            param["distribution"].get("choices", []).sort(key=str)
-    return answer
 
 
 def assert_equal_answers(app: Any, storage: BatchedStorage, study_id: int = 1) -> None:

@@ -302,7 +302,8 @@ def score_interval(name: str, estimate: float, draws: Array, classes: tuple[floa
     bias = 0.35 / classes[0] if name == "auprc" else 0.0
 
     def outside(area: float) -> float:
-        reach = norm.ppf(0.975) * math.sqrt(_variance(name, area, classes) * factor)
+        quantile = student_t(12 + min(classes) - 1).ppf(0.975)
+        reach = quantile * math.sqrt(_variance(name, area, classes) * factor)
         return abs(estimate - area - bias * (1 - area)) - reach
 
     middle = (estimate - bias) / (1 - bias)

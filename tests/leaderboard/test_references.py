@@ -25,6 +25,7 @@ from headsweep.leaderboard.references.scores import (
     knn_scores,
     logistic_scores,
     prevalence_scores,
+    standardization,
     zero_shot_scores,
 )
 from headsweep.leaderboard.verification.recompute import recompute
@@ -300,6 +301,22 @@ def test_zero_shot_scores_rank_as_difference_of_cosines(seed, paired):
     rows = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     difference = rows @ unit[0].T - rows @ negative.T
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-difference)), atol=1e-12)
+
+
+@settings(max_examples=40)
+@given(
+    n=st.integers(1, 60),
+    offset=st.sampled_from([0.0, 1.0, 1e4, -1e8]),
+    spread=st.sampled_from([0.0, 1e-30, 1e-9, 1.0, 1e6]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_standardization_equals_scaler_of_sklearn_to_the_bit(n, offset, spread, seed):
+    x = offset + spread * np.random.default_rng(seed).normal(size=(n, 3))
+    x[:, 0] = x[0, 0]
+    scaler = StandardScaler().fit(x)
+    mean, scale = standardization(x)
+    np.testing.assert_array_equal(mean, scaler.mean_)
+    np.testing.assert_array_equal(scale, scaler.scale_)
 
 
 def test_scores_of_blank_labels_equal_those_of_the_rows_that_have_them():

@@ -47,6 +47,13 @@ def test_report_is_well_formed_and_loads_no_other_file(finished):
     assert not re.search(r"url\((?!#)", text)
 
 
+def test_report_shows_results_before_the_search_and_then_curves(finished):
+    titles = re.findall(r"<h2>([^<]*)</h2>", (finished / "report.html").read_text())
+    kinds = ("Intervals on", "Optimism", "Search", "Slices", "Precision and recall on")
+    first = [next(i for i, title in enumerate(titles) if title.startswith(k)) for k in kinds]
+    assert first == sorted(first)
+
+
 def test_report_plots_use_the_color_of_the_theme(finished):
     text = (finished / "report.html").read_text()
     assert "prefers-color-scheme: dark" in text

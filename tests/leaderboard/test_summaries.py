@@ -17,6 +17,7 @@ from headsweep.evaluation.summaries import (
 )
 from headsweep.leaderboard.results import plain_thresholds
 from headsweep.metrics.bootstrap import bound_of_perfect, intervals, logit_intervals
+from headsweep.metrics.score_intervals import auprc_intervals, auroc_intervals
 
 
 def predictions(seed: int, *, n: int = 120, empty_label: bool = False) -> Predictions:
@@ -228,7 +229,16 @@ def test_report_by_version_3_keeps_its_intervals_and_its_least_patients():
             assert kept != now["per_label"][label][name]
     assert before["auprc_macro"] != now["auprc_macro"]
     assert before["auroc_macro"] == now["auroc_macro"]
-    assert report_of(measured, RULES[5])["auroc_macro"] != now["auroc_macro"]
+    later = report_of(measured, RULES[5])
+    assert later["auroc_macro"] != now["auroc_macro"]
+    assert later["auprc_macro"] == now["auprc_macro"]
+    for name, compute in (("auroc", auroc_intervals), ("auprc", auprc_intervals)):
+        own, draws = measured.values[name][0], measured.resampled[name][0]
+        for report, student in ((now, False), (later, True)):
+            low, high = compute(own, draws, *measured.class_patients, 0.95, student=student)
+            for j, label in enumerate("abc"):
+                kept = report["per_label"][label][name]
+                assert (kept["ci_low"], kept["ci_high"]) == (low[j], high[j])
     for name in ("f1", "auprc_skill", "brier"):
         assert before["per_label"]["a"][name] == now["per_label"]["a"][name]
 

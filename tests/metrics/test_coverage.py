@@ -19,6 +19,7 @@ from headsweep.metrics.bootstrap import (
     rarer_class_patients,
     resampled_ranking,
 )
+from headsweep.metrics.macro_intervals import macro_auroc_interval
 from headsweep.metrics.ranking import average_precision_and_auroc, macro
 from headsweep.metrics.score_intervals import (
     auprc_intervals,
@@ -29,9 +30,11 @@ from headsweep.metrics.score_intervals import (
 pytestmark = pytest.mark.slow
 
 TRUE_AUROC = float(ndtr(2.0 / np.sqrt(2)))
-DATA_SETS, PATIENTS, RESAMPLES = 400, 150, 600
+DATA_SETS, PATIENTS, RESAMPLES = 400, 150, 200
+SETS_BY_ROW = 150
 CHOSEN = np.arange(0, len(LABELS), 3)
 """Every third label; prevalences from 8 to 45 %."""
+MACRO_INTERVALS = (macro_auprc_interval, macro_auroc_interval)
 
 
 class Population:
@@ -60,37 +63,38 @@ def both_macro(values: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return np.stack([macro(metric[0]) for metric in values])
 
 
-def estimates_of(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the average precision of every label, (c,)."""
-    return average_precision_and_auroc(targets, scores)[0][0]
+def holds(ends: list[tuple[float, float]], truth: np.ndarray) -> np.ndarray:
+    """Return which intervals contain the true value, (2,)."""
+    low, high = np.array(ends).T
+    return (low <= truth) & (truth <= high)
 
 
 @pytest.fixture(scope="module")
 def coverage() -> dict[str, np.ndarray]:
     """Share of data sets whose interval contains the true macro AUPRC and AUROC."""
     population = Population(0)
-    targets, scores, _ = population.draw(60_000)
+    targets, scores, _ = population.draw(40_000)
     truth = both_macro(average_precision_and_auroc(targets, scores))
     covered: dict[str, list[np.ndarray]] = {"patients": [], "rows": []}
     for seed in range(DATA_SETS):
         targets, scores, patients = population.draw(PATIENTS)
-        estimates = both_macro(average_precision_and_auroc(targets, scores))
-        for unit, keys in (("patients", patients), ("rows", list(map(str, range(len(patients)))))):
-            resamples = patient_resamples(keys, RESAMPLES, seed)
-            by_label = resampled_ranking(targets, scores, resamples)
-            draws = both_macro(by_label)
-            rest_on = mean_patients(rarer_class_patients(targets, keys))
+        own = average_precision_and_auroc(targets, scores)
+        drawn = resampled_ranking(targets, scores, patient_resamples(patients, RESAMPLES, seed))
+        classes = class_patients(targets, patients)
+        ends = [
+            compute(values[0], draws[0], *classes, CONFIDENCE)
+            for compute, values, draws in zip(MACRO_INTERVALS, own, drawn, strict=True)
+        ]
+        covered["patients"].append(holds(ends, truth))
+        if seed < SETS_BY_ROW:
+            rows = [str(i) for i in range(len(patients))]
+            draws = resampled_ranking(targets, scores, patient_resamples(rows, RESAMPLES, seed))
+            rest_on = mean_patients(rarer_class_patients(targets, rows))
             ends = [
-                interval(estimate, drawn, rest_on, CONFIDENCE)
-                for estimate, drawn in zip(estimates, draws, strict=True)
+                interval(estimate, one, rest_on, CONFIDENCE)
+                for estimate, one in zip(both_macro(own), both_macro(draws), strict=True)
             ]
-            own, (positives, negatives) = (
-                estimates_of(targets, scores),
-                class_patients(targets, keys),
-            )
-            ends[0] = macro_auprc_interval(own, by_label[0][0], positives, negatives, CONFIDENCE)
-            low, high = np.array(ends).T
-            covered[unit].append((low <= truth) & (truth <= high))
+            covered["rows"].append(holds(ends, truth))
     return {unit: np.mean(hits, axis=0) for unit, hits in covered.items()}
 
 
@@ -124,6 +128,34 @@ def test_area_intervals_of_a_rare_label_have_nominal_coverage(patients, least, m
     for j, compute in enumerate((auprc_intervals, auroc_intervals)):
         low, high = compute(values[:, j, 0], values[:, j, 1:].T, p, 100 - p, CONFIDENCE)
         assert least <= np.mean((low <= truth[j]) & (truth[j] <= high)) <= most
+
+
+def test_macro_auroc_interval_covers_where_labels_rest_on_few_patients():
+    """Nine labels that 1.5 % of 100 patients have, and nine that 30 % have."""
+    rng = np.random.default_rng(1)
+    prevalences = np.repeat([0.015, 0.3], 9)
+    shift = np.sqrt(2) * ndtri(np.resize([0.65, 0.80, 0.92, 0.75, 0.97, 0.85], 18))
+    keys = [str(i) for i in range(100)]
+    hits = {"score": [], "percentiles": []}
+    for seed in range(300):
+        has = rng.random((100, 18)) < prevalences
+        noise = rng.normal(size=(100, 1)) + rng.normal(size=(100, 18))
+        scores = (shift * has + noise / np.sqrt(2)).astype(np.float32)[None]
+        targets = has.astype(np.uint8)
+        own = average_precision_and_auroc(targets, scores)[1]
+        draws = resampled_ranking(targets, scores, patient_resamples(keys, 100, seed))[1]
+        truth = ndtr(shift[np.isfinite(own[0])] / np.sqrt(2)).mean()
+        classes = class_patients(targets, keys)
+        rest_on = mean_patients(np.minimum(*classes))
+        ends = {
+            "score": macro_auroc_interval(own[0], draws[0], *classes, CONFIDENCE),
+            "percentiles": interval(macro(own)[0], macro(draws)[0], rest_on, CONFIDENCE),
+        }
+        for name, (low, high) in ends.items():
+            hits[name].append(low <= truth <= high)
+    shares = {name: np.mean(found) for name, found in hits.items()}
+    assert 0.92 <= shares["score"] <= 0.985, shares
+    assert shares["percentiles"] < 0.90, shares
 
 
 def true_precision(prevalence: float) -> float:

@@ -53,13 +53,20 @@ _NO_PAGE = "sandbox; default-src 'none'"
 """The content security policy of all answers but the dashboard's own page."""
 
 
-def serve(storage: BatchedStorage, *, port: int, writable: bool) -> None:
+def serve(storage: BatchedStorage, *, port: int, writable: bool, all_points: bool = False) -> None:
     """Serve the dashboard until interrupted.
+
+    Args:
+        storage: the storage.
+        port: where it is served.
+        writable: whether it may change and delete studies.
+        all_points: whether pages of large studies get every trial and its learning curve.
 
     Raises:
         click.BadParameter: the port is taken.
     """
-    app = guarded(quick(application(storage), storage), port=port, writable=writable)
+    app = quick(application(storage), storage, all_points=all_points)
+    app = guarded(app, port=port, writable=writable)
     logging.getLogger("optuna_dashboard").addHandler(OneLine())
     try:
         server = make_server(LOOPBACK, port, app, Server, QuietHandler)

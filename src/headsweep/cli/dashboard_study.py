@@ -11,9 +11,12 @@ import re
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+from optuna.trial import FrozenTrial
+
+from headsweep.cli.dashboard_subset import Subset, state_omissions
 from headsweep.cli.dashboard_trials import StudyTrials, ask, encode
 from headsweep.cli.deflated import Piece, compress, decompress, stream
 from headsweep.storage.batched_storage import BatchedStorage
@@ -27,7 +30,9 @@ _STUDY = re.compile(r"/api/studies/(\d{1,18})", re.ASCII)
 _logger = logging.getLogger("optuna_dashboard")
 
 
-def quick(app: WSGIApplication, storage: BatchedStorage) -> WSGIApplication:
+def quick(
+    app: WSGIApplication, storage: BatchedStorage, *, all_points: bool = False
+) -> WSGIApplication:
     """Wrap optuna-dashboard so that the JSON of trials is kept between requests.
 
     Other requests, and those for studies with several objectives or with preferences instead of
@@ -36,11 +41,12 @@ def quick(app: WSGIApplication, storage: BatchedStorage) -> WSGIApplication:
     Args:
         app: optuna-dashboard on the storage.
         storage: the storage.
+        all_points: whether pages of large studies get every trial and its learning curve.
 
     Returns:
-        The wrapped application, with the same answers.
+        The wrapped application, with the same answers but for large studies.
     """
-    details = StudyDetails(storage)
+    details = StudyDetails(storage, all_points=all_points)
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         asked = _asked(environ)
@@ -63,13 +69,16 @@ def quick(app: WSGIApplication, storage: BatchedStorage) -> WSGIApplication:
 class StudyDetails:
     """The answers for all studies of a storage."""
 
-    def __init__(self, storage: BatchedStorage) -> None:
+    def __init__(self, storage: BatchedStorage, *, all_points: bool = False) -> None:
         self._storage = storage
+        self._all_points = all_points
         self._trials: dict[int, StudyTrials] = {}
+        self._subsets: dict[int, Subset] = {}
+        self._stated: set[str] = set()
         self._lock = threading.Lock()
 
     def answer(self, study_id: int, after: int) -> list[Piece] | None:
-        """Return the JSON of a study without its first `after` trials.
+        """Return the JSON of a study without the first `after` trials that the page shows.
 
         Args:
             study_id: id of the study.
@@ -87,13 +96,31 @@ class StudyDetails:
             with suppress(KeyError):  # deleted since
                 everything = self._storage.get_all_trials(study_id, deepcopy=False)
                 with collection_paused():
-                    trials.update(study, everything)
+                    shown = everything if self._all_points else self._subset(study, everything)
+                    trials.update(study, shown)
                 samples = trials.samples(study)
                 detail = ask(study, samples, after=len(samples))
                 del detail["trials"]
+                if not self._all_points:
+                    self._state(study, detail, len(shown), len(everything))
                 head = compress(f'{encode(detail)[:-1]},"trials":['.encode())
                 return [head, *trials.pieces(study, after), compress(b"]}")]
             return None
+
+    def _subset(self, study: FrozenStudy, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return self._subsets.setdefault(id_of_study(study), Subset()).choose(study, trials)
+
+    def _state(self, study: FrozenStudy, detail: dict[str, Any], shown: int, total: int) -> None:
+        """State what is left out: on the page always, in the terminal once."""
+        statement = state_omissions(detail, shown=shown, total=total)
+        if statement is not None and study.study_name not in self._stated:
+            self._stated.add(study.study_name)
+            _logger.warning(
+                "The page of study %s shows %s, so that a browser can draw it. "
+                "--all-points shows everything.",
+                study.study_name,
+                statement,
+            )
 
     def _study(self, study_id: int) -> FrozenStudy | None:
         """Return a study with one objective."""

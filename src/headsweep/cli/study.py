@@ -231,12 +231,22 @@ def enqueue(
 @options.storage
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--writable", is_flag=True, help="Let it change and delete studies: no password!")
-def dashboard(storage_url: str, port: int, writable: bool) -> None:
-    """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only."""
+@click.option(
+    "--all-points",
+    is_flag=True,
+    help="Show all trials and learning curves of large studies, which may keep the browser busy.",
+)
+def dashboard(storage_url: str, port: int, writable: bool, all_points: bool) -> None:
+    """Open optuna-dashboard on the storage, at 127.0.0.1 only and read-only.
+
+    Of a study with more than 5,000 trials, the page shows some 5,000 of them, and of more than
+    1,000 no learning curves. Its title then says so.
+    """
     from headsweep.cli.dashboard import REQUEST_OUTAGE_S, serve
     from headsweep.studies.storages import open_storage
 
-    serve(open_storage(storage_url, outage_s=REQUEST_OUTAGE_S), port=port, writable=writable)
+    storage = open_storage(storage_url, outage_s=REQUEST_OUTAGE_S)
+    serve(storage, port=port, writable=writable, all_points=all_points)
 
 
 @click.command(cls=Command)

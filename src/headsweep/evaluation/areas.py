@@ -24,6 +24,7 @@ over labels. In simulations they then cover the true value in 93 to 97 of 100 da
 of patients with the label is random (docs/benchmarks.md)."""
 
 AREAS = ("auprc", "auroc")
+STUDENT_FACTS = {"quantiles_of_areas": "Student's t", "interval_of_macro_auroc": "score"}
 
 
 def class_patients(targets: NDArray[np.uint8], patients: Sequence[str]) -> tuple[Metric, Metric]:
@@ -56,7 +57,8 @@ def area_ends(
     if name not in AREAS or not rules.scores_areas:
         return None
     compute = auprc_intervals if name == "auprc" else auroc_intervals
-    return compute(by_seed.mean(axis=0), draws.mean(axis=0), *classes, confidence)
+    means, student = by_seed.mean(axis=0), rules.student_areas
+    return compute(means, draws.mean(axis=0), *classes, confidence, student=student)
 
 
 def macro_area_ends(
@@ -72,7 +74,7 @@ def macro_area_ends(
     Returns:
         Both ends; None where percentiles of the macro mean are the interval.
     """
-    scored = {"auprc": rules.scores_areas, "auroc": rules.scores_macro_auroc}
+    scored = {"auprc": rules.scores_areas, "auroc": rules.student_areas}
     if not scored.get(name):
         return None
     compute = macro_auprc_interval if name == "auprc" else macro_auroc_interval
@@ -93,6 +95,6 @@ def area_interval_facts(rules: Rules) -> dict[str, str | int]:
         "interval_of_auroc_per_label": "score",
         "interval_of_auprc_per_label": "score",
         "interval_of_macro_auprc": "sum of the labels' score variances",
-        **({"interval_of_macro_auroc": "score"} if rules.scores_macro_auroc else {}),
+        **(STUDENT_FACTS if rules.student_areas else {}),
         "min_patients_of_areas": MIN_PATIENTS_OF_AREAS,
     }

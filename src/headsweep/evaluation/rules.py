@@ -25,8 +25,9 @@ class Rules:
     scores_areas: bool
     """AUROC and AUPRC of labels and macro AUPRC have score intervals, and these and macro AUROC
     have intervals from fewer patients on."""
-    scores_macro_auroc: bool
-    """Macro AUROC has a score interval; before, percentiles."""
+    student_areas: bool
+    """Score intervals of labels use Student's quantiles, before normal ones, and macro AUROC has a
+    score interval, before percentiles."""
 
 
 RULES = {
@@ -38,7 +39,7 @@ RULES = {
         bounds_ratios=False,
         cuts_logits=False,
         scores_areas=False,
-        scores_macro_auroc=False,
+        student_areas=False,
     ),
     2: Rules(
         2,
@@ -48,7 +49,7 @@ RULES = {
         bounds_ratios=False,
         cuts_logits=False,
         scores_areas=False,
-        scores_macro_auroc=False,
+        student_areas=False,
     ),
     3: Rules(
         3,
@@ -58,7 +59,7 @@ RULES = {
         bounds_ratios=True,
         cuts_logits=True,
         scores_areas=False,
-        scores_macro_auroc=False,
+        student_areas=False,
     ),
     4: Rules(
         4,
@@ -68,7 +69,7 @@ RULES = {
         bounds_ratios=True,
         cuts_logits=True,
         scores_areas=True,
-        scores_macro_auroc=False,
+        student_areas=False,
     ),
     5: Rules(
         5,
@@ -78,7 +79,7 @@ RULES = {
         bounds_ratios=True,
         cuts_logits=True,
         scores_areas=True,
-        scores_macro_auroc=True,
+        student_areas=True,
     ),
 }
 CURRENT = RULES[max(RULES)]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
 from torch import Tensor, nn
 
 from headsweep.arguments import as_array, refuse_no_mapping
@@ -155,7 +155,7 @@ class Predictor(nn.Module):
         views = self.views(features)
         logits = self.head.logits(views)
         if logits is not None:
-            return np.asarray(expit(logits.cpu().numpy().astype(np.float64)))
+            return np.asarray(scipy.special.expit(logits.cpu().numpy().astype(np.float64)))
         return np.asarray(self.head.probabilities(views).cpu().numpy(), dtype=np.float64)
 
     @torch.inference_mode()

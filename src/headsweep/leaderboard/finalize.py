@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,14 @@ from headsweep.leaderboard.references.rows import (
     add_references,
     load_references,
 )
+from headsweep.leaderboard.report.drawing_process import figures_drawn_aside
 from headsweep.leaderboard.report.html import write_report
+from headsweep.leaderboard.report.sections import (
+    Section,
+    drawn_by,
+    result_sections,
+    search_sections,
+)
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
 from headsweep.leaderboard.staging import PROVENANCE, staging
@@ -145,26 +152,33 @@ def finalize(
             stored, named, data, spec.config, reopen
         ):
             return out
-        confirmed = ranked(
-            confirm_with_progress(
-                *(finalists, facts.seeds, train, valid, settings), cross_validation=cross_validation
+        with figures_drawn_aside() as figures:
+            of_search, of_results = drawn_by(figures, search_sections(study)), list[Section]()
+            confirmed = ranked(
+                confirm_with_progress(
+                    *(finalists, facts.seeds, train, valid, settings),
+                    cross_validation=cross_validation,
+                )
             )
-        )
-        openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
-        subgroups = load_test_subgroups(data, spec.config, tests)
-        subgroups = with_content(subgroups, seen_rows(train, folds), tests)
-        results, compared, extra = write_board(
-            folder, confirmed, facts, train, valid, tests, subgroups
-        )
-        splits = board_splits(train, valid, tests, folds)
-        order = [result.finalist for result in results]
-        provenance = describe(facts, order, openings, splits, settings)
-        write_data_rows((train, valid, *tests), folder / DATA_ROWS)
-        write_cohorts(provenance["cohorts"], folder / COHORTS)
-        health = health_of((train, valid, *tests))
-        write_json(folder / FEATURE_HEALTH, health)
-        write_report(folder, study, results, compared, provenance, *extra, health)
-        write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
+            openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
+            subgroups = load_test_subgroups(data, spec.config, tests)
+            subgroups = with_content(subgroups, seen_rows(train, folds), tests)
+            results, compared, extra = write_board(
+                *(folder, confirmed, facts, train, valid, tests, subgroups),
+                on_measured=lambda found: of_results.extend(
+                    drawn_by(figures, result_sections(found))
+                ),
+            )
+            splits = board_splits(train, valid, tests, folds)
+            order = [result.finalist for result in results]
+            provenance = describe(facts, order, openings, splits, settings)
+            write_data_rows((train, valid, *tests), folder / DATA_ROWS)
+            write_cohorts(provenance["cohorts"], folder / COHORTS)
+            health = health_of((train, valid, *tests))
+            write_json(folder / FEATURE_HEALTH, health)
+            sections = [*of_results, *of_search]
+            write_report(folder, study, results, compared, provenance, *extra, health, sections)
+            write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
     return out
 
 
@@ -234,8 +248,12 @@ def write_board(
     valid: Split,
     tests: Sequence[Split],
     subgroups: Mapping[str, Attributes],
+    *,
+    on_measured: Callable[[Sequence[FinalistResult]], None] = lambda _: None,
 ) -> tuple[list[FinalistResult], dict[str, Any], tuple[ComparedReferences, Ensembles]]:
     """Measure the finalists in the order of their ranks; write all but report and provenance.
+
+    `on_measured` is called with the results before anything else is computed from them.
 
     Returns:
         The results, their paired comparisons, and the references and ensembles.
@@ -243,6 +261,7 @@ def write_board(
     folds = None if facts.cross_validation is None else facts.cross_validation.folds
     measured = valid if folds is None else folds.rows
     results = evaluate(confirmed, measured, tests, subgroups, facts.rules)
+    on_measured(results)
     if folds is not None:
         write_folds(folds, folder / FOLDS_FILE)
     if any(subgroups.values()):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from headsweep.config.files import read_config
 from headsweep.data.other_labels import read_other_labels
@@ -256,7 +256,7 @@ def _under_both(
 def _ranks(values: Sequence[float | None]) -> list[int]:
     """Return ranks of values, best first; equal ones share a rank, undefined ones are last."""
     found = [-np.inf if value is None else value for value in values]
-    return [int(rank) for rank in rankdata([-value for value in found], method="min")]
+    return [int(rank) for rank in scipy.stats.rankdata([-value for value in found], method="min")]
 
 
 def _cells(metrics: Mapping[str, Any], suffix: str) -> dict[str, float | None]:

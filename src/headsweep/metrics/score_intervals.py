@@ -1,11 +1,13 @@
 """Score intervals of AUROC and average precision, for few patients of a class.
 
 As in Wilson's interval of a proportion, an interval holds the areas t from which the estimate is at
-most z standard errors away, where the standard error is the one that the area t would have. So
+most q standard errors away, where the standard error is the one that the area t would have. So
 intervals stay within 0 and 1, and keep a width near both. The standard error is a formula's for
 patients who count once each, times a factor by which the bootstrap differs from the formula. The
 bootstrap of few patients says little, so the formula weighs as much as `PRIOR_PATIENTS` patients of
-the rarer class do. `scripts/benchmarks/coverage.py --rare` simulates coverage.
+the rarer class do. As the variance is an estimate, q is Student's quantile, with the degrees of
+freedom of both: `PRIOR_PATIENTS` + m - 1 for m patients. `scripts/benchmarks/coverage.py --rare`
+simulates coverage.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import expit, ndtri
+from scipy.special import expit, ndtri, stdtrit
 
 from headsweep.metrics.ranking import Metric
 
@@ -53,7 +55,13 @@ def auprc_variance(areas: Metric, positives: Metric, negatives: Metric) -> Metri
 
 
 def auroc_intervals(
-    estimates: Metric, draws: Metric, positives: Metric, negatives: Metric, confidence: float
+    estimates: Metric,
+    draws: Metric,
+    positives: Metric,
+    negatives: Metric,
+    confidence: float,
+    *,
+    student: bool = True,
 ) -> Ends:
     """Compute score intervals of ROC areas.
 
@@ -63,6 +71,8 @@ def auroc_intervals(
         positives: (c,) patients with a positive row of each label.
         negatives: (c,) patients with a negative row.
         confidence: of the intervals, such as 0.95.
+        student: use Student's quantiles, as the variance is an estimate; False is the normal
+            ones, as on boards of `figures_version` 4.
 
     Returns:
         Lower and upper ends (c,), NaN where an area is undefined.
@@ -70,11 +80,18 @@ def auroc_intervals(
     size = np.minimum(positives, negatives)
     variance, no_bias = _Variance(auroc_variance, positives, negatives), np.zeros_like(positives)
     factor = variance.factor(_shrunk(estimates, size), draws)
-    return _invert(estimates, variance, factor, no_bias, confidence)
+    reach = variance.quantile(confidence, student=student)
+    return _invert(estimates, variance, factor, no_bias, reach)
 
 
 def auprc_intervals(
-    estimates: Metric, draws: Metric, positives: Metric, negatives: Metric, confidence: float
+    estimates: Metric,
+    draws: Metric,
+    positives: Metric,
+    negatives: Metric,
+    confidence: float,
+    *,
+    student: bool = True,
 ) -> Ends:
     """Compute score intervals of average precisions; as `auroc_intervals`, less the mean bias.
 
@@ -84,7 +101,8 @@ def auprc_intervals(
     variance = _Variance(auprc_variance, positives, negatives)
     factor = variance.factor(_shrunk(estimates, positives), draws)
     bias = AP_BIAS / np.maximum(positives, 1)
-    return _invert(estimates, variance, factor, bias, confidence)
+    reach = variance.quantile(confidence, student=student)
+    return _invert(estimates, variance, factor, bias, reach)
 
 
 def macro_auprc_interval(
@@ -144,6 +162,14 @@ class _Variance:
         ratio = m * variance_of_draws(draws) / self.at(areas)
         return np.asarray((PRIOR_PATIENTS + ratio) / (PRIOR_PATIENTS + m - 1))
 
+    def quantile(self, confidence: float, *, student: bool) -> Metric:
+        """Return how many standard errors (c,) an interval reaches."""
+        freedom = PRIOR_PATIENTS + np.minimum(self.positives, self.negatives) - 1
+        level = (1 + confidence) / 2
+        return np.asarray(
+            stdtrit(freedom, level) if student else np.full_like(freedom, ndtri(level))
+        )
+
 
 def _shrunk(areas: Metric, size: Metric) -> Metric:
     """Return areas with half a patient of either outcome added, which are not 0 or 1."""
@@ -159,14 +185,13 @@ def variance_of_draws(draws: Metric) -> Metric:
 
 
 def _invert(
-    estimates: Metric, variance: _Variance, factor: Metric, bias: Metric, confidence: float
+    estimates: Metric, variance: _Variance, factor: Metric, bias: Metric, reach: Metric
 ) -> Ends:
     """Return the smallest and largest areas from which the estimates are not too far, (c,)."""
-    z = ndtri((1 + confidence) / 2)
 
     def holds(areas: Metric) -> Metric:
         distance = np.abs(estimates - areas - bias * (1 - areas))
-        return np.asarray(distance <= z * np.sqrt(variance.at(areas) * factor))
+        return np.asarray(distance <= reach * np.sqrt(variance.at(areas) * factor))
 
     inside = holds(np.repeat(_GRID[:, None], len(estimates), axis=1))
     first, last = inside.argmax(axis=0), len(_GRID) - 1 - inside[::-1].argmax(axis=0)

@@ -69,6 +69,7 @@ class AdamW(Optimizer):
         self.averages = in_memory_order(self.exp_avgs), in_memory_order(self.exp_avg_sqs)
         self.betas = training.betas
         self.count = torch.zeros((), device=self.params[0].device)
+        self.counts = [self.count] * len(self.params)
 
     def moments(self) -> dict[str, Tensor]:
         """Return first and second moments; the number of steps is the slot's."""
@@ -78,14 +79,17 @@ class AdamW(Optimizer):
 
     def step(self, learning_rate: float | Tensor, count: int | Tensor) -> None:
         """Take the update of `torch.optim.AdamW`."""
-        if not isinstance(count, Tensor):
-            count = self.count.fill_(count)
+        if isinstance(count, Tensor):
+            counts = [count] * len(self.params)
+        else:
+            self.count.fill_(count)
+            counts = self.counts
         torch._fused_adamw_(
             self.params,
             self.grads,
             *self.averages,
             [],
-            [count] * len(self.params),
+            counts,
             lr=learning_rate,
             beta1=self.betas[0],
             beta2=self.betas[1],

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.programs.base import GroupKey, Program, minibatches
 from headsweep.engine.programs.linear_rows import (
+    GatheredRows,
     RowBuffers,
     Rows,
     in_whole_vectors,
@@ -43,7 +44,7 @@ class LinearProgram(Program):
         stacks = self.stacks.setdefault(slot.batch_size, [])
         with_room = [stack for stack in stacks if len(stack.members) < LARGEST_STACK]
         if not with_room:
-            with_room = [Stack(self.inputs)]
+            with_room = [Stack(self.inputs, self.key.precision)]
             stacks += with_room
         alike = (s for s in with_room if any(m.variant == member.variant for m in s.members))
         stack = next(alike, with_room[0])
@@ -70,9 +71,9 @@ class LinearProgram(Program):
                 self._train_whole(sizes, order)
             for size in sizes:
                 for rows in minibatches(self.stacks[size][0].members[0].slot, order):
-                    gathered = self._gather(rows, [size])
+                    (minibatch,) = self._gather(rows, [size]).parts(len(rows))
                     for stack in self.stacks[size]:
-                        self.train_batch(stack, gathered)
+                        self.train_batch(stack, minibatch)
 
     def train_batch(self, stack: Stack, rows: Rows) -> None:
         """Take one step of all slots of a stack."""
@@ -136,19 +137,19 @@ class LinearProgram(Program):
         for i, size in enumerate(sizes):
             while (left := len(order) - start) >= size:
                 length = rows_at_once(size, left)
-                rows = self._gather(order[start : start + length], sizes[i:])
+                gathered = self._gather(order[start : start + length], sizes[i:])
                 for other in sizes[i:]:
-                    parts = rows.parts(other)
+                    parts = gathered.parts(other)
                     for stack in self.stacks[other]:
                         for part in parts:
                             self.train_batch(stack, part)
                 start += length
 
-    def _gather(self, rows: Tensor, sizes: Sequence[int]) -> Rows:
-        variants = dict.fromkeys(
-            member.variant
-            for size in sizes
-            for stack in self.stacks[size]
-            for member in stack.members
-        )
+    def _gather(self, rows: Tensor, sizes: Sequence[int]) -> GatheredRows:
+        variants: dict[Variant, bool] = {}
+        for size in sizes:
+            for stack in self.stacks[size]:
+                for product in stack.buffers(min(size, len(rows))).products:
+                    needed = variants.get(product.variant, False)
+                    variants[product.variant] = needed or product.features_first
         return self.buffers.gather(rows.to(self.inputs.device), variants)

@@ -27,32 +27,87 @@ MOST_ROWS = 4096
 
 @dataclass(frozen=True)
 class Rows:
-    """A minibatch of `length` rows, padded with zeros to `b`, a number of whole vectors."""
+    """A minibatch of `length` rows, padded with zeros to `b`, a number of whole vectors.
+
+    The tensors are views, as the products of a step need them: to make them anew in every step
+    would take longer than the products of a slot.
+    """
 
     length: int
     x: Mapping[Variant, Tensor]
     """Inputs `(b, d)`."""
     transposed: Mapping[Variant, Tensor]
-    """The same, `(d, b)`."""
+    """`(d, b)`, a view of the same memory."""
+    features_first: Mapping[Variant, Tensor]
+    """`(b, d)`, copies stored feature by feature, of the variants that need one."""
     targets: Tensor
     """Labels `(c, b)`."""
+    share: Tensor
+    """Share `()` of an entry in the mean of the loss, if all labels are known."""
     labelled: Tensor | None = None
     """`(c, b)`, 1 where a label is known, 0 where it is blank; None where none is blank."""
 
+
+class GatheredRows:
+    """Memory for so many training rows, from which minibatches of several sizes are read."""
+
+    def __init__(self, inputs: Inputs, length: int) -> None:
+        self.inputs, self.length = inputs, length
+        targets = inputs.targets
+        whole = length + in_whole_vectors(length)[1]
+        self.x: dict[Variant, Tensor] = {}
+        self.features_first: dict[Variant, Tensor] = {}
+        self.targets = targets.new_zeros(targets.shape[1], whole)
+        self.labelled = None if inputs.labelled is None else torch.zeros_like(self.targets)
+        self._labels = targets.new_zeros(length, targets.shape[1])
+        self._parts: dict[int, list[Rows]] = {}
+
+    def fill(self, rows: Tensor, variants: Mapping[Variant, bool]) -> None:
+        """Gather training rows `(b,)`; variants that are not named keep their old rows.
+
+        Args:
+            rows: indices of the rows.
+            variants: those to gather, and whether a copy stored feature by feature is needed.
+        """
+        for matrix, by_label in (
+            (self.inputs.targets, self.targets),
+            (self.inputs.labelled, self.labelled),
+        ):
+            if matrix is not None and by_label is not None:
+                torch.index_select(matrix, 0, rows, out=self._labels)
+                by_label[:, : self.length].copy_(self._labels.T)
+        for variant, features_first in variants.items():
+            matrix = self.inputs.matrix(variant, valid=False)
+            whole, width = self.targets.shape[1], matrix.shape[1]
+            if variant not in self.x:
+                self.x[variant] = matrix.new_zeros(whole, width)
+                self._parts.clear()
+            torch.index_select(matrix, 0, rows, out=self.x[variant][: self.length])
+            if features_first:
+                if variant not in self.features_first:
+                    self.features_first[variant] = matrix.new_zeros(width, whole)
+                    self._parts.clear()
+                self.features_first[variant].copy_(self.x[variant].T)
+
     def parts(self, length: int) -> list[Rows]:
-        """Return the consecutive minibatches of another length, whole vectors that fill these."""
-        if length == self.length:
-            return [self]
-        return [
-            Rows(
-                length,
-                {variant: x[start : start + length] for variant, x in self.x.items()},
-                {v: x[:, start : start + length] for v, x in self.transposed.items()},
-                self.targets[:, start : start + length],
-                None if self.labelled is None else self.labelled[:, start : start + length],
-            )
-            for start in range(0, self.length, length)
-        ]
+        """Return the consecutive minibatches of a length: all rows, or vectors that fill them."""
+        if length not in self._parts:
+            whole = self.targets.shape[1] if length == self.length else length
+            starts = range(0, self.length, length)
+            self._parts[length] = [self._part(length, slice(s, s + whole)) for s in starts]
+        return self._parts[length]
+
+    def _part(self, length: int, rows: slice) -> Rows:
+        n_labels = len(self.targets)
+        return Rows(
+            length,
+            {variant: x[rows] for variant, x in self.x.items()},
+            {variant: x[rows].T for variant, x in self.x.items()},
+            {variant: x[:, rows].T for variant, x in self.features_first.items()},
+            self.targets[:, rows],
+            self.targets.new_tensor(1 / (length * n_labels)),
+            None if self.labelled is None else self.labelled[:, rows],
+        )
 
 
 class RowBuffers:
@@ -60,39 +115,19 @@ class RowBuffers:
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
-        self._rows: dict[int, Rows] = {}
-        self._labels: dict[int, Tensor] = {}
+        self._gathered: dict[int, GatheredRows] = {}
 
-    def gather(self, rows: Tensor, variants: Iterable[Variant]) -> Rows:
-        """Return training rows `(b,)` in each of the variants; valid until the next call."""
-        length, targets = len(rows), self.inputs.targets
-        whole = length + in_whole_vectors(length)[1]
-        if length not in self._rows:
-            self._rows[length] = Rows(length, {}, {}, targets.new_zeros(targets.shape[1], whole))
-            self._labels[length] = targets.new_zeros(length, targets.shape[1])
-        buffers, labels = self._rows[length], self._labels[length]
-        torch.index_select(targets, 0, rows, out=labels)
-        buffers.targets[:, :length].copy_(labels.T)
-        x, transposed = dict(buffers.x), dict(buffers.transposed)
-        for variant in variants:
-            matrix = self.inputs.matrix(variant, valid=False)
-            if variant not in x:
-                x[variant] = matrix.new_zeros(whole, matrix.shape[1])
-                transposed[variant] = matrix.new_zeros(matrix.shape[1], whole)
-            torch.index_select(matrix, 0, rows, out=x[variant][:length])
-            transposed[variant].copy_(x[variant].T)
-        known = buffers.labelled
-        if self.inputs.labelled is not None:
-            torch.index_select(self.inputs.labelled, 0, rows, out=labels)
-            known = torch.zeros_like(buffers.targets) if known is None else known
-            known[:, :length].copy_(labels.T)
-        self._rows[length] = Rows(length, x, transposed, buffers.targets, known)
-        return self._rows[length]
+    def gather(self, rows: Tensor, variants: Mapping[Variant, bool]) -> GatheredRows:
+        """Return training rows, valid until the next call; see `GatheredRows.fill`."""
+        length = len(rows)
+        if length not in self._gathered:
+            self._gathered[length] = GatheredRows(self.inputs, length)
+        self._gathered[length].fill(rows, variants)
+        return self._gathered[length]
 
     def clear(self) -> None:
         """Free the memory."""
-        self._rows.clear()
-        self._labels.clear()
+        self._gathered.clear()
 
 
 def sharing_sizes(batch_sizes: Iterable[int]) -> list[list[int]]:

@@ -14,6 +14,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from headsweep.config.training_section import Precision
 from headsweep.engine.inputs import Inputs, Variant
 from headsweep.engine.numerics.losses import (
     LossSettings,
@@ -22,7 +23,8 @@ from headsweep.engine.numerics.losses import (
     stack_settings,
 )
 from headsweep.engine.numerics.optimizers import Optimizer, make_optimizer
-from headsweep.engine.programs.linear_rows import Rows
+from headsweep.engine.programs.linear_products import needs_features_first
+from headsweep.engine.programs.linear_rows import Rows, in_whole_vectors
 from headsweep.engine.slots import Slot
 from headsweep.heads.registry import build_head
 
@@ -105,6 +107,35 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Products:
+    """Operands of a block's two products in a step, views into the stack."""
+
+    variant: Variant
+    weight: Tensor
+    """`(k * c, d)`."""
+    logits: Tensor
+    """`(k * c, b)`, later the gradients of the losses."""
+    weight_grad: Tensor
+    """`(k * c, d)`."""
+    features_first: bool
+    """Whether the second product reads inputs stored feature by feature."""
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Logits of a stack for minibatches of one length, and views of them.
+
+    Memory allocated in every step would be zeroed by the operating system in every step.
+    """
+
+    logits: Tensor
+    """`(K, c, b)`."""
+    unpadded: Tensor
+    """`(K, c, length)`."""
+    products: list[Products]
+
+
+@dataclass(frozen=True)
 class LossGroup:
     """Slots of one loss kind, and their settings stacked; `index` is None where all are."""
 
@@ -120,6 +151,8 @@ class Layout:
     members: list[Member]
     bias: Tensor
     """`(K, c)`."""
+    bias_column: Tensor
+    """`(K, c, 1)`, a view."""
     bias_grad: Tensor
     losses: list[LossGroup]
 
@@ -127,12 +160,12 @@ class Layout:
 class Stack:
     """Slots of one batch size; stacks are rebuilt before the first step after a change of slots."""
 
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: Inputs, precision: Precision) -> None:
+        self.inputs, self.precision = inputs, precision
         self._members: list[Member] = []
         self._layout: Layout | None = None
-        self._logits: dict[int, Tensor] = {}
-        """Buffers `(K, c, b)` by length of the minibatch; an epoch's last one may be short."""
+        self._buffers: dict[int, Buffers] = {}
+        """By length of the minibatch; an epoch's last one may be short."""
 
     @property
     def members(self) -> list[Member]:
@@ -143,33 +176,28 @@ class Stack:
     def members(self, members: list[Member]) -> None:
         self._members = members
         self._layout = None
+        self._buffers.clear()
 
     def laid_out(self) -> Layout:
         """Return the layout of the present members."""
         if self._layout is None:
-            self._logits.clear()
             self._layout = lay_out(self._members, self.inputs)
         return self._layout
 
     def train_batch(self, rows: Rows) -> None:
         """Take one step of all slots on a minibatch."""
-        layout = self.laid_out()
-        logits = self._logits_of(rows.targets.shape[1])
-        for block in layout.blocks:
-            weight = block.weight.view(-1, block.weight.shape[2])
-            torch.mm(weight, rows.x[block.variant].T, out=_part(logits, block))
-        error = self._error(logits, rows.targets)
+        layout, buffers = self.laid_out(), self.buffers(rows.length)
+        for block in buffers.products:
+            torch.mm(block.weight, rows.transposed[block.variant], out=block.logits)
+        error = self._error(buffers.logits, rows.targets)
         if rows.labelled is None:
-            error.mul_(1 / (rows.length * logits.shape[1]))
+            error.mul_(rows.share)
         else:
             error.mul_(rows.labelled / rows.labelled.sum().clamp_min(1))
-        # The order in which a BLAS sums a slot's gradient must not depend on the number of slots.
-        # MKL uses one order if nothing is scaled inside the product and the inputs are
-        # transposed; other layouts change bits from 16 slots, or from 1,024 rows, on.
-        for block in layout.blocks:
-            grad = block.weight_grad.view(-1, block.weight.shape[2])
-            torch.mm(_part(error, block), rows.transposed[block.variant].T, out=grad)
-        torch.sum(error[:, :, : rows.length], dim=2, out=layout.bias_grad)
+        for block in buffers.products:
+            x = rows.features_first if block.features_first else rows.x
+            torch.mm(block.logits, x[block.variant], out=block.weight_grad)
+        torch.sum(buffers.unpadded, dim=2, out=layout.bias_grad)
         for member in layout.members:
             member.optimizer.clip()
         for member in layout.members:
@@ -181,22 +209,33 @@ class Stack:
         Slots of one loss kind are computed together; logits of idle slots may stay unchanged.
         """
         layout = self.laid_out()
-        logits.add_(layout.bias.unsqueeze(2))
+        logits.add_(layout.bias_column)
         for group in layout.losses:
             if group.index is None:
                 return gradient_(logits, targets, group.settings)
             logits[group.index] = gradient_(logits[group.index], targets, group.settings)
         return logits
 
-    def _logits_of(self, length: int) -> Tensor:
-        """Return the buffer for one length.
+    def buffers(self, length: int) -> Buffers:
+        """Return the buffers for minibatches of so many rows."""
+        if length not in self._buffers:
+            layout, whole = self.laid_out(), length + in_whole_vectors(length)[1]
+            logits = self.inputs.targets.new_zeros((*layout.bias.shape, whole))
+            products = [self._products(block, logits) for block in layout.blocks]
+            self._buffers[length] = Buffers(logits, logits[:, :, :length], products)
+        return self._buffers[length]
 
-        Memory allocated in every step would be zeroed by the operating system in every step.
-        """
-        if length not in self._logits:
-            shape = (*self.laid_out().bias.shape, length)
-            self._logits[length] = self.inputs.targets.new_zeros(shape)
-        return self._logits[length]
+    def _products(self, block: Block, logits: Tensor) -> Products:
+        whole = logits.shape[2]
+        weight, grad = (w.view(-1, w.shape[2]) for w in (block.weight, block.weight_grad))
+        on_cpu = logits.device.type == "cpu"
+        return Products(
+            block.variant,
+            weight,
+            logits[block.slots].view(-1, whole),
+            grad,
+            not on_cpu or needs_features_first(len(weight), whole, weight.shape[1], self.precision),
+        )
 
 
 def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
@@ -226,7 +265,8 @@ def lay_out(members: Sequence[Member], inputs: Inputs) -> Layout:
             at = block.slots.start + k
             member.move(block.weight[k], bias[at], block.weight_grad[k], bias_grad[at])
     in_order = [member for member in places if member is not None]
-    return Layout(blocks, in_order, bias, bias_grad, _losses(places, bias.device))
+    losses = _losses(places, bias.device)
+    return Layout(blocks, in_order, bias, bias.unsqueeze(2), bias_grad, losses)
 
 
 def _losses(places: Sequence[Member | None], device: torch.device) -> list[LossGroup]:
@@ -246,9 +286,3 @@ def _losses(places: Sequence[Member | None], device: torch.device) -> list[LossG
         )
         for kind in by_kind.values()
     ]
-
-
-def _part(matrix: Tensor, block: Block) -> Tensor:
-    """Return a block's rows `(k * c, b)` of a tensor `(K, c, b)`."""
-    part = matrix[block.slots]
-    return part.view(-1, part.shape[2])

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from headsweep.data.prompts import Prompts
 from headsweep.data.splits import row_digests
@@ -65,20 +63,36 @@ def logistic_scores(
     Returns:
         Scores of each split.
     """
-    scaler = StandardScaler()
-    x = scaler.fit_transform(train.astype(np.float64))
+    x = train.astype(np.float64)
+    mean, scale = standardization(x)
+    x -= mean
+    x /= scale
     both = np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))
     weight, bias = np.zeros((targets.shape[1], x.shape[1])), np.zeros(targets.shape[1])
     if both.size:
         weight[both], bias[both] = _solved(x, targets[:, both])
     scores = []
     for split in splits:
-        logits = _product(scaler.transform(split.astype(np.float64)), weight) + bias
+        logits = _product((split.astype(np.float64) - mean) / scale, weight) + bias
         one_class = prevalence_scores(targets, len(split))
         scores.append(
             np.where(np.isin(np.arange(targets.shape[1]), both), expit(logits), one_class)
         )
     return scores
+
+
+def standardization(x: Probabilities) -> tuple[Probabilities, Probabilities]:
+    """Return mean and scale `(d,)` of features, bit for bit as scikit-learn's `StandardScaler`.
+
+    Loading scikit-learn for it alone would take longer than most fits. A constant feature, up to
+    the rounding of its variance, has the scale 1.
+    """
+    n, eps = len(x), np.finfo(np.float64).eps
+    mean = x.sum(axis=0) / n
+    centred = x - mean
+    variance = ((centred**2).sum(axis=0) - centred.sum(axis=0) ** 2 / n) / n
+    constant = variance <= n * eps * variance + (n * mean * eps) ** 2
+    return mean, np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
 
 
 def _solved(x: Probabilities, targets: Targets) -> tuple[Probabilities, Probabilities]:
@@ -91,6 +105,8 @@ def _solved(x: Probabilities, targets: Targets) -> tuple[Probabilities, Probabil
     solution = solve_logistic(matrix, y, penalty, weights, decrement=DECREMENT)
     weight, bias = solution.weight.numpy(), solution.bias.numpy()
     for j in np.flatnonzero(~solution.converged.numpy()):
+        from sklearn.linear_model import LogisticRegression  # takes longer to load than most fits
+
         fitted = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10, max_iter=1000)
         fitted.fit(x[known[:, j]], targets[known[:, j], j])
         weight[j], bias[j] = fitted.coef_[0], fitted.intercept_[0]

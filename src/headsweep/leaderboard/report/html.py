@@ -21,11 +21,9 @@ from headsweep.leaderboard.report.page import Cell, TableCard, render
 from headsweep.leaderboard.report.references import reference_table
 from headsweep.leaderboard.report.sections import (
     METRIC_NAMES,
-    board_sections,
+    Section,
     curve_sections,
-    optimism_section,
     row_name,
-    search_sections,
 )
 from headsweep.leaderboard.results import FinalistResult
 from headsweep.leaderboard.table import unseen_cells
@@ -47,6 +45,7 @@ def write_report(
     references: ComparedReferences,
     ensembles: Ensembles,
     health: Mapping[str, Mapping[str, Any]],
+    drawn: Sequence[Section],
 ) -> None:
     """Write `report.html`, and its plots under `plots/`.
 
@@ -59,17 +58,16 @@ def write_report(
         references: rows that were not searched.
         ensembles: rows that average heads.
         health: of the features, as `feature_health.json` holds it.
+        drawn: sections of the search and the finalists.
     """
     valid, *tests = results[0].metrics
     sections = [
-        *board_sections(results, tests),
-        optimism_section(results, valid, tests),
-        *search_sections(study),
+        *drawn,
         *(curves for test in tests[:1] for curves in curve_sections(results[0], test)),
     ]
     (folder / "plots").mkdir()
-    for drawn in (one for section in sections for one in section.plots):
-        drawn.save(folder / "plots")
+    for figure in (one for section in sections for one in section.plots):
+        figure.save(folder / "plots")
     page = render(
         "report.html",
         title=study.study_name,

@@ -1,32 +1,34 @@
 """Figures of the report, each drawn once, and rendered for the page or for a file.
 
 A figure is as wide as a phone, so that its text is readable with figures side by side and one
-below the other. Ink takes the page's text colour, light or dark.
+below the other. Ink takes the page's text colour, light or dark. Matplotlib is imported by the
+process that draws, which need not be the one that describes a figure (`drawing_process`).
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from headsweep.atomic_files import write_bytes
 from headsweep.leaderboard.report.ink import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED
 from headsweep.metrics.trial_metrics import TITLES
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 AUPRC = TITLES["auprc_macro"]
 WIDTH_IN = 4.2
+KINDS = ("svg", "png")
 NAME_SHOWN = 14
 """Characters of a choice below a small plot."""
 NAMES_IN_A_ROW = 24
@@ -49,23 +51,71 @@ STYLE: dict[Any, Any] = {
 Values = Sequence[float] | NDArray[np.float64]
 
 
+class Renderable(Protocol):
+    """What is rendered into files."""
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the content of each file by kind: "svg", and "png" for a figure with one."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of one pair of axes that `draw` fills; it can be sent to another process.
+
+    A small one has no PNG: it is shown with its caption, next to figures of the same kind.
+    """
+
+    draw: Callable[[Axes], None]
+    height_in: float = 2.8
+    small: bool = False
+
+    def files(self) -> Mapping[str, bytes]:
+        """Draw the figure.
+
+        Returns:
+            Content of each file by kind.
+        """
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+
+        with mpl.rc_context({**STYLE, "font.size": 7} if self.small else STYLE):
+            if self.small:
+                figure = Figure(figsize=(2.3, 1.9))
+                self.draw(figure.add_axes((0.22, 0.2, 0.75, 0.76)))
+            else:
+                figure = Figure(figsize=(WIDTH_IN, self.height_in), layout="constrained")
+                self.draw(figure.add_subplot())
+        return {kind: _render(figure, kind) for kind in (("svg",) if self.small else KINDS)}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A finished SVG document."""
+
+    svg: str
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the document as the content of a file."""
+        return {"svg": self.svg.encode()}
+
+
 @dataclass(frozen=True)
 class Plot:
-    """A figure with the name of its file and the sentence that describes it.
-
-    `render` draws it as a file of a kind, "svg" or "png". A figure that is not `alone` has no title
-    and no PNG: it is shown with its caption, next to figures of the same kind.
-    """
+    """A figure with the name of its files and the sentence that describes it."""
 
     name: str
     caption: str
-    render: Callable[[str], bytes]
-    alone: bool = True
+    drawing: Renderable
 
     @cached_property
+    def files(self) -> Mapping[str, bytes]:
+        """Content of each file by kind."""
+        return self.drawing.files()
+
+    @property
     def svg(self) -> bytes:
         """Return the figure as an SVG file."""
-        return self.render("svg")
+        return self.files["svg"]
 
     def to_svg(self) -> str:
         """Return the figure as an `svg` element for a page: no fixed size, unique ids."""
@@ -81,35 +131,29 @@ class Plot:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the figure as SVG, and as PNG too if it stands alone."""
-        write_bytes(folder / f"{self.name}.svg", self.svg)
-        if self.alone:
-            write_bytes(folder / f"{self.name}.png", self.render("png"))
+        """Write the figure's files."""
+        for kind, content in self.files.items():
+            write_bytes(folder / f"{self.name}.{kind}", content)
 
 
 def plot(name: str, caption: str, draw: Callable[[Axes], None], *, height_in: float = 2.8) -> Plot:
     """Return a figure of one pair of axes, filled by `draw`."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        draw(figure.add_subplot())
-    return Plot(name, caption, partial(_render, figure))
+    return Plot(name, caption, Drawing(draw, height_in))
 
 
 def small_plot(name: str, caption: str, draw: Callable[[Axes], None]) -> Plot:
     """Return a small plot without a title, described by its caption."""
-    with mpl.rc_context({**STYLE, "font.size": 7}):
-        figure = Figure(figsize=(2.3, 1.9))
-        axes = figure.add_axes((0.22, 0.2, 0.75, 0.76))
-        draw(axes)
-    return Plot(name, caption, partial(_render, figure), alone=False)
+    return Plot(name, caption, Drawing(draw, small=True))
 
 
 def drawn_plot(name: str, caption: str, svg: str) -> Plot:
     """Return a small plot of a finished SVG document."""
-    return Plot(name, caption, lambda _: svg.encode(), alone=False)
+    return Plot(name, caption, Document(svg))
 
 
 def _render(figure: Figure, kind: str) -> bytes:
+    import matplotlib as mpl
+
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {}
     with mpl.rc_context(STYLE):
@@ -118,6 +162,12 @@ def _render(figure: Figure, kind: str) -> bytes:
     with mpl.rc_context(STYLE):
         figure.set_layout_engine(None)
     return buffer.getvalue()
+
+
+def _integer_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def intervals(
@@ -175,7 +225,7 @@ def optimization_history(
         best = np.fmax.accumulate(values)
         axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
     axes.set(xlabel="trial", ylabel=f"valid {metric}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _integer_ticks(axes)
     if axes.get_legend_handles_labels()[0]:
         _legend_above(axes)
 
@@ -198,7 +248,7 @@ def learning_curves(
         marker = "." if len(epochs) == 1 else ""
         axes.plot(epochs, values, color=BLUE, alpha=0.6, linewidth=1.0, marker=marker)
     axes.set(xlabel="epoch", ylabel=f"valid {metric}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _integer_ticks(axes)
 
 
 def bars(axes: Axes, names: Sequence[str], values: Values, *, xlabel: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from headsweep.leaderboard.report.drawing_process import Figures
 from headsweep.leaderboard.report.plots import (
     Plot,
     bars,
@@ -43,6 +44,18 @@ class Section:
     text: str
     plots: Sequence[Plot]
     folded: str = ""
+
+
+def result_sections(results: Sequence[FinalistResult]) -> Iterator[Section]:
+    """Yield intervals of the finalists, and their values from the search to test."""
+    valid, *tests = results[0].metrics
+    yield from board_sections(results, tests)
+    yield optimism_section(results, valid, tests)
+
+
+def drawn_by(figures: Figures, sections: Iterable[Section]) -> list[Section]:
+    """Return the sections; `figures` draws their plots from now on."""
+    return [replace(section, plots=figures.drawn(section.plots)) for section in sections]
 
 
 def board_sections(results: Sequence[FinalistResult], tests: Sequence[str]) -> Iterator[Section]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
@@ -18,7 +19,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from scipy.special import logsumexp, ndtr, ndtri
 
 Floats = NDArray[np.float64]
 
@@ -124,8 +124,10 @@ class _Numbers:
     def draw(self, kernels: NDArray[np.intp], rng: np.random.RandomState) -> Floats:
         """Return one value from each of the given kernels."""
         mu, sigma, scale = self.mu[kernels], self.sigma[kernels], self.scale
-        below, above = ndtr((scale.low - mu) / sigma), ndtr((scale.high - mu) / sigma)
-        scaled = mu + sigma * ndtri(below + rng.uniform(size=len(mu)) * (above - below))
+        below = scipy.special.ndtr((scale.low - mu) / sigma)
+        above = scipy.special.ndtr((scale.high - mu) / sigma)
+        drawn = below + rng.uniform(size=len(mu)) * (above - below)
+        scaled = mu + sigma * scipy.special.ndtri(drawn)
         x = np.clip(scaled, scale.low, scale.high)
         return np.exp(x) if scale.log else x
 
@@ -145,7 +147,8 @@ class _Numbers:
         return replace(self, mu=mu, sigma=sigma)
 
     def _mass(self, left: Floats | float, right: Floats | float) -> Floats:
-        mass: Floats = ndtr((right - self.mu) / self.sigma) - ndtr((left - self.mu) / self.sigma)
+        right, left = (right - self.mu) / self.sigma, (left - self.mu) / self.sigma
+        mass: Floats = scipy.special.ndtr(right) - scipy.special.ndtr(left)
         return mass
 
 
@@ -215,7 +218,7 @@ class Parzen:
     def log_density(self, points: Floats) -> Floats:
         """Return log densities (n,) of the points (n, d) that `draw` draws."""
         kernels = _log_products(self._columns, points) + np.log(self._shares)
-        density: Floats = logsumexp(kernels, axis=1)
+        density: Floats = scipy.special.logsumexp(kernels, axis=1)
         return density
 
     def log_recombined(self, points: Floats) -> Floats:
