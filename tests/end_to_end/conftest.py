@@ -87,9 +87,9 @@ class Studies:
         return Job(path, name, folder, (*self.data, *FEW_FINALISTS, *overrides), self.headsweep)
 
     def finished(self, file: str, name: str, *overrides: str, n_trials: int) -> Job:
-        """Return a study with its leaderboard."""
-        study = self.new(file, name, *overrides)
-        study.run("--workers", 1, "--n-trials", n_trials)
+        """Return a study with its leaderboard, made in this process: no other one is started."""
+        study = self.searched(file, name, *overrides, n_trials=n_trials)
+        study.call("finalize", study.name, *study.storage, "--out", study.board)
         return study
 
     def searched(self, file: str, name: str, *overrides: str, n_trials: int) -> Job:

@@ -31,8 +31,12 @@ SMALLEST = ("finalists.top_k=1", "finalists.seeds=[0]")
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
 def finished(request: pytest.FixtureRequest, studies: Studies) -> Job:
-    """A study of 40 trials, searched by one worker and by two."""
-    study = studies.new("linear_visual", f"forty-{request.param}")
+    """A study of 40 trials, searched by one worker and by two.
+
+    The board of two workers, which is made as that of one, has one finalist with one seed.
+    """
+    smallest = SMALLEST if request.param == 2 else ()
+    study = studies.new("linear_visual", f"forty-{request.param}", *smallest)
     study.run("--workers", request.param, "--n-trials", BUDGET)
     return study
 
@@ -75,13 +79,14 @@ def test_run_on_a_finished_study_changes_no_file(finished):
 @pytest.fixture(scope="module")
 def smallest(studies: Studies) -> Job:
     """The smallest board that can be verified: one finalist with one seed."""
-    return studies.finished("linear_visual", "smallest", *SMALLEST, n_trials=8)
+    study = studies.new("linear_visual", "smallest", *SMALLEST)
+    study.run("--workers", 1, "--n-trials", 8)
+    return study
 
 
 def test_create_worker_finalize_equal_run(studies, smallest):
     """`create`, `worker` and `finalize` give the same trials and board as `run`."""
-    steps = studies.searched("linear_visual", "steps", *SMALLEST, n_trials=8)
-    steps.call("finalize", steps.name, *steps.storage, "--out", steps.board)
+    steps = studies.finished("linear_visual", "steps", *SMALLEST, n_trials=8)
     assert [t.params for t in steps.trials()] == [t.params for t in smallest.trials()]
     assert [t.values for t in steps.trials()] == [t.values for t in smallest.trials()]
     for row, other in zip(steps.rows(), smallest.rows(), strict=True):
@@ -108,7 +113,7 @@ def test_create_with_another_definition_is_refused_in_one_line(studies):
 
 
 def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(studies):
-    study = studies.new("linear_visual", "interrupted", "training.max_epochs=20")
+    study = studies.new("linear_visual", "interrupted", "training.max_epochs=20", *SMALLEST)
     options = ("--workers", 2, "--slots", 1, "--n-trials", BUDGET)
     process = subprocess.Popen(
         subprocess_command("run", *study.definition, "--out", study.board, *options),
@@ -127,7 +132,7 @@ def test_run_after_an_interrupt_meets_the_budget_and_writes_the_leaderboard(stud
     assert 5 <= finished_trials(study) < BUDGET
     assert not (study.board / "leaderboard.csv").exists()
 
-    study.run(*options)
+    study.run("--workers", 1, "--n-trials", BUDGET)
     assert_budget_was_met_exactly(study, BUDGET)
     assert study.rows()
 

@@ -231,7 +231,7 @@ def test_program_name_without_triton_is_not_grouped(monkeypatch: pytest.MonkeyPa
 def test_admit_to_a_freed_slot_keeps_the_recorded_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorded CUDA graph can be replayed only if its tensors stay at the same addresses."""
     grouped = Grouped(SPLITS)
-    slots = grouped.admit(*CROWD, WATCHED)
+    slots = grouped.admit(CROWD[0], CROWD[2], WATCHED)
     grouped.epoch()
     forgotten: list[bool] = []
     for lane in grouped.program.lanes.values():
@@ -239,7 +239,7 @@ def test_admit_to_a_freed_slot_keeps_the_recorded_graph(monkeypatch: pytest.Monk
     grouped.program.evict(slots[0])
     grouped.admit(CROWD[0])
     grouped.epoch()
-    grouped.program.evict(slots[4])
+    grouped.program.evict(slots[2])
     grouped.epoch()
     assert forgotten == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.command_line import Ended
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +21,27 @@ EXAMPLE = Path(__file__).parent / "example"
 PAGE = (ROOT / "docs" / "how_to" / "own_head.md").read_text(encoding="utf-8")
 
 
+COMMANDS = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from headsweep.cli import main
+ended = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    ended.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(ended))
+"""
+"""Runs several command lines of `headsweep`: PyTorch is loaded once."""
+
+
 @pytest.fixture(scope="module")
-def run(
-    tmp_path_factory: pytest.TempPathFactory, real_reports: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `headsweep` with the example's wheel installed, on real reports."""
+def run(tmp_path_factory: pytest.TempPathFactory, real_reports: Path) -> Callable[..., list[Ended]]:
+    """Run `headsweep` in one process with the example's wheel installed, on real reports."""
     folder = tmp_path_factory.mktemp("example")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")]
     subprocess.run(build, cwd=EXAMPLE, check=True, capture_output=True)
@@ -33,11 +52,17 @@ def run(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     data = [f"paths.{k}={real_reports.resolve() / v}" for k, v in PLACES.items()]
 
-    def run(*arguments: str, on_data: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "headsweep", *arguments, *(data if on_data else ())]
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    def run(*commands: list[str]) -> list[Ended]:
+        lines = [[*line, *(data if line[0] in ("run", "train") else ())] for line in commands]
+        done = subprocess.run(
+            [sys.executable, "-c", COMMANDS, json.dumps(lines)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
+        return [Ended(*ended) for ended in json.loads(done.stdout.splitlines()[-1])]
 
     return run
 
@@ -52,20 +77,27 @@ def test_own_head_page_shows_example_files_unchanged(file):
 
 def test_example_head_study_runs_and_leaderboard_verifies(run):
     few = ("--n-trials", "4", "--workers", "1", "--device", "cpu")
-    ended = run("run", str(EXAMPLE / "study.yaml"), *few)
-    assert ended.returncode == 0, ended.stderr
-    assert "bottleneck, visual" in ended.stdout
-    verified = run("leaderboard", "verify", "outputs/bottleneck", on_data=False)
-    assert verified.returncode == 0, verified.stderr
+    smallest = ("finalists.top_k=1", "finalists.seeds=[0]")
+    ended, verified = run(
+        ["run", str(EXAMPLE / "study.yaml"), *smallest, *few],
+        ["leaderboard", "verify", "outputs/bottleneck"],
+    )
+    assert ended.code == 0, ended.err
+    assert "bottleneck, visual" in ended.out
+    assert verified.code == 0, verified.err
 
 
 def test_example_head_keys_are_set_and_validated(run, tmp_path):
     short = ("training.max_epochs=1", f"paths.checkpoint_dir={tmp_path}")
-    ended = run("train", "head.kind=bottleneck", "head.rank=16", *short)
-    assert ended.returncode == 0, ended.stderr
+    train = ("train", "head.kind=bottleneck")
+    ended, refused, unknown = run(
+        [*train, "head.rank=16", *short],
+        [*train, "head.rank=0", *short],
+        [*train, "head.rnk=4", *short],
+    )
+    assert ended.code == 0, ended.err
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["head"] == {"kind": "bottleneck", "rank": 16, "bias": True}
-    refused = run("train", "head.kind=bottleneck", "head.rank=0", *short)
-    assert refused.returncode == 2
-    assert "head.rank" in refused.stderr
-    assert "'head.rank'" in run("train", "head.kind=bottleneck", "head.rnk=4", *short).stderr
+    assert refused.code == 2
+    assert "head.rank" in refused.err
+    assert "'head.rank'" in unknown.err

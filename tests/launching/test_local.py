@@ -25,6 +25,7 @@ from headsweep.studies.storages import open_storage
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
 from headsweep.studies.worker_session import join
+from tests.helpers.command_line import Ended
 from tests.helpers.data_sets import LABELS, write_split
 from tests.helpers.study_specs import make_spec
 
@@ -139,27 +140,31 @@ def test_launch_local_when_a_worker_is_killed_restarts_it_and_meets_the_budget(
     assert processes_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_launch_local_after_an_interrupt_continues_to_the_budget(
-    tmp_path: Path, long_storage: BatchedStorage, number: int
+def test_launch_local_after_interrupts_continues_to_the_budget(
+    tmp_path: Path, long_storage: BatchedStorage
 ) -> None:
-    def interrupt(summary: Summary) -> None:
-        if summary.states["RUNNING"] and not interrupted.is_set():
-            interrupted.set()
-            os.kill(os.getpid(), number)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        interrupted = threading.Event()
 
-    interrupted = threading.Event()
-    with pytest.raises(KeyboardInterrupt):
-        launch(long_storage, tmp_path, interrupt, n_workers=1)
-    assert states(long_storage)["RUNNING"] == 0
-    assert processes_of(tmp_path) == []
+        def interrupt(
+            summary: Summary, number: int = number, interrupted: threading.Event = interrupted
+        ) -> None:
+            if summary.states["RUNNING"] and not interrupted.is_set():
+                interrupted.set()
+                os.kill(os.getpid(), number)
+
+        with pytest.raises(KeyboardInterrupt):
+            launch(long_storage, tmp_path, interrupt, n_workers=1)
+        assert states(long_storage)["RUNNING"] == 0
+        assert processes_of(tmp_path) == []
     assert launch(long_storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
 
 
-def test_launch_local_when_the_storage_is_away_for_a_while_continues(
+def test_launch_local_when_storage_is_away_and_a_log_cannot_be_written_continues(
     tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The launcher only shows progress, so an outage that workers survive must not end it."""
+    (tmp_path / "logs" / "worker_0.log").mkdir(parents=True)
     summary, asked = StoredStudy.summary, []
 
     def away_at_first(study: StoredStudy, **options: float) -> Summary:
@@ -171,13 +176,6 @@ def test_launch_local_when_the_storage_is_away_for_a_while_continues(
     monkeypatch.setattr(StoredStudy, "summary", away_at_first)
     assert launch(storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
     assert len(asked) > 2
-
-
-def test_launch_local_when_a_log_cannot_be_written_continues(
-    tmp_path: Path, storage: BatchedStorage
-) -> None:
-    (tmp_path / "logs" / "worker_0.log").mkdir(parents=True)
-    assert launch(storage, tmp_path, lambda _: None, n_workers=1).finished == BUDGET
 
 
 def test_launch_local_when_the_budget_is_spent_starts_no_worker(
@@ -194,7 +192,10 @@ def test_launch_local_when_the_budget_is_spent_starts_no_worker(
 
 
 def test_worker_in_another_folder_names_the_folder_of_relative_paths(
-    tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    storage: BatchedStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    headsweep: Callable[..., Ended],
 ) -> None:
     """The study is created in one folder with relative paths, and a worker starts in another."""
     here, there = tmp_path / "here", tmp_path / "there"
@@ -205,18 +206,11 @@ def test_worker_in_another_folder_names_the_folder_of_relative_paths(
     study = make_spec(tmp_path, *relative).model_copy(update={"name": "moved"})
     StoredStudy.create(study, storage)
     monkeypatch.chdir(there)
-    ended = subprocess.run(
-        [sys.executable, "-m", "headsweep", "worker", "moved", "--storage", storage.database.shown],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert "data/manifests/train.csv" in ended.stderr
-    assert (
-        f"relative to the current folder, {there}; the study was created in {here})" in ended.stderr
-    )
+    ended = headsweep("worker", "moved", "--storage", storage.database.shown)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "data/manifests/train.csv" in ended.err
+    assert f"relative to the current folder, {there}; the study was created in {here})" in ended.err
 
 
 def test_launch_local_when_a_worker_exits_with_an_error_raises_its_message(
@@ -224,7 +218,7 @@ def test_launch_local_when_a_worker_exits_with_an_error_raises_its_message(
 ) -> None:
     (tmp_path / "manifests" / "valid.csv").unlink()
     with pytest.raises(SearchError, match=r"^manifest not found: /\S*/valid\.csv"):
-        launch(storage, tmp_path, lambda _: None)
+        launch(storage, tmp_path, lambda _: None, n_workers=1)
 
 
 @pytest.mark.parametrize(
