@@ -168,15 +168,16 @@ TEXT = VIEWS["text"].numpy()
     [
         (X.numpy(), "features must be a dict such as {'visual': array}, found ndarray"),
         ({"visual": X[0].numpy()}, "features['visual'] must have shape (rows, width), found ("),
-        ({"visual": X.numpy() + 1j}, "features['visual'] must be real numbers, found complex128"),
+        ({"visual": X.numpy() + 1j}, "features['visual'] must be real numbers, found complex64"),
         ({"visual": [["a"] * X.shape[1]]}, "features['visual'] must be numbers: "),
     ],
     ids=["array", "vector", "complex", "text"],
 )
 def test_predict_proba_of_other_types_raises_one_line(features: Any, message: str) -> None:
+    given = {"text": TEXT} | features if isinstance(features, dict) else features
+    predictor = predictor_of(LinearConfig())
     with pytest.raises(FeatureError) as raised:
-        given = {"text": TEXT} | features if isinstance(features, dict) else features
-        predictor_of(LinearConfig()).predict_proba(given)
+        predictor.predict_proba(given)
     assert message in str(raised.value)
 
 
@@ -184,9 +185,8 @@ def test_predict_proba_of_other_types_raises_one_line(features: Any, message: st
 def test_predict_proba_takes_tensors_and_lists(visual: Any) -> None:
     predictor = predictor_of(LinearConfig())
     expected = predictor.predict_proba({"visual": X.numpy(), "text": TEXT})
-    np.testing.assert_array_equal(
-        predictor.predict_proba({"visual": visual, "text": TEXT}), expected
-    )
+    found = predictor.predict_proba({"visual": visual, "text": TEXT})
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("head_config", HEADS, ids=lambda c: c.kind)
