@@ -424,7 +424,10 @@ def load_spec(
 
 def _refuse_arguments(data: Any, storage: Any) -> None:
     """Refuse data and storages of another type."""
-    refuse_other_types("data", data, (Dataset, type(None)), "a headsweep.Dataset")
+    if data is not None:
+        from headsweep.data.dataset import Dataset
+
+        refuse_other_types("data", data, Dataset, "a headsweep.Dataset")
     url = "the URL of a storage, such as sqlite:///FILE"
     refuse_other_types("storage", storage, (str, type(None)), url)
 
