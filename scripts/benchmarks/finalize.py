@@ -1,9 +1,11 @@
-"""CPU time of the whole `finalize` of a shipped study, and of its parts.
+"""CPU time of the whole `finalize` of a shipped study, and of its parts; wall time after training.
 
 The time contains the finalists' training, the evaluation, the references, the ensembles, the health
-of the features and the report. The share of the references is that of the same run: between two
-runs, the training alone differs by several percent. `--without` also finalizes the study without
-references; both search the same trials with one worker, so that they have the same finalists.
+of the features and the report. Another process draws the figures; its CPU time is not contained,
+but the wall time from the end of the training to the end of `finalize` contains any wait for it.
+The share of the references is that of the same run: between two runs, the training alone differs by
+several percent. `--without` also finalizes the study without references; both search the same
+trials with one worker, so that they have the same finalists.
 `--real FOLDER` reads the features and manifests of a folder instead of random rows.
 """
 
@@ -72,10 +74,27 @@ def _timed(name: str, seconds: list[float]) -> Callable[..., Any]:
     return timed
 
 
-def cpu_seconds(
+@contextlib.contextmanager
+def end_of_training() -> Iterator[list[float]]:
+    """Collect the wall times at which the training ended."""
+    ends: list[float] = []
+    train = finalize.confirm_with_progress
+
+    @functools.wraps(train)
+    def noted(*arguments: Any, **options: Any) -> Any:
+        try:
+            return train(*arguments, **options)
+        finally:
+            ends.append(time.perf_counter())
+
+    with patch.object(finalize, "confirm_with_progress", noted):
+        yield ends
+
+
+def seconds_of(
     arguments: argparse.Namespace, references: str, data: hs.Dataset | None
 ) -> dict[str, float]:
-    """Return the CPU seconds that `finalize` takes after a search, and its parts."""
+    """Return the seconds that `finalize` takes after a search, and its parts."""
     overrides = [f"study.n_trials={arguments.trials}", f"finalists.references={references}"]
     if data is None:
         overrides.append(f"paths.data_root={arguments.real / 'features'}")
@@ -91,17 +110,20 @@ def cpu_seconds(
         ) as made,
         timed_functions(REFERENCES) as of_references,
         timed_functions(TRAINING) as of_training,
+        end_of_training() as ends,
     ):
         made.run(progress=False)
         start = time.process_time()
         made.finalize()
         whole = time.process_time() - start
+        wall = time.perf_counter() - ends[-1]
     training, added = sum(of_training), sum(of_references)
     return {
         "whole": whole,
         "training": training,
         "after the training": whole - training,
         "references": added,
+        "wall after the training": wall,
         "share": added / (whole - added),
     }
 
@@ -120,10 +142,10 @@ def main() -> None:
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
         for name, references in contestants.items():
-            parts = cpu_seconds(arguments, references, data)
+            parts = seconds_of(arguments, references, data)
             taken[name].append(parts)
             seconds = ", ".join(f"{part} {value:.2f}" for part, value in parts.items())
-            print(f"{name}: CPU seconds: {seconds}", flush=True)
+            print(f"{name}: CPU seconds (wall where named): {seconds}", flush=True)
     share = float(np.median([parts["share"] for parts in taken["with references"]]))
     print(f"references take {share:.1%} of the rest of the same run")
     if arguments.without:

@@ -102,6 +102,19 @@ def test_average_precision_of_slot_alone_equals_that_among_others():
         np.testing.assert_array_equal(average_precision(targets, scores[k : k + 1])[0], together[k])
 
 
+@pytest.mark.parametrize("layout", ["rows", "columns", "repeated", "with blanks"])
+def test_macro_of_any_layout_is_the_sum_of_defined_labels_to_the_bit(layout):
+    values = np.random.default_rng(0).random((3, 500, 18))
+    if layout == "columns":
+        values = np.ascontiguousarray(values.swapaxes(1, 2)).swapaxes(1, 2)
+    if layout == "repeated":
+        values = np.broadcast_to(values[0], values.shape)
+    if layout == "with blanks":
+        values[:, ::7, 4] = np.nan
+    expected = np.nansum(values, axis=-1) / np.isfinite(values).sum(axis=-1)
+    np.testing.assert_array_equal(macro(values), expected)
+
+
 def test_macro_leaves_out_undefined_labels():
     per_label = np.array([[0.2, np.nan, 0.6], [np.nan, np.nan, np.nan]])
     np.testing.assert_array_equal(macro(per_label), [0.4, np.nan])
