@@ -1,7 +1,8 @@
 """Time the request with which optuna-dashboard's page refreshes a study, on both databases.
 
     python scripts/benchmarks/dashboard.py [--finished 1000] [--running 32] [--rounds 3]
-    python scripts/benchmarks/dashboard.py --answers --finished 10000 80000
+    python scripts/benchmarks/dashboard.py --answers [--all-points] --finished 10000 80000
+    python scripts/benchmarks/dashboard.py --browser [--all-points] --finished 1000 10000 80000
 
 The page then has all trials and requests only new ones. The dashboard answers from its last read
 for ten seconds; the request after that is timed, on headsweep's storage and on stock Optuna's.
@@ -9,6 +10,9 @@ for ten seconds; the request after that is timed, on headsweep's storage and on 
 With `--answers`, the first answer for a study of finished trials and its refresh are timed in CPU
 seconds on SQLite, from optuna-dashboard alone and with the JSON that headsweep keeps. Each is a
 process of its own, whose peak of memory is printed as well.
+
+With `--browser`, Chromium opens the study's page: see `dashboard_browser.py`. `--pictures FOLDER`
+keeps a picture of each page.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from dashboard_browser import measure_pages
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
 from store import new_server
@@ -60,14 +65,14 @@ def get(app: Any, path: str, query: str) -> tuple[float, int]:
     return taken, len(body)
 
 
-def answer_times(url: str, n_trials: int, wrapped: bool) -> list[float]:
+def answer_times(url: str, n_trials: int, wrapped: bool, all_points: bool) -> list[float]:
     """Return CPU seconds and bytes of the first answer and a refresh, and the memory in MB."""
     warnings.simplefilter("ignore")
     storage = open_storage(url)
     storage.sync(1)
     app: Any = application(storage)
     if wrapped:
-        app = quick(app, storage)
+        app = quick(app, storage, all_points=all_points)
     row: list[float] = []
     for query in ("", f"after={n_trials}"):
         begun = time.process_time()
@@ -76,7 +81,7 @@ def answer_times(url: str, n_trials: int, wrapped: bool) -> list[float]:
     return [*row, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
 
 
-def measure_answers(sizes: list[int]) -> None:
+def measure_answers(sizes: list[int], all_points: bool) -> None:
     """Print the cost of answers at several numbers of finished trials."""
     print("finished wrapped first_cpu_s first_bytes refresh_cpu_s refresh_bytes peak_MB")
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +91,7 @@ def measure_answers(sizes: list[int]) -> None:
             url = stores.copy("sqlite", spec, Cell(n, 0, slots=0, workers=0, sampler="random"))
             for wrapped in (False, True):
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    row = pool.apply(answer_times, (url, n, wrapped))
+                    row = pool.apply(answer_times, (url, n, wrapped, all_points))
                 first, size, refresh, little, memory = row
                 print(
                     f"{n:8} {wrapped!s:7} {first:11.2f} {size:11.0f} {refresh:13.3f} "
@@ -101,10 +106,16 @@ def main() -> None:
     parser.add_argument("--answers", action="store_true", help="first answer and refresh")
     parser.add_argument("--running", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--browser", action="store_true", help="the study's page in Chromium")
+    parser.add_argument("--all-points", action="store_true", help="all trials of large studies")
+    parser.add_argument("--pictures", type=Path, help="with --browser: folder for PNGs")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    if args.browser:
+        measure_pages(args.finished, args.all_points, args.pictures)
+        return
     if args.answers:
-        measure_answers(args.finished)
+        measure_answers(args.finished, args.all_points)
         return
     (finished,) = args.finished
     cell = Cell(finished, args.running, slots=0, workers=0, sampler="random")

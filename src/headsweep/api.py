@@ -9,6 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from headsweep.arguments import (
+    MOST_TRIALS,
+    optional_seconds,
+    optional_whole_number,
+    refuse_other_types,
+    whole_number,
+)
 from headsweep.config.values import value_at
 from headsweep.errors import StudyError
 from headsweep.launching import progress as study_progress
@@ -90,6 +97,7 @@ class Study:
         Raises:
             InputError: something given cannot be used; nothing was written.
         """
+        _refuse_arguments(data, storage)
         inputs = None if data is None else {"data.inputs": value_at(data.config, "data.inputs")}
         spec = load_spec(study, overrides, n_trials, fixed=inputs)
         if data is not None:
@@ -133,6 +141,7 @@ class Study:
             StudyError: the storage holds no study of this name.
             StorageError: the storage cannot be opened.
         """
+        _refuse_arguments(data, storage)
         stored = StoredStudy.open(name, storage or default_storage_url())
         return cls(stored, out_folder(stored.spec, out), data)
 
@@ -205,8 +214,9 @@ class Study:
             WorkError: too many trials failed, or the workers crashed.
             KeyboardInterrupt: after the workers handed their trials back.
         """
-        engine = EngineSettings(device=device, slots=slots)
-        self._stored.set_deadline(timeout_s)
+        engine = EngineSettings(device=device, slots=optional_whole_number("slots", slots))
+        workers = optional_whole_number("workers", workers)
+        self._stored.set_deadline(optional_seconds("timeout_s", timeout_s))
         with study_progress.shown(visible=progress) as show:
             if self.data.in_memory:
                 self._run_here(engine, show)
@@ -250,6 +260,7 @@ class Study:
         Raises:
             StudyError: there is no such study, or it has no complete trial.
         """
+        top = whole_number("top", top)
         other = StoredStudy.open(study, self._stored.storage)
         fitting = [t.params for t in other.best_trials(top) if self._fits(t.params)]
         return self._stored.enqueue(fitting, by=f"study {study}")
@@ -283,6 +294,7 @@ class Study:
             WorkError: no trial is complete, or a finalist diverged.
             InputError: the data or the folder cannot be used.
         """
+        slots = optional_whole_number("slots", slots)
         from headsweep.leaderboard.finalize import finalize
         from headsweep.leaderboard.leaderboard import Leaderboard
         from headsweep.leaderboard.report.dashboard_notes import attach_board
@@ -339,7 +351,8 @@ class Study:
             StudyError: there is no such trial, or it is not complete.
             OutputError: the file cannot be written.
         """
-        self._stored.export(Path(file), trial)
+        number = optional_whole_number("trial", trial, least=0, most=MOST_TRIALS)
+        self._stored.export(refuse_empty_path(file, "file"), number)
         return Path(file)
 
     def _run_here(self, engine: EngineSettings, show: Any) -> None:
@@ -398,11 +411,25 @@ def load_spec(
         StudyError: the file does not match its schema.
         ConfigError: a config value is not allowed.
     """
+    n_trials = optional_whole_number("n_trials", n_trials, most=MOST_TRIALS)
+    expected = "a study file, the name of a shipped study or a dict"
+    refuse_other_types("study", study, (str, Path, Mapping), expected)
+    refuse_other_types("overrides", overrides, (list, tuple), "a list of key=value texts")
     if isinstance(study, Mapping):
         spec = study_from_dict(study, overrides, fixed=fixed)
     else:
         spec = load_study_file(study_path(Path(study)), overrides, fixed=fixed)
     return spec if n_trials is None else spec.model_copy(update={"n_trials": n_trials})
+
+
+def _refuse_arguments(data: Any, storage: Any) -> None:
+    """Refuse data and storages of another type."""
+    if data is not None:
+        from headsweep.data.dataset import Dataset
+
+        refuse_other_types("data", data, Dataset, "a headsweep.Dataset")
+    url = "the URL of a storage, such as sqlite:///FILE"
+    refuse_other_types("storage", storage, (str, type(None)), url)
 
 
 def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
@@ -413,6 +440,7 @@ def out_folder(spec: StudySpec, out: str | Path | None) -> Path:
     """
     if out is None:
         return Path(spec.config.paths.output_dir) / spec.name
+    refuse_other_types("out", out, (str, Path), "a folder")
     return refuse_empty_path(out, "out")
 
 

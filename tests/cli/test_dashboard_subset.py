@@ -201,17 +201,21 @@ def numbered(number: int, trial: FrozenTrial) -> FrozenTrial:
     return trial
 
 
+class StoppedError(Exception):
+    pass
+
+
 def test_dashboard_with_all_points_serves_all_points(storage, tmp_path, monkeypatch):
     given_options: list[bool] = []
 
     def stop(*asked: Any, all_points: bool, **options: Any) -> Any:
         given_options.append(all_points)
-        raise KeyboardInterrupt
+        raise StoppedError
 
     monkeypatch.setattr(dashboard, "quick", stop)
     for options in ([], ["--all-points"]):
         command = study_commands.dashboard
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StoppedError):
             command.main(
                 ["--storage", f"sqlite:///{tmp_path}/study.db", *options], standalone_mode=False
             )

@@ -40,6 +40,7 @@ def test_read_prompts_returns_unit_vectors_and_averages_several_prompts(tmp_path
         ({"Lung nodule": np.array([1, np.nan, 0, 0])}, "'Lung nodule' must be finite"),
         ({"positive:Emphysema": np.zeros(4)}, "'positive:Emphysema' must have a direction"),
         ({"Lung nodule": np.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])}, "cancel each other"),
+        ({"logit_scale": np.array([1.0, 2.0])}, "logit_scale must be one number, found shape (2,)"),
         ({"logit_scale": np.array(-1.0)}, "logit_scale must be greater than 0, found -1"),
         ({"Lung nodule": np.array(["a"])}, "must be floats or integers"),
     ],

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +157,36 @@ def predictor_of(head_config: HeadConfig) -> Predictor:
         head.set_gallery(VIEWS, (torch.rand(20, 3) < 0.5).float())
     spec = PredictorSpec(head_config, SHAPE, "whiten", ("a", "b", "c"))
     return Predictor(spec, {m: fit_normalizer("whiten", x) for m, x in VIEWS.items()}, head)
+
+
+X = VIEWS["visual"]
+TEXT = VIEWS["text"].numpy()
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (X.numpy(), "features must be a dict such as {'visual': array}, found ndarray"),
+        ({"visual": X[0].numpy()}, "features['visual'] must have shape (rows, width), found ("),
+        ({"visual": X.numpy() + 1j}, "features['visual'] must be real numbers, found complex64"),
+        ({"visual": [["a"] * X.shape[1]]}, "features['visual'] must be numbers: "),
+    ],
+    ids=["array", "vector", "complex", "text"],
+)
+def test_predict_proba_of_other_types_raises_one_line(features: Any, message: str) -> None:
+    given = {"text": TEXT} | features if isinstance(features, dict) else features
+    predictor = predictor_of(LinearConfig())
+    with pytest.raises(FeatureError) as raised:
+        predictor.predict_proba(given)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("visual", [X.clone().requires_grad_(), X.tolist()], ids=["grad", "list"])
+def test_predict_proba_takes_tensors_and_lists(visual: Any) -> None:
+    predictor = predictor_of(LinearConfig())
+    expected = predictor.predict_proba({"visual": X.numpy(), "text": TEXT})
+    found = predictor.predict_proba({"visual": visual, "text": TEXT})
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("head_config", HEADS, ids=lambda c: c.kind)

@@ -67,6 +67,15 @@ class Page:
         result: dict[str, Any] = answer["result"]
         return result
 
+    def cpu_seconds(self) -> float:
+        """CPU seconds of all processes of the browser so far."""
+        session, self._session = self._session, {}
+        try:
+            processes = self.call("SystemInfo.getProcessInfo")["processInfo"]
+        finally:
+            self._session = session
+        return float(sum(process["cpuTime"] for process in processes))
+
     def show(self, path: Path, *, width: int, height: int, theme: str) -> None:
         """Load a file on a screen of `width` by `height` CSS pixels, in a light or dark theme."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}

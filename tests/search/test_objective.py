@@ -43,6 +43,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"constraint": {"eces": 0.1}}, "objective.constraint: unknown key 'eces'. Did you mean 'ece'"),
     ({"constraint": {"foo": 0.1}}, "unknown key 'foo'. Known are auprc_macro, auroc_macro, "),
     ({"constraint": {"ece": "low"}}, "objective.constraint.ece: "),
+    ({"constraint": {"auroc_macro": 80}}, "constraint.auroc_macro: a bound must be at most 1 (0.8"),
+    ({"constraint": {"ece": -0.1}}, "objective.constraint.ece: a bound must be at least 0, as ece"),
+    ({"constraint": {"brier": float("nan")}}, "objective.constraint.brier: "),
     (
         {"constraint": {"recall_at_10": 0.1}},
         "objective.constraint.recall_at_10: recall_at_10 needs head=retrieval",

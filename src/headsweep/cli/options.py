@@ -98,7 +98,7 @@ def _seconds(text: str) -> float:
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     if re.fullmatch(r"[0-9]{1,9}", text):
         text += "s"
-    if not re.fullmatch(r"([0-9]{1,9}[dhms])+", text):
+    if not re.fullmatch(r"(?=.)" + "".join(f"([0-9]{{1,9}}{unit})?" for unit in units), text):
         raise click.BadParameter(f"must be a time such as 2h, 90m or 1d12h, found {text!r}")
     total = sum(int(n) * units[unit] for n, unit in re.findall(r"([0-9]+)([dhms])", text))
     if not 0 < total <= 10 * 365 * units["d"]:

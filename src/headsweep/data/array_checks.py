@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from headsweep.arguments import as_array, refuse_no_mapping
 from headsweep.config.data_sections import BlankLabels
 from headsweep.config.inputs import BUILT_IN, check_name
 from headsweep.data.ct_rate.names import groups_of
@@ -60,7 +61,7 @@ def checked_rows(
     """
     matrices = _checked_features(features)
     n = len(next(iter(matrices.values())))
-    names = tuple(map(str, labels))
+    names = checked_labels(labels)
     if doubles := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ManifestError(f"labels must have distinct names, found {doubles[0]!r} twice")
     checked_targets = _checked_targets(targets, names, n, blank_labels)
@@ -82,9 +83,23 @@ def checked_rows(
     )
 
 
+def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of labels as text.
+
+    Raises:
+        ManifestError: they are one text, or no collection.
+    """
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise ManifestError(
+            f"labels must be a list of the names of the columns of targets, found {labels!r}"
+        )
+    return tuple(map(str, labels))
+
+
 def _checked_features(
     features: Mapping[str, ArrayLike],
 ) -> dict[str, NDArray[np.float32]]:
+    refuse_no_mapping("features", features, "{'visual': array}", FeatureError)
     if not features:
         raise FeatureError("features must hold the features of an encoder, found none")
     matrices: dict[str, NDArray[np.float32]] = {}
@@ -96,7 +111,9 @@ def _checked_features(
                 raise FeatureError(f"features: {error}") from None
         try:
             with np.errstate(over="ignore"):
-                matrix = np.ascontiguousarray(given, dtype=np.float32)
+                matrix = np.ascontiguousarray(
+                    as_array(f"features[{one!r}]", given, FeatureError), dtype=np.float32
+                )
         except (TypeError, ValueError) as error:
             raise FeatureError(f"features[{one!r}] must be numbers: {error}") from None
         if matrix.ndim != 2 or 0 in matrix.shape:
@@ -119,7 +136,7 @@ def _checked_features(
 def _checked_targets(
     targets: ArrayLike, labels: Sequence[str], n: int, blank_labels: BlankLabels
 ) -> NDArray[np.uint8]:
-    values = np.asarray(targets)
+    values = as_array("targets", targets, ManifestError)
     if values.ndim == 1 and len(labels) == 1:
         values = values[:, None]
     if values.shape != (n, len(labels)):

@@ -10,6 +10,7 @@ from headsweep.config.data_sections import BlankLabels, SharedContent
 from headsweep.config.inputs import Modality
 from headsweep.config.schema import Config
 from headsweep.config.values import values_of, with_values
+from headsweep.data.array_checks import checked_labels
 from headsweep.data.frames import column, frame_arrays
 from headsweep.data.in_memory import ArraySource, config_of, modalities_of, source_of_arrays
 from headsweep.data.loading import ManifestSource
@@ -220,6 +221,7 @@ class Dataset:
         named = {"patients": patient, "split": split, "volumes": volume}
         named |= {"scans": scan, "reports": report}
         chosen = {key: None if n is None else column(frame, n) for key, n in named.items()}
+        checked_labels(labels)
         targets = {label: column(frame, label) for label in labels}
         return cls.from_arrays(
             frame_arrays(frame, features),

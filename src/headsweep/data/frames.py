@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from headsweep.arguments import refuse_no_mapping, refuse_other_types
 from headsweep.config.messages import nearest
 from headsweep.errors import FeatureError, ManifestError
 
@@ -29,6 +30,7 @@ def frame_arrays(
     Raises:
         FeatureError: a column does not hold vectors of one width.
     """
+    refuse_no_mapping("features", features, "{'visual': 'column'}", FeatureError)
     matrices: dict[str, NDArray[Any]] = {}
     for one, given in features.items():
         if isinstance(given, np.ndarray):
@@ -50,7 +52,9 @@ def column(frame: pd.DataFrame, name: str) -> NDArray[Any]:
 
     Raises:
         ManifestError: the frame has no such column, or two of that name.
+        ConfigError: it is no frame.
     """
+    refuse_other_types("frame", frame, pd.DataFrame, "a pandas DataFrame")
     known = [str(known) for known in frame.columns]
     if known.count(name) != 1:
         problem = "unknown" if name not in known else "repeated"

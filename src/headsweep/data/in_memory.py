@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from headsweep.arguments import refuse_no_mapping
 from headsweep.config.data_sections import BlankLabels, SharedContent
 from headsweep.config.inputs import BUILT_IN, MODALITIES, Modality, joined_input
 from headsweep.config.messages import nearest
@@ -190,6 +191,7 @@ def modalities_of(
     Raises:
         FeatureError: a name is unknown, or a modality is none.
     """
+    refuse_no_mapping("features", features, "{'visual': array}", FeatureError)
     for name, modality in given.items():
         if name not in features:
             raise FeatureError(

@@ -82,11 +82,19 @@ def read_prompts(path: Path, labels: Sequence[str], width: int, name: str = "vis
     negative = [
         np.zeros(width) if own is None else _direction(path, own, width, name) for _, own in pairs
     ]
-    scale = float(_numbers(path, SCALE).reshape(-1)[0]) if SCALE in names else 1.0
-    if not scale > 0:
-        raise FeatureError(f"{path}: {SCALE} must be greater than 0, found {scale:g}")
+    scale = _scale(path) if SCALE in names else 1.0
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Prompts(np.stack(positive), np.stack(negative), scale, digest)
+
+
+def _scale(path: Path) -> float:
+    values = _numbers(path, SCALE)
+    if values.size != 1:
+        raise FeatureError(f"{path}: {SCALE} must be one number, found shape {values.shape}")
+    scale = float(values.reshape(-1)[0])
+    if not scale > 0:
+        raise FeatureError(f"{path}: {SCALE} must be greater than 0, found {scale:g}")
+    return scale
 
 
 def _arrays_of(path: Path, label: str, names: Sequence[str]) -> tuple[str, str | None]:

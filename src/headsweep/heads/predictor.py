@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headsweep.arguments import as_array, refuse_no_mapping
 from headsweep.atomic_files import write_bytes
 from headsweep.config.data_sections import Normalization
 from headsweep.config.fingerprints import without_added_defaults
@@ -98,12 +99,20 @@ class Predictor(nn.Module):
             )
 
     def _tensors(self, features: Mapping[str, NDArray[np.floating]]) -> dict[str, Tensor]:
+        refuse_no_mapping("features", features, "{'visual': array}", FeatureError)
+        tensors = {}
         for name in self.inputs:
             self._refuse_missing(name, features)
-        return {
-            name: torch.from_numpy(np.array(features[name], dtype=np.float32))
-            for name in self.inputs
-        }
+            array = as_array(f"features[{name!r}]", features[name], FeatureError)
+            if array.ndim != 2:
+                raise FeatureError(
+                    f"features[{name!r}] must have shape (rows, width), found {array.shape}"
+                )
+            try:
+                tensors[name] = torch.from_numpy(np.array(array, dtype=np.float32))
+            except (TypeError, ValueError) as error:
+                raise FeatureError(f"features[{name!r}] must be numbers: {error}") from None
+        return tensors
 
     @property
     def inputs(self) -> dict[str, int]:

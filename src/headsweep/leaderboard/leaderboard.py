@@ -169,7 +169,7 @@ class Leaderboard:
         """
         if rank not in self._rows:
             known = ", ".join(map(str, self._rows))
-            raise OutputError(f"{self.folder}: rank must be one of {known}, found {rank}")
+            raise OutputError(f"{self.folder}: rank must be one of {known}, found {rank!r}")
         return self.folder / Path(self._rows[rank]["config"]).parent
 
     def seeds(self, rank: int = 1) -> tuple[int, ...]:
@@ -312,10 +312,14 @@ class Leaderboard:
             OutputError: a folder holds no leaderboard, or one on other data, with `ensemble`.
             VerificationError: its predictions cannot be read.
         """
+        if isinstance(boards, str):
+            raise OutputError(f"boards must be a list of leaderboards, found {boards!r}")
         return merge([Path(board) for board in boards], ensemble=ensemble)
 
     def _seed(self, rank: int, seed: int) -> int:
         if seed not in (known := self.seeds(rank)):
             listed = ", ".join(map(str, known))
-            raise OutputError(f"{self.finalist(rank)}: seed must be one of {listed}, found {seed}")
+            raise OutputError(
+                f"{self.finalist(rank)}: seed must be one of {listed}, found {seed!r}"
+            )
         return seed

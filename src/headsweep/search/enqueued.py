@@ -13,6 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from headsweep.arguments import refuse_no_mapping
 from headsweep.config.inputs import INPUT, joined_input
 from headsweep.config.messages import unknown_key
 from headsweep.config.values import value_at
@@ -38,6 +39,7 @@ def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -
     Raises:
         StudyError: a key is not searched or does not apply, or a value is outside its range.
     """
+    refuse_no_mapping(where, params, "{'training.learning_rate': 0.01}", StudyError)
     for name in params:
         if name not in spec.space:
             searched = ", ".join(spec.space)
@@ -70,6 +72,8 @@ def _stored(value: Any, allowed: BaseDistribution, where: str | None) -> Any:
     """
     if isinstance(value, list | tuple):
         value = json.dumps(list(value))
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # NumPy's numbers
+        value = value.item()
     match allowed:
         case CategoricalDistribution(choices=choices):
             same = [c for c in choices if type(c) is type(value) and c == value]

@@ -63,6 +63,16 @@ class Objective(Section):
         return self
 
 
+def impossible_bound(constraint: Mapping[str, float]) -> str | None:
+    """Return what is wrong with the first bound that no trial can meet; None without one."""
+    for name, bound in constraint.items():
+        if name in AT_MOST and not bound >= 0:
+            return f"{name}: a bound must be at least 0, as {name} is never below, found {bound:g}"
+        if name not in AT_MOST and not bound <= 1:
+            return f"{name}: a bound must be at most 1 (0.8 is 80 %), found {bound:g}"
+    return None
+
+
 def violations(constraint: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
     """Return by how much a trial is beyond each bound, as Optuna's constraints: 0 or less meets it.
 

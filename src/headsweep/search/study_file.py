@@ -26,7 +26,7 @@ from headsweep.config.values import leaf_paths, with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.errors import ConfigError, HeadsweepWarning, StudyError
 from headsweep.search.enqueued import complete_params
-from headsweep.search.objective import Objective
+from headsweep.search.objective import Objective, impossible_bound
 from headsweep.search.remarks import remarks
 from headsweep.search.samplers_and_pruners import resolve_pruner, resolve_sampler
 from headsweep.search.space import suggestion_order
@@ -189,7 +189,8 @@ def _with_metric(config: Config, objective: Objective, *, where: str) -> Config:
     """Return the base config with the objective's metric, which exported configs then have too.
 
     Raises:
-        StudyError: the base names another metric, or the head has no such metric.
+        StudyError: the base names another metric, the head has no such metric, or no trial can
+            meet the constraint.
     """
     present, chosen = config.training.metric, objective.metric or config.training.metric
     if present not in (chosen, "auprc_macro"):
@@ -197,6 +198,8 @@ def _with_metric(config: Config, objective: Objective, *, where: str) -> Config:
             f"{where}.metric: is {chosen}, but the base has training.metric={present}; "
             "remove one of them"
         )
+    if (problem := impossible_bound(objective.constraint)) is not None:
+        raise StudyError(f"{where}.constraint.{problem}")
     named = {"metric": chosen} | {f"constraint.{name}": name for name in objective.constraint}
     for key, name in named.items():
         if name == "recall_at_10" and config.head.kind != "retrieval":

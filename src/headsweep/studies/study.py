@@ -324,7 +324,7 @@ class StoredStudy:
             StudyError: a key is not searched, or a value is outside its range.
         """
         spec, token = self.spec, secrets.token_hex(8)
-        complete = [complete_params(one, spec, where=f"enqueue {dict(one)}") for one in params]
+        complete = [complete_params(one, spec, where=f"enqueue {one!r}") for one in params]
         return self.storage.write(
             self.study_id,
             lambda c: enqueue_once(c, self.study_id, complete, by=by, token=token),
