@@ -161,8 +161,8 @@ def nodes_of_modules() -> dict[str, list[ast.AST]]:
 def test_commands_before_finalize_without_test_data_succeed(data, headsweep, tmp_path):
     """Test manifests have only their header here, and none of their feature files exists.
 
-    Every command that trains, searches, counts or exports succeeds. Only `finalize` fails, and
-    no opening stays recorded, since nothing could be evaluated.
+    Every command that trains, searches, counts or exports succeeds. Only `finalize` fails, and its
+    opening of test, which showed nothing, is not recorded.
     """
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     for path in copy.glob("manifests/test_*.csv"):
