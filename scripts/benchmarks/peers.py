@@ -37,6 +37,7 @@ from rich.table import Table
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
+from headsweep.data.dataset import Dataset
 from headsweep.search.spec import StudySpec
 
 EPOCHS, RUNG, REDUCTION = 20, 1, 3
@@ -366,6 +367,8 @@ def main() -> None:
         "--study", choices=["linear_visual", "mlp_visual", "quickstart"],
         help="a whole shipped study, against study.optimize alone (see shipped.py)",
     )  # fmt: skip
+    parser.add_argument("--data-root", help="folder of features, with --study; else random data")
+    parser.add_argument("--manifest-dir", help="folder of manifests, with --study")
     parser.add_argument("--slots", type=int, help="of headsweep's engine, with --study")
     parser.add_argument("--alone", action="store_true", help="headsweep alone, with --study")
     parser.add_argument("--services", nargs="+", choices=SERVICES, default=list(SERVICES))
@@ -377,10 +380,14 @@ def main() -> None:
         from shipped import compare, make_dataset
 
         sizes = (arguments.rows, arguments.width, arguments.labels, arguments.valid_rows)
-        print(json.dumps({"sizes": sizes}))
+        if arguments.data_root and arguments.manifest_dir:
+            shipped = Dataset.from_manifests(arguments.data_root, arguments.manifest_dir)
+        else:
+            print(json.dumps({"sizes": sizes}))
+            shipped = make_dataset(*sizes)
         first = arguments.first_seed
         compare(
-            arguments.study, make_dataset(*sizes), trials=arguments.trials, slots=arguments.slots,
+            arguments.study, shipped, trials=arguments.trials, slots=arguments.slots,
             seeds=range(first, first + arguments.rounds), alone=arguments.alone,
         )  # fmt: skip
         return

@@ -20,7 +20,7 @@ from sklearn.datasets import make_multilabel_classification
 import headsweep as hs
 from headsweep.engine.engine import Engine
 from headsweep.engine.slots import EpochReport
-from headsweep.errors import FeatureError
+from headsweep.errors import FeatureError, InputError
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import Database
 from tests.helpers.data_sets import LABELS, write_split
@@ -90,6 +90,8 @@ def test_study_on_arrays_ends_with_a_board_and_writes_only_under_out(
     assert head.labels == ("a", "b", "c")
     assert np.allclose(scores, predictions[[f"y_score:{label}" for label in "abc"]])
     assert "equal to the bit" in board.verify(data=arrays)
+    with pytest.raises(InputError, match=r"data in memory; give them to .*verify\(data="):
+        board.verify()
     assert [path.name for path in empty.iterdir()] == ["out"]
 
 

@@ -56,6 +56,7 @@ REFUSED = {
     "training.seed=glob(*)": "chooses among the options of a group: head, features",
     "training.learning_rate=interval(0,1)": "is an interval without single values",
     "training.learning_rate=interval(0,1),2": "an override must read key=value",
+    "paths.data_root=a(b": "write a value with quotes or brackets as paths.data_root='…'",
     "head=choice(glob(*))": "an override must read key=value",
     "+training.seed=3": "adds or deletes a key",
     "~training.seed": "adds or deletes a key",

@@ -78,13 +78,13 @@ def test_sampler_of_the_study_prefers_feasible_trials(
 
 
 def test_best_when_no_trial_is_feasible_names_the_nearest(tmp_path: Path) -> None:
-    study, _ = searched(tmp_path, -0.5)
+    study, _ = searched(tmp_path, 0.0)
     with study:
         lowest = min(study.trials((TrialState.COMPLETE,)), key=lambda t: t.value or 0)
         with pytest.raises(StudyError) as raised:
             study.best_trials(1)
         text = str(raised.value)
-        assert "meets objective.constraint (ece <= -0.5)" in text
+        assert "meets objective.constraint (ece <= 0)" in text
         assert f"trial {lowest.number} is nearest" in text
         assert study.summary().best_trial is None
         json.dumps(study.summary().to_dict())

@@ -272,8 +272,9 @@ def hydra_override(text: str, *, where: str) -> Override:
         return _parsed(text)
     except PARSER_ERRORS as error:
         reason = str(error).strip().partition("\n")[0]
+        fix = f"; write a value with quotes or brackets as {key}='…'" if equals else ""
         raise ConfigError(
-            f"{where}: an override must read key=value, found {text!r} ({reason})"
+            f"{where}: an override must read key=value, found {text!r} ({reason}){fix}"
         ) from None
 
 

@@ -35,6 +35,9 @@ from headsweep.data.splits import (
 from headsweep.data.splitting import stratified_parts
 from headsweep.errors import FeatureError, ManifestError
 
+TRAIN = "train"
+"""Stands in the config of data in memory where the manifest of the training rows is named."""
+
 SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
 """Share of the rows that each split gets when the caller names none."""
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -220,7 +223,7 @@ def config_of(
     }
     read = list(named)[:1] or [name for name in BUILT_IN if name in modalities]
     values = {
-        "data.train_manifest": "train",
+        "data.train_manifest": TRAIN,
         "data.val_manifest": "valid",
         "data.test_manifests": list(source.test_names),
         "data.shared_content": shared_content,

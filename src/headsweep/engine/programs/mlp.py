@@ -40,7 +40,7 @@ class _Linear:
     """A linear map's weights and gradient buffers, with the views that its products read."""
 
     weight: Tensor
-    turned: Tensor
+    transposed: Tensor
     """`weight.T`."""
     bias: Tensor
     weight_grad: Tensor
@@ -50,7 +50,7 @@ class _Linear:
 
     def forward(self, before: Tensor) -> Tensor:
         """Return the outputs `(b, h_out)` of inputs `(b, h_in)`."""
-        return torch.addmm(self.bias, before, self.turned, alpha=self.gain)
+        return torch.addmm(self.bias, before, self.transposed, alpha=self.gain)
 
     def fill_gradients(self, before: Tensor, error: Tensor) -> None:
         """Compute the gradients of weight and bias from the output's error `(b, h_out)`."""

@@ -22,7 +22,8 @@ from headsweep.config.fingerprints import without_irrelevant
 from headsweep.config.schema import Config, to_dict
 from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
-from headsweep.errors import VerificationError
+from headsweep.data.in_memory import TRAIN
+from headsweep.errors import InputError, VerificationError
 from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.ensembles.chosen import recorded_selection
 from headsweep.leaderboard.finalists import Finalist
@@ -93,7 +94,7 @@ def verify(
     inputs = union_of_inputs([finalist.config for finalist in finalists])
     zero_shot = "zero_shot" in recorded_names(recorded)
     inputs = zero_shot_inputs(inputs, reading, zero_shot=zero_shot)
-    data = data or Dataset.from_config(reading, progress=True)
+    data = data or _named_data(folder, reading)
     train, valid = data.search_splits(reading, inputs=inputs)
     tests = load_test(data, reading, inputs)
     _check_data(folder, recorded, (train, valid, *tests))
@@ -118,6 +119,20 @@ def verify(
     how = "equal to the bit" if exact else f"within tolerance ({_listed(TOLERANCE)})"
     each = "" if folds is None else f" and {folds.count} folds"
     return f"{len(finalists)} finalists with {len(facts.seeds)} seeds{each} trained again: {how}"
+
+
+def _named_data(folder: Path, config: Config) -> Dataset:
+    """Return the data that a config names.
+
+    Raises:
+        InputError: the leaderboard was made on data in memory.
+    """
+    file = Path(config.paths.manifest_dir) / config.data.train_manifest
+    if config.data.train_manifest == TRAIN and not file.exists():
+        raise InputError(
+            f"{folder}: was made on data in memory; give them to Leaderboard(…).verify(data=…)"
+        )
+    return Dataset.from_config(config, progress=True)
 
 
 def _facts(
