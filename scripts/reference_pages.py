@@ -75,12 +75,12 @@ seed. See [](../../benchmarks.md) for a comparison of all samplers on eight obje
 [](../../how_to/objective_and_sampler.md) for which to choose.
 
 `n_shared` is the number of consecutive suggestions with the same `training.batch_size`, because
-trials of one batch size share a training step. The default is half of the trials that run at once;
-1 turns it off. The values of the other keys follow their distribution given that batch size.
+trials of one batch size share a training step. The default is a fifth of the trials that run at
+once; 1 turns it off. The values of the other keys follow their distribution given that batch size.
 
-A worker runs at most a quarter of `study.n_trials` at once with `tpe`, and a tenth with `gp` and
-`cmaes`, but at least 4, so that the sampler can learn from finished trials. With other samplers it
-fills all of its slots.
+A worker runs at most a tenth of `study.n_trials` at once with `tpe`, `gp` and `cmaes`, a quarter if
+`tpe` searches linear heads, but at least 4, so that the sampler can learn from finished trials.
+With other samplers it fills all of its slots. `--slots` lowers the number further.
 
 `cmaes` computes what Optuna's `CmaEsSampler` computes, but stores no pickled optimizer in the
 database: its state is computed again from the finished trials. It takes `n_startup_trials`,

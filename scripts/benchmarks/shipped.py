@@ -100,7 +100,7 @@ def by_optimize(spec: StudySpec, data: Dataset, folder: Path, slots: int | None)
         The outcome.
     """
     start, cpu = time.perf_counter(), time.process_time()
-    inputs = Inputs(*data.search_splits(data.apply_to(spec.config)), CPU)
+    inputs = Inputs(*data.search_splits(spec.config), CPU)
     study = optuna.create_study(
         storage=f"sqlite:///{folder}/optuna.db",
         direction="maximize",
@@ -145,6 +145,7 @@ def compare(
     for seed in seeds:
         overrides = [f"study.seed={seed}"] + ([f"study.n_trials={trials}"] if trials else [])
         spec = load_study_file(ROOT / "search_spaces" / f"{study}.yaml", overrides)
+        spec = spec.model_copy(update={"config": data.apply_to(spec.config)})
         for name, done in outcomes.items():
             with tempfile.TemporaryDirectory() as folder:
                 done.append(SERVICES[name](spec, data, Path(folder), slots))

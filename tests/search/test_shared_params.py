@@ -186,13 +186,23 @@ def test_suggestions_of_a_study_file_agree_by_fifths_of_what_runs_at_once(
 
 
 @pytest.mark.parametrize(
-    ("name", "n_trials", "at_once"),
-    [("tpe", 100, 25), ("tpe", 7, 4), ("gp", 100, 10), ("random", 100, 100)],
+    ("head", "name", "n_trials", "at_once"),
+    [
+        ("linear", "tpe", 100, 25),
+        ("linear", "tpe", 7, 4),
+        ("mlp", "tpe", 100, 10),
+        ("retrieval", "tpe", 100, 10),
+        ("linear", "gp", 100, 10),
+        ("linear", "random", 100, 100),
+        ("mlp", "random", 100, 100),
+    ],
 )
 def test_trials_at_once_leave_a_learning_sampler_results_to_learn_from(
-    tmp_path: Path, name: str, n_trials: int, at_once: int
+    tmp_path: Path, head: str, name: str, n_trials: int, at_once: int
 ) -> None:
-    spec = make_spec(tmp_path, f"study.n_trials={n_trials}", sampler={"name": name})
+    spec = make_spec(
+        tmp_path, f"study.n_trials={n_trials}", base=[f"head={head}"], sampler={"name": name}
+    )
     assert trials_at_once(spec) == at_once
 
 

@@ -55,8 +55,10 @@ SHARES_AT_ONCE = 5
 A search of batched TPE thus draws them twenty times. With eight it lost quality on functions whose
 shared param matters, and saved no time on a CPU (`docs/benchmarks.md`).
 """
-TIMES_LEARNT: Mapping[str, int] = {"tpe": 4, "gp": 10, "cmaes": 10}
+TIMES_LEARNT: Mapping[str, int] = {"tpe": 10, "gp": 10, "cmaes": 10}
 """How many batches of results a sampler that learns gets, at least (`docs/benchmarks.md`)."""
+TIMES_LEARNT_LINEAR: Mapping[str, int] = {"tpe": 4}
+"""The same for linear heads, which gain most by being many and lose nothing by fewer batches."""
 FEWEST_AT_ONCE = 4
 # All workers share one sequence or grid, so all need the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")
@@ -95,7 +97,8 @@ def trials_at_once(spec: StudySpec) -> int:
 
     More share a step and cost less each; fewer leave the sampler more to learn from.
     """
-    share = TIMES_LEARNT.get(spec.sampler.name)
+    linear = TIMES_LEARNT_LINEAR if spec.config.head.kind == "linear" else {}
+    share = linear.get(spec.sampler.name, TIMES_LEARNT.get(spec.sampler.name))
     if share is None:
         return spec.n_trials
     return max(FEWEST_AT_ONCE, math.ceil(spec.n_trials / share))
