@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from headsweep.engine.slots import EpochReport
 from headsweep.errors import SearchError
 from headsweep.settings import WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.trials import trial_config
 from headsweep.studies.worker_session import WorkerSession
-from tests.helpers.curves import CurveEngine, quality, value_after, work_here
+from tests.helpers.curves import CurveEngine, quality, value_after, work_here, work_through
 from tests.helpers.exact_budget import assert_exact
 from tests.helpers.study_specs import make_spec
 from tests.workers.conftest import Start
@@ -299,3 +300,30 @@ def test_worker_started_again_reclaims_its_trials(
         }
     for session in (died, other):
         session.storage.database.close()
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_loop_when_a_claim_after_an_outage_finds_its_trials_ended_goes_on_with_others(
+    tmp_path: Path, store_url: str, storage: BatchedStorage, epoch: int
+) -> None:
+    """The other worker saw the lease expired. Epoch 3 is a rung, epoch 2 is none."""
+    study_id = StoredStudy.create(make_spec(tmp_path), storage).study_id
+    settings = WorkerSettings(poll_s=0.01)
+    lost: list[int] = []
+    with WorkerSession(StoredStudy.open("probe", store_url), settings, worker="here") as session:
+
+        class Suspended(CurveEngine):
+            def run_epoch(self) -> list[EpochReport]:
+                reports = super().run_epoch()
+                if not lost and any(report.epoch == epoch for report in reports):
+                    lost.extend(session.running)
+                    for key in lost:
+                        storage.set_trial_state_values(key, TrialState.FAIL)
+                    session.storage.cache(study_id).invalidate()  # as after an outage
+                    session.claim(0)
+                return reports
+
+        work_through(session, Suspended(slots=4), settings)
+    trials = storage.get_all_trials(study_id)
+    assert {storage.get_trial(key).state for key in lost} == {TrialState.FAIL}
+    assert sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials) == 40

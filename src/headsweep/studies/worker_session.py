@@ -127,8 +127,8 @@ class WorkerSession:
 
     @property
     def running(self) -> frozenset[int]:
-        """Ids of the trials that this worker runs."""
-        return frozenset(self._running)
+        """Ids of the trials that this worker runs, without those that were seen ended elsewhere."""
+        return frozenset(self._running & self.storage.cache(self.study_id).own)
 
     def claim(self, n_wanted: int) -> Batch:
         """Claim up to `n_wanted` trials and suggest their params.

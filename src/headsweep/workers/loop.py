@@ -157,6 +157,7 @@ class Loop:
         """
         if self._lease.fenced():
             return
+        reports = self._of_own_trials(reports)
         self._logs.add_reports(reports)
         session, trial_in = self._session, self._trial_in
         trained = [report for report in reports if report.failure is None]
@@ -170,14 +171,29 @@ class Loop:
                 session.report(trial_in[slot], report.epoch, report.value)
         self._unwritten.clear()
         pruned = session.trials_to_prune([trial_in[report.slot] for report in at_rung])
+        reports = self._of_own_trials(reports)
         ended = [r for r in reports if r.finished or trial_in[r.slot] in pruned]
         for report in ended:
             self._end(trial_in[report.slot], report)
         session.flush()
-        running = session.running
-        self._evict([slot for slot, key in trial_in.items() if key not in running])
+        self._evict_ended()
         if ended:
             self._claim_not_before = 0.0
+
+    def _of_own_trials(self, reports: Sequence[EpochReport]) -> list[EpochReport]:
+        """Evict trials that were ended elsewhere, as after a suspension, and drop their reports.
+
+        Claims and pruning read the study, so the loss of a trial may be noticed at any of them.
+
+        Returns:
+            The reports of the other trials.
+        """
+        self._evict_ended()
+        return [report for report in reports if report.slot in self._trial_in]
+
+    def _evict_ended(self) -> None:
+        running = self._session.running
+        self._evict([slot for slot, key in self._trial_in.items() if key not in running])
 
     def _end(self, key: int, report: EpochReport) -> None:
         if report.failure is not None:
