@@ -119,7 +119,8 @@ def patients_with(rows: NDArray[np.bool_], patients: Sequence[str]) -> Metric:
     patient = np.unique(np.asarray(patients), return_inverse=True)[1]
     order = np.argsort(patient, kind="stable")
     first = np.flatnonzero(np.diff(patient[order], prepend=-1))
-    return np.logical_or.reduceat(rows[order], first, axis=0).sum(axis=0, dtype=np.float64)
+    held = np.logical_or.reduceat(rows[order], first, axis=0)
+    return np.asarray(held.sum(axis=0), dtype=np.float64)
 
 
 def interval(
