@@ -74,3 +74,9 @@ def host_name() -> str:
 def cache_dir() -> Path:
     """Return the folder of packed features: `$HEADSWEEP_CACHE`, or `storage/packed`."""
     return Path(os.environ.get("HEADSWEEP_CACHE", "storage/packed"))
+
+
+def usable_cores() -> int:
+    """Return on how many CPU cores this process may run."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, macOS does not
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -30,56 +30,21 @@ class Rules:
     score interval, before percentiles."""
 
 
-RULES = {
-    1: Rules(
-        1,
-        ranks_logits=False,
-        corrects_few_patients=False,
-        valid_auroc=False,
-        bounds_ratios=False,
-        cuts_logits=False,
-        scores_areas=False,
-        student_areas=False,
-    ),
-    2: Rules(
-        2,
-        ranks_logits=True,
-        corrects_few_patients=True,
-        valid_auroc=True,
-        bounds_ratios=False,
-        cuts_logits=False,
-        scores_areas=False,
-        student_areas=False,
-    ),
-    3: Rules(
-        3,
-        ranks_logits=True,
-        corrects_few_patients=True,
-        valid_auroc=True,
-        bounds_ratios=True,
-        cuts_logits=True,
-        scores_areas=False,
-        student_areas=False,
-    ),
-    4: Rules(
-        4,
-        ranks_logits=True,
-        corrects_few_patients=True,
-        valid_auroc=True,
-        bounds_ratios=True,
-        cuts_logits=True,
-        scores_areas=True,
-        student_areas=False,
-    ),
-    5: Rules(
-        5,
-        ranks_logits=True,
-        corrects_few_patients=True,
-        valid_auroc=True,
-        bounds_ratios=True,
-        cuts_logits=True,
-        scores_areas=True,
-        student_areas=True,
-    ),
-}
+_FIRST = Rules(
+    1,
+    ranks_logits=False,
+    corrects_few_patients=False,
+    valid_auroc=False,
+    bounds_ratios=False,
+    cuts_logits=False,
+    scores_areas=False,
+    student_areas=False,
+)
+_SECOND = replace(
+    _FIRST, version=2, ranks_logits=True, corrects_few_patients=True, valid_auroc=True
+)
+_THIRD = replace(_SECOND, version=3, bounds_ratios=True, cuts_logits=True)
+_FOURTH = replace(_THIRD, version=4, scores_areas=True)
+_FIFTH = replace(_FOURTH, version=5, student_areas=True)
+RULES = {rules.version: rules for rules in (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)}
 CURRENT = RULES[max(RULES)]

@@ -7,6 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from headsweep.settings import usable_cores
+
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _NAME = re.compile(r"\d+|GPU-[\w-]+|MIG-[\w/-]+")
 _MIG_UUID = re.compile(r"\(UUID: (MIG-[^)]+)\)")
@@ -45,7 +47,7 @@ def default_workers(device: str) -> int:
     """Return one worker for each GPU; on a CPU two, or one where there is a single core."""
     if device in ("auto", "cuda") and (gpus := visible_gpus()):
         return len(gpus)
-    return min(2, len(os.sched_getaffinity(0))) if device in ("auto", "cpu") else 1
+    return min(2, usable_cores()) if device in ("auto", "cpu") else 1
 
 
 def _from_driver() -> tuple[str, ...]:

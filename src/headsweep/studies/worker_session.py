@@ -127,7 +127,7 @@ class WorkerSession:
 
     @property
     def running(self) -> frozenset[int]:
-        """Ids of the trials that this worker runs, without those that were seen ended elsewhere."""
+        """Ids of the trials that this worker runs, but for those that it knows others to have ended."""
         return frozenset(self._running & self.storage.cache(self.study_id).own)
 
     def claim(self, n_wanted: int) -> Batch:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from headsweep.json_text import parse_json
 from headsweep.leaderboard.report import plots
 from headsweep.leaderboard.report.plots import Drawing, Plot
+from headsweep.settings import usable_cores
 
 FUNCTIONS = {
     function.__name__: function
@@ -43,10 +43,10 @@ Files = Mapping[str, bytes]
 
 
 class Figures:
-    """Figures that are drawn by whoever asks for their files first: this process."""
+    """Figures that this process draws when their files are needed."""
 
     def drawn(self, plots: Sequence[Plot]) -> list[Plot]:
-        """Return the plots; those that another process draws are being drawn from now on."""
+        """Return the plots. A second process, if there is one, begins to draw those that it can."""
         return list(plots)
 
 
@@ -57,7 +57,7 @@ def figures_drawn_aside() -> Iterator[Figures]:
     Yields:
         What draws them.
     """
-    if len(os.sched_getaffinity(0)) < 2 or not sys.executable:
+    if usable_cores() < 2 or not sys.executable:
         yield Figures()
         return
     try:
