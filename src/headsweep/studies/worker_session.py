@@ -127,7 +127,7 @@ class WorkerSession:
 
     @property
     def running(self) -> frozenset[int]:
-        """Ids of the trials that this worker runs, but for those that it knows others to have ended."""
+        """Ids of the trials that this worker runs, less those it knows were ended by others."""
         return frozenset(self._running & self.storage.cache(self.study_id).own)
 
     def claim(self, n_wanted: int) -> Batch:
