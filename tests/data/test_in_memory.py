@@ -269,3 +269,15 @@ def test_test_splits_are_read_by_leaderboard_and_evaluation_alone():
         if isinstance(node, ast.Attribute) and node.attr in {"test_splits", "splits_alone"}
     }
     assert callers <= {"data", "leaderboard", "evaluation"}
+
+
+def test_repr_of_arrays_names_rows_inputs_and_labels():
+    data = of_arrays(split=named(30, 20, 10))
+    shown = "train 30 rows, valid 20 rows, hospital_b 10 rows; visual (5); 2 labels"
+    assert repr(data) == f"<headsweep.Dataset: {shown}>"
+
+
+def test_repr_of_manifests_names_the_folders_and_reads_nothing(tmp_path):
+    data = Dataset.from_manifests(tmp_path / "absent", tmp_path / "none")
+    folders = f"features of {tmp_path / 'absent'}, manifests of {tmp_path / 'none'}"
+    assert repr(data) == f"<headsweep.Dataset: {folders}>"

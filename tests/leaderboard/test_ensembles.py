@@ -263,6 +263,15 @@ def test_ensemble_of_retrieval_heads_averages_probabilities():
     assert row.metrics["test"]["auprc_macro"]["mean"] == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_build_ensembles_ends_with_a_full_progress_bar(n_seeds, monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr("headsweep.progress._drawing", lambda: (drawn.append, lambda: None))
+    ensembles = built([random_heads("1", n_seeds, with_logits=True, seed=1)])
+    n_rows = len(ensembles.rows)
+    assert drawn[-1] == f"measuring ensembles [####################] {n_rows}/{n_rows}"
+
+
 def test_ensemble_of_mixed_heads_leaves_out_those_without_logits():
     finalists = [
         random_heads("1", 2, with_logits=False, seed=1),

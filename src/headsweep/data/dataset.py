@@ -60,6 +60,9 @@ class Dataset:
     def __init__(self, source: ManifestSource | ArraySource, config: Config) -> None:
         self._source, self._config = source, config
 
+    def __repr__(self) -> str:
+        return f"<headsweep.Dataset: {self._source.described(self._config)}>"
+
     @classmethod
     def from_manifests(
         cls,

@@ -67,6 +67,13 @@ class ArraySource:
         """Names of the test splits."""
         return tuple(name for name in self._splits if name not in {"train", "valid"})
 
+    def described(self, config: Config) -> str:
+        """Return rows, features and labels in a line."""
+        rows = ", ".join(f"{name} {len(one.volumes)} rows" for name, one in self._splits.items())
+        features = self._splits["train"].features
+        inputs = " + ".join(f"{name} ({values.shape[1]})" for name, values in features.items())
+        return f"{rows}; {inputs}; {len(self.labels(config))} labels"
+
     def search_splits(self, config: Config, inputs: Sequence[str]) -> tuple[Split, Split]:
         """Return train and valid with the labels and features that the config reads.
 

@@ -56,6 +56,10 @@ class ManifestSource:
         self._features: dict[tuple[Hashable, ...], _Features] = {}
         self._searches: dict[tuple[Hashable, ...], tuple[LoadedSplit, LoadedSplit]] = {}
 
+    def described(self, config: Config) -> str:
+        """Return the folders in a line; nothing is read."""
+        return f"features of {config.paths.data_root}, manifests of {config.paths.manifest_dir}"
+
     def search_splits(self, config: Config, inputs: Sequence[str]) -> tuple[Split, Split]:
         """Load train and valid.
 

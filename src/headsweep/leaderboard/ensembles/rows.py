@@ -108,7 +108,7 @@ def build_ensembles(
     ]
     chosen, left_out = _with_logits(finalists)
     weights = _selected(chosen, selection)
-    with progress_bar("measuring ensembles", len(wanted) + 1) as bar:
+    with progress_bar("measuring ensembles", len(wanted) + (weights is not None)) as bar:
         rows = []
         for one in wanted:
             mean = [1 / len(one.seeds)] * len(one.seeds)
@@ -116,6 +116,7 @@ def build_ensembles(
             bar.advance()
         if weights is not None:
             rows.append(_row(ENSEMBLE, chosen, weights, subgroups, rules))
+            bar.advance()
     return Ensembles(rows, _rows_minus_best(best, rows, rules), left_out)
 
 
