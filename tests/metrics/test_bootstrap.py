@@ -126,16 +126,19 @@ def test_rarer_class_patients_counts_patients():
     assert rarer_class_patients(targets[:2], patients[:2]).tolist() == [0, 0, 1]
 
 
-def test_quantiles_of_columns_with_nan_equal_numpy_exactly():
+def test_quantiles_of_rows_with_nan_equal_numpy_exactly():
     rng = np.random.default_rng(0)
     for size in (1, 2, 3, 50, 2000):
-        values = np.round(rng.normal(size=(size, 40)), 2)
+        values = np.round(rng.normal(size=(40, size)), 2)
         values[rng.random(values.shape) < 0.3] = np.nan
-        values[0] = 0.25
-        ordered, n = np.sort(values, axis=0), np.isfinite(values).sum(axis=0)
-        levels = np.concatenate([[0.0, 1.0, 0.5], rng.random(37)])
+        values[:, 0] = 0.25
+        n = np.isfinite(values).sum(axis=1)
+        levels = np.stack([np.r_[0.0, 1.0, 0.5, rng.random(37)], rng.random(40)])
         expected = [
-            np.quantile(column[np.isfinite(column)], level)
-            for column, level in zip(values.T, levels, strict=True)
+            [
+                np.quantile(row[np.isfinite(row)], level)
+                for row, level in zip(values, of_rows, strict=True)
+            ]
+            for of_rows in levels
         ]
-        np.testing.assert_array_equal(_quantiles(ordered, n, levels), expected)
+        np.testing.assert_array_equal(_quantiles(values.copy(), n, levels), expected)

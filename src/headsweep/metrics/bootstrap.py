@@ -8,6 +8,7 @@ sorting each resample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,11 +117,17 @@ def rarer_class_patients(targets: Targets, patients: Sequence[str]) -> Metric:
 
 def patients_with(rows: NDArray[np.bool_], patients: Sequence[str]) -> Metric:
     """Return how many patients have a marked row in each column, (n, c) → (c,)."""
-    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
-    order = np.argsort(patient, kind="stable")
-    first = np.flatnonzero(np.diff(patient[order], prepend=-1))
+    order, first = _by_patient(tuple(patients))
     held = np.logical_or.reduceat(rows[order], first, axis=0)
     return np.asarray(held.sum(axis=0), dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def _by_patient(patients: tuple[str, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows sorted by patient, and where each patient begins among them."""
+    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
+    order = np.argsort(patient, kind="stable")
+    return order, np.flatnonzero(np.diff(patient[order], prepend=-1))
 
 
 def interval(
@@ -156,17 +163,18 @@ def intervals(
     Returns:
         Lower and upper ends (c,), NaN where a metric is undefined.
     """
-    ordered = np.sort(np.where(np.isfinite(draws), draws, np.nan), axis=0)  # NaN come last
-    drawn = np.isfinite(ordered).sum(axis=0)
-    below = (ordered < estimates).sum(axis=0) + (ordered == estimates).sum(axis=0) / 2
+    by_metric = np.ascontiguousarray(draws.T)
+    finite = np.isfinite(by_metric)
+    by_metric = np.where(finite, by_metric, np.nan)
+    drawn = np.count_nonzero(finite, axis=1)
+    known = (drawn > 0) & np.isfinite(estimates)
+    at = estimates[:, None]
+    below = np.count_nonzero(by_metric < at, axis=1) + np.count_nonzero(by_metric == at, axis=1) / 2
     shift = 2 * ndtri((below + 0.5) / (drawn + 1))
     m = np.maximum(patients, 2)
     reach = stdtrit(m - 1, (1 + confidence) / 2) * np.sqrt(m / (m - 1))
-    known = (drawn > 0) & np.isfinite(estimates)
-    low, high = (
-        np.where(known, _quantiles(ordered, drawn, ndtr(level)), np.nan)
-        for level in (shift - reach, shift + reach)
-    )
+    levels = ndtr(np.stack([shift - reach, shift + reach]))
+    low, high = np.where(known, _quantiles(by_metric, drawn, levels), np.nan)
     return low, high
 
 
@@ -227,15 +235,26 @@ def _logit(areas: Metric | float) -> Metric:
     return np.asarray(logit(np.clip(areas, AREA_MARGIN, 1 - AREA_MARGIN)))
 
 
-def _quantiles(ordered: Metric, n: NDArray[np.integer], levels: Metric) -> Metric:
-    """Return interpolated quantiles of the first `n` values of each column, (B, c) → (c,).
+def _quantiles(rows: Metric, n: NDArray[np.integer], levels: Metric) -> Metric:
+    """Return interpolated quantiles of the `n` values of each row that are not NaN.
 
-    Equal to `numpy.quantile`, to the bit.
+    Equal to `numpy.quantile`, to the bit. Only the values next to a quantile are put in order.
+
+    Args:
+        rows: (c, B) values, which are reordered.
+        n: (c,) values that are not NaN.
+        levels: (q, c) the levels of each row's quantiles.
+
+    Returns:
+        (q, c); of no meaning where `n` is 0.
     """
     last = np.maximum(n - 1, 0)
     at = last * np.where(np.isfinite(levels), levels, 0.0)
     below = np.minimum(np.floor(at).astype(np.intp), last)
-    columns = np.arange(len(n))
-    low, high = ordered[below, columns], ordered[np.minimum(below + 1, last), columns]
+    above = np.minimum(below + 1, last)
+    for row, positions in zip(rows, np.concatenate([below, above]).T.tolist(), strict=True):
+        row.partition(positions)  # NaN come last
+    each = np.arange(len(rows))
+    low, high = rows[each, below], rows[each, above]
     step, weight = high - low, at - below
     return np.asarray(np.where(weight >= 0.5, high - step * (1 - weight), low + step * weight))
