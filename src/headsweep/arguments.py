@@ -55,25 +55,24 @@ def optional_seconds(name: str, value: Any) -> float | None:
 
 
 def refuse_other_types(
-    name: str, value: Any, types: type | tuple[type, ...], expected: str
+    name: str,
+    value: Any,
+    types: type | tuple[type, ...],
+    expected: str,
+    error: type[InputError] = ConfigError,
 ) -> None:
     """Refuse an argument of another type.
 
     Raises:
-        ConfigError: says what was expected.
+        InputError: `error`, which says what was expected.
     """
     if not isinstance(value, types):
-        raise ConfigError(f"{name} must be {expected}, found {type(value).__name__}")
+        raise error(f"{name} must be {expected}, found {type(value).__name__}")
 
 
 def refuse_no_mapping(name: str, value: Any, example: str, error: type[InputError]) -> None:
-    """Refuse an argument that holds no values by name.
-
-    Raises:
-        InputError: shows an example.
-    """
-    if not isinstance(value, Mapping):
-        raise error(f"{name} must be a dict such as {example}, found {type(value).__name__}")
+    """Refuse an argument that holds no values by name; see `refuse_other_types`."""
+    refuse_other_types(name, value, Mapping, f"a dict such as {example}", error)
 
 
 def as_array(name: str, values: Any, error: type[InputError]) -> NDArray[Any]:

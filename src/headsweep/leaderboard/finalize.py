@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ from headsweep.leaderboard.references.rows import (
     add_references,
     load_references,
 )
-from headsweep.leaderboard.report.drawing_process import figures_drawn_aside
+from headsweep.leaderboard.report.drawing_process import Figures, figures_drawn_aside
 from headsweep.leaderboard.report.html import write_report
 from headsweep.leaderboard.report.sections import (
     Section,
@@ -129,57 +130,95 @@ def finalize(
         InputError: the data or the folder cannot be used.
     """
     spec = stored.spec
+    prepared = _prepare(stored, data)
+    out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
+    # NumPy's products are small here: threads of its BLAS would wait longer than they compute.
+    with staging(out) as folder, threadpool_limits(1, user_api="blas"):
+        if is_current(
+            out, prepared.facts, prepared.finalists, (prepared.train, prepared.valid)
+        ) and not is_to_be_reopened(stored, prepared.named, prepared.data, spec.config, reopen):
+            return out
+        with figures_drawn_aside() as figures:
+            _write_leaderboard(prepared, folder, figures, settings, reopen)
+    return out
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a leaderboard is made of, before its finalists are trained and test is opened."""
+
+    stored: StoredStudy
+    study: SearchStudy
+    finalists: Sequence[Finalist]
+    data: Dataset
+    inputs: tuple[str, ...]
+    train: Split
+    valid: Split
+    facts: StudyFacts
+
+    @property
+    def named(self) -> list[int]:
+        """Numbers of the finalists' trials."""
+        return [finalist.trial for finalist in self.finalists]
+
+
+def _prepare(stored: StoredStudy, data: Dataset | None) -> _Prepared:
+    """Return the finalists, and the data that they are trained on."""
+    spec = stored.spec
     study, searched = _searched(stored)
     _refuse_infeasible(stored, spec)
     finalists = choose_finalists(
         study.get_trials(deepcopy=False), stored.config_of, spec.finalists.top_k
     )
-    out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
-    inputs = union_of_inputs([finalist.config for finalist in finalists])
-    inputs = with_references(spec, inputs)
+    inputs = with_references(spec, union_of_inputs([finalist.config for finalist in finalists]))
     data = data or Dataset.from_config(spec.config, progress=True)
     train, valid = data.search_splits(spec.config, inputs=inputs)
     cross_validation = CrossValidation.of(spec.objective, spec.seed, train, valid)
-    folds = None if cross_validation is None else cross_validation.folds
-    pinned = {} if folds is None else {FOLDS: folds.fingerprint}
-    refuse_other_data(study, search_fingerprints(train, valid) | pinned)
+    folds = {} if cross_validation is None else {FOLDS: cross_validation.folds.fingerprint}
+    refuse_other_data(study, search_fingerprints(train, valid) | folds)
     references = load_references(spec.references, spec.config, train)
     facts = _facts(stored, searched, references, cross_validation)
-    # NumPy's products are small here: threads of its BLAS would wait longer than they compute.
-    with staging(out) as folder, threadpool_limits(1, user_api="blas"):
-        named = [finalist.trial for finalist in finalists]
-        if is_current(out, facts, finalists, (train, valid)) and not is_to_be_reopened(
-            stored, named, data, spec.config, reopen
-        ):
-            return out
-        with figures_drawn_aside() as figures:
-            of_search, of_results = drawn_by(figures, search_sections(study)), list[Section]()
-            confirmed = ranked(
-                confirm_with_progress(
-                    *(finalists, facts.seeds, train, valid, settings),
-                    cross_validation=cross_validation,
-                )
-            )
-            openings, tests = open_test(stored, named, data, spec.config, inputs, reopen=reopen)
-            subgroups = load_test_subgroups(data, spec.config, tests)
-            subgroups = with_content(subgroups, seen_rows(train, folds), tests)
-            results, compared, extra = write_board(
-                *(folder, confirmed, facts, train, valid, tests, subgroups),
-                on_measured=lambda found: of_results.extend(
-                    drawn_by(figures, result_sections(found))
-                ),
-            )
-            splits = board_splits(train, valid, tests, folds)
-            order = [result.finalist for result in results]
-            provenance = describe(facts, order, openings, splits, settings)
-            write_data_rows((train, valid, *tests), folder / DATA_ROWS)
-            write_cohorts(provenance["cohorts"], folder / COHORTS)
-            health = health_of((train, valid, *tests))
-            write_json(folder / FEATURE_HEALTH, health)
-            sections = [*of_results, *of_search]
-            write_report(folder, study, results, compared, provenance, *extra, health, sections)
-            write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
-    return out
+    return _Prepared(stored, study, finalists, data, inputs, train, valid, facts)
+
+
+def _write_leaderboard(
+    prepared: _Prepared,
+    folder: Path,
+    figures: Figures,
+    settings: EngineSettings,
+    reopen: str | None,
+) -> None:
+    """Train the finalists, open test, and write all files of the folder."""
+    stored, facts, train, valid = prepared.stored, prepared.facts, prepared.train, prepared.valid
+    config, cross_validation = stored.spec.config, facts.cross_validation
+    folds = None if cross_validation is None else cross_validation.folds
+    of_search, of_results = drawn_by(figures, search_sections(prepared.study)), list[Section]()
+    confirmed = ranked(
+        confirm_with_progress(
+            *(prepared.finalists, facts.seeds, train, valid, settings),
+            cross_validation=cross_validation,
+        )
+    )
+    openings, tests = open_test(
+        stored, prepared.named, prepared.data, config, prepared.inputs, reopen=reopen
+    )
+    subgroups = load_test_subgroups(prepared.data, config, tests)
+    subgroups = with_content(subgroups, seen_rows(train, folds), tests)
+    results, compared, extra = write_board(
+        *(folder, confirmed, facts, train, valid, tests, subgroups),
+        on_measured=lambda found: of_results.extend(drawn_by(figures, result_sections(found))),
+    )
+    splits = board_splits(train, valid, tests, folds)
+    provenance = describe(
+        facts, [result.finalist for result in results], openings, splits, settings
+    )
+    write_data_rows((train, valid, *tests), folder / DATA_ROWS)
+    write_cohorts(provenance["cohorts"], folder / COHORTS)
+    health = health_of((train, valid, *tests))
+    write_json(folder / FEATURE_HEALTH, health)
+    sections = [*of_results, *of_search]
+    write_report(folder, prepared.study, results, compared, provenance, *extra, health, sections)
+    write_json(folder / PROVENANCE, provenance | {"files": file_digests(folder)})
 
 
 def _searched(stored: StoredStudy) -> tuple[SearchStudy, int]:
