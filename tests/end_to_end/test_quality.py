@@ -48,7 +48,7 @@ def test_linear_study_with_any_input_reaches_logistic_regression(linear, feature
 
 
 def test_mlp_fusion_study_is_no_worse_than_the_linear_study(linear, studies):
-    fusion = studies.searched("mlp_fusion", "mlp-fusion", n_trials=40)
+    fusion = studies.searched("mlp_fusion", "mlp-fusion", n_trials=N_TRIALS)
     assert best_value(fusion) >= best_value(linear["both"]) - 0.01
 
 
