@@ -81,8 +81,9 @@ heads = st.builds(
     ),
     st.none() | st.floats(0.01, 1.0),
 ).filter(
-    # At 0 the gradient of the last bias is 0 but for rounding, by whose size AdamW divides it.
-    lambda one: (one.head.init, one.training.loss) != ("zero", "weighted_bce")
+    # At or next to 0, where these initial weights put all logits, the gradient of the last bias
+    # is little but rounding: PyTorch's own float32 differs from float64 by 4e-6 there.
+    lambda one: one.head.init == "default" or one.training.loss != "weighted_bce"
 )  # fmt: skip
 
 
