@@ -129,14 +129,11 @@ def finalize(
         TrialError: a finalist diverged under a seed.
         InputError: the data or the folder cannot be used.
     """
-    spec = stored.spec
     prepared = _prepare(stored, data)
-    out = out_dir if out_dir is not None else Path(spec.config.paths.output_dir) / stored.name
+    out = out_dir or Path(stored.spec.config.paths.output_dir) / stored.name
     # NumPy's products are small here: threads of its BLAS would wait longer than they compute.
     with staging(out) as folder, threadpool_limits(1, user_api="blas"):
-        if is_current(
-            out, prepared.facts, prepared.finalists, (prepared.train, prepared.valid)
-        ) and not is_to_be_reopened(stored, prepared.named, prepared.data, spec.config, reopen):
+        if _is_done(prepared, out, reopen):
             return out
         with figures_drawn_aside() as figures:
             _write_leaderboard(prepared, folder, figures, settings, reopen)
@@ -157,7 +154,7 @@ class _Prepared:
     facts: StudyFacts
 
     @property
-    def named(self) -> list[int]:
+    def trial_numbers(self) -> list[int]:
         """Numbers of the finalists' trials."""
         return [finalist.trial for finalist in self.finalists]
 
@@ -181,6 +178,15 @@ def _prepare(stored: StoredStudy, data: Dataset | None) -> _Prepared:
     return _Prepared(stored, study, finalists, data, inputs, train, valid, facts)
 
 
+def _is_done(prepared: _Prepared, out: Path, reopen: str | None) -> bool:
+    """Return whether the folder holds this leaderboard, and test is not to be opened again."""
+    splits = (prepared.train, prepared.valid)
+    current = is_current(out, prepared.facts, prepared.finalists, splits)
+    stored, trials = prepared.stored, prepared.trial_numbers
+    config = stored.spec.config
+    return current and not is_to_be_reopened(stored, trials, prepared.data, config, reopen)
+
+
 def _write_leaderboard(
     prepared: _Prepared,
     folder: Path,
@@ -200,7 +206,7 @@ def _write_leaderboard(
         )
     )
     openings, tests = open_test(
-        stored, prepared.named, prepared.data, config, prepared.inputs, reopen=reopen
+        stored, prepared.trial_numbers, prepared.data, config, prepared.inputs, reopen=reopen
     )
     subgroups = load_test_subgroups(prepared.data, config, tests)
     subgroups = with_content(subgroups, seen_rows(train, folds), tests)
