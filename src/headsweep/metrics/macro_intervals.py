@@ -72,6 +72,7 @@ def _covariances(draws: Metric, spread: Metric, variances: Metric) -> float:
 
 
 def _invert(estimate: float, scale: float) -> tuple[float, float]:
-    """Return both t with (estimate - t)² = scale * t (1 - t)."""
+    """Return both t with (estimate - t)² = scale * t (1 - t); they are not beyond 0 and 1."""
     middle, width = estimate + scale / 2, np.sqrt(scale**2 / 4 + scale * estimate * (1 - estimate))
-    return float((middle - width) / (1 + scale)), float((middle + width) / (1 + scale))
+    low, high = (middle - width) / (1 + scale), (middle + width) / (1 + scale)
+    return max(float(low), 0.0), min(float(high), 1.0)
