@@ -76,7 +76,8 @@ def test_macro_auroc_interval_of_constant_draws_has_the_width_of_the_formula():
     spread=st.floats(0, 0.3),
     shared=st.floats(-1, 1),
 )
-@example(estimates=[1.0], sizes=[2, 1, 1, 1, 1, 1], spread=0.125, shared=0.0)  # 1 by rounding
+@example(estimates=[1.0], sizes=[2, 1, 1, 1, 1, 1], spread=0.125, shared=0.0)  # above 1 by rounding
+@example(estimates=[1e-141], sizes=[1, 1, 1, 1, 1, 1], spread=0.0, shared=0.0)  # tiny variance
 @settings(max_examples=50, deadline=None)
 def test_macro_auroc_interval_lies_within_0_and_1_around_the_mean(estimates, sizes, spread, shared):
     own, size = np.array(estimates), np.array(sizes[: len(estimates)], dtype=np.float64)

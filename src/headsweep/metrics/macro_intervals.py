@@ -66,7 +66,7 @@ def _covariances(draws: Metric, spread: Metric, variances: Metric) -> float:
     """
     finite = np.isfinite(draws)
     mean = np.where(finite, draws, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
-    factor = np.sqrt(np.minimum(variances / np.where(spread > 0, spread, np.inf), 1))
+    factor = np.sqrt(variances / np.maximum(spread, variances))
     deviations = np.where(finite, draws - mean, 0.0) * factor
     return float(deviations.sum(axis=1).var() - deviations.var(axis=0).sum())
 
