@@ -287,9 +287,16 @@ def test_launch_slurm_when_tasks_are_preempted_and_killed_meets_the_budget(
     array.job = printed.split()[1].rstrip(":")
     array.wait_for_trials(0, 1, 2)
     assert_the_secret_is_kept(array)
-    status = json.loads(array.call("status", STUDY, "--json"))
-    assert status["workers_by_host"] == {socket.gethostname(): 4}
-    assert re.search(rf"array +{socket.gethostname()} +4", array.call("status", STUDY))
+    host = socket.gethostname()
+
+    def all_are_counted() -> bool:
+        """A worker is not counted in the moment between two trials."""
+        array.wait_for_trials(0, 1, 2)
+        counted = json.loads(array.call("status", STUDY, "--json"))["workers_by_host"]
+        table = array.call("status", STUDY)
+        return counted == {host: 4} and bool(re.search(rf"array +{host} +4", table))
+
+    array.until(all_are_counted, "status counts four workers")
 
     killed = kill(array, task=2)
     array.until(lambda: array.state(2) == "", "the killed task ends")
