@@ -124,8 +124,11 @@ def _compile_everything() -> None:
 
 def compile_share(share: int, of: int) -> None:
     """Compile every `of`-th shape of the kernels that `tiles` times."""
-    from headsweep.engine.programs.grouped import elementwise_kernels as elementwise
     from headsweep.engine.programs.grouped import product_kernels as products
+    from headsweep.engine.programs.grouped.activation_kernels import (
+        activation_error_kernel,
+        activation_kernel,
+    )
 
     bases = dict.fromkeys(
         (getattr(program, name), kind)
@@ -156,8 +159,8 @@ def compile_share(share: int, of: int) -> None:
                         "num_stages": t.update_stages})  # fmt: skip
                 if part == "norm":
                     shape = {"ROWS": t.norm_rows, "COLUMNS": t.norm_columns}
-                    add(elementwise.activation_kernel, {"TRAIN": True, **shape})
-                    add(elementwise.activation_error_kernel, shape)
+                    add(activation_kernel, {"TRAIN": True, **shape})
+                    add(activation_error_kernel, shape)
     for kernel, options in list(work.values())[share::of]:
         arguments = [
             ARGUMENTS.get(name, torch.float32) for name in kernel.arg_names if name not in options

@@ -186,7 +186,7 @@ def parameter_shapes(config: HeadConfig, shape: HeadShape) -> dict[str, tuple[in
 
 
 def _hypers(config: Config) -> NDArray[np.float32]:
-    """Return the numbers that `product_kernels` and `elementwise_kernels` read by position."""
+    """Return the numbers that kernels read by position."""
     t, head = config.training, config.head
     dropout = head.dropout if isinstance(head, MLPConfig) and head.dropout > 0 else NEVER
     beta1, beta2 = t.betas
