@@ -32,7 +32,7 @@ def power(x, exponent):
 
 @triton.jit
 def tanh(y):
-    """Return tanh(y), by a series where the exponential form would cancel."""
+    """Return the hyperbolic tangent, by a series where the exponential form would cancel."""
     t = tl.exp(-2.0 * tl.abs(y))
     large = tl.where(y >= 0, 1.0, -1.0) * (1.0 - t) / (1.0 + t)
     s = y * y
