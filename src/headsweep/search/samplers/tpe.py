@@ -4,9 +4,9 @@ As in Optuna's `TPESampler`, a suggestion is the draw from the density of good t
 ratio of the density of all other trials to it is lowest. Running trials count as other trials, and
 so does every suggestion of the batch: its kernel is added without fitting again.
 
-A batch of 32 is fitted once where one trial after another is fitted 32 times, so a fit must use its
-trials better, and stay wide. These differences from Optuna's were chosen by measurement
-(`docs/benchmarks.md`):
+Optuna's fits again for every trial; here one fit serves a batch of 32. It must therefore use its
+trials better, and its suggestions must stay diverse. These differences from Optuna's sampler were
+chosen by measurement (`docs/benchmarks/search.md`):
 
 - The good trials are as few as the square root of all, not a tenth, and are weighted by rank, as
   parents are in evolution strategies.
