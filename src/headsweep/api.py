@@ -32,6 +32,7 @@ from headsweep.search.enqueued import split_by_fit
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
+from headsweep.storage.urls import sqlite_url
 from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
@@ -106,8 +107,7 @@ class Study:
         folder = out_folder(spec, out)
         in_memory = data is not None and data.in_memory
         if storage is None:
-            file = f"sqlite:///{folder / 'study.db'}"
-            storage = file if in_memory else default_storage_url()
+            storage = sqlite_url(folder / "study.db") if in_memory else default_storage_url()
         if data is None:
             data = _configured_data(spec)
         check_board_folder(folder)
