@@ -1,12 +1,14 @@
 """Feature files → one memory-mapped matrix a manifest and input, made again only on a change.
 
 A pack is a folder with `matrix.npy` and `index.json`. The index is written last, so a folder
-without one is no pack; a lock beside it keeps two processes from packing the same thing at once.
+without one is no pack; a lock beside it keeps two processes from packing the same thing at once. A
+pack that is up to date is only read, so the folder may be read-only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import locked, replacing, write_json
+from headsweep.atomic_files import locked, reason, replacing, write_json
 from headsweep.config.schema import Config
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest
@@ -114,7 +116,7 @@ def pack(
         ManifestError: the manifest lacks the input's column, or a row its path.
         FeatureError: a feature file cannot be used, or changes meanwhile; names it and the
             manifest's row.
-        OutputError: `cache_dir` cannot be written.
+        OutputError: `cache_dir` cannot be written, and holds no pack that is up to date.
     """
     paths = _feature_paths(manifest, name, data_root, follow_links=follow_links)
     rows = _Files(manifest, manifest.feature_paths[name], paths, key)
@@ -124,6 +126,8 @@ def pack(
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     folder = cache_dir / f"{manifest.name}-{name}-{digest}"
     try:
+        if _is_read_only(folder):
+            return _existing_pack(folder, rows)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock"), ThreadPoolExecutor(THREADS) as pool:
             # Under the lock, anything temporary was left by a process that crashed.
@@ -139,12 +143,42 @@ def pack(
                     (folder / "index.json").unlink(missing_ok=True)
                 index["files"] = files
                 write_json(folder / "index.json", index, indent=None)
-            return PackedFeatures(
-                matrix=npy_format.open_memmap(folder / "matrix.npy", mode="r"),
-                fingerprint=index["fingerprint"],
-            )
+            return _open_pack(folder, index)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot write packed features: {error}") from None
+        raise OutputError(
+            f"{error.filename or folder}: cannot write packed features: {reason(error)}"
+        ) from None
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Return whether a folder exists and this user can read but not write it."""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
+def _existing_pack(folder: Path, rows: _Files) -> PackedFeatures:
+    """Open a pack of another user, or on a read-only file system.
+
+    Returns:
+        Its matrix and fingerprint.
+
+    Raises:
+        OutputError: it is not up to date, and cannot be made again here.
+    """
+    with locked(folder / "lock", shared=True), ThreadPoolExecutor(THREADS) as pool:
+        index = _current_index(folder, rows.manifest.volumes, _states(rows, pool))
+        if index is None:
+            raise OutputError(
+                f"{folder}: these packed features are not up to date, and this user cannot write "
+                "to the folder; set HEADSWEEP_CACHE to a folder of your own"
+            )
+        return _open_pack(folder, index)
+
+
+def _open_pack(folder: Path, index: dict[str, Any]) -> PackedFeatures:
+    return PackedFeatures(
+        matrix=npy_format.open_memmap(folder / "matrix.npy", mode="r"),
+        fingerprint=index["fingerprint"],
+    )
 
 
 def _feature_paths(
