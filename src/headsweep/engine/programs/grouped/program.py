@@ -18,7 +18,7 @@ from headsweep.engine.programs.base import GroupKey, Program, by_batch_size
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
 from headsweep.engine.programs.grouped.lanes import ScoreLane, TrainLane
 from headsweep.engine.programs.grouped.loss_inputs import LossInputs
-from headsweep.engine.programs.grouped.members import Member, place
+from headsweep.engine.programs.grouped.members import Member, new_member
 from headsweep.engine.programs.grouped.records import INTERPRETED, UNIT, Tiles, units
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
@@ -76,7 +76,7 @@ class GroupedProgram(Program):
 
     def admit(self, slot: Slot) -> None:
         """Give the slot memory; it enters the tables before the next step."""
-        member = place(slot, self.inputs.shape(slot.config), slot.batch_size, self.arena)
+        member = new_member(slot, self.inputs.shape(slot.config), slot.batch_size, self.arena)
         self.members[slot.number] = member
         self._changed(member)
 
