@@ -84,8 +84,9 @@ class Overlap:
         return (
             f"{len(self.pairs)} of {len(self.other.rows)} rows share {self.kind} with "
             f"{self.one.path}, {differing} of them with other labels (first: "
-            f"{self.other.location(j)} and {self.one.location(i)}): metrics on them say little about "
-            "new content; data.shared_content=drop leaves them out, data.shared_content=refuse stops"
+            f"{self.other.location(j)} and {self.one.location(i)}): metrics on them say little "
+            "about new content; data.shared_content=drop leaves them out, "
+            "data.shared_content=refuse stops"
         )
 
 
