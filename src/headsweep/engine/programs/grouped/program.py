@@ -44,8 +44,8 @@ class GroupedProgram(Program):
         interpreted: shapes of tiles under Triton's interpreter.
     """
 
-    tiles = Tiles(weight_rows=32, weight_columns=64, norm_rows=2, norm_columns=512)
-    tall_tiles = Tiles(weight_rows=32, weight_columns=128, update_warps=8)
+    tiles = Tiles(norm_rows=2, norm_columns=512)
+    tall_tiles = Tiles(update_depth=32, update_warps=2, update_stages=3, update_registers=None)
     interpreted = INTERPRETED
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
@@ -198,10 +198,7 @@ class GroupedMLPProgram(GroupedProgram):
 
 
 class GroupedLinearProgram(GroupedProgram):
-    """Linear heads: they have few rows of weights, so tiles of a gradient are wide, not tall."""
-
-    tiles = Tiles(weight_rows=32, weight_columns=64)
-    tall_tiles = Tiles(weight_rows=32, weight_columns=64)
+    """Linear heads."""
 
     def state_names(self, member: Member) -> Sequence[str]:
         """Return the names that `LinearProgram` uses."""
