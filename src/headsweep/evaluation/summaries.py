@@ -219,9 +219,7 @@ def _values(
         "auprc": auprc,
         "auroc": auroc,
         "auprc_skill": auprc_skill(auprc, prevalence(targets)),
-        "sensitivity_at_90_specificity": np.stack(
-            [sensitivity_at_specificity(targets, seed, 0.9) for seed in ranking]
-        ),
+        "sensitivity_at_90_specificity": sensitivity_at_specificity(targets, ranking, 0.9),
         "brier": np.stack([brier(targets, seed) for seed in scores]),
         "ece": np.stack([expected_calibration_error(targets, seed) for seed in scores]),
     }
