@@ -7,11 +7,10 @@ from scipy.stats import norm
 
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import RULES
+from headsweep.evaluation.split_metrics import report_of, retrieval_report
 from headsweep.evaluation.summaries import (
     choose_thresholds,
     measure,
-    report_of,
-    retrieval_report,
     summarize,
     summarize_labels,
 )
