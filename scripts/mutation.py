@@ -270,7 +270,7 @@ def _copied(copy: Path) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=pattern)
     for name in ("pyproject.toml", "README.md", "ARCHITECTURE.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
-    data = copy.parent / "shared"  # real data lie beside a checkout
+    data = copy.parent / "shared"  # real data are beside a checkout
     data.unlink(missing_ok=True)
     data.symlink_to(ROOT.parent / "shared")
     return copy

@@ -71,7 +71,7 @@ for many trials at once, from one fit of the density estimators; the trials of o
 apart, and running trials count as bad ones. It takes `n_startup_trials`, `n_ei_candidates`,
 `multivariate`, `group`, `constant_liar` and `n_shared`; with any other argument of Optuna's
 `TPESampler`, Optuna's own sampler is used. Its suggestions differ from those of Optuna for the same
-seed. See [](../../benchmarks.md) for a comparison of all samplers on eight objectives, and
+seed. See [](../../benchmarks/search.md) for a comparison of all samplers on eight objectives, and
 [](../../how_to/objective_and_sampler.md) for which to choose.
 
 `n_shared` is the number of consecutive suggestions with the same `training.batch_size`, because

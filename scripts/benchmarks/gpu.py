@@ -29,6 +29,7 @@ if not torch.cuda.is_available():
 from gpu_sections.about import about
 from gpu_sections.correctness import correctness, without_triton
 from gpu_sections.device import CUDA, now
+from gpu_sections.options import options
 from gpu_sections.programs import grouped_programs
 from gpu_sections.retrieval import retrieval
 from gpu_sections.run import SMALL, Run, Sizes
@@ -90,6 +91,7 @@ def _run_section(name: str, run: Run) -> None:
 SECTIONS: dict[str, tuple[Callable[[Run, float], dict[str, Any]], float]] = {
     "about": (about, 30),
     "correctness": (correctness, 90),
+    "options": (options, 40),
     "tiles": (tiles, 100),
     "studies": (studies, 220),
     "steps": (steps, 60),

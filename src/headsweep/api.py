@@ -23,8 +23,8 @@ from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
 from headsweep.package_info import study_path
 from headsweep.preflight import (
+    check_board_folder,
     check_manifests,
-    check_output,
     refuse_empty_path,
 )
 from headsweep.search.enqueued import complete_params
@@ -109,7 +109,7 @@ class Study:
             storage = file if in_memory else default_storage_url()
         if data is None:
             data = _configured_data(spec)
-        check_output(folder)
+        check_board_folder(folder)
         if not in_memory:
             check_manifests(spec.config)
         source = data

@@ -118,6 +118,11 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
 
 
+def reason(error: OSError) -> str:
+    """Return why a file could not be read or written, without number and path."""
+    return error.strerror or str(error)
+
+
 @contextmanager
 def synced_together(folder: Path) -> Iterator[None]:
     """Put the files that the block writes below a folder on disk together, after the block.
@@ -153,26 +158,32 @@ def sync_file_system(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
     """Hold a lock that the kernel frees when its holder ends; the file at `path` stays.
 
     The folder may be untrusted: no link is followed, which would make a file elsewhere, and no
     pipe is waited for.
 
+    Args:
+        path: the lock file.
+        wait: whether to wait while another process holds the lock.
+        shared: whether other readers may hold it too; the file must exist and is only read.
+
     Raises:
         BlockingIOError: another process holds it, and `wait` is false.
         OSError: the file cannot be made, or it is a link.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    access = os.O_RDONLY if shared else os.O_WRONLY | os.O_CREAT
     try:
-        handle = os.open(path, flags, 0o666)
+        handle = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             found = f"a symbolic link in place of the lock file {path.name}"
             raise OSError(errno.ELOOP, found, str(path)) from None
         raise
-    with os.fdopen(handle, "wb"):
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with os.fdopen(handle, "rb" if shared else "wb"):
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
         yield
 
 

@@ -9,8 +9,12 @@ from headsweep.config.schema import Config
 from headsweep.errors import ConfigError, ManifestError, OutputError
 
 
-def check_output(folder: Path) -> None:
+def check_output(folder: Path, *, what: str = "the output folder") -> None:
     """Refuse a folder that cannot be written; nothing is left behind.
+
+    Args:
+        folder: may be missing.
+        what: names it in the error.
 
     Raises:
         OutputError: it, or the folder that it would be made in, cannot be written.
@@ -21,9 +25,20 @@ def check_output(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot write the output folder: {existing}: {error.strerror}"
-        ) from None
+        raise OutputError(f"{folder}: cannot write {what}: {existing}: {error.strerror}") from None
+
+
+def check_board_folder(folder: Path) -> None:
+    """Refuse a folder in which no leaderboard and no logs can be written.
+
+    Raises:
+        OutputError: it cannot be written, or something else is where its files go.
+    """
+    check_output(folder)
+    if (folder / "logs").exists() and not (folder / "logs").is_dir():
+        raise OutputError(f"{folder / 'logs'}: a file is where the folder of the logs must be")
+    if (folder / ".lock").is_dir():
+        raise OutputError(f"{folder / '.lock'}: a folder is where the lock file must be")
 
 
 def refuse_empty_path(text: str | Path, name: str) -> Path:

@@ -17,7 +17,7 @@ HOST_VARIABLE = "HEADSWEEP_HOST"
 """The machine a worker runs on, where its own host name does not tell, as in a container."""
 
 CPU_SLOTS = 32
-"""Default number of slots on a CPU, where more gained nothing (`docs/benchmarks.md`)."""
+"""Default number of slots on a CPU, where more gained nothing (`docs/benchmarks/training.md`)."""
 GPU_SLOTS = 128
 """Default number of slots on a GPU, where a step of a few slots leaves most of it idle."""
 

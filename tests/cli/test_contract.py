@@ -43,6 +43,7 @@ def test_help_of_every_command_names_its_options(headsweep, command, options):
     ended = headsweep(*command.split(), "--help")
     assert ended.code == 0
     assert ended.err == ""
+    assert not [part for part in ("Args:", "Returns:", "Raises:") if part in ended.out]
     missing = {option for option in options if option not in ended.out}
     assert not missing
     assert "--debug" in ended.out

@@ -17,6 +17,9 @@ from headsweep.data.splits import content_fingerprint
 from headsweep.data.validation import check
 from headsweep.errors import FeatureError, ManifestError, OutputError
 from tests.helpers.data_sets import config_of, write_feature, write_split, write_table
+from tests.helpers.disks import read_only
+
+PATHS = {"data_root": "features", "manifest_dir": "manifests"}
 
 TARGETS = {"train_1_a_1": (1, 0), "train_1_a_2": (1, 0), "train_2_a_1": (0, 1)}
 
@@ -50,6 +53,38 @@ def test_pack_of_unchanged_input_reuses_pack(root):
     first, before = pack_train(root), inode(root)
     assert pack_train(root).fingerprint == first.fingerprint
     assert inode(root) == before
+
+
+def test_pack_in_read_only_folder_reads_what_is_current_and_refuses_the_rest(root):
+    first, before = pack_train(root), inode(root)
+    (folder,) = (root / "cache").iterdir()
+    with read_only(folder) as succeeded:
+        if not succeeded:
+            pytest.skip("root may not mount here")
+        again = pack_train(root)
+        assert (again.fingerprint, inode(root)) == (first.fingerprint, before)
+        np.testing.assert_array_equal(again.matrix, first.matrix)
+        write_feature(root, "image/train_1_a_1.npz", np.ones((1, 4), np.float32))
+        with pytest.raises(OutputError, match=r"not up to date.*set HEADSWEEP_CACHE"):
+            pack_train(root)
+
+
+@pytest.mark.parametrize("command", [("data", "pack"), ("data", "synth")], ids=" ".join)
+def test_output_below_a_file_ends_with_a_line_that_names_it_once(
+    root, monkeypatch, headsweep, command
+):
+    """Before the fix: `[Errno 20] Not a directory: 'FILE'` behind the same path."""
+    file = root / "file"
+    file.touch()
+    monkeypatch.setenv("HEADSWEEP_CACHE", str(file / "cache"))
+    paths = [f"paths.{name}={root}/{folder}" for name, folder in PATHS.items()]
+    given = [file / "x"] if "synth" in command else [*paths, "data.test_manifests=[]"]
+    write_split(root, "valid", {"valid_1_a_1": (1, 0)})
+    ended = headsweep(*command, *given)
+    assert ended.code == 2, ended.err
+    assert "Not a directory" in ended.err
+    assert "[Errno" not in ended.err
+    assert ended.err.count(str(file)) == 1
 
 
 def test_pack_when_only_labels_change_reuses_pack(root):

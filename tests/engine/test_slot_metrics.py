@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from headsweep.engine.slot_metrics import slot_metrics
+from headsweep.metrics.masking import BLANK
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])
@@ -39,3 +40,21 @@ def test_slot_metrics_of_several_threads_equal_those_of_one(
         assert several[1][k] == pytest.approx(np.mean(auroc))
     assert np.isnan(several[0][2])
     assert np.isnan(several[1][2])
+
+
+@pytest.mark.parametrize("blanks", [0.0, 0.3])
+def test_slot_metrics_of_a_slot_alone_equal_those_among_others(blanks: float) -> None:
+    rng = np.random.default_rng(1)
+    targets = (rng.random((157, 5)) < 0.3).astype(np.uint8)
+    targets[rng.random(targets.shape) < blanks] = BLANK
+    scores = torch.tensor(rng.normal(size=(9, 5, 157)), dtype=torch.float32)
+
+    def measure(part: torch.Tensor) -> np.ndarray:
+        names = ["auprc_macro"] * len(part)
+        found = slot_metrics(
+            targets, part, torch.sigmoid, metrics=names, ranks_logits=True, threads=1
+        )
+        return np.stack(found)
+
+    alone = [measure(scores[k : k + 1]) for k in range(9)]
+    np.testing.assert_array_equal(measure(scores), np.concatenate(alone, axis=1))

@@ -15,9 +15,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headsweep.engine.programs.grouped import elementwise_kernels as elementwise
 from headsweep.engine.programs.grouped import product_kernels as products
+from headsweep.engine.programs.grouped.activation_kernels import (
+    activation_error_kernel,
+    activation_kernel,
+)
+from headsweep.engine.programs.grouped.loss_kernels import loss_kernel
 from headsweep.engine.programs.grouped.program import GROUPED_PROGRAMS
+from headsweep.engine.programs.grouped.row_kernels import gather_kernel, scores_kernel, tick_kernel
+from headsweep.engine.programs.grouped.vector_kernels import (
+    clip_kernel,
+    clipped_vector_kernel,
+    vector_kernel,
+)
 
 TYPES = {
     **dict.fromkeys(("tiles", "kinds"), "*i32"),
@@ -59,17 +69,17 @@ def main() -> None:
     vectors = {"COLUMNS": t.vector_columns}
     losses = {"ROWS": t.loss_rows, "COLUMNS": t.loss_columns}
     for kernel, constants in (
-        (elementwise.gather_kernel, {"ROWS": t.gather_rows, "COLUMNS": t.gather_columns}),
-        (elementwise.activation_kernel, {"TRAIN": True, **norm}),
-        (elementwise.activation_kernel, {"TRAIN": False, **norm}),
-        (elementwise.activation_error_kernel, norm),
-        (elementwise.loss_kernel, {"MASKED": False, **losses}),
-        (elementwise.loss_kernel, {"MASKED": True, **losses}),
-        (elementwise.scores_kernel, losses),
-        (elementwise.vector_kernel, {"ROWS": t.vector_rows, **vectors}),
-        (elementwise.clip_kernel, {"BLOCK": 1024}),
-        (elementwise.clipped_vector_kernel, vectors),
-        (elementwise.tick_kernel, {}),
+        (gather_kernel, {"ROWS": t.gather_rows, "COLUMNS": t.gather_columns}),
+        (activation_kernel, {"TRAIN": True, **norm}),
+        (activation_kernel, {"TRAIN": False, **norm}),
+        (activation_error_kernel, norm),
+        (loss_kernel, {"MASKED": False, **losses}),
+        (loss_kernel, {"MASKED": True, **losses}),
+        (scores_kernel, losses),
+        (vector_kernel, {"ROWS": t.vector_rows, **vectors}),
+        (clip_kernel, {"BLOCK": 1024}),
+        (clipped_vector_kernel, vectors),
+        (tick_kernel, {}),
     ):
         done.append(compile_kernel(kernel, constants, {}))
     print(json.dumps(done))

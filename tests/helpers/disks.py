@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -18,3 +20,29 @@ def mount(folder: Path, size: str) -> bool:
     options = f"remount,size={size}" if os.path.ismount(folder) else f"size={size}"
     command = ["mount", "-t", "tmpfs", "-o", options, "headsweep", str(folder)]
     return subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[bool]:
+    """Forbid this process to write to a folder, also if it is root's.
+
+    Yields:
+        Whether that succeeded; root must be able to mount.
+    """
+    if os.geteuid() != 0:
+        mode = folder.stat().st_mode
+        folder.chmod(0o555)
+        try:
+            yield True
+        finally:
+            folder.chmod(mode)
+        return
+    for command in (["--bind", str(folder)], ["-o", "remount,bind,ro"]):
+        done = subprocess.run(["mount", *command, str(folder)], stderr=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -11,6 +11,7 @@ import pytest
 from headsweep import atomic_files
 from headsweep.errors import OutputError
 from headsweep.leaderboard.staging import staging
+from headsweep.preflight import check_board_folder
 
 STAGE = """
 import sys, time
@@ -70,6 +71,26 @@ def test_staging_while_another_process_writes_waits_for_it(stager, tmp_path):
         stager.communicate()
         assert second.wait(timeout=120) == 0
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "half.txt"}
+
+
+def test_staging_replaces_a_file_by_a_folder_and_a_folder_by_a_file(tmp_path):
+    """Before the fix, a file `finalists` ended a study with `Not a directory` after the search."""
+    (tmp_path / "finalists").write_text("a user's file")
+    (tmp_path / "report.html").mkdir()
+    with staging(tmp_path) as folder:
+        (folder / "finalists").mkdir()
+        (folder / "report.html").write_text("new")
+    assert (tmp_path / "finalists").is_dir()
+    assert (tmp_path / "report.html").read_text() == "new"
+    assert not partial(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("logs", False), (".lock", True)])
+def test_check_board_folder_with_something_else_in_the_way_names_it(tmp_path, name, folder):
+    """Before the fix, `.lock` was noticed after the search, and `logs` was an error of the work."""
+    (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
+    with pytest.raises(OutputError, match=f"{name}: a .* is where the"):
+        check_board_folder(tmp_path)
 
 
 def test_staging_when_the_body_raises_leaves_the_folder_unchanged(tmp_path):

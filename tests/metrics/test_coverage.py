@@ -1,6 +1,7 @@
 """Bootstrap intervals over patients contain the true value at their nominal rate.
 
-`scripts/benchmarks/coverage.py` measures this with all labels and more sizes (docs/benchmarks.md).
+`scripts/benchmarks/coverage.py` measures this with all labels and more sizes
+(`docs/benchmarks/intervals.md`).
 """
 
 from __future__ import annotations

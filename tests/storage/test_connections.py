@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -107,6 +108,24 @@ def test_open_database_when_its_folder_cannot_be_created_is_refused(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot create its folder: Not a directory$"):
         open_database(f"sqlite:///{tmp_path}/file/in/a.db", create=True)
+
+
+def test_open_database_on_a_folder_says_that_it_is_no_file(tmp_path: Path) -> None:
+    for create in (False, True):
+        with pytest.raises(StorageError, match=r"^sqlite:///.*: not a file, so it cannot be"):
+            open_database(f"sqlite:///{tmp_path}", create=create)
+
+
+@pytest.mark.parametrize(("free", "shown"), [(4096, True), (10**9, False)])
+def test_explain_of_an_io_error_tells_whether_the_disk_is_full(
+    database: Database, monkeypatch: pytest.MonkeyPatch, free: int, shown: bool
+) -> None:
+    """On a full disk SQLite cannot make the file that its connections share: `disk I/O error`."""
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    error = OperationalError("", {}, sqlite3.OperationalError("disk I/O error"))
+    told = str(database.explain(error))
+    assert told.startswith(f"cannot use {database.shown}: disk I/O error")
+    assert (f"; the disk of {database.file.parent} is full (4096 bytes free)" in told) == shown
 
 
 def test_open_database_without_the_postgres_driver_names_the_extra(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from gpu_sections.device import CUDA, DEVICE, now
@@ -12,6 +14,7 @@ from gpu_sections.programs import grouped_programs
 from gpu_sections.run import Run
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
+from headsweep.data.dataset import Split
 from headsweep.engine import groups
 from headsweep.engine.train_configs import Trained, train_to_end
 from headsweep.settings import EngineSettings
@@ -30,53 +33,34 @@ CHECKED = (
 )
 
 
-def checked_configs(width: int, **more: object) -> list[Config]:
-    """Return heads of many kinds."""
+def checked_configs(width: int, texts: Sequence[str] = CHECKED) -> list[Config]:
+    """Return heads of many kinds, for two epochs."""
     from headsweep.config.overrides import compose_config
 
     common = ["training.max_epochs=2", "training.early_stopping_patience=null"]
     common += ["training.batch_size=64", "training.learning_rate=0.001"]
-    configs = [compose_config([*common, *text.split()], where="gpu") for text in CHECKED]
+    configs = [compose_config([*common, *text.split()], where="gpu") for text in texts]
     if width < 100:
         smaller = {"head.hidden_dims": (24, 16)}
         configs = [
             with_values(c, smaller, where="gpu") if c.head.kind == "mlp" else c for c in configs
         ]
-    return [with_values(c, more, where="gpu") for c in configs] if more else configs
+    return configs
 
 
 def correctness(run: Run, until: float) -> dict[str, Any]:
-    """Compare the grouped programs with the CPU's, with repeats, alone, and among others.
+    """Compare the grouped programs with the CPU's, with repeats, alone, among others, and rounded.
 
     Returns:
         The measurements.
     """
     splits = run.checked_data()
-    settings = EngineSettings(device=str(DEVICE), slots=64)
     configs = checked_configs(run.sizes.width)
-    found: dict[str, Any] = {}
-    begun = now()
-    fused = train_to_end(configs, *splits, settings)
-    found["first_run_s"] = now() - begun
-    run.say("first training, compilation included, s", f"{found['first_run_s']:.1f}")
-    again = train_to_end(configs, *splits, settings)
-    found["repeats_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, again, strict=True)]
-    backwards = train_to_end(configs[::-1], *splits, settings)[::-1]
-    found["order_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, backwards, strict=True)]
-    alone = [train_to_end([c], *splits, settings)[0] for c in configs]
-    found["alone_equal"] = [equal_to_the_bit(a, b) for a, b in zip(fused, alone, strict=True)]
-    for name in ("repeats_equal", "order_equal", "alone_equal"):
-        run.say(f"{name} to the bit", f"{sum(found[name])} of {len(configs)}")
-    with grouped_programs(on=False):
-        cpu = train_to_end(configs, *splits, EngineSettings(device="cpu", slots=64))
-    found["cpu_auprc"] = [abs(a.best_value - b.best_value) for a, b in zip(fused, cpu, strict=True)]
-    found["cpu_weights"] = [weights_apart(a, b) for a, b in zip(fused, cpu, strict=True)]
-    for text, auprc, weights in zip(CHECKED, found["cpu_auprc"], found["cpu_weights"], strict=True):
-        print(f"  {auprc:.1e} {weights:.1e}  {text}")
-    run.say("AUPRC against CPU, most", f"{max(found['cpu_auprc']):.1e}")
-    run.say(
-        "weights against CPU (last epoch's, relative), most", f"{max(found['cpu_weights']):.1e}"
+    found, fused, cpu = compared(
+        run, "heads", configs, lambda some, settings: train_to_end(some, *splits, settings)
     )
+    found |= sensitivity(run, configs, splits, cpu)
+    settings = EngineSettings(device=str(DEVICE), slots=64)
     for precision in ("tf32", "bf16"):
         if now() > until:
             run.say(f"AUPRC of {precision}", "skipped: no time left")
@@ -90,6 +74,66 @@ def correctness(run: Run, until: float) -> dict[str, Any]:
             f"AUPRC of {precision} against float32, most", f"{max(found[precision + '_auprc']):.1e}"
         )
     return found
+
+
+def compared(
+    run: Run, name: str, configs: Sequence[Config],
+    train: Callable[[Sequence[Config], EngineSettings], list[Trained]],
+) -> tuple[dict[str, Any], list[Trained], list[Trained]]:  # fmt: skip
+    """Compare heads with their repeats, in another order, alone, and with the CPU's.
+
+    Returns:
+        The measurements, the heads, and the CPU's.
+    """
+    settings = EngineSettings(device=str(DEVICE), slots=64)
+    begun = now()
+    fused = train(configs, settings)
+    found: dict[str, Any] = {"first_run_s": now() - begun}
+    run.say(f"{name}: first training, compilation included, s", f"{found['first_run_s']:.1f}")
+    others = {
+        "repeats": train(configs, settings),
+        "another order": train(configs[::-1], settings)[::-1],
+        "alone": [train([config], settings)[0] for config in configs],
+    }
+    for way, trained in others.items():
+        found[way] = [equal_to_the_bit(a, b) for a, b in zip(fused, trained, strict=True)]
+        run.say(f"{name}: {way} equal to the bit", f"{sum(found[way])} of {len(configs)}")
+    with grouped_programs(on=False):
+        cpu = train(configs, EngineSettings(device="cpu", slots=64))
+    found["auprc"] = [abs(a.best_value - b.best_value) for a, b in zip(fused, cpu, strict=True)]
+    found["weights"] = [weights_apart(a, b) for a, b in zip(fused, cpu, strict=True)]
+    for config, auprc, weights in zip(configs, found["auprc"], found["weights"], strict=True):
+        print(f"  {auprc:.1e} {weights:.1e}  {config.head} {config.training.optimizer}")
+    run.say(f"{name}: AUPRC against CPU, most", f"{max(found['auprc']):.1e}")
+    run.say(f"{name}: last weights against CPU, relative, most", f"{max(found['weights']):.1e}")
+    return found, fused, cpu
+
+
+def sensitivity(
+    run: Run, configs: Sequence[Config], splits: tuple[Split, Split], cpu: Sequence[Trained]
+) -> dict[str, Any]:
+    """Compare the CPU's heads with those of features that are changed by a millionth.
+
+    One unit of a ReLU that is on instead of off moves all later steps, so that heads which agree
+    to rounding at first can end further apart than that.
+
+    Returns:
+        The measurements.
+    """
+    train, valid = splits
+    rng = np.random.default_rng(5)
+    near = {
+        name: (x * (1 + 1e-6 * rng.standard_normal(x.shape))).astype(np.float32)
+        for name, x in train.features.items()
+    }
+    settings = EngineSettings(device="cpu", slots=64)
+    with grouped_programs(on=False):
+        changed = train_to_end(configs, replace(train, features=near), valid, settings)
+    auprc = [abs(a.best_value - b.best_value) for a, b in zip(changed, cpu, strict=True)]
+    weights = [weights_apart(a, b) for a, b in zip(changed, cpu, strict=True)]
+    run.say("CPU, features changed by 1e-6: AUPRC, most", f"{max(auprc):.1e}")
+    run.say("CPU, features changed by 1e-6: last weights, most", f"{max(weights):.1e}")
+    return {"changed_auprc": auprc, "changed_weights": weights}
 
 
 def without_triton(run: Run, until: float) -> dict[str, Any]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import click
 
+_SECTION = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.MULTILINE)
+"""The first line of a docstring's section, which is for readers of the code."""
+
 
 class Command(click.Command):
-    """A command that takes `--debug`."""
+    """A command that takes `--debug`; its help is its docstring without the sections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(_debug())
+        if self.help:
+            self.help = _SECTION.split(inspect.cleandoc(self.help))[0].strip()
 
 
 class Group(click.Group):

@@ -1,12 +1,14 @@
 """Feature files → one memory-mapped matrix a manifest and input, made again only on a change.
 
 A pack is a folder with `matrix.npy` and `index.json`. The index is written last, so a folder
-without one is no pack; a lock beside it keeps two processes from packing the same thing at once.
+without one is no pack; a lock beside it keeps two processes from packing the same thing at once. A
+pack that is up to date is only read, so the folder may be read-only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import locked, replacing, write_json
+from headsweep.atomic_files import locked, reason, replacing, write_json
 from headsweep.config.schema import Config
 from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.manifest import Manifest
@@ -37,7 +39,7 @@ class PackedFeatures:
     """Features of one manifest and input.
 
     `matrix` is a read-only memory map of shape (n, d), float32; row i is the manifest's row i.
-    `fingerprint` is SHA-256 over volumes and values, independent of file times and places.
+    `fingerprint` is SHA-256 over volumes and values, not over times and paths of files.
     """
 
     matrix: NDArray[np.float32]
@@ -57,7 +59,7 @@ class _Files:
         try:
             return read_feature(self.paths[index], self.key)
         except FeatureError as error:
-            raise FeatureError(f"{error} ({self.manifest.place(index)})") from None
+            raise FeatureError(f"{error} ({self.manifest.location(index)})") from None
 
 
 def pack_for(
@@ -114,7 +116,7 @@ def pack(
         ManifestError: the manifest lacks the input's column, or a row its path.
         FeatureError: a feature file cannot be used, or changes meanwhile; names it and the
             manifest's row.
-        OutputError: `cache_dir` cannot be written.
+        OutputError: `cache_dir` cannot be written, and holds no pack that is up to date.
     """
     paths = _feature_paths(manifest, name, data_root, follow_links=follow_links)
     rows = _Files(manifest, manifest.feature_paths[name], paths, key)
@@ -124,6 +126,8 @@ def pack(
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     folder = cache_dir / f"{manifest.name}-{name}-{digest}"
     try:
+        if _is_read_only(folder):
+            return _existing_pack(folder, rows)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock"), ThreadPoolExecutor(THREADS) as pool:
             # Under the lock, anything temporary was left by a process that crashed.
@@ -139,12 +143,42 @@ def pack(
                     (folder / "index.json").unlink(missing_ok=True)
                 index["files"] = files
                 write_json(folder / "index.json", index, indent=None)
-            return PackedFeatures(
-                matrix=npy_format.open_memmap(folder / "matrix.npy", mode="r"),
-                fingerprint=index["fingerprint"],
-            )
+            return _open_pack(folder, index)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot write packed features: {error}") from None
+        raise OutputError(
+            f"{error.filename or folder}: cannot write packed features: {reason(error)}"
+        ) from None
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Return whether a folder exists and this user can read but not write it."""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
+def _existing_pack(folder: Path, rows: _Files) -> PackedFeatures:
+    """Open a pack of another user, or on a read-only file system.
+
+    Returns:
+        Its matrix and fingerprint.
+
+    Raises:
+        OutputError: it is not up to date, and cannot be made again here.
+    """
+    with locked(folder / "lock", shared=True), ThreadPoolExecutor(THREADS) as pool:
+        index = _current_index(folder, rows.manifest.volumes, _states(rows, pool))
+        if index is None:
+            raise OutputError(
+                f"{folder}: these packed features are not up to date, and this user cannot write "
+                "to the folder; set HEADSWEEP_CACHE to a folder of your own"
+            )
+        return _open_pack(folder, index)
+
+
+def _open_pack(folder: Path, index: dict[str, Any]) -> PackedFeatures:
+    return PackedFeatures(
+        matrix=npy_format.open_memmap(folder / "matrix.npy", mode="r"),
+        fingerprint=index["fingerprint"],
+    )
 
 
 def _feature_paths(
@@ -155,11 +189,11 @@ def _feature_paths(
     names = manifest.feature_paths[name]
     if "" in names:
         raise ManifestError(
-            f"{manifest.place(names.index(''))}: the path of the {name} features is empty"
+            f"{manifest.location(names.index(''))}: the path of the {name} features is empty"
         )
     paths = [data_root / name for name in names]
     for index in () if follow_links else outside(data_root, paths):
-        raise FeatureError(f"{paths[index]}: {LEADS_OUTSIDE} ({manifest.place(index)})")
+        raise FeatureError(f"{paths[index]}: {LEADS_OUTSIDE} ({manifest.location(index)})")
     return paths
 
 
@@ -192,12 +226,12 @@ def _states(rows: _Files, pool: ThreadPoolExecutor) -> list[FileState]:
         try:
             stat = paths[index].stat()
         except FileNotFoundError:
-            place = rows.manifest.place(index)
-            raise FeatureError(f"feature file not found: {paths[index]} ({place})") from None
+            location = rows.manifest.location(index)
+            raise FeatureError(f"feature file not found: {paths[index]} ({location})") from None
         except OSError as error:
             raise FeatureError(
                 f"{paths[index]}: cannot read the feature file: {error.strerror} "
-                f"({rows.manifest.place(index)})"
+                f"({rows.manifest.location(index)})"
             ) from None
         return [rows.names[index], stat.st_size, stat.st_mtime_ns]
 
@@ -228,7 +262,7 @@ def _refuse_changes(rows: _Files, before: list[FileState], now: list[FileState])
         if old != new:
             raise FeatureError(
                 f"{rows.paths[index]}: the feature file was written while it was packed "
-                f"({rows.manifest.place(index)})"
+                f"({rows.manifest.location(index)})"
             )
 
 
@@ -251,7 +285,7 @@ def _write_matrix(
         if len(row) != width:
             raise FeatureError(
                 f"{paths[index]}: all features of a manifest must be {width} wide, as the first "
-                f"is, found {len(row)} ({manifest.place(index)})"
+                f"is, found {len(row)} ({manifest.location(index)})"
             )
         return row
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import write_json
+from headsweep.atomic_files import reason, write_json
 from headsweep.data.manifest import Manifest
 from headsweep.data.splitting import group_folds, linked_groups, split_by_group
 from headsweep.data.tables import read_table, write_table
@@ -136,4 +136,4 @@ def _write_index(path: Path, subsets: Sequence[Subset]) -> None:
     try:
         write_json(path, [asdict(subset) for subset in subsets])
     except OSError as error:
-        raise OutputError(f"{path}: cannot write the file: {error}") from None
+        raise OutputError(f"{path}: cannot write the file: {reason(error)}") from None

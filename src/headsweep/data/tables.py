@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from headsweep.atomic_files import write_text
+from headsweep.atomic_files import reason, write_text
 from headsweep.data.faults import Fault
 from headsweep.errors import ManifestError, OutputError
 
@@ -107,7 +107,7 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, _text(header, rows))
     except OSError as error:
-        raise OutputError(f"{path}: cannot write the file: {error}") from None
+        raise OutputError(f"{path}: cannot write the file: {reason(error)}") from None
 
 
 def read_header(path: Path) -> tuple[str, ...]:

@@ -143,6 +143,7 @@ def _cross_entropy(targets: NDArray[np.uint8], scores: NDArray[np.float32]) -> N
     hit = np.where(targets.T.astype(bool), scores, 1 - scores)
     of_entry = -np.log(np.maximum(hit, 1e-7)).reshape(len(scores), -1)
     if has_blanks(targets):
-        of_entry = of_entry[:, labelled(targets).T.ravel()]
+        # Row by row in memory, so that the order of a slot's sum does not depend on other slots.
+        of_entry = np.compress(labelled(targets).T.ravel(), of_entry, axis=1)
     losses: NDArray[np.float32] = of_entry.mean(axis=1)
     return losses

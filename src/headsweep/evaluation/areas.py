@@ -21,8 +21,8 @@ from headsweep.metrics.score_intervals import (
 MIN_PATIENTS_OF_AREAS = 5
 """Patients of the rarer class from which AUPRC and AUROC have intervals; of a macro mean, the mean
 over labels. In simulations with normal scores they then cover the true value in 93 to 98 of 100
-data sets whose number of patients with the label is random; docs/benchmarks.md has other designs,
-among them those that are covered less often."""
+data sets whose number of patients with the label is random; `docs/benchmarks/intervals.md` has
+other designs, among them those that are covered less often."""
 
 AREAS = ("auprc", "auroc")
 STUDENT_FACTS = {"quantiles_of_areas": "Student's t", "interval_of_macro_auroc": "score"}

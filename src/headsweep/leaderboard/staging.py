@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ def staging(out: Path) -> Iterator[Path]:
             (out / PROVENANCE).unlink(missing_ok=True)
         for entry in entries:
             target = out / entry.name
-            if target.is_dir():  # removed with the temporary folder, complete until then
+            # What is in the way is removed with the temporary folder, and complete until then.
+            if target.is_dir() or (entry.is_dir() and os.path.lexists(target)):
                 target.replace(staged / f"{PARTIAL}{entry.name}")
             entry.replace(target)

@@ -26,7 +26,7 @@ class Selection:
     Caruana, Niculescu-Mizil, Crew and Ksikes (2004), "Ensemble selection from libraries of models",
     section 2.3: bags of half of the models, so that a combination that fits the selection rows by
     chance is in few bags. Fewer rounds than theirs, since the libraries here are small: with 10 and
-    with 25 rounds the rows that were not selected on gave the same (`docs/benchmarks.md`).
+    with 25 rounds the rows that were not selected on gave the same (`docs/benchmarks/finalize.md`).
     """
 
     n_bags: int = 20

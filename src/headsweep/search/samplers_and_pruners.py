@@ -47,18 +47,18 @@ _EXACT_STEPS = (BatchedTPESampler, ReplayedCmaEsSampler)
 SHARED_KEYS = ("training.batch_size",)
 """Config keys on which suggestions of batched TPE agree: trials of one batch size share a step.
 
-Normalizations share less, and agreeing on them too cost quality (`docs/benchmarks.md`).
+Normalizations share less, and agreeing on them too cost quality (`docs/benchmarks/search.md`).
 """
 SHARES_AT_ONCE = 5
 """How many shared values the trials at once have by default, at least.
 
-A search of batched TPE thus draws them twenty times. With eight it lost quality on functions whose
-shared param matters, and saved no time on a CPU (`docs/benchmarks.md`).
+A search of batched TPE thus draws them at least twenty times. With eight draws it lost quality on
+functions whose shared param matters, and saved no time on a CPU (`docs/benchmarks/search.md`).
 """
 TIMES_LEARNT: Mapping[str, int] = {"tpe": 10, "gp": 10, "cmaes": 10}
-"""How many batches of results a sampler that learns gets, at least (`docs/benchmarks.md`)."""
+"""Batches of results that a sampler gets to learn from, at least (`docs/benchmarks/search.md`)."""
 TIMES_LEARNT_LINEAR: Mapping[str, int] = {"tpe": 4}
-"""The same for linear heads, which gain most by being many and lose nothing by fewer batches."""
+"""The same for linear heads, which gain most from fused steps and lose nothing by fewer batches."""
 FEWEST_AT_ONCE = 4
 # All workers share one sequence or grid, so all need the same seed.
 _SHARED_SEQUENCE = ("qmc", "grid")

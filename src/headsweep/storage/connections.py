@@ -31,6 +31,7 @@ from headsweep.storage.sqlite_files import (
     check_file,
     file_id,
     folder_lock,
+    full_disk,
     is_read_only,
     sqlite_engine,
 )
@@ -186,7 +187,8 @@ class Database:
             )
         if _may_pass(error):
             return UnreachableStorageError(f"cannot reach {self.shown}: {found}")
-        return StorageError(f"cannot use {self.shown}: {found}")
+        full = full_disk(self.file) if self.file is not None and "disk" in found else ""
+        return StorageError("; ".join(filter(None, (f"cannot use {self.shown}: {found}", full))))
 
     def _read_only_error(self) -> StorageError:
         return StorageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from headsweep.errors import StorageError
 
 BUSY_TIMEOUT_S = 60
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs")
+FULL_BYTES = 1 << 20
+"""A disk with less free space counts as full."""
 DEFERRED = "headsweep_deferred"
 """Execution option with which SQLite takes no lock before the first write."""
 
@@ -41,8 +44,10 @@ def check_file(path: Path, *, create: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{shown}: cannot create its folder: {error.strerror}") from None
-    elif not path.is_file():
+    elif not path.exists():
         raise StorageError(f"{shown}: no such file")
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{shown}: not a file, so it cannot be a SQLite database")
     kind = _file_system(path.parent)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StorageError(f"{shown}: SQLite needs a local disk, but this is {kind}")
@@ -56,6 +61,21 @@ def is_read_only(path: Path) -> bool:
     return not os.access(path, os.W_OK) or not (
         os.access(path.parent, os.W_OK) or (log.exists() and os.access(log, os.W_OK))
     )
+
+
+def full_disk(path: Path) -> str:
+    """Return a sentence if the disk of a SQLite file is full, which SQLite may call an I/O error.
+
+    Returns:
+        The sentence; empty if there is space, or if that cannot be found out.
+    """
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return ""
+    if free >= FULL_BYTES:
+        return ""
+    return f"the disk of {path.parent} is full ({free} bytes free)"
 
 
 def file_id(path: Path) -> str:

@@ -54,7 +54,7 @@ def open_storage_after(check: Callable[[], None], url: str) -> BatchedStorage:
     """
     file = Path(url.removeprefix("sqlite:///"))
     if url.startswith("sqlite:///") and not file.exists():
-        check_output(file.parent)
+        check_output(file.parent, what="the folder of the storage")
         check()
         return open_storage(url, create=True)
     database = open_database(url)

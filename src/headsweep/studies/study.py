@@ -202,7 +202,7 @@ class StoredStudy:
         return self.storage.get_trial(trial_id)
 
     def fits(self, trial: FrozenTrial) -> bool:
-        """Return whether a finished trial's params are complete and lie in the space.
+        """Return whether a finished trial's params are complete and in the space.
 
         Those of another program may not. Nor does another program measure what the study's
         constraint bounds.

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from headsweep.atomic_files import replacing
+from headsweep.atomic_files import reason, replacing
 from headsweep.config.data_sections import ColumnsConfig
 from headsweep.data.columns import LABEL_VALUES, label_columns, unused_labels
 from headsweep.data.ct_rate.names import FINDINGS, NOT_GIVEN, VOLUME_NAME, scan_of, volume_of
@@ -232,7 +232,7 @@ def write_scan_means(prepared: Prepared, data_root: Path) -> None:
             with replacing(target) as file:
                 np.savez(file, arr=mean.astype(np.float32))
         except OSError as error:
-            raise OutputError(f"{target}: cannot write mean features: {error}") from None
+            raise OutputError(f"{target}: cannot write mean features: {reason(error)}") from None
 
 
 def _volume(row: Mapping[str, str], path: Path) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headsweep.atomic_files import new_folder
+from headsweep.atomic_files import new_folder, reason
 from headsweep.data.ct_rate.names import FINDINGS, LABELS, NOT_GIVEN, PREVALENCES
 from headsweep.data.synthetic.copula import latent_correlation, to_labels
 from headsweep.errors import ConfigError, OutputError
@@ -243,7 +243,7 @@ def _write(out: Path, cohorts: dict[str, Cohort], *, progress: bool) -> dict[str
         with new_folder(out) as partial:
             _fill(partial, cohorts, rows, progress=progress)
     except OSError as error:
-        raise OutputError(f"{out}: cannot write the output: {error}") from None
+        raise OutputError(f"{out}: cannot write the output: {reason(error)}") from None
     return {name: len(lines) for name, lines in rows.items()}
 
 

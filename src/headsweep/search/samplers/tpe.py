@@ -4,9 +4,9 @@ As in Optuna's `TPESampler`, a suggestion is the draw from the density of good t
 ratio of the density of all other trials to it is lowest. Running trials count as other trials, and
 so does every suggestion of the batch: its kernel is added without fitting again.
 
-A batch of 32 is fitted once where one trial after another is fitted 32 times, so a fit must use its
-trials better, and stay wide. These differences from Optuna's were chosen by measurement
-(`docs/benchmarks.md`):
+Optuna's fits again for every trial; here one fit serves a batch of 32. It must therefore use its
+trials better, and its suggestions must stay diverse. These differences from Optuna's sampler were
+chosen by measurement (`docs/benchmarks/search.md`):
 
 - The good trials are as few as the square root of all, not a tenth, and are weighted by rank, as
   parents are in evolution strategies.
@@ -88,7 +88,7 @@ class BatchedTPESampler(BaseSampler):
         self._n_candidates = n_ei_candidates
         self._multivariate = multivariate is not False
         self._group = group
-        self._lies = constant_liar
+        self._constant_liar = constant_liar
         self._shared_names = frozenset(shared) if n_shared > 1 else frozenset()
         self._n_shared = n_shared
         self._rng = np.random.RandomState(seed)
@@ -175,14 +175,14 @@ class BatchedTPESampler(BaseSampler):
             return {}
         key = tuple(space)
         if key not in fits.made:
-            densities = fits.densities(space, lie=self._lies)
+            densities = fits.densities(space, constant_liar=self._constant_liar)
             n_ahead = self._batch_size or 1
             if self._shared_names:
                 n_ahead = max(n_ahead, N_DRAWN_TO_AGREE)
             fits.made[key] = DensityRatio(*densities, self._n_candidates, n_ahead, self._rng)
         agreed = {i: self._agreed(name, d) for i, (name, d) in enumerate(space.items())}
         fixed = {i: value for i, value in agreed.items() if value is not None}
-        point = fits.made[key].suggest(lie=self._lies, fixed=fixed).tolist()
+        point = fits.made[key].suggest(constant_liar=self._constant_liar, fixed=fixed).tolist()
         params = {
             name: on_step(distribution, distribution.to_external_repr(value))
             for (name, distribution), value in zip(space.items(), point, strict=True)

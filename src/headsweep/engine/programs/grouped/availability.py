@@ -57,7 +57,7 @@ def _probe() -> None:
     Raises:
         RuntimeError: its result is wrong.
     """
-    from headsweep.engine.programs.grouped.elementwise_kernels import clip_kernel
+    from headsweep.engine.programs.grouped.vector_kernels import clip_kernel
 
     device = torch.device("cuda")
     sums = torch.tensor([[0, 2]], device=device)

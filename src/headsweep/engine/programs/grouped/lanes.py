@@ -11,15 +11,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsweep.config.training_section import Precision
-from headsweep.engine.programs.grouped import elementwise_kernels as elementwise
 from headsweep.engine.programs.grouped import product_kernels as products
+from headsweep.engine.programs.grouped.activation_kernels import (
+    activation_error_kernel,
+    activation_kernel,
+)
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
 from headsweep.engine.programs.grouped.loss_inputs import LossInputs
+from headsweep.engine.programs.grouped.loss_kernels import loss_kernel
 from headsweep.engine.programs.grouped.members import Member
 from headsweep.engine.programs.grouped.rates import step_rates
 from headsweep.engine.programs.grouped.recording import GraphedStep, Launcher
 from headsweep.engine.programs.grouped.records import Tiles
+from headsweep.engine.programs.grouped.row_kernels import gather_kernel, scores_kernel, tick_kernel
 from headsweep.engine.programs.grouped.tables import DeviceTables, Region, membership
+from headsweep.engine.programs.grouped.vector_kernels import (
+    clip_kernel,
+    clipped_vector_kernel,
+    vector_kernel,
+)
 
 CLIP_BLOCK = 1024
 TRITON_PRECISION: dict[Precision, str] = {"float32": "tf32x3", "tf32": "tf32", "bf16": "bf16"}
@@ -109,14 +119,14 @@ class _Lane:
         """Start the kernels of the forward pass, from rows to logits."""
         t, tables = self.tile_shapes, self.tables
         self.launch(
-            elementwise.gather_kernel, (-(-self.rows // t.gather_rows), len(tables.variants)),
+            gather_kernel, (-(-self.rows // t.gather_rows), len(tables.variants)),
             tables.variants, self.inputs.data, tables.activations, self.order, self.clock,
             self.rows, ROWS=t.gather_rows, COLUMNS=t.gather_columns,
         )  # fmt: skip
         for depth in range(tables.depth):
             self._product(("product", depth), products.product_kernel)
             self._tiled(
-                elementwise.activation_kernel, ("activation", depth), self.arena.weights,
+                activation_kernel, ("activation", depth), self.arena.weights,
                 tables.activations, tables.hypers, self.clock, self.rows,
                 TRAIN=self.train, ROWS=t.norm_rows, COLUMNS=t.norm_columns,
             )  # fmt: skip
@@ -203,7 +213,7 @@ class TrainLane(_Lane):
     def _backward(self) -> None:
         t, tables = self.tile_shapes, self.tables
         self._tiled(
-            elementwise.loss_kernel, ("loss", 0), tables.activations, tables.hypers, tables.kinds,
+            loss_kernel, ("loss", 0), tables.activations, tables.hypers, tables.kinds,
             self.loss.targets, self.loss.labelled, self.entries, self.loss.pos_weight, self.order,
             self.clock, self.rows, MASKED=self.loss.labelled_in_row is not None,
             ROWS=t.loss_rows, COLUMNS=t.loss_columns,
@@ -212,7 +222,7 @@ class TrainLane(_Lane):
             self._product(("output_error", 0), products.input_error_kernel)
         for depth in reversed(range(tables.depth)):
             self._tiled(
-                elementwise.activation_error_kernel, ("activation", depth), self.arena.weights,
+                activation_error_kernel, ("activation", depth), self.arena.weights,
                 tables.activations, tables.hypers, self.clock, self.rows,
                 ROWS=t.norm_rows, COLUMNS=t.norm_columns,
             )  # fmt: skip
@@ -224,7 +234,7 @@ class TrainLane(_Lane):
         moments = arena.weights, arena.firsts, arena.seconds
         slots = len(tables.hypers)
         self._tiled(
-            elementwise.vector_kernel, ("vector", 0), *moments, tables.activations,
+            vector_kernel, ("vector", 0), *moments, tables.activations,
             tables.gradients, tables.partials, tables.hypers, tables.kinds, self.rates,
             self.clock, self.rows, slots, ROWS=t.vector_rows, COLUMNS=t.vector_columns,
         )  # fmt: skip
@@ -237,11 +247,11 @@ class TrainLane(_Lane):
         )  # fmt: skip
         if self.tables.clips:
             self._tiled(
-                elementwise.clipped_vector_kernel, ("clipped_vector", 0), *moments,
+                clipped_vector_kernel, ("clipped_vector", 0), *moments,
                 tables.gradients, tables.hypers, tables.kinds, self.rates, tables.scales,
                 self.clock, slots, COLUMNS=t.vector_columns,
             )  # fmt: skip
-        self.launch(elementwise.tick_kernel, 1, self.clock)
+        self.launch(tick_kernel, 1, self.clock)
 
     def _clip(self) -> None:
         """Compute the factors of the gradients of slots with a clip norm."""
@@ -251,7 +261,7 @@ class TrainLane(_Lane):
             self.rows, **self._updates,
         )  # fmt: skip
         self.launch(
-            elementwise.clip_kernel, len(tables.hypers), tables.sums, tables.partials,
+            clip_kernel, len(tables.hypers), tables.sums, tables.partials,
             tables.hypers, tables.scales, BLOCK=CLIP_BLOCK,
         )  # fmt: skip
 
@@ -289,7 +299,7 @@ class ScoreLane(_Lane):
         t, tables = self.tile_shapes, self.tables
         self._forward()
         self._tiled(
-            elementwise.scores_kernel, ("score", 0), tables.activations, self._scores, self.clock,
+            scores_kernel, ("score", 0), tables.activations, self._scores, self.clock,
             self.rows, self._scores.shape[2], ROWS=t.loss_rows, COLUMNS=t.loss_columns,
         )  # fmt: skip
-        self.launch(elementwise.tick_kernel, 1, self.clock)
+        self.launch(tick_kernel, 1, self.clock)

@@ -139,7 +139,7 @@ class InitialWeights:
 INITIAL_WEIGHTS = InitialWeights()
 
 
-def place(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> Member:
+def new_member(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> Member:
     """Return memory for a slot, filled with initial weights and zero moments."""
     config = slot.config
     pinned = arena.device.type == "cuda"
@@ -186,7 +186,7 @@ def parameter_shapes(config: HeadConfig, shape: HeadShape) -> dict[str, tuple[in
 
 
 def _hypers(config: Config) -> NDArray[np.float32]:
-    """Return the numbers that `product_kernels` and `elementwise_kernels` read by position."""
+    """Return the numbers that kernels read by position."""
     t, head = config.training, config.head
     dropout = head.dropout if isinstance(head, MLPConfig) and head.dropout > 0 else NEVER
     beta1, beta2 = t.betas

@@ -172,18 +172,18 @@ def _weight_gradient(
     total = tl.zeros((UNITS, COLUMNS), tl.float32)
     for start in range(0, rows, DEPTH):
         row = start + k
-        inside = (row < rows)[:, None]
-        e = tl.load(
-            errors + row[:, None] * width_out + unit[None, :],
-            mask=inside & (unit < width_out)[None, :],
+        inside = row < rows
+        e = tl.load(  # transposed by its addresses: `tl.trans` would copy four bytes at a time
+            errors + row[None, :] * width_out + unit[:, None],
+            mask=inside[None, :] & (unit < width_out)[:, None],
             other=0.0,
         )
         x = tl.load(
             source + row[:, None] * width_in + column[None, :],
-            mask=inside & (column < width_in)[None, :],
+            mask=inside[:, None] & (column < width_in)[None, :],
             other=0.0,
         )
-        total = _add_product(tl.trans(e), x, total, PRECISION, EMULATED)
+        total = _add_product(e, x, total, PRECISION, EMULATED)
     return total
 
 
@@ -266,16 +266,23 @@ def update_kernel(
     units_out = tl.load(record + UNITS_OUT).to(tl.int32)
     slot = tl.load(record + SLOT).to(tl.int32)
     column_tiles = (width_in + COLUMNS - 1) // COLUMNS
-    unit = (number // column_tiles) * UNITS + tl.arange(0, UNITS)
-    column = (number % column_tiles) * COLUMNS + tl.arange(0, COLUMNS)
-    at = unit[:, None] * width_in + column[None, :]
-    there = (unit < units_out)[:, None] & (column < width_in)[None, :]
+    first_unit = (number // column_tiles) * UNITS
+    first_column = (number % column_tiles) * COLUMNS
     sgd = tl.load(kinds + slot * 4 + 1) == 1
     g = _weight_gradient(
-        record, activations, unit, column, rows, PRECISION, EMULATED, UNITS, COLUMNS, DEPTH
-    )
+        record, activations, first_unit + tl.arange(0, UNITS),
+        first_column + tl.arange(0, COLUMNS), rows, PRECISION, EMULATED, UNITS, COLUMNS, DEPTH,
+    )  # fmt: skip
     if tl.load(kinds + slot * 4 + 2) == 1:
         g = g * tl.load(scales + slot)
+    # As a vector: in two dimensions Triton would bring weights and moments into the layout of the
+    # product and back, which are nine passes through shared memory instead of one.
+    g = tl.reshape(g, (UNITS * COLUMNS,))
+    element = tl.arange(0, UNITS * COLUMNS)
+    unit = first_unit + element // COLUMNS
+    column = first_column + element % COLUMNS
+    at = unit * width_in + column
+    there = (unit < units_out) & (column < width_in)
     # Loaded late: what is held during the products would halve the tiles that run at once.
     p = tl.load(weights + start + at, mask=there, other=0.0)
     m = tl.load(firsts + start + at, mask=there, other=0.0)
