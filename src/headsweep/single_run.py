@@ -79,7 +79,7 @@ def train(
     identity = _identity(config, fit, valid, engine.inputs.device, settings)
     snapshot = _snapshot_to_resume(config, folder, identity, notice)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    with _locked_folder(folder):
         if snapshot is None:
             slot = engine.replay(config).slot
             (folder / STATE).unlink(missing_ok=True)
@@ -148,7 +148,7 @@ def _head(
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _locked_folder(folder: Path) -> Iterator[None]:
     """Refuse a folder in which another run is at work: their lines and states would mix.
 
     Raises:

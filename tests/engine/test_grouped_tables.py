@@ -19,7 +19,7 @@ from headsweep.engine.inputs import Variant
 from headsweep.engine.numerics.schedule import learning_rate
 from headsweep.engine.programs.grouped import records as r
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
-from headsweep.engine.programs.grouped.members import InitialWeights, parameter_shapes, place
+from headsweep.engine.programs.grouped.members import InitialWeights, new_member, parameter_shapes
 from headsweep.engine.programs.grouped.rates import step_rates
 from headsweep.engine.slots import Slot
 from headsweep.heads.base import HeadShape
@@ -85,7 +85,7 @@ def test_place_gives_a_slot_the_weights_of_build_head(one: Config) -> None:
     """Equal to the bit, also for a second head that uses the same cached random numbers."""
     arena = WeightArena(CPU)
     for number in range(2):
-        member = place(Slot(number, one, 32, 1, 1), SHAPE, 32, arena)
+        member = new_member(Slot(number, one, 32, 1, 1), SHAPE, 32, arena)
         head = build_head(one.head, SHAPE, seed=one.training.seed)
         views = zip(member.names, member.views(arena.weights), strict=True)
         state = head.state_dict()

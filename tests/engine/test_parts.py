@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headsweep.config.training_section import TrainingConfig
 from headsweep.engine.numerics.dropout_noise import (
-    kept,
+    apply_dropout,
     minibatch_key,
     signed,
     uniforms,
@@ -86,7 +86,7 @@ class TestNoise:
 
     @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
     def test_kept_drops_at_the_given_rate(self, dropout: float) -> None:
-        mask = kept(torch.ones(200_000), uniforms(1, 2, 3, 200_000, CPU), dropout)
+        mask = apply_dropout(torch.ones(200_000), uniforms(1, 2, 3, 200_000, CPU), dropout)
         assert (mask == 0).double().mean().item() == pytest.approx(dropout, abs=0.005)
         assert mask.max() == 1
 

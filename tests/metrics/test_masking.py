@@ -14,7 +14,8 @@ from sklearn.metrics import (
 )
 
 from headsweep.evaluation.predictions import Predictions
-from headsweep.evaluation.summaries import choose_thresholds, measure, report_of
+from headsweep.evaluation.split_metrics import report_of
+from headsweep.evaluation.summaries import choose_thresholds, measure
 from headsweep.metrics.bootstrap import (
     patient_resamples,
     rarer_class_patients,

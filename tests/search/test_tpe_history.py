@@ -84,9 +84,10 @@ def test_suggestions_when_history_grows_equal_those_of_a_history_read_at_once() 
     for n in (0, 1, 300, 900):
         grown.learn(before[:n])
     at_once = _history()
-    for lie in (False, True):
+    for liar in (False, True):
         fits = [Fits(history, history.learn(after), group=False) for history in (grown, at_once)]
-        for ours, expected in zip(*(f.densities(SPACE, lie=lie) for f in fits), strict=True):
+        densities = (f.densities(SPACE, constant_liar=liar) for f in fits)
+        for ours, expected in zip(*densities, strict=True):
             points = expected.draw(50, np.random.RandomState(2))
             np.testing.assert_array_equal(ours.log_density(points), expected.log_density(points))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from gpu_sections.device import CUDA, DEVICE, now
@@ -13,6 +14,7 @@ from gpu_sections.programs import grouped_programs
 from gpu_sections.run import Run
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
+from headsweep.data.dataset import Split
 from headsweep.engine import groups
 from headsweep.engine.train_configs import Trained, train_to_end
 from headsweep.settings import EngineSettings
@@ -54,9 +56,10 @@ def correctness(run: Run, until: float) -> dict[str, Any]:
     """
     splits = run.checked_data()
     configs = checked_configs(run.sizes.width)
-    found, fused = compared(
+    found, fused, cpu = compared(
         run, "heads", configs, lambda some, settings: train_to_end(some, *splits, settings)
     )
+    found |= sensitivity(run, configs, splits, cpu)
     settings = EngineSettings(device=str(DEVICE), slots=64)
     for precision in ("tf32", "bf16"):
         if now() > until:
@@ -76,11 +79,11 @@ def correctness(run: Run, until: float) -> dict[str, Any]:
 def compared(
     run: Run, name: str, configs: Sequence[Config],
     train: Callable[[Sequence[Config], EngineSettings], list[Trained]],
-) -> tuple[dict[str, Any], list[Trained]]:  # fmt: skip
+) -> tuple[dict[str, Any], list[Trained], list[Trained]]:  # fmt: skip
     """Compare heads with their repeats, in another order, alone, and with the CPU's.
 
     Returns:
-        The measurements, and the heads.
+        The measurements, the heads, and the CPU's.
     """
     settings = EngineSettings(device=str(DEVICE), slots=64)
     begun = now()
@@ -103,7 +106,34 @@ def compared(
         print(f"  {auprc:.1e} {weights:.1e}  {config.head} {config.training.optimizer}")
     run.say(f"{name}: AUPRC against CPU, most", f"{max(found['auprc']):.1e}")
     run.say(f"{name}: last weights against CPU, relative, most", f"{max(found['weights']):.1e}")
-    return found, fused
+    return found, fused, cpu
+
+
+def sensitivity(
+    run: Run, configs: Sequence[Config], splits: tuple[Split, Split], cpu: Sequence[Trained]
+) -> dict[str, Any]:
+    """Compare the CPU's heads with those of features that are changed by a millionth.
+
+    One unit of a ReLU that is on instead of off moves all later steps, so that heads which agree
+    to rounding at first can end further apart than that.
+
+    Returns:
+        The measurements.
+    """
+    train, valid = splits
+    rng = np.random.default_rng(5)
+    near = {
+        name: (x * (1 + 1e-6 * rng.standard_normal(x.shape))).astype(np.float32)
+        for name, x in train.features.items()
+    }
+    settings = EngineSettings(device="cpu", slots=64)
+    with grouped_programs(on=False):
+        changed = train_to_end(configs, replace(train, features=near), valid, settings)
+    auprc = [abs(a.best_value - b.best_value) for a, b in zip(changed, cpu, strict=True)]
+    weights = [weights_apart(a, b) for a, b in zip(changed, cpu, strict=True)]
+    run.say("CPU, features changed by 1e-6: AUPRC, most", f"{max(auprc):.1e}")
+    run.say("CPU, features changed by 1e-6: last weights, most", f"{max(weights):.1e}")
+    return {"changed_auprc": auprc, "changed_weights": weights}
 
 
 def without_triton(run: Run, until: float) -> dict[str, Any]:

@@ -38,22 +38,22 @@ def options(run: Run, until: float) -> dict[str, Any]:
     folds = divide(splits[0], None, 3, seed=7)
     width = run.sizes.width
     found: dict[str, Any] = {}
-    found["options"], _ = compared(
+    found["options"], *_ = compared(
         run, "options", checked_configs(width, OPTIONS),
         lambda some, settings: train_to_end(some, *splits, settings),
     )  # fmt: skip
     if now() < until:
-        found["blank labels"], _ = compared(
+        found["blank labels"], *_ = compared(
             run, "blank labels", checked_configs(width, CHECKED),
             lambda some, settings: train_to_end(some, blank[0], blank[1], settings),
         )  # fmt: skip
     if now() < until:
-        found["folds"], _ = compared(
+        found["folds"], *_ = compared(
             run, "folds", checked_configs(width, CHECKED[::3]),
             lambda some, settings: train_in(FoldedEngine(folds, settings), some),
         )  # fmt: skip
     if now() < until:
-        found["other programs"], _ = compared(
+        found["other programs"], *_ = compared(
             run, "other programs", checked_configs(width, OTHER_PROGRAMS),
             lambda some, settings: train_to_end(some, *splits, settings),
         )  # fmt: skip

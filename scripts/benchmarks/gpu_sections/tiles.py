@@ -20,24 +20,48 @@ from headsweep.engine.programs.grouped.program import GROUPED_PROGRAMS, TALL
 
 ENTRY = Path(__file__).parents[1] / "gpu.py"
 
+
+def _update(
+    rows: int, columns: int, *, depth: int, warps: int, stages: int, registers: int | None
+) -> dict[str, Any]:
+    return {
+        "weight_rows": rows, "weight_columns": columns, "update_depth": depth,
+        "update_warps": warps, "update_stages": stages, "update_registers": registers,
+    }  # fmt: skip
+
+
 SHAPES: dict[str, tuple[dict[str, Any], ...]] = {
     "update": (
-        {}, {"update_stages": 2}, {"weight_rows": 32, "weight_columns": 64, "update_warps": 4},
-        {"weight_rows": 32, "weight_columns": 128, "update_warps": 8},
-        {"weight_rows": 16, "weight_columns": 128, "update_warps": 4},
-        {"weight_rows": 16, "weight_columns": 256, "update_warps": 8},
-        {"weight_rows": 64, "weight_columns": 128, "update_warps": 8},
-        {"weight_rows": 64, "weight_columns": 64, "update_warps": 8},
-        {"weight_rows": 32, "weight_columns": 256, "update_warps": 8},
-        {"weight_rows": 64, "weight_columns": 128, "update_warps": 16, "update_registers": None},
+        {},
+        _update(32, 64, depth=16, warps=4, stages=4, registers=96),
+        _update(32, 64, depth=16, warps=4, stages=5, registers=96),
+        _update(32, 64, depth=16, warps=4, stages=3, registers=96),
+        _update(32, 64, depth=32, warps=4, stages=3, registers=128),
+        _update(32, 64, depth=32, warps=2, stages=3, registers=None),
+        _update(32, 64, depth=16, warps=2, stages=4, registers=None),
+        _update(64, 32, depth=32, warps=2, stages=3, registers=None),
+        _update(64, 32, depth=16, warps=2, stages=4, registers=None),
+        _update(32, 32, depth=32, warps=1, stages=3, registers=None),
+        _update(32, 32, depth=16, warps=2, stages=4, registers=128),
+        _update(128, 32, depth=32, warps=4, stages=3, registers=168),
+        _update(128, 32, depth=32, warps=4, stages=4, registers=168),
+        _update(32, 128, depth=16, warps=4, stages=4, registers=168),
     ),
     "product": (
-        {}, {"stages": 3}, {"depth": 32}, {"outputs": 64, "depth": 32},
-        {"outputs": 64, "stages": 3}, {"depth": 64},
-        {"rows": 32, "outputs": 64}, {"outputs": 64, "depth": 32, "registers": 128},
-        {"depth": 32, "registers": 128}, {"rows": 32, "outputs": 64, "depth": 32},
-        {"rows": 32, "outputs": 32, "stages": 3}, {"outputs": 128, "depth": 32, "warps": 8},
-        {"rows": 128, "outputs": 64, "depth": 32, "warps": 8, "stages": 3},
+        {},
+        {"depth": 64},
+        {"warps": 2, "stages": 3},
+        {"warps": 2},
+        {"depth": 16, "warps": 2},
+        {"rows": 32, "outputs": 64, "warps": 2, "stages": 3},
+        {"rows": 32, "warps": 2},
+        {"rows": 32, "warps": 1},
+        {"rows": 32, "outputs": 16, "warps": 1},
+        {"rows": 128, "stages": 3},
+        {"rows": 128},
+        {"rows": 128, "stages": 3, "registers": 168},
+        {"rows": 128, "outputs": 64, "stages": 3},
+        {"outputs": 64},
     ),
     "norm": (
         {}, {"norm_rows": 2}, {"norm_rows": 8}, {"norm_columns": 512},
@@ -49,8 +73,9 @@ SHAPES: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 def shapes_of(kind: str) -> dict[str, tuple[dict[str, Any], ...]]:
-    """Return what is tried for a program; of a linear head only some updates."""
-    return {"update": SHAPES["update"][:8]} if kind == "grouped_linear" else SHAPES
+    """Return what is tried for a program; a linear head has no norm."""
+    parts = ("update", "product") if kind == "grouped_linear" else tuple(SHAPES)
+    return {part: SHAPES[part] for part in parts}
 
 
 def tiles(run: Run, until: float) -> dict[str, Any]:

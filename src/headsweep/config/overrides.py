@@ -102,7 +102,7 @@ def compose_config(
         ConfigError: an override that Hydra cannot parse, an unknown key or choice, a value that
             is not allowed, an interpolation, or anything that addresses Hydra itself.
     """
-    overrides = meaningful(overrides, where=where)
+    overrides = without_ignored(overrides, where=where)
     values = {**(given or {}), **dict(override_value(text, where=where) for text in overrides)}
     values |= fixed or {}
     choices = {key: values.pop(key) for key in GROUPS if key in values}
@@ -159,7 +159,7 @@ def override_value(text: str, *, where: str) -> tuple[str, Any]:
     return key, value
 
 
-def meaningful(overrides: Sequence[str], *, where: str) -> list[str]:
+def without_ignored(overrides: Sequence[str], *, where: str) -> list[str]:
     """Leave out overrides of keys that other CT-RATE benchmarks have, and that mean nothing here.
 
     Args:
@@ -180,7 +180,7 @@ def meaningful(overrides: Sequence[str], *, where: str) -> list[str]:
     return kept
 
 
-def meaningful_sections(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def without_ignored_sections(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """Leave out keys that other CT-RATE benchmarks have in their config files, with one warning.
 
     Args:
@@ -318,10 +318,10 @@ def config_of(config_file: Path | None, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: a key or value that is not allowed, after the file or `command line`.
     """
-    overrides = meaningful(overrides, where=COMMAND_LINE)
+    overrides = without_ignored(overrides, where=COMMAND_LINE)
     if config_file is None:
         return compose_config(overrides, where=COMMAND_LINE)
-    data = meaningful_sections(read_document(config_file), where=str(config_file))
+    data = without_ignored_sections(read_document(config_file), where=str(config_file))
     pairs = [override_value(text, where=COMMAND_LINE) for text in overrides]
     choices = [text for text, (key, _) in zip(overrides, pairs, strict=True) if key in GROUPS]
     chosen = to_dict(compose_config(choices, where=COMMAND_LINE))

@@ -18,7 +18,7 @@ from headsweep.config.overrides import (
     config_of,
     group_options,
     hydra_override,
-    meaningful,
+    without_ignored,
 )
 from headsweep.config.schema import Config
 from headsweep.config.values import with_values
@@ -130,7 +130,7 @@ def multirun_configs(config_file: Path | None, overrides: Sequence[str]) -> list
     """
     configs = []
     folders: Counter[str] = Counter()
-    overrides = meaningful(overrides, where=COMMAND_LINE)
+    overrides = without_ignored(overrides, where=COMMAND_LINE)
     for swept, combination in expand_sweep(overrides, where=COMMAND_LINE):
         config = config_of(config_file, combination)
         name = _folder_name(swept)

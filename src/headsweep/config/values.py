@@ -123,19 +123,19 @@ ABSENT = "absent"
 """Stands for a key that one of two compared mappings lacks."""
 
 
-def differences(found: Any, expected: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(found: Any, expected: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Compare nested plain data; NaN equals NaN.
 
     Args:
         found: mappings and lists of any depth, or a leaf.
         expected: what `found` is compared with.
-        place: dotted path of both, for the paths below it.
+        path: dotted path of both, for the paths below it.
 
     Yields:
         For every leaf that differs, by order of the keys: its dotted path, its value in `found`
         and its value in `expected`; a key that one lacks has the value `ABSENT` there.
     """
-    prefix = f"{place}." if place else ""
+    prefix = f"{path}." if path else ""
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
         for key in sorted({*found, *expected}):
             pair = found.get(key, ABSENT), expected.get(key, ABSENT)
@@ -144,7 +144,7 @@ def differences(found: Any, expected: Any, place: str = "") -> Iterator[tuple[st
         for index, pair in enumerate(zip(found, expected, strict=True)):
             yield from differences(*pair, f"{prefix}{index}")
     elif found != expected and not (_is_nan(found) and _is_nan(expected)):
-        yield place, found, expected
+        yield path, found, expected
 
 
 def _is_nan(value: Any) -> bool:

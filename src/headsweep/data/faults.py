@@ -23,5 +23,5 @@ class Fault:
     severity: Severity = "error"
 
     def __str__(self) -> str:
-        place = f"{self.path}" if self.row is None else f"{self.path}:{self.row}"
-        return f"{place}: {self.message}"
+        location = f"{self.path}" if self.row is None else f"{self.path}:{self.row}"
+        return f"{location}: {self.message}"

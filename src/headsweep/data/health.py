@@ -110,12 +110,12 @@ def health_warnings(
     if len(matrix) < LEAST_ROWS:
         return []
     found = feature_health(matrix, [manifest.patients[row] for row in rows])
-    messages = health_messages(found, kind, len(rows), lambda i: manifest.place(rows[i]))
+    messages = health_messages(found, kind, len(rows), lambda i: manifest.location(rows[i]))
     return [Fault(manifest.path, None, message, severity="warning") for message in messages]
 
 
 def health_messages(
-    found: Health, kind: str, n_rows: int, place: Callable[[int], str]
+    found: Health, kind: str, n_rows: int, row_name: Callable[[int], str]
 ) -> list[str]:
     """Describe what is unusual in the numbers of a feature matrix.
 
@@ -123,7 +123,7 @@ def health_messages(
         found: the numbers.
         kind: of features: "visual features".
         n_rows: of the matrix.
-        place: names a row by its index.
+        row_name: returns the name of a row by its index.
 
     Returns:
         A sentence for each unusual number; none for fewer than `LEAST_ROWS` rows.
@@ -152,10 +152,10 @@ def health_messages(
         (found.distance_outliers, "distance to the mean"),
     ):
         if outliers:
-            places = ", ".join(map(place, outliers[:NAMED]))
+            names = ", ".join(map(row_name, outliers[:NAMED]))
             messages.append(
                 f"{len(outliers)} of {n_rows} rows have {kind} whose {what} is an outlier "
-                f"(robust z above {OUTLIER_Z:g}): {places}{', …' if len(outliers) > NAMED else ''}"
+                f"(robust z above {OUTLIER_Z:g}): {names}{', …' if len(outliers) > NAMED else ''}"
             )
     if found.constant_columns:
         named = ", ".join(map(str, found.constant_columns[:NAMED]))

@@ -69,7 +69,7 @@ class Manifest:
         """The file's stem, which names the split."""
         return self.path.stem
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Return where the row at an index stands, as `file:row`."""
         return f"{self.path}:{self.rows[index]}"
 
@@ -110,7 +110,7 @@ class Manifest:
         return replace(self, labels=tuple(labels), targets=self.targets[:, order])
 
     def fingerprint(self) -> str:
-        """Return SHA-256 over volumes, labels and targets; independent of the file's place."""
+        """Return SHA-256 over volumes, labels and targets, but not over the path."""
         groups = (self.patients, self.scans) if self.named_groups else ()
         return rows_fingerprint(self.volumes, self.labels, self.targets, groups)
 

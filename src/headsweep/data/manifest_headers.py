@@ -81,7 +81,7 @@ def check_test_rows(config: Config, inputs: Sequence[str], searched: Sequence[Sp
             shared = [i for i, one in enumerate(manifest.patients) if one in patients]
             if shared:
                 raise ManifestError(
-                    f"{manifest.place(shared[0])}: a patient must be in one split, found "
+                    f"{manifest.location(shared[0])}: a patient must be in one split, found "
                     f"{manifest.patients[shared[0]]!r} also in {split.name}{_more(len(shared))}"
                 )
         for one in inputs:
@@ -89,7 +89,7 @@ def check_test_rows(config: Config, inputs: Sequence[str], searched: Sequence[Sp
             missing = [i for i, file in enumerate(files) if not file.is_file()]
             if missing:
                 raise FeatureError(
-                    f"{manifest.place(missing[0])}: feature file not found: {files[missing[0]]}"
+                    f"{manifest.location(missing[0])}: feature file not found: {files[missing[0]]}"
                     f"{_more(len(missing))}"
                 )
 

@@ -62,7 +62,7 @@ class Overlap:
     def _row_faults(self) -> list[Fault]:
         errors, stock = [], []
         for i, j in self.pairs:
-            found = f"the same also in {self.one.place(i)}"
+            found = f"the same also in {self.one.location(i)}"
             message = f"{self.kind} must be in one split, found {found}"
             fault = Fault(self.other.path, self.other.rows[j], message)
             if self._equal_labels(i, j):
@@ -84,8 +84,9 @@ class Overlap:
         return (
             f"{len(self.pairs)} of {len(self.other.rows)} rows share {self.kind} with "
             f"{self.one.path}, {differing} of them with other labels (first: "
-            f"{self.other.place(j)} and {self.one.place(i)}): metrics on them say little about new "
-            "content; data.shared_content=drop leaves them out, data.shared_content=refuse stops"
+            f"{self.other.location(j)} and {self.one.location(i)}): metrics on them say little "
+            "about new content; data.shared_content=drop leaves them out, "
+            "data.shared_content=refuse stops"
         )
 
 
@@ -105,7 +106,8 @@ def shared_patients(one: Manifest, other: Manifest) -> list[Fault]:
         Fault(
             other.path,
             other.rows[j],
-            f"a patient must be in one split, found {other.patients[j]!r} also in {one.place(i)}",
+            f"a patient must be in one split, found {other.patients[j]!r} also in "
+            f"{one.location(i)}",
         )
         for i, j in _shared(one.patients, other.patients)
     ]

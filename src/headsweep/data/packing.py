@@ -39,7 +39,7 @@ class PackedFeatures:
     """Features of one manifest and input.
 
     `matrix` is a read-only memory map of shape (n, d), float32; row i is the manifest's row i.
-    `fingerprint` is SHA-256 over volumes and values, independent of file times and places.
+    `fingerprint` is SHA-256 over volumes and values, not over times and paths of files.
     """
 
     matrix: NDArray[np.float32]
@@ -59,7 +59,7 @@ class _Files:
         try:
             return read_feature(self.paths[index], self.key)
         except FeatureError as error:
-            raise FeatureError(f"{error} ({self.manifest.place(index)})") from None
+            raise FeatureError(f"{error} ({self.manifest.location(index)})") from None
 
 
 def pack_for(
@@ -189,11 +189,11 @@ def _feature_paths(
     names = manifest.feature_paths[name]
     if "" in names:
         raise ManifestError(
-            f"{manifest.place(names.index(''))}: the path of the {name} features is empty"
+            f"{manifest.location(names.index(''))}: the path of the {name} features is empty"
         )
     paths = [data_root / name for name in names]
     for index in () if follow_links else outside(data_root, paths):
-        raise FeatureError(f"{paths[index]}: {LEADS_OUTSIDE} ({manifest.place(index)})")
+        raise FeatureError(f"{paths[index]}: {LEADS_OUTSIDE} ({manifest.location(index)})")
     return paths
 
 
@@ -226,12 +226,12 @@ def _states(rows: _Files, pool: ThreadPoolExecutor) -> list[FileState]:
         try:
             stat = paths[index].stat()
         except FileNotFoundError:
-            place = rows.manifest.place(index)
-            raise FeatureError(f"feature file not found: {paths[index]} ({place})") from None
+            location = rows.manifest.location(index)
+            raise FeatureError(f"feature file not found: {paths[index]} ({location})") from None
         except OSError as error:
             raise FeatureError(
                 f"{paths[index]}: cannot read the feature file: {error.strerror} "
-                f"({rows.manifest.place(index)})"
+                f"({rows.manifest.location(index)})"
             ) from None
         return [rows.names[index], stat.st_size, stat.st_mtime_ns]
 
@@ -262,7 +262,7 @@ def _refuse_changes(rows: _Files, before: list[FileState], now: list[FileState])
         if old != new:
             raise FeatureError(
                 f"{rows.paths[index]}: the feature file was written while it was packed "
-                f"({rows.manifest.place(index)})"
+                f"({rows.manifest.location(index)})"
             )
 
 
@@ -285,7 +285,7 @@ def _write_matrix(
         if len(row) != width:
             raise FeatureError(
                 f"{paths[index]}: all features of a manifest must be {width} wide, as the first "
-                f"is, found {len(row)} ({manifest.place(index)})"
+                f"is, found {len(row)} ({manifest.location(index)})"
             )
         return row
 

@@ -147,7 +147,7 @@ class _FeatureInspection:
                     bar.advance(1)
                     if not isinstance(result, str):
                         wanted, place = self._widths.setdefault(
-                            name, (len(result), manifest.place(i))
+                            name, (len(result), manifest.location(i))
                         )
                         if len(result) == wanted:
                             digests[name].append(row_digests(result[None])[0])

@@ -1,1 +1,1 @@
-"""Fused training of many heads on one device; speaks slots and arrays, never trials."""
+"""Fused training of many heads on one device; works on slots and arrays, and knows no trials."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from headsweep.evaluation.extremes import Ends
 from headsweep.evaluation.rules import Rules
-from headsweep.metrics.bootstrap import patients_with
+from headsweep.metrics.bootstrap import logit_intervals, patients_with
 from headsweep.metrics.macro_intervals import macro_auroc_interval
 from headsweep.metrics.ranking import Metric
 from headsweep.metrics.score_intervals import (
@@ -41,25 +41,29 @@ def area_ends(
     classes: tuple[Metric, Metric],
     confidence: float,
     rules: Rules,
-) -> Ends | None:
-    """Compute score intervals of an area of every label.
+) -> Ends:
+    """Compute the intervals of an area of every label that are not percentiles.
 
     Args:
         name: of the metric.
         by_seed: (S, c) its values.
-        draws: (S, B, c) the same on resamples.
+        draws: (B, c) the same on resamples, averaged over seeds.
         classes: patients with a positive and a negative row of each label, (c,) both.
         confidence: of the intervals, such as 0.95.
         rules: of the board.
 
     Returns:
-        Lower and upper ends (c,); None for a metric or rules without score intervals.
+        Lower and upper ends (c,); NaN where percentiles are the interval.
     """
-    if name not in AREAS or not rules.scores_areas:
-        return None
-    compute = auprc_intervals if name == "auprc" else auroc_intervals
-    means, student = by_seed.mean(axis=0), rules.student_areas
-    return compute(means, draws.mean(axis=0), *classes, confidence, student=student)
+    if name in AREAS and rules.scores_areas:
+        compute = auprc_intervals if name == "auprc" else auroc_intervals
+        means, student = by_seed.mean(axis=0), rules.student_areas
+        return compute(means, draws, *classes, confidence, student=student)
+    if name == "auroc" and rules.corrects_few_patients:
+        means = np.ascontiguousarray(by_seed.T).mean(axis=1)
+        return logit_intervals(means, draws, np.minimum(*classes), confidence)
+    low, high = np.full((2, by_seed.shape[1]), np.nan)
+    return low, high
 
 
 def macro_area_ends(
@@ -69,17 +73,17 @@ def macro_area_ends(
     classes: tuple[Metric, Metric],
     confidence: float,
     rules: Rules,
-) -> Ends | None:
+) -> Ends:
     """Compute the interval of a macro mean; as `area_ends`, with ends of shape (1,).
 
     Returns:
-        Both ends; None where percentiles of the macro mean are the interval.
+        Both ends; NaN where percentiles of the macro mean are the interval.
     """
     scored = {"auprc": rules.scores_areas, "auroc": rules.student_areas}
     if not scored.get(name):
-        return None
+        return np.full(1, np.nan), np.full(1, np.nan)
     compute = macro_auprc_interval if name == "auprc" else macro_auroc_interval
-    low, high = compute(by_seed.mean(axis=0), draws.mean(axis=0), *classes, confidence)
+    low, high = compute(by_seed.mean(axis=0), draws, *classes, confidence)
     return np.array([low]), np.array([high])
 
 

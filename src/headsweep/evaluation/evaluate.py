@@ -17,11 +17,11 @@ from headsweep.data.ct_rate.names import patient_of
 from headsweep.data.dataset import Dataset
 from headsweep.errors import ConfigError
 from headsweep.evaluation.predictions import Predictions, predict, write_predictions
+from headsweep.evaluation.split_metrics import report_of
 from headsweep.evaluation.summaries import (
     Thresholds,
     choose_thresholds,
     measure,
-    report_of,
 )
 from headsweep.evaluation.thresholds_file import out_of_fold_thresholds
 from headsweep.heads.predictor import load_predictor

@@ -116,7 +116,7 @@ def _measure(
             extremes=bound_of_extremes(
                 name, by_seed_value.mean(keepdims=True), own, CONFIDENCE, rules
             ),
-            ends=macro_area_ends(name, value, drawn, classes, CONFIDENCE, rules),
+            ends=macro_area_ends(name, value, drawn.mean(axis=0), classes, CONFIDENCE, rules),
             least=min_patients(name, rules, MIN_PATIENTS),
         )
     return {

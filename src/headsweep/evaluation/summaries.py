@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -11,19 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headsweep.evaluation.areas import (
-    AREAS,
-    area_ends,
     class_patients,
-    macro_area_ends,
-    min_patients,
 )
-from headsweep.evaluation.extremes import Ends, extremes_of, is_extreme, macro_extremes_of
+from headsweep.evaluation.extremes import Ends, is_extreme
 from headsweep.evaluation.predictions import Predictions
 from headsweep.evaluation.rules import CURRENT, Rules
 from headsweep.metrics.bootstrap import (
     Multiplicities,
     intervals,
-    logit_intervals,
     patient_resamples,
     patients_with,
     rarer_class_patients,
@@ -34,14 +29,16 @@ from headsweep.metrics.calibration import brier, expected_calibration_error
 from headsweep.metrics.masking import (
     has_blanks,
     labelled,
-    labelled_counts,
-    positive_counts,
     prevalence,
 )
-from headsweep.metrics.ranking import Metric, auprc_skill, average_precision_and_auroc, macro
-from headsweep.metrics.retrieval import INSTANCE_RECALL, recall_at
+from headsweep.metrics.ranking import (
+    Metric,
+    Scores,
+    auprc_skill,
+    average_precision_and_auroc,
+    macro,
+)
 from headsweep.metrics.thresholds import (
-    OperatingPoint,
     at_thresholds,
     f1_optimal,
     sensitivity_at_specificity,
@@ -51,7 +48,7 @@ from headsweep.metrics.thresholds import (
 N_RESAMPLES = 2000
 RESAMPLING_SEED = 0
 CONFIDENCE = 0.95
-RECALL_AT = (1, 5, 10, 50)
+AT_THRESHOLDS = ("f1", "precision", "sensitivity", "specificity")
 MIN_PATIENTS = 10
 """Patients of the rarer class from which percentile intervals and p-values are given.
 
@@ -76,14 +73,19 @@ class Thresholds:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One finalist on one split: values by metric (S, c), and on resamples (S, B, c).
+    """One finalist on one split.
 
     Metrics that are not resampled have no interval.
     """
 
     predictions: Predictions
+    """Of the first seed."""
     values: Mapping[str, Metric]
-    resampled: Mapping[str, Metric]
+    """Of each seed and label, (S, c), by metric."""
+    draws: Mapping[str, Metric]
+    """Values on resamples by label, averaged over seeds, (B, c)."""
+    macro_draws: Mapping[str, Metric]
+    """Values on resamples, averaged over the defined labels and then over seeds, (B,)."""
     called_patients: Mapping[str, Metric] = field(default_factory=dict)
     """Patients with a called row, (c,), fewest of the seeds, by kind of precision."""
 
@@ -112,19 +114,6 @@ class Measured:
     def class_patients(self) -> tuple[Metric, Metric]:
         """Patients with a positive and with a negative row of each label, (c,) both."""
         return class_patients(self.predictions.targets, self.predictions.patients)
-
-    def ends_of(self, name: str, rules: Rules, *, of_macro: bool = False) -> Ends | None:
-        """Return score intervals of the labels' metric or its macro mean; None for others."""
-        if name not in AREAS:
-            return None
-        compute = macro_area_ends if of_macro else area_ends
-        by_seed, draws = self.values[name], self.resampled[name]
-        return compute(name, by_seed, draws, self.class_patients, CONFIDENCE, rules)
-
-    @cached_property
-    def macro_draws(self) -> Mapping[str, Metric]:
-        """Each resampled metric, averaged over its defined labels and then over seeds, (B,)."""
-        return {name: macro(draws).mean(axis=0) for name, draws in self.resampled.items()}
 
 
 def shared_resamples(patients: tuple[str, ...], n_resamples: int = N_RESAMPLES) -> Multiplicities:
@@ -177,107 +166,82 @@ def measure(
     Returns:
         The metrics by name.
     """
-    targets = by_seed[0].targets
+    targets, patients = by_seed[0].targets, by_seed[0].patients
     scores = np.stack([predictions.scores for predictions in by_seed])
     ranking = np.stack([predictions.ranking for predictions in by_seed])
-    resamples = shared_resamples(by_seed[0].patients, n_resamples)
+    cut = ranking if thresholds[0].on_logits else scores
+    chosen = {
+        "": np.stack([seed.f1 for seed in thresholds]),
+        "_youden": np.stack([seed.youden for seed in thresholds]),
+    }
+    values = _values(targets, scores, ranking, cut, chosen)
+    called_patients: dict[str, Metric] = {}
+    for suffix, at in chosen.items():
+        if is_extreme(values["precision" + suffix].mean(axis=0)).any():
+            called = (cut >= at[:, None]) & labelled(targets)
+            counts = [patients_with(rows, patients) for rows in called]
+            called_patients["precision" + suffix] = np.min(counts, axis=0)
+
+    resamples = shared_resamples(patients, n_resamples)
+    draws: dict[str, Metric] = {}
+    macro_draws: dict[str, Metric] = {}
+    for name, drawn in _resampled(targets, scores, ranking, cut, chosen, resamples):
+        draws[name] = drawn.mean(axis=0)
+        macro_draws[name] = macro(drawn).mean(axis=0)
+    return Measured(by_seed[0], values, draws, macro_draws, called_patients)
+
+
+def _values(
+    targets: NDArray[np.uint8],
+    scores: Scores,
+    ranking: Scores,
+    cut: Scores,
+    chosen: Mapping[str, Metric],
+) -> dict[str, Metric]:
+    """Return every metric of each seed and label, (S, c).
+
+    Args:
+        targets: (n, c).
+        scores: probabilities (S, n, c).
+        ranking: what ranks the rows.
+        cut: what the thresholds are compared with.
+        chosen: thresholds (S, c) by the suffix of their metrics.
+    """
     auprc, auroc = average_precision_and_auroc(targets, ranking)
     values = {
         "auprc": auprc,
         "auroc": auroc,
         "auprc_skill": auprc_skill(auprc, prevalence(targets)),
-        "sensitivity_at_90_specificity": np.stack(
-            [sensitivity_at_specificity(targets, seed, 0.9) for seed in ranking]
-        ),
+        "sensitivity_at_90_specificity": sensitivity_at_specificity(targets, ranking, 0.9),
         "brier": np.stack([brier(targets, seed) for seed in scores]),
         "ece": np.stack([expected_calibration_error(targets, seed) for seed in scores]),
     }
+    for suffix, thresholds in chosen.items():
+        points = [at_thresholds(targets, *pair) for pair in zip(cut, thresholds, strict=True)]
+        for name in AT_THRESHOLDS:
+            values[name + suffix] = np.stack([getattr(point, name) for point in points])
+    return values
+
+
+def _resampled(
+    targets: NDArray[np.uint8],
+    scores: Scores,
+    ranking: Scores,
+    cut: Scores,
+    chosen: Mapping[str, Metric],
+    resamples: Multiplicities,
+) -> Iterator[tuple[str, Metric]]:
+    """Yield the metrics that have intervals on each resample, (S, B, c), one after another."""
     auprc, auroc = resampled_ranking(targets, ranking, resamples)
     positive, squared, rows = _resampled_terms(targets, scores, resamples)
-    resampled = {"auprc": auprc, "auroc": auroc, "auprc_skill": auprc_skill(auprc, positive / rows)}
-    resampled["brier"] = squared / rows
-
-    called_patients: dict[str, Metric] = {}
-    cut = ranking if thresholds[0].on_logits else scores
-    for suffix, chosen in (
-        ("", np.stack([seed.f1 for seed in thresholds])),
-        ("_youden", np.stack([seed.youden for seed in thresholds])),
-    ):
-        points = [at_thresholds(targets, *pair) for pair in zip(cut, chosen, strict=True)]
-        for name in ("f1", "precision", "sensitivity", "specificity"):
-            values[name + suffix] = np.stack([getattr(point, name) for point in points])
-        if is_extreme(values["precision" + suffix].mean(axis=0)).any():
-            called = [
-                patients_with((seed >= at) & labelled(targets), by_seed[0].patients)
-                for seed, at in zip(cut, chosen, strict=True)
-            ]
-            called_patients["precision" + suffix] = np.min(called, axis=0)
-        drawn = resampled_operating_points(targets, cut, chosen, resamples)
-        resampled |= {name + suffix: ratio for name, ratio in _ratios(drawn).items()}
-    return Measured(by_seed[0], values, resampled, called_patients)
-
-
-def report_of(measured: Measured, rules: Rules = CURRENT) -> dict[str, Any]:
-    """Summarize the metrics of a split.
-
-    Args:
-        measured: a finalist on the split.
-        rules: of the board.
-
-    Returns:
-        Plain data in the form of `metrics.json`.
-    """
-    predictions = measured.predictions
-    auprc = measured.values["auprc"].mean(axis=0)
-    used = np.isfinite(auprc)
-
-    by_label = {
-        name: summarize_labels(
-            values,
-            _label_draws(measured.resampled.get(name)),
-            measured.patients_of(name, rules),
-            rules,
-            area=name == "auroc",
-            extremes=extremes_of(measured, name, CONFIDENCE, rules),
-            ends=measured.ends_of(name, rules),
-            least=min_patients(name, rules, MIN_PATIENTS),
-        )
-        for name, values in measured.values.items()
-    }
-    return {
-        "n_rows": len(predictions.volumes),
-        "n_patients": measured.n_patients,
-        "n_labels_used": int(used.sum()),
-        **{
-            f"{name}_macro": summarize(
-                macro(values),
-                measured.macro_draws.get(name),
-                mean_patients(measured.patients_of(name, rules)),
-                rules,
-                extremes=macro_extremes_of(measured, name, CONFIDENCE, rules),
-                ends=measured.ends_of(name, rules, of_macro=True),
-                least=min_patients(name, rules, MIN_PATIENTS),
-            )
-            for name, values in measured.values.items()
-        },
-        "worst_label": predictions.labels[int(np.nanargmin(auprc))] if used.any() else None,
-        "per_label": {
-            label: {
-                **_support(predictions.targets[:, j : j + 1]),
-                **{name: summaries[j] for name, summaries in by_label.items()},
-            }
-            for j, label in enumerate(predictions.labels)
-        },
-    }
-
-
-def _support(targets: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return positives and prevalence of one label `(n, 1)`, and its rows if some are blank."""
-    (positives,), (share,) = positive_counts(targets), prevalence(targets)
-    support = {"support": int(positives), "prevalence": finite(share)}
-    if has_blanks(targets):
-        support["n_rows"] = int(labelled_counts(targets)[0])
-    return support
+    yield "auprc", auprc
+    yield "auroc", auroc
+    yield "auprc_skill", auprc_skill(auprc, positive / rows)
+    yield "brier", squared / rows
+    for suffix, thresholds in chosen.items():
+        point = resampled_operating_points(targets, cut, thresholds, resamples)
+        for name in AT_THRESHOLDS:
+            yield name + suffix, getattr(point, name)
 
 
 def _resampled_terms(
@@ -300,22 +264,6 @@ def _resampled_terms(
     return positive, resamples @ (squared * known), np.where(rows > 0, rows, np.nan)
 
 
-def retrieval_report(by_seed: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, Any]:
-    """Return instance recall by direction, visual → text first, as the mean over seeds."""
-
-    def recalls(direction: str) -> dict[str, float]:
-        return {
-            f"recall_at_{k}": float(np.mean([recall_at(ranks[direction], k) for ranks in by_seed]))
-            for k in RECALL_AT
-        }
-
-    return {
-        "definition": INSTANCE_RECALL,
-        **recalls("visual_to_text"),
-        "text_to_visual": recalls("text_to_visual"),
-    }
-
-
 def summarize(
     by_seed: Metric,
     draws: Metric | None,
@@ -334,7 +282,7 @@ def summarize(
         patients: on how many of them the values rest.
         rules: of the board.
         extremes: the interval, (1,) each end, if the mean is exactly 0 or 1; NaN where it is not.
-        ends: the interval of other means, (1,) each end; None computes it from the draws.
+        ends: the interval of other means, (1,) each end; None or NaN computes it from the draws.
         least: patients below which the interval is undefined.
 
     Returns:
@@ -354,46 +302,62 @@ def summarize_labels(
     patients: Metric,
     rules: Rules = CURRENT,
     *,
-    area: bool = False,
     extremes: Ends | None = None,
     ends: Ends | None = None,
-    least: int = MIN_PATIENTS,
+    least: int | Metric = MIN_PATIENTS,
 ) -> list[Summary]:
-    """Summarize a metric of every label; as `summarize`, with another axis (c,) in the end.
+    """Summarize metrics of labels; as `summarize`, with another axis (c,) in the end.
 
     Args:
         by_seed: (S, c) values.
         draws: (B, c) values on resamples, averaged over seeds; None leaves the intervals out.
-        patients: (c,) on how many of them each label's values rest.
+        patients: (c,) on how many of them each value rests.
         rules: of the board.
-        area: whether the values are ROC areas, whose intervals are taken on the logit scale.
         extremes: both ends (c,) of intervals of means that are exactly 0 or 1; NaN elsewhere.
-        ends: both ends (c,) of intervals of other means; None computes them from the draws.
-        least: patients below which the intervals are undefined.
+        ends: both ends (c,) of intervals of other means; None or NaN computes them from the draws.
+        least: patients below which an interval is undefined, for all or (c,).
 
     Returns:
-        A summary for each label.
+        A summary for each value.
     """
     by_label = np.ascontiguousarray(by_seed.T)  # seeds are added in the order of a single label's
     means = by_label.mean(axis=1)
-    low = high = np.full(len(means), np.nan)
+    undefined = np.full(len(means), np.nan)
+    spreads = by_label.std(axis=1, ddof=1) if len(by_seed) > 1 else undefined
+    low = high = undefined
     if draws is not None:
-        on_logits = area and rules.corrects_few_patients
-        compute = logit_intervals if on_logits else intervals
-        low, high = ends or compute(means, draws, patients, CONFIDENCE)
-        if rules.corrects_few_patients:
-            if extremes is not None:
-                low, high = (
-                    np.where(np.isfinite(own), own, end)
-                    for own, end in zip(extremes, (low, high), strict=True)
-                )
-            enough = patients >= least
-            low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
-    spreads = by_label.std(axis=1, ddof=1) if len(by_seed) > 1 else np.full(len(means), np.nan)
+        known = np.full((2, len(means)), np.nan) if ends is None else np.stack(ends)
+        low, high = _interval_ends(means, draws, patients, rules, extremes, known, least)
     return [
         {"mean": finite(mean), "std": finite(std), "ci_low": finite(a), "ci_high": finite(b)}
         for mean, std, a, b in zip(means, spreads, low, high, strict=True)
     ]
+
+
+def _interval_ends(
+    means: Metric,
+    draws: Metric,
+    patients: Metric,
+    rules: Rules,
+    extremes: Ends | None,
+    ends: Metric,
+    least: int | Metric,
+) -> Ends:
+    """Return intervals; arguments as in `summarize_labels`, `ends` (2, c) are replaced.
+
+    Returns:
+        Both ends (c,), NaN where they are undefined.
+    """
+    enough = (patients >= least) | (not rules.corrects_few_patients)
+    by_draws = np.isnan(ends[0]) & np.isfinite(means) & enough
+    ends[:, by_draws] = intervals(
+        means[by_draws], draws.T[by_draws].T, patients[by_draws], CONFIDENCE
+    )
+    if rules.corrects_few_patients and extremes is not None:
+        np.copyto(ends, extremes, where=np.isfinite(extremes))
+    ends[:, ~enough] = np.nan
+    low, high = ends
+    return low, high
 
 
 def mean_patients(rarer: Metric) -> float:
@@ -407,13 +371,3 @@ def mean_patients(rarer: Metric) -> float:
 def finite(value: float) -> float | None:
     """Return the value as plain data; None, which is JSON's null, where it is undefined."""
     return float(value) if np.isfinite(value) else None
-
-
-def _ratios(point: OperatingPoint) -> dict[str, Metric]:
-    names = ("f1", "precision", "sensitivity", "specificity")
-    return {name: getattr(point, name) for name in names}
-
-
-def _label_draws(by_seed: Metric | None) -> Metric | None:
-    """Return draws (S, B, c), averaged over seeds."""
-    return None if by_seed is None else np.asarray(by_seed.mean(axis=0))

@@ -160,11 +160,11 @@ def _watch(workers: list[_Worker], interrupts: _Interrupts) -> None:
             _signal(workers, signal.SIGTERM if signalled == 0 else signal.SIGKILL)
             signalled += 1
         for worker in workers:
-            _attend(worker, draining=interrupts.seen > 0)
+            _supervise(worker, draining=interrupts.seen > 0)
         time.sleep(POLL_S)
 
 
-def _attend(worker: _Worker, *, draining: bool) -> None:
+def _supervise(worker: _Worker, *, draining: bool) -> None:
     """Start a worker whose pause has ended, and handle one that has ended."""
     if worker.done:
         return

@@ -15,7 +15,8 @@ from headsweep.config.files import read_config
 from headsweep.data.other_labels import read_other_labels
 from headsweep.evaluation.predictions import Predictions, read_seeds
 from headsweep.evaluation.rules import Rules
-from headsweep.evaluation.summaries import choose_thresholds, measure, report_of
+from headsweep.evaluation.split_metrics import report_of
+from headsweep.evaluation.summaries import choose_thresholds, measure
 from headsweep.leaderboard.ensembles.stored import split_names
 from headsweep.leaderboard.formatting import interval, markdown_table, number
 from headsweep.leaderboard.merge import TableRow, read_board

@@ -21,13 +21,12 @@ from headsweep.evaluation.predictions import (
     write_ranks,
 )
 from headsweep.evaluation.rules import CURRENT, Rules
+from headsweep.evaluation.split_metrics import report_of, retrieval_report
 from headsweep.evaluation.subgroups import Attributes, subgroup_report
 from headsweep.evaluation.summaries import (
     Thresholds,
     choose_thresholds,
     measure,
-    report_of,
-    retrieval_report,
 )
 from headsweep.evaluation.thresholds_file import THRESHOLDS, plain_thresholds
 from headsweep.heads.predictor import Predictor, save_predictor

@@ -93,7 +93,7 @@ def retrieve(
         for block, similarity in _similarities(queries, candidates):
             for i, row in enumerate(similarity, start=block.start):
                 for relevance, found in zip(relevances, values, strict=True):
-                    relevant, left_out = known.standing(i, relevance, within=within)
+                    relevant, left_out = known.relevant_and_left_out(i, relevance, within=within)
                     found[:, i] = _ranked(row.copy(), relevant, left_out)
     return {
         relevance: dict(zip(METRICS, found, strict=True))
@@ -214,7 +214,9 @@ class _Known:
         """Return the integers of the rows of a gallery."""
         return cls(*_integers(gallery), _words(gallery.targets))
 
-    def standing(self, i: int, relevance: Relevance, *, within: bool) -> tuple[Mask, Mask]:
+    def relevant_and_left_out(
+        self, i: int, relevance: Relevance, *, within: bool
+    ) -> tuple[Mask, Mask]:
         """Return rows that are relevant to query `i`, and rows that are left out, (n,) each."""
         own = self.scan == self.scan[i]
         if relevance == "same_scan":

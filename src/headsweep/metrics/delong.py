@@ -40,12 +40,11 @@ def components(positive: NDArray[np.bool_], scores: Scores) -> Components:
     """Return the components of one label; scores (S, n) are averaged over seeds."""
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
-    of_row = np.empty(scores.shape)
-    for seed, score in enumerate(scores):
-        overall = _average_ranks(score)
-        of_row[seed, positive] = (overall[positive] - _average_ranks(score[positive])) / n_negative
-        below = overall[~positive] - _average_ranks(score[~positive])
-        of_row[seed, ~positive] = 1 - below / n_positive
+    overall, of_row = _average_ranks(scores), np.empty(scores.shape)
+    above = overall[:, positive] - _average_ranks(scores[:, positive])
+    below = overall[:, ~positive] - _average_ranks(scores[:, ~positive])
+    of_row[:, positive] = above / n_negative
+    of_row[:, ~positive] = 1 - below / n_positive
     mean = of_row.mean(axis=0)
     return Components(float(mean[positive].mean()), mean)
 
@@ -104,10 +103,20 @@ def delong_p_value(
 
 
 def _average_ranks(scores: Scores) -> Metric:
-    """Return ranks from 1, equal scores sharing the mean of theirs, as `scipy.stats.rankdata`."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks: Metric = np.cumsum(counts) - (counts - 1) / 2
-    return ranks[inverse]
+    """Return ranks from 1 within each row (S, n), as `scipy.stats.rankdata`.
+
+    Equal scores share the mean of their ranks.
+    """
+    order = np.argsort(scores, axis=1)
+    ordered = np.take_along_axis(scores, order, axis=1)
+    place, n = np.arange(scores.shape[1]), scores.shape[1]
+    starts, ends = np.ones((2, *scores.shape), bool)
+    starts[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, place, n)[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty(scores.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=1)
+    return ranks
 
 
 def _degrees_of_freedom(rows: Metric) -> float:

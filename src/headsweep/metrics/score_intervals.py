@@ -196,14 +196,12 @@ def _invert(
     inside = holds(np.repeat(_GRID[:, None], len(estimates), axis=1))
     first, last = inside.argmax(axis=0), len(_GRID) - 1 - inside[::-1].argmax(axis=0)
 
-    def crossing(inner: Metric, outer: Metric) -> Metric:
-        for _ in range(_HALVINGS):
-            middle = (inner + outer) / 2
-            inner, outer = np.where(holds(middle), (middle, outer), (inner, middle))
-        return inner
-
-    low = crossing(_GRID[first], _GRID[np.maximum(first - 1, 0)])
-    high = crossing(_GRID[last], _GRID[np.minimum(last + 1, len(_GRID) - 1)])
+    inner = _GRID[np.stack([first, last])]
+    outer = _GRID[np.stack([np.maximum(first - 1, 0), np.minimum(last + 1, len(_GRID) - 1)])]
+    for _ in range(_HALVINGS):
+        middle = (inner + outer) / 2
+        inner, outer = np.where(holds(middle), (middle, outer), (inner, middle))
+    low, high = inner
     # An estimate far below the mean bias is not near any area.
     nowhere = ~inside.any(axis=0)
     low = np.minimum(np.where(nowhere, 0.0, low), estimates)

@@ -83,18 +83,61 @@ def at_thresholds(targets: Targets, scores: Scores, thresholds: Metric) -> Opera
 
 
 def sensitivity_at_specificity(targets: Targets, scores: Scores, specificity: float) -> Metric:
-    """Return the largest sensitivity of thresholds with at least this specificity, (c,).
+    """Return the largest sensitivity of thresholds with at least this specificity.
 
     Read off the ROC curve of the very split: it describes the ranking, not a frozen threshold.
+
+    Args:
+        targets: (n, c).
+        scores: (..., n, c).
+        specificity: between 0 and 1.
+
+    Returns:
+        (..., c), NaN where a label lacks positives or negatives.
     """
-    best = np.full(targets.shape[1], np.nan)
-    for j in range(targets.shape[1]):
-        _, curve = operating_curve(targets[:, j], scores[:, j])
-        if curve.positives.any() and curve.negatives.any():
-            # Calling nothing has sensitivity 0 and specificity 1.
-            allowed = curve.specificity >= specificity
-            best[j] = curve.sensitivity[allowed].max(initial=0.0)
-    return best
+    curves = operating_curves(targets, scores)
+    point = curves.point
+    # Calling nothing has sensitivity 0 and specificity 1.
+    allowed = curves.ends & (point.specificity >= specificity)
+    best = np.where(allowed, point.sensitivity, 0.0).max(axis=-2)
+    defined = (point.positives > 0) & (point.negatives > 0)
+    return np.where(defined[..., 0, :], best, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Operating points of each label with a threshold at each row, best first, (..., n, c).
+
+    Blank rows come last, and do not count.
+    """
+
+    thresholds: Metric
+    point: OperatingPoint
+    ends: NDArray[np.bool_]
+    """Rows that no row of equal score follows; other rows are no thresholds of their own."""
+
+
+def operating_curves(targets: Targets, scores: Scores) -> Curves:
+    """Return every threshold of each label, descending, and its operating point.
+
+    Args:
+        targets: (n, c), 0, 1 or `BLANK`.
+        scores: (..., n, c).
+    """
+    known, positive = (
+        np.broadcast_to(rows, scores.shape) for rows in (labelled(targets), targets == 1)
+    )
+    order = np.argsort(np.where(known, -scores, np.inf), axis=-2, kind="stable")
+    ranked, known, positive = (
+        np.take_along_axis(rows, order, axis=-2) for rows in (scores, known, positive)
+    )
+    last = np.ones_like(known)
+    last[..., :-1, :] = (ranked[..., 1:, :] != ranked[..., :-1, :]) | ~known[..., 1:, :]
+    true, false = (
+        np.cumsum(rows, axis=-2).astype(np.float64) for rows in (positive, known & ~positive)
+    )
+    total = [np.broadcast_to(count[..., -1:, :], count.shape) for count in (true, false)]
+    return Curves(ranked.astype(np.float64), OperatingPoint(true, false, *total), known & last)
 
 
 def operating_curve(
@@ -104,16 +147,10 @@ def operating_curve(
 
     Rows in which the label is blank are left out.
     """
-    known = labelled(targets)
-    if not known.all():
-        targets, scores = targets[known], scores[known]
-    order = np.argsort(-scores, kind="stable")
-    ranked, positive = scores[order], targets[order].astype(bool)
-    ends = np.flatnonzero(np.diff(ranked, append=-np.inf))
-    true = np.cumsum(positive)[ends].astype(np.float64)
-    total = np.full(len(ends), float(positive.sum()))
-    point = OperatingPoint(true, ends + 1 - true, total, len(positive) - total)
-    return ranked[ends].astype(np.float64), point
+    curves = operating_curves(targets[:, None], scores[:, None])
+    point, ends = curves.point, curves.ends
+    counts = (point.true_positives, point.false_positives, point.positives, point.negatives)
+    return curves.thresholds[ends], OperatingPoint(*(count[ends] for count in counts))
 
 
 def ratio(numerator: Counts, denominator: Counts) -> Metric:
@@ -126,10 +163,9 @@ def ratio(numerator: Counts, denominator: Counts) -> Metric:
 def _best_threshold(
     targets: Targets, scores: Scores, criterion: Callable[[OperatingPoint], Metric]
 ) -> Metric:
-    best = np.full(targets.shape[1], np.nan)
-    for j in range(targets.shape[1]):
-        thresholds, curve = operating_curve(targets[:, j], scores[:, j])
-        value = criterion(curve)
-        if value.size and np.isfinite(value).all():
-            best[j] = thresholds[np.argmax(value)]
-    return best
+    """Return the threshold of the largest criterion of each label, the highest of equals, (c,)."""
+    curves = operating_curves(targets, scores)
+    values = criterion(curves.point)
+    best = np.where(curves.ends, values, -np.inf).argmax(axis=0)
+    defined = np.isfinite(values).all(axis=0)
+    return np.where(defined, curves.thresholds[best, np.arange(len(best))], np.nan)

@@ -24,7 +24,7 @@ RELATIVE_TOLERANCE = 1e-9
 def check_given_params(
     trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]
 ) -> tuple[str, ...]:
-    """Check that the params a trial was given lie in a study's space.
+    """Check that the params a trial was given are in a study's space.
 
     Args:
         trial: as it was claimed, before anything was suggested.
@@ -56,7 +56,7 @@ def check_given_params(
 
 
 def fits_space(trial: FrozenTrial, distributions: dict[str, BaseDistribution]) -> bool:
-    """Return whether the params of a finished trial lie in a study's space.
+    """Return whether the params of a finished trial are in a study's space.
 
     Those of a trial that another program wrote may not.
 

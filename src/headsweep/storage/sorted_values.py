@@ -42,7 +42,7 @@ class SortedValues:
         """Return the values by trial id."""
         return self._value_of
 
-    def bar(self, n: int) -> float:
+    def nth_best(self, n: int) -> float:
         """Return the n-th best value, or the lowest of fewer; infinite if there is none."""
         best = self.ascending[-n:] if n else ()
         return best[0] if best else math.inf

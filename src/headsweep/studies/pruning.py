@@ -88,7 +88,7 @@ class FinalistProtection:
 
     def _threshold(self, step: int) -> float:
         """Return the value that the last of the spared trials reported at a step."""
-        return self.storage.current(self.study_id).reported_at(step).bar(self.spared)
+        return self.storage.current(self.study_id).reported_at(step).nth_best(self.spared)
 
     def _passes(self, key: int, step: int, thresholds: dict[int, float]) -> bool:
         return self.storage.get_trial(key).intermediate_values[step] >= thresholds[step]

@@ -97,7 +97,7 @@ def summarize(
         attrs: the study's user attributes.
         study_id: the study's id.
         storage: the storage that holds the study.
-        fits: whether a finished trial's params lie in the space.
+        fits: whether a finished trial's params are in the space.
         lease_s: a worker is live if it renewed a trial within this time.
 
     Returns:

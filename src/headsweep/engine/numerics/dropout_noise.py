@@ -66,7 +66,7 @@ def _uniforms_in_blocks(key: int, count: int) -> NDArray[np.float32]:
     return stream
 
 
-def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
+def apply_dropout(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
     """Return `x` where `noise`, uniform and of the same shape, exceeds `dropout`, else 0.
 
     Linear in `x`, so the backward pass is the same function of the error. The values are not
@@ -77,7 +77,7 @@ def kept(x: Tensor, noise: Tensor, dropout: float) -> Tensor:
     return x_kept
 
 
-def kept_(x: Tensor, noise: Tensor, dropout: float) -> None:
+def apply_dropout_(x: Tensor, noise: Tensor, dropout: float) -> None:
     """Do the same in place."""
     torch.ops.aten.threshold_backward.grad_input(x, noise, dropout, grad_input=x)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headsweep.config.head_section import MLPConfig
 from headsweep.engine.inputs import Inputs, Variant
-from headsweep.engine.numerics.dropout_noise import kept, kept_, uniforms
+from headsweep.engine.numerics.dropout_noise import apply_dropout, apply_dropout_, uniforms
 from headsweep.engine.numerics.losses import gradient_, loss_settings
 from headsweep.engine.programs.per_slot import SingleTrainer, SlotwiseProgram
 from headsweep.engine.slots import Slot
@@ -169,9 +169,9 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         if self.config.dropout > 0:
             noise = batch.noise[depth][: z.numel()].view_as(z)
             if self.config.activation == "tanh":
-                a = kept(a, noise, self.config.dropout)
+                a = apply_dropout(a, noise, self.config.dropout)
             else:
-                kept_(a, noise, self.config.dropout)
+                apply_dropout_(a, noise, self.config.dropout)
             if self.config.activation == "relu":
                 noise = None
         return _Layer(before, normed, pre, noise), a
@@ -182,7 +182,7 @@ class MLPTrainer(SingleTrainer[MLPBatch]):
         Fills the gradients of a normalization.
         """
         if layer.noise is not None:
-            kept_(error, layer.noise, self.config.dropout)
+            apply_dropout_(error, layer.noise, self.config.dropout)
         pre = layer.pre
         match self.config.activation:
             case "relu":

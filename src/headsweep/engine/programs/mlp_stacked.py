@@ -21,7 +21,8 @@ from headsweep.engine.numerics.losses import LossSettings, gradient_, loss_setti
 from headsweep.engine.numerics.optimizers import make_optimizer
 from headsweep.engine.numerics.schedule import learning_rate
 from headsweep.engine.programs.base import GroupKey, Program, labelled_in_row, minibatches
-from headsweep.engine.programs.mlp_stacked_layers import Layers, Member, lay_out
+from headsweep.engine.programs.mlp_stacked_layers import Layers
+from headsweep.engine.programs.mlp_stacked_layout import Member, lay_out
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
 from headsweep.heads.base import Head
@@ -48,7 +49,7 @@ class _Epoch:
     """int32 keys of the noise `(s, layers)`."""
     taken: Tensor
 
-    def due(self, values: Tensor) -> Tensor:
+    def current(self, values: Tensor) -> Tensor:
         """Return the entry that the next step reads."""
         return values.index_select(0, self.taken).squeeze(0)
 
@@ -93,18 +94,18 @@ class _Stack:
     def step(self) -> None:
         """Run forward, backward and update; weights change only after the last allocation."""
         epoch, noise = self.epoch, self.layers.noise
-        rows = epoch.due(epoch.rows)
+        rows = epoch.current(epoch.rows)
         x, targets = self.x.index_select(0, rows), self.targets.index_select(0, rows)
-        keep = None if noise is None else noise.keep(epoch.due(epoch.keys))
+        keep = None if noise is None else noise.keep(epoch.current(epoch.keys))
         traces, logits = self.layers.forward(x.T, keep)
-        error = self._loss_gradient(logits, targets.T).mul_(epoch.due(epoch.weights))
+        error = self._loss_gradient(logits, targets.T).mul_(epoch.current(epoch.weights))
         if self.labelled is not None:
             self._by_slot(error).mul_(self.labelled.index_select(0, rows).T)
         self.layers.backward(traces, error)
         for member in self.members:
             member.optimizer.clip()
         self.counts += 1
-        self._update(epoch.due(epoch.rates))
+        self._update(epoch.current(epoch.rates))
         epoch.taken.add_(1)
 
     def _update(self, rates: Tensor) -> None:

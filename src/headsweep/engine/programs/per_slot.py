@@ -21,8 +21,8 @@ from headsweep.engine.slots import Slot
 from headsweep.heads.base import Head
 from headsweep.heads.registry import build_head, rebuild_head
 
-LARGEST_TURNED = (128, 512)
-"""Rows of a minibatch and units of a first layer up to which its weights lie turned.
+LARGEST_BY_COLUMNS = (128, 512)
+"""Rows of a minibatch and units of a first layer, up to which weights are stored by columns.
 
 Measured with MKL for 64 to 1,024 units, 512 features and batches of 64 to 512 rows: `x @ weight.T`
 takes half the time at 64 units and three quarters at 512, and more time beyond.
@@ -51,7 +51,7 @@ class SingleTrainer(ABC, Generic[Batch]):
             inputs.device
         )
         for weight in self.first_layers(self.head):
-            _turn(weight, config.training.batch_size)
+            _store_by_columns(weight, config.training.batch_size)
         self.params: list[Tensor] = [p.detach() for p in self.head.parameters()]
         self.grads: list[Tensor] = [torch.empty_like(p) for p in self.params]
         self.optimizer = make_optimizer(self.params, self.grads, config.training)
@@ -97,9 +97,9 @@ class SingleTrainer(ABC, Generic[Batch]):
         """Return validation scores `(n_valid, c)` of the present weights, if possible logits."""
 
 
-def _turn(weight: nn.Parameter, batch_size: int) -> None:
+def _store_by_columns(weight: nn.Parameter, batch_size: int) -> None:
     """Lay a matrix out column by column where its products are faster then; no number changes."""
-    most_rows, most_units = LARGEST_TURNED
+    most_rows, most_units = LARGEST_BY_COLUMNS
     if batch_size <= most_rows and len(weight) <= most_units:
         weight.data = weight.data.T.contiguous().T
 

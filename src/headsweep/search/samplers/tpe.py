@@ -88,7 +88,7 @@ class BatchedTPESampler(BaseSampler):
         self._n_candidates = n_ei_candidates
         self._multivariate = multivariate is not False
         self._group = group
-        self._lies = constant_liar
+        self._constant_liar = constant_liar
         self._shared_names = frozenset(shared) if n_shared > 1 else frozenset()
         self._n_shared = n_shared
         self._rng = np.random.RandomState(seed)
@@ -175,14 +175,14 @@ class BatchedTPESampler(BaseSampler):
             return {}
         key = tuple(space)
         if key not in fits.made:
-            densities = fits.densities(space, lie=self._lies)
+            densities = fits.densities(space, constant_liar=self._constant_liar)
             n_ahead = self._batch_size or 1
             if self._shared_names:
                 n_ahead = max(n_ahead, N_DRAWN_TO_AGREE)
             fits.made[key] = DensityRatio(*densities, self._n_candidates, n_ahead, self._rng)
         agreed = {i: self._agreed(name, d) for i, (name, d) in enumerate(space.items())}
         fixed = {i: value for i, value in agreed.items() if value is not None}
-        point = fits.made[key].suggest(lie=self._lies, fixed=fixed).tolist()
+        point = fits.made[key].suggest(constant_liar=self._constant_liar, fixed=fixed).tolist()
         params = {
             name: on_step(distribution, distribution.to_external_repr(value))
             for (name, distribution), value in zip(space.items(), point, strict=True)

@@ -116,12 +116,12 @@ class Fits:
         self._history = history
         self._running = {trial.number: internal_params(trial) for trial in running}
 
-    def densities(self, space: Space, *, lie: bool) -> tuple[Parzen, Parzen]:
-        """Return those of the good trials and of all others, running ones among these if `lie`."""
+    def densities(self, space: Space, *, constant_liar: bool) -> tuple[Parzen, Parzen]:
+        """Return those of the good trials and of the others; `constant_liar` adds running ones."""
         n_good = min(math.ceil(GOOD * math.sqrt(self.n_finished)), MAX_GOOD)
         good = np.array(self._history.best(n_good), dtype=np.int64)
         finished = self._history.finished
-        running = np.array([*self._running] if lie else [], dtype=np.int64)
+        running = np.array([*self._running] if constant_liar else [], dtype=np.int64)
         others = np.sort(np.concatenate([finished[~np.isin(finished, good)], running]))
         distributions = list(space.values())
         below, ranked = self._observed(good, rank_weights(n_good), space)
@@ -166,14 +166,14 @@ class DensityRatio:
         self._log_below: Floats = np.empty((0, n_candidates))
         self._log_above: Floats = np.empty((0, n_candidates))
 
-    def suggest(self, *, lie: bool, fixed: Mapping[int, float]) -> Floats:
+    def suggest(self, *, constant_liar: bool, fixed: Mapping[int, float]) -> Floats:
         """Return the next suggestion that has given values in some dimensions.
 
         Suggestions are drawn until one has them, so that its other params are distributed as they
         are among all suggestions with these values.
 
         Args:
-            lie: whether later suggestions stay away from this one.
+            constant_liar: whether later suggestions stay away from this one.
             fixed: values by dimension.
         """
         best = self._next()
@@ -184,7 +184,7 @@ class DensityRatio:
         else:
             for i, value in fixed.items():
                 best[i] = value
-        if lie:
+        if constant_liar:
             # A sum over kernels, not a mean: adding a kernel does not change the others.
             kernel = self._above.add(best, LIE_WEIGHT, at=self._drawn.reshape(-1, len(best)))
             kernel = kernel.reshape(self._log_above.shape)

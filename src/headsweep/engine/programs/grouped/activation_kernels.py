@@ -181,7 +181,7 @@ def activation_error_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Take errors of a layer's output back through dropout, activation and norm, in offset."""
+    """Take errors of a layer's output back through dropout, activation and norm, in place."""
     tile = tiles + 2 * tl.program_id(0)
     index = tl.load(tile)
     if index < 0:

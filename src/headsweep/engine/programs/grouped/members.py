@@ -139,7 +139,7 @@ class InitialWeights:
 INITIAL_WEIGHTS = InitialWeights()
 
 
-def place(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> Member:
+def new_member(slot: Slot, shape: HeadShape, batch_size: int, arena: WeightArena) -> Member:
     """Return memory for a slot, filled with initial weights and zero moments."""
     config = slot.config
     pinned = arena.device.type == "cuda"

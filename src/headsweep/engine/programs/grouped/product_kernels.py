@@ -172,18 +172,18 @@ def _weight_gradient(
     total = tl.zeros((UNITS, COLUMNS), tl.float32)
     for start in range(0, rows, DEPTH):
         row = start + k
-        inside = (row < rows)[:, None]
-        e = tl.load(
-            errors + row[:, None] * width_out + unit[None, :],
-            mask=inside & (unit < width_out)[None, :],
+        inside = row < rows
+        e = tl.load(  # transposed by its addresses: `tl.trans` would copy four bytes at a time
+            errors + row[None, :] * width_out + unit[:, None],
+            mask=inside[None, :] & (unit < width_out)[:, None],
             other=0.0,
         )
         x = tl.load(
             source + row[:, None] * width_in + column[None, :],
-            mask=inside & (column < width_in)[None, :],
+            mask=inside[:, None] & (column < width_in)[None, :],
             other=0.0,
         )
-        total = _add_product(tl.trans(e), x, total, PRECISION, EMULATED)
+        total = _add_product(e, x, total, PRECISION, EMULATED)
     return total
 
 

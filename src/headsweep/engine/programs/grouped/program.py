@@ -18,7 +18,7 @@ from headsweep.engine.programs.base import GroupKey, Program, by_batch_size
 from headsweep.engine.programs.grouped.arena import InputArena, WeightArena
 from headsweep.engine.programs.grouped.lanes import ScoreLane, TrainLane
 from headsweep.engine.programs.grouped.loss_inputs import LossInputs
-from headsweep.engine.programs.grouped.members import Member, place
+from headsweep.engine.programs.grouped.members import Member, new_member
 from headsweep.engine.programs.grouped.records import INTERPRETED, UNIT, Tiles, units
 from headsweep.engine.slots import Slot
 from headsweep.engine.tape import batch_bounds
@@ -44,8 +44,8 @@ class GroupedProgram(Program):
         interpreted: shapes of tiles under Triton's interpreter.
     """
 
-    tiles = Tiles(weight_rows=32, weight_columns=64, norm_rows=2, norm_columns=512)
-    tall_tiles = Tiles(weight_rows=32, weight_columns=128, update_warps=8)
+    tiles = Tiles(norm_rows=2, norm_columns=512)
+    tall_tiles = Tiles(update_depth=32, update_warps=2, update_stages=3, update_registers=None)
     interpreted = INTERPRETED
 
     def __init__(self, key: GroupKey, inputs: Inputs) -> None:
@@ -76,7 +76,7 @@ class GroupedProgram(Program):
 
     def admit(self, slot: Slot) -> None:
         """Give the slot memory; it enters the tables before the next step."""
-        member = place(slot, self.inputs.shape(slot.config), slot.batch_size, self.arena)
+        member = new_member(slot, self.inputs.shape(slot.config), slot.batch_size, self.arena)
         self.members[slot.number] = member
         self._changed(member)
 
@@ -198,10 +198,7 @@ class GroupedMLPProgram(GroupedProgram):
 
 
 class GroupedLinearProgram(GroupedProgram):
-    """Linear heads: they have few rows of weights, so tiles of a gradient are wide, not tall."""
-
-    tiles = Tiles(weight_rows=32, weight_columns=64)
-    tall_tiles = Tiles(weight_rows=32, weight_columns=64)
+    """Linear heads."""
 
     def state_names(self, member: Member) -> Sequence[str]:
         """Return the names that `LinearProgram` uses."""

@@ -97,9 +97,9 @@ class Tiles:
     rows: int = 64
     outputs: int = 32
     depth: int = 32
-    weight_rows: int = 64
-    weight_columns: int = 32
-    update_depth: int = 32
+    weight_rows: int = 32
+    weight_columns: int = 64
+    update_depth: int = 16
     norm_rows: int = 4
     norm_columns: int = 256
     loss_rows: int = 16
@@ -112,8 +112,8 @@ class Tiles:
     stages: int = 4
     registers: int | None = None
     update_warps: int = 4
-    update_stages: int = 3
-    update_registers: int | None = 128
+    update_stages: int = 4
+    update_registers: int | None = 96
 
 
 INTERPRETED = Tiles(
