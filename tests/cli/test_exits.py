@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -23,6 +24,7 @@ SAID = [
         1,
         "No space left on device: a.csv",
     ),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "a"), 2, "File name too long: a"),
     (OSError("odd"), 1, "odd"),
     (
         OperationalError("SELECT 1", {}, sqlite3.OperationalError("disk I/O error")),
@@ -40,6 +42,19 @@ def test_error_of_every_kind_gives_its_exit_code_and_line(
     error: Exception, code: int, line: str
 ) -> None:
     assert (exits.exit_code(error), exits.line(error)) == (code, line)
+
+
+def test_line_when_the_current_folder_was_deleted_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the fix: `Error: No such file or directory`, without a name."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        Path.cwd()
+    assert exits.line(raised.value) == "the current folder no longer exists"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 
 from headsweep.errors import SearchError, StorageError, WorkerError
-from headsweep.launching.local import launch_local
+from headsweep.launching.local import _workers, launch_local
 from headsweep.launching.progress import line, saved
 from headsweep.settings import EngineSettings, WorkerSettings
 from headsweep.storage.batched_storage import BatchedStorage
@@ -189,6 +189,19 @@ def test_launch_local_when_the_budget_is_spent_starts_no_worker(
     seen: list[Summary] = []
     assert launch(storage, tmp_path, seen.append).finished == BUDGET
     assert [summary.finished for summary in seen] == [BUDGET]
+
+
+def test_worker_does_not_import_files_of_the_current_folder(
+    tmp_path: Path, storage: BatchedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the fix, a user's own `random.py` or `torch.py` there ended every worker."""
+    study = StoredStudy.open("probe", storage)
+    (worker,) = _workers(study, 1, EngineSettings(), tmp_path)
+    (tmp_path / "click.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.chdir(tmp_path)
+    program = worker.command[: worker.command.index("worker")]
+    done = subprocess.run([*program, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_worker_in_another_folder_names_the_folder_of_relative_paths(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import pathlib
 import re
 import sys
 
@@ -38,7 +40,10 @@ def printable(text: str) -> str:
 
 def exit_code(error: Exception) -> int:
     """Return the exit code of the command that ended with `error`."""
-    return error.exit_code if isinstance(error, HeadsweepError | click.ClickException) else FAILED
+    if isinstance(error, HeadsweepError | click.ClickException):
+        return error.exit_code
+    named = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    return BAD_INPUT if named else FAILED
 
 
 def line(error: Exception) -> str:
@@ -56,11 +61,22 @@ def _message(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError):
+        if error.errno == errno.ENOENT and not error.filename and not _is_somewhere():
+            return "the current folder no longer exists"
         file = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{file}"
     if _is_database_error(error):
         return f"the storage failed: {getattr(error, 'orig', None) or error}"
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _is_somewhere() -> bool:
+    """Return whether the current folder exists."""
+    try:
+        pathlib.Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_database_error(error: Exception) -> bool:

@@ -136,7 +136,8 @@ def _workers(
         _Worker(
             log=log_dir / f"worker_{i}.log",
             command=[
-                *(sys.executable, "-m", "headsweep", "worker", study.name),
+                # With -P, a file `random.py` in the current folder is not imported as a module.
+                *(sys.executable, "-P", "-m", "headsweep", "worker", study.name),
                 *engine.options(),
             ],
             environment={

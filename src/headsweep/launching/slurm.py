@@ -94,7 +94,8 @@ def render(study_name: str, engine: EngineSettings, resources: Resources, paths:
     directives = "\n".join(f"#SBATCH {option}" for option in _options(study_name, resources, paths))
     worker = shlex.join(
         [
-            *(str(paths.python), "-m", "headsweep", "worker", study_name),
+            # With -P, a file `random.py` in the current folder is not imported as a module.
+            *(str(paths.python), "-P", "-m", "headsweep", "worker", study_name),
             *engine.options(),
             "--requeue",
         ]

@@ -62,7 +62,7 @@ def figures_drawn_aside() -> Iterator[Figures]:
         return
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name],
+            [sys.executable, "-P", "-m", __spec__.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ from headsweep.config.schema import Config, to_dict
 from headsweep.config.values import differences, parse_config, with_values
 from headsweep.data.dataset import Dataset, Split
 from headsweep.data.in_memory import TRAIN
-from headsweep.errors import InputError, VerificationError
+from headsweep.errors import InputError, ManifestError, VerificationError
 from headsweep.leaderboard.cross_validation import CrossValidation
 from headsweep.leaderboard.ensembles.chosen import recorded_selection
 from headsweep.leaderboard.finalists import Finalist
@@ -126,11 +126,18 @@ def _named_data(folder: Path, config: Config) -> Dataset:
 
     Raises:
         InputError: the leaderboard was made on data in memory.
+        ManifestError: the data are not there.
     """
     file = Path(config.paths.manifest_dir) / config.data.train_manifest
     if config.data.train_manifest == TRAIN and not file.exists():
         raise InputError(
             f"{folder}: was made on data in memory; give them to Leaderboard(…).verify(data=…)"
+        )
+    if not file.exists():
+        here = "" if file.is_absolute() else f" (relative to the current folder, {Path.cwd()})"
+        raise ManifestError(
+            f"manifest not found: {file}{here}. Say where the data are: paths.data_root=FOLDER "
+            "paths.manifest_dir=FOLDER"
         )
     return Dataset.from_config(config, progress=True)
 
