@@ -7,7 +7,7 @@ record; a stopped run continues from it. A mutant is killed when a test of its m
 exceeds its time limit. The fastest tests run first, on SQLite before PostgreSQL; only mutants that
 survive them are tried with the others.
 The operators are those of Offutt et al. 1996 (ACM TOSEM 5(2)): relations, arithmetic, logical
-connectors, constants, and deleted statements.
+connectors, constants, and deleted statements. Takes hours.
 """
 
 from __future__ import annotations
@@ -201,7 +201,9 @@ def _run(copy: Path, tests: Sequence[str], choice: str) -> int | None:
 
 def main() -> None:
     """Draw the sample, try each mutant, and print the table and the survivors."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sample", type=int, default=220)
     parser.add_argument("--seed", type=int, default=0)

@@ -4,11 +4,12 @@
 
 Runs the study in a pseudo-terminal and writes docs/images/terminal.svg, which shows the progress
 line at half of the trials and the leaderboard at the end, and docs/images/report.png, the top of
-the report.
+the report. Needs Chromium. Takes as long as the study.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import pty
 import re
@@ -73,14 +74,20 @@ def half_way(states: list[str]) -> str:
 
 
 def main() -> None:
-    command = ["headsweep", "run", *sys.argv[1:]]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", metavar="STUDY.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_args()
+    command = ["headsweep", "run", arguments.study, *arguments.overrides]
     with tempfile.TemporaryDirectory() as folder:
         store = ["--storage", f"sqlite:///{folder}/study.db", "--out", f"{folder}/board"]
         written = in_a_terminal([sys.executable, "-m", *command, *store])
         states = frames(written)
         end = written.replace("\r\n", "\n")
         board = end[end.index("rank") - 10 :].partition("report:")[0]
-        study = load_study_file(Path(sys.argv[1]), sys.argv[2:])
+        study = load_study_file(Path(arguments.study), arguments.overrides)
         board = board.replace(f"{folder}/board", f"outputs/{study.name}")
         saved = next(line for line in end.splitlines() if "epochs not trained" in line)
         shown = [f"$ {' '.join(command)}", half_way(states), saved]

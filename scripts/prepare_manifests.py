@@ -20,7 +20,9 @@ from headsweep.errors import HeadsweepError
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--labels_csv", type=Path, required=True)
     parser.add_argument("--split_csv", type=Path, help="lists the volumes of the split")
     parser.add_argument("--reports_csv", type=Path)

@@ -41,12 +41,13 @@ come with headsweep; `headsweep studies quickstart` prints one.
 | `space` | for each searched config key its type and range; required |
 | `sampler` | `name` and keyword arguments; the default is `tpe` |
 | `pruner` | `name` and keyword arguments; the default is `none` |
+| `objective` | metric, constraint and folds; the default is `auprc_macro` on valid |
 | `finalists` | how many of the best trials are confirmed, and with which seeds |
 
 Overrides on the command line are applied after those of `base`. Overrides that begin with
 `study.`, `sampler.`, `pruner.`, `objective.` or `finalists.` change that section of the file:
 `study.name=other`. The definition of a stored study cannot change, except that `study.n_trials`
-may grow.
+may grow, `study.patience` may be another, and `study.enqueue` may get further entries.
 """
 SPACE = """\
 ## `space`

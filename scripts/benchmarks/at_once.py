@@ -14,6 +14,8 @@ A search continues until it has taken as long as the median search of `--trials`
 of them at once and nothing shared, so that best values can be compared at equal time.
 
 With `--functions`, standard functions are minimised instead: see `at_once_functions.py`.
+
+Takes about a minute; with `--functions` longer.
 """
 
 from __future__ import annotations
@@ -199,7 +201,9 @@ def search(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--at-once", type=int, nargs="+", default=[4, 10, 20, 32, 64])

@@ -34,7 +34,9 @@ def settings() -> Iterator[tuple[str, Selection]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--halves", type=int, default=20)
     asked = parser.parse_args()

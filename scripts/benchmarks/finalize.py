@@ -7,6 +7,8 @@ The share of the references is that of the same run: between two runs, the train
 several percent. `--without` also finalizes the study without references; both search the same
 trials with one worker, so that they have the same finalists.
 `--real FOLDER` reads the features and manifests of a folder instead of random rows.
+
+Takes two to three minutes with the default rows.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Both studies train the same 24 linear heads (random search, no pruning, early st
 epochs). They take turns, so that a busy machine slows both; CPU times of all processes are counted.
 
     python scripts/benchmarks/folds.py --data-root FEATURES --manifest-dir MANIFESTS
+
+Takes three minutes on 638 rows.
 """
 
 from __future__ import annotations

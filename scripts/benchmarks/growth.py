@@ -4,6 +4,8 @@ Every point is a separate process, which trains configs from a shipped study's s
 splits and reports its time and its peak memory beyond the memory before training. Memory is
 measured on MLPs of one shape, whose weights are larger than the data that slots share. The exponent
 is the slope of a least-squares line through the logarithms: 1 is linear growth, 0 is none.
+
+Takes a few minutes.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Random configs of the study are trained with each initialization and several seeds. Shown are, for
 the configs that are best on valid (the same for every initialization), AUPRC on valid and test,
 the differences from the default with their standard error over configs, and the spread over seeds.
+
+Takes a few minutes.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A slot is named by its batch size and its normalization. An epoch includes the validation of 300
 rows. With `--values 16` products and rows cost next to nothing, so the time of a step is what
 its calls cost.
+
+Takes about 20 seconds.
 """
 
 from __future__ import annotations

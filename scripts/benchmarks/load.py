@@ -7,6 +7,8 @@ Real workers run trials with known learning curves: claims, 4 params, rung repor
     results and leases are as in a search; training only waits `--epoch-s` seconds an epoch. Workers
     are forked from one process that has loaded all modules. A proxy between workers and server
     counts bytes; all other figures are read from the server.
+
+Takes about two minutes.
 """
 
 from __future__ import annotations
@@ -168,7 +170,9 @@ def measure(server: Server, workers: int, slots: int, epoch_s: float, seconds: f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20)

@@ -3,6 +3,8 @@
 scikit-learn fits `--sample` of the problems, spread over penalties and labels, with its default
 solver and tolerance; its time for all of them is scaled from those. The joint solve's scores are
 compared with scikit-learn's at a tight tolerance on one problem.
+
+Takes about two minutes, most of it in scikit-learn.
 """
 
 from __future__ import annotations

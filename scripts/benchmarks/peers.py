@@ -8,6 +8,9 @@ a trial is a PyTorch loop with tensors in memory, fused AdamW and scikit-learn's
 clock starts, the data are loaded into memory for these, and packed for headsweep.
 
 Ray Tune and Syne Tune are compared where they are installed (the `benchmark` extra).
+
+Takes some five minutes without Ray Tune and Syne Tune; a whole study with `--study` one minute a
+round on 638 rows of MLPs, and up to nine on 46,438 rows.
 """
 
 from __future__ import annotations

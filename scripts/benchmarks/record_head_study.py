@@ -134,7 +134,9 @@ def fit(study: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--study", choices=STUDIES, default="head_study")
     parser.add_argument("--fit-only", action="store_true")
     parser.add_argument("overrides", nargs="*")

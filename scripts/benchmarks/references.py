@@ -3,6 +3,8 @@
 Random correlated features and labels that depend on them; finalists as `linear_visual` or
 `mlp_visual` draw them. The report and the loading of files, which references do not change, are
 not in it.
+
+Takes about two minutes.
 """
 
 from __future__ import annotations

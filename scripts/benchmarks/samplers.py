@@ -8,6 +8,8 @@ All contestants but `stock` suggest 32 trials before any of them has a value; `s
 after another. QMC is scrambled, so that seeds differ. Contestants run in turn, seed by seed. The
 head study's values are minus the AUPRC. `--log` appends each outcome to a file as it arrives, and
 skips those that the file holds, so that a long run can be interrupted.
+
+Takes hours with all contestants: a search of `gp` alone takes a minute or more.
 """
 
 from __future__ import annotations
@@ -103,7 +105,9 @@ def results(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=320)

@@ -173,7 +173,9 @@ def turns(databases: Sequence[str], contestants: Sequence[str]) -> list[tuple[st
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = ["sqlite", "postgresql", "file"]
     samplers = ["random", "tpe"]
     parser.add_argument("--databases", nargs="+", choices=kinds, default=kinds)

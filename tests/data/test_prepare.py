@@ -14,7 +14,7 @@ from headsweep.config.data_sections import ColumnsConfig
 from headsweep.data.ct_rate.names import LABELS, patient_of
 from headsweep.data.ct_rate.prepare import (
     PathPattern,
-    ct_rate_tables,
+    Tables,
     prepare_manifest,
     write_prepared,
     write_scan_means,
@@ -35,6 +35,16 @@ METADATA = ["VolumeName", "Manufacturer", "SeriesDescription", "PatientSex", "Pa
 
 def label_row(volume, *positives):
     return [volume, *(int(label in positives) for label in LABELS)]
+
+
+def ct_rate_tables(root, split):
+    """CT-RATE's tables: that of the labels is named `valid_`, the others `validation_`."""
+    long_name = {"train": "train", "valid": "validation"}[split]
+    return Tables(
+        labels=root / "multi_abnormality_labels" / f"{split}_predicted_labels.csv",
+        reports=root / "radiology_text_reports" / f"{long_name}_reports.csv",
+        metadata=root / "metadata" / f"{long_name}_metadata.csv",
+    )
 
 
 @pytest.fixture

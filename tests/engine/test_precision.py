@@ -67,6 +67,14 @@ def test_program_with_rounded_products_learns_alike(
     assert losses[0] == pytest.approx(losses[1], rel=16 * 2 ** -SIGNIFICANT_BITS[precision])
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_train_with_rounded_products_alone_fits_a_whitening(precision: str) -> None:
+    exact = config("features.normalization=whiten", "training.learning_rate=0.02")
+    coarse = with_values(exact, {"training.precision": precision}, where="test")
+    values = [train_to_end([one], *SPLITS, SETTINGS)[0].best_value for one in (exact, coarse)]
+    assert values[0] == pytest.approx(values[1], rel=0.02)
+
+
 def test_admit_of_other_precisions_makes_other_groups() -> None:
     engine = Engine(*SPLITS, SETTINGS)
     for precision in ("float32", "tf32", "bf16", "bf16"):

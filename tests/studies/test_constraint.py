@@ -127,7 +127,7 @@ def test_sampler_when_another_programs_trial_has_other_constraints_ignores_it(
         )
     with WorkerSession(StoredStudy.open("probe", url), settings, worker="one") as session:
         work_through(session, CurveEngine(slots=4), settings)
-        seen = {trial.number for trial in session._study.get_trials(deepcopy=False)}
+        seen = {trial.number for trial in session._suggestions.study.get_trials(deepcopy=False)}
     noticed = capsys.readouterr().err
     tracked = constraint or name == "gp"
     ignored = ({0, 1, 2} if constraint else {1, 2}) if tracked else set()

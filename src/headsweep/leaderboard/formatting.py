@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 UNDEFINED = "–"
 
@@ -47,3 +47,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Return numbers separated by commas."""
+    return ", ".join(map(str, numbers))

@@ -19,6 +19,7 @@ from headsweep.data.dataset import Dataset, Split
 from headsweep.data.unseen import rows_in_train
 from headsweep.errors import HeadsweepWarning, InputError, StudyError
 from headsweep.evaluation.subgroups import CONTENT, IN_TRAIN, UNSEEN, Attributes
+from headsweep.leaderboard.formatting import listed
 from headsweep.package_info import code_commit
 from headsweep.studies.study import StoredStudy
 
@@ -138,8 +139,8 @@ def open_test(
         if openings and not reopen:
             raise StudyError(
                 f"{study.name}: the test set was already opened for trials "
-                f"{_listed(openings[-1].trials)} on {openings[-1].when}. To evaluate trials "
-                f'{_listed(named)}, pass --reopen "reason"; the reason is shown on the leaderboard'
+                f"{listed(openings[-1].trials)} on {openings[-1].when}. To evaluate trials "
+                f'{listed(named)}, pass --reopen "reason"; the reason is shown on the leaderboard'
             )
         opening = Opening(when, named, code_commit(), reopen if openings else None, files)
         return [*(recorded or []), asdict(opening)]
@@ -201,7 +202,3 @@ def _openings(recorded: Sequence[dict[str, Any]]) -> tuple[Opening, ...]:
 def _without(recorded: list[dict[str, Any]] | None, opening: Opening) -> list[dict[str, Any]]:
     kept = recorded or []
     return kept[:-1] if _openings(kept[-1:]) == (opening,) else kept
-
-
-def _listed(trials: Sequence[int]) -> str:
-    return ", ".join(map(str, trials))

@@ -10,6 +10,8 @@ from scipy.special import stdtr, stdtrit
 
 from headsweep.metrics.ranking import Metric
 
+CONFIDENCE = 0.95
+
 
 @dataclass(frozen=True)
 class FoldMean:
@@ -21,8 +23,8 @@ class FoldMean:
     p: float
 
 
-def corrected_mean(by_fold: Metric, test_share: float, *, confidence: float = 0.95) -> FoldMean:
-    """Compute the corrected resampled t-interval of a mean over folds.
+def corrected_mean(by_fold: Metric, test_share: float) -> FoldMean:
+    """Compute the corrected resampled 95 % t-interval of a mean over folds.
 
     Folds share training rows, so the variance of their mean is not s²/K: it is taken as
     (1/K + n_test/n_train) · s², with K - 1 degrees of freedom.
@@ -30,7 +32,6 @@ def corrected_mean(by_fold: Metric, test_share: float, *, confidence: float = 0.
     Args:
         by_fold: (K,) values, seeds averaged within a fold; for a paired test, differences.
         test_share: n_test / n_train of one fold.
-        confidence: of the interval.
 
     Returns:
         NaN for interval and p-value with fewer than two folds.
@@ -40,7 +41,7 @@ def corrected_mean(by_fold: Metric, test_share: float, *, confidence: float = 0.
     if folds < 2:
         return FoldMean(mean, math.nan, math.nan, math.nan)
     error = math.sqrt((1 / folds + test_share) * float(by_fold.var(ddof=1)))
-    reach = float(stdtrit(folds - 1, (1 + confidence) / 2)) * error
+    reach = float(stdtrit(folds - 1, (1 + CONFIDENCE) / 2)) * error
     if error == 0:
         return FoldMean(mean, mean, mean, 1.0 if mean == 0 else 0.0)
     p = float(2 * stdtr(folds - 1, -abs(mean) / error))

@@ -66,9 +66,13 @@ class FloatDimension(Dimension):
 
     type: Literal["float"] = "float"
     low: float
+    """Smallest value."""
     high: float
+    """Largest value."""
     log: bool = False
+    """Whether values are suggested on a logarithmic scale."""
     step: PositiveFloat | None = None
+    """Distance of the values that are suggested, from `low` on; null is any value."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -92,9 +96,13 @@ class IntDimension(Dimension):
 
     type: Literal["int"] = "int"
     low: int
+    """Smallest value."""
     high: int
+    """Largest value."""
     log: bool = False
+    """Whether values are suggested on a logarithmic scale."""
     step: PositiveInt = 1
+    """Distance of the values that are suggested, from `low` on."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -116,6 +124,7 @@ class CategoricalDimension(Dimension):
 
     type: Literal["categorical"] = "categorical"
     choices: Annotated[Choices, Field(min_length=1)]
+    """The values, all different."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -141,7 +150,9 @@ class Identity(Section):
     name: StudyName
     """Letters of any script, digits, spaces, `.`, `_` and `-`."""
     n_trials: PositiveInt
+    """Finished trials (complete or pruned) to reach; may grow later."""
     seed: Seed = 42
+    """Seed of the sampler and of the trials."""
     patience: PositiveInt | None = None
     """Stop after so many finished trials without a better one; null never does."""
     enqueue: tuple[Mapping[str, Choice], ...] = ()
@@ -161,7 +172,9 @@ class Finalists(Section):
     """How many of the best trials are trained again, with which seeds, and beside what."""
 
     top_k: Annotated[int, Field(gt=0, le=1000)] = 5
+    """Number of finalists: the trials with the best values."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2, 3, 4)
+    """Seeds with which each finalist is trained."""
     references: tuple[Annotated[str, AfterValidator(_check_reference)], ...] | None = None
     """Rows that are not searched, beside the finalists: `prevalence`, `logistic_regression`, `knn`,
     `zero_shot`. null is the first three, and `zero_shot` where `data.zero_shot` names a file."""

@@ -81,7 +81,6 @@ def study_from_dict(
     overrides: Sequence[str] = (),
     *,
     fixed: Mapping[str, Any] | None = None,
-    where: str = "study",
 ) -> StudySpec:
     """Build the spec of a study whose sections are given as a dict, as in a study file.
 
@@ -89,7 +88,6 @@ def study_from_dict(
         document: the sections `study`, `space`, and optionally the others.
         overrides: `key=value` texts, as in `load_study_file`.
         fixed: as in `load_study_file`.
-        where: names the document in errors.
 
     Returns:
         The checked spec.
@@ -100,7 +98,7 @@ def study_from_dict(
     """
     own = copy.deepcopy(dict(document))
     base_overrides = [text for text in overrides if not _override_file(own, text)]
-    return _spec_from_document(own, base_overrides, fixed, where=where)
+    return _spec_from_document(own, base_overrides, fixed, where="study")
 
 
 def _override_file(document: dict[str, Any], text: str) -> bool:

@@ -248,15 +248,12 @@ class Database:
         return self.outlast(transaction)
 
 
-def open_database(
-    url: str, *, create: bool = False, opening_s: float | None = None, outage_s: float | None = None
-) -> Database:
-    """Open a database and check that it answers.
+def open_database(url: str, *, create: bool = False, outage_s: float | None = None) -> Database:
+    """Open a database and check that it answers, for which it has `OPENING_S`.
 
     Args:
         url: `sqlite:///FILE`, `postgresql://…` or `postgresql+psycopg://…`.
         create: whether the folder of a SQLite file may be created.
-        opening_s: how long to wait for a server that does not answer yet; None uses `OPENING_S`.
         outage_s: how long to retry during an outage; None uses `OUTAGE_S`.
 
     Returns:
@@ -269,7 +266,7 @@ def open_database(
     if parsed.get_backend_name() == "sqlite":
         check_file(Path(str(parsed.database)), create=create)
     try:
-        database = Database(parsed, outage_s=OPENING_S if opening_s is None else opening_s)
+        database = Database(parsed, outage_s=OPENING_S)
     except ImportError as error:
         raise StorageError(
             f"{shown_url(parsed)}: install the extra headsweep[postgres] ({error})"

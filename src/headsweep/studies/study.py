@@ -177,17 +177,14 @@ class StoredStudy:
         """
         return self.storage.get_study_user_attrs(self.study_id)
 
-    def trials(
-        self, states: Sequence[TrialState] | None = None, *, deepcopy: bool = False
-    ) -> list[FrozenTrial]:
-        """Return the study's trials in the order of their numbers.
+    def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return the study's trials in the order of their numbers; they must not be changed.
 
         Args:
             states: only trials in one of these states; None is all.
-            deepcopy: whether the trials are copies that the caller may change.
         """
         wanted = None if states is None else tuple(states)
-        return self.storage.get_all_trials(self.study_id, deepcopy=deepcopy, states=wanted)
+        return self.storage.get_all_trials(self.study_id, deepcopy=False, states=wanted)
 
     def trial(self, number: int) -> FrozenTrial:
         """Return the trial with this number.

@@ -1,46 +1,36 @@
-"""One worker's trials in the storage: claims, suggestions, reports, results, hand-backs."""
+"""One worker's trials in the storage: claims, reports, results, hand-backs."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import sys
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-import optuna
-from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from headsweep.errors import TrialError
-from headsweep.search.given_params import check_given_params, fits_space
+from headsweep.search.given_params import fits_space
 from headsweep.search.new_trials import NewTrials
 from headsweep.search.objective import CONSTRAINT_PREFIX, is_measured, violations
-from headsweep.search.samplers.tpe import BatchedTPESampler
-from headsweep.search.samplers_and_pruners import (
-    build_sampler,
-    longest_training,
-    rungs,
-    trials_at_once,
-)
-from headsweep.search.space import distribution, lacks_params, suggest
+from headsweep.search.samplers_and_pruners import longest_training, rungs, trials_at_once
+from headsweep.search.space import distribution, lacks_params
 from headsweep.settings import WorkerSettings, host_name
 from headsweep.storage import claims, expiry
 from headsweep.storage.attributes import FAILURE, REFUSED
-from headsweep.storage.optuna_tables import SearchStudy, forget_asked_trials, trial_id
+from headsweep.storage.optuna_tables import trial_id
 from headsweep.storage.trial_cache import TrialCache
 from headsweep.studies.adoption import METRIC_PREFIX, check_objective
 from headsweep.studies.pruning import build_batch_pruner
 from headsweep.studies.stopping import DEADLINE, Improvements, StopReason, seconds_left, stop_reason
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.study_attributes import read_study_attrs
-from headsweep.studies.trials import EPOCHS_TRAINED, FINISHED, TAPE_POSITION
+from headsweep.studies.suggestions import Suggestions, TrialNotices
+from headsweep.studies.trials import EPOCHS_TRAINED, TAPE_POSITION
 from headsweep.studies.worker_timings import EFFORT, WorkerTimings
 
 
@@ -89,14 +79,9 @@ class WorkerSession:
             spared=self.spec.finalists.top_k,
             steps=self.rungs,
         )
-        sampler = build_sampler(self.spec, study.next_worker_index())
-        # Samplers use all trials: with Hyperband as its pruner, a study lists only one bracket's.
-        self._study = SearchStudy(
-            study.name, storage, sampler, NopPruner(), hidden=lambda: self._misfits
-        )
-        self._unread, self._unmeasured = NewTrials(), set[int]()
+        self._notices = TrialNotices()
+        self._suggestions = Suggestions(study, self._distributions, self._notices)
         self._open = ExitStack()
-        self._noticed: set[tuple[str, int]] = set()
         self._ends_at: float | None = None
         self._new_trials, self._improvements = NewTrials(), Improvements()
         self._stopped_by: StopReason | None = None
@@ -168,7 +153,7 @@ class WorkerSession:
         self._running.update(claimed)
         self.storage.adopt(self.study_id, result.trials)
         if claimed:
-            self._suggest(result.trials)
+            self._suggestions.suggest(result.trials, self._refuse)
             self.flush()
         elif result.foreign:
             self._notice_foreign(result.foreign)
@@ -227,7 +212,7 @@ class WorkerSession:
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             return frozenset(reported)
         self.storage.sync(self.study_id)
-        return self._pruner.trials_to_prune(self._study, reported)
+        return self._pruner.trials_to_prune(self._suggestions.study, reported)
 
     def record_metrics(self, key: int, metrics: Mapping[str, float]) -> None:
         """Record a trial's metrics as user attributes, and how far it is beyond each bound."""
@@ -296,79 +281,19 @@ class WorkerSession:
         self.storage.disown(self.study_id, sorted(self._running))
         self._running.clear()
 
-    def _suggest(self, claimed: Sequence[FrozenTrial]) -> None:
-        """Suggest params; an enqueued trial whose params do not fit fails without the others."""
-        fitting = [trial for trial in claimed if self._fits(trial)]
-        self._find_unmeasured()
-        sampler = self._study.sampler
-        batch = (
-            sampler.batch(len(fitting)) if isinstance(sampler, BatchedTPESampler) else nullcontext()
-        )
-        with warnings.catch_warnings(), batch:
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            for trial in fitting:
-                if not isinstance(sampler, BatchedTPESampler):
-                    forget_asked_trials(self._study)
-                asked = optuna.Trial(self._study, trial_id(trial))
-                suggest(asked, self.spec.space, self.spec.config)
-
-    def _fits(self, trial: FrozenTrial) -> bool:
-        """Return whether the params of an enqueued trial fit the space; fail it if they do not."""
-        try:
-            ignored = check_given_params(trial, self._distributions)
-        except TrialError as error:
-            self.storage.set_trial_user_attr(trial_id(trial), REFUSED, True)
-            self.fail(trial_id(trial), f"enqueued with params that do not fit: {error}")
-            self._notice(
-                "refused", trial, f"failed, it was enqueued with params that do not fit: {error}"
-            )
-            return False
-        if ignored:
-            names = ", ".join(map(repr, sorted(ignored)))
-            self._notice("ignored", trial, f"was enqueued with params the space lacks: {names}")
-        return True
-
-    @property
-    def _misfits(self) -> frozenset[int]:
-        """Ids of trials of other programs that samplers must not see."""
-        cache = self.storage.cache(self.study_id)
-        for key in cache.misfits:
-            if (trial := cache.get(key)) is not None:
-                self._notice("hidden", trial, "has distributions of another space; it is ignored")
-        return frozenset(cache.misfits | self._unmeasured)
-
-    def _find_unmeasured(self) -> None:
-        """Hide finished trials whose constraints are not the study's from the sampler.
-
-        `tpe` would take one without any for a trial that meets them; `gp` refuses the mixture.
-        """
-        constraint = self.spec.objective.constraint
-        if not constraint and self.spec.sampler.name != "gp":
-            return
-        trials = self.storage.cache(self.study_id).trials
-        if self._unread.outdated(trials):
-            self._unread.clear()
-            self._unmeasured.clear()
-        for trial in self._unread.read(trials):
-            if trial.state in FINISHED and not is_measured(trial, constraint):
-                self._unmeasured.add(trial_id(trial))
-                text = "has no value of objective.constraint" if constraint else "has constraints"
-                self._notice("unmeasured", trial, f"{text} (another program's); it is ignored")
+    def _refuse(self, trial: FrozenTrial, reason: str) -> None:
+        """Fail a trial that was enqueued with params that do not fit the space."""
+        self.storage.set_trial_user_attr(trial_id(trial), REFUSED, True)
+        self.fail(trial_id(trial), reason)
 
     def _notice_foreign(self, foreign: Sequence[FrozenTrial]) -> None:
         for trial in foreign:
-            self._notice(
+            self._notices.show(
                 "foreign",
                 trial,
                 "is run by another program, without heartbeats; it counts towards the budget for "
                 f"{claims.FOREIGN_GRACE_S / 60:g} minutes after its start",
             )
-
-    def _notice(self, kind: str, trial: FrozenTrial, text: str) -> None:
-        """Print a notice about a trial, once for each kind."""
-        if (kind, trial.number) not in self._noticed:
-            self._noticed.add((kind, trial.number))
-            print(f"Notice: trial {trial.number} {text}", file=sys.stderr, flush=True)
 
 
 def join(

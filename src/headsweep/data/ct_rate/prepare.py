@@ -103,33 +103,15 @@ class Prepared:
         return {**Counter(row.step for row in self.dropped), "kept": len(self.rows)}
 
 
-def ct_rate_tables(root: Path, split: Literal["train", "valid"]) -> Tables:
-    """Return CT-RATE's own tables below the data set's folder.
-
-    The label table of the valid split is named `valid_`, the other two `validation_`.
-    """
-    long_name = {"train": "train", "valid": "validation"}[split]
-    return Tables(
-        labels=root / "multi_abnormality_labels" / f"{split}_predicted_labels.csv",
-        reports=root / "radiology_text_reports" / f"{long_name}_reports.csv",
-        metadata=root / "metadata" / f"{long_name}_metadata.csv",
-    )
-
-
 def prepare_manifest(
-    tables: Tables,
-    features: Sequence[PathPattern],
-    policy: RowPolicy,
-    *,
-    target_labels: tuple[str, ...] | None = None,
+    tables: Tables, features: Sequence[PathPattern], policy: RowPolicy
 ) -> Prepared:
-    """Join the tables of one split into a manifest.
+    """Join the tables of one split into a manifest with the labels that `read_manifest` finds.
 
     Args:
         tables: paths of the tables.
         features: one pattern for each column of feature paths.
         policy: which rows are kept.
-        target_labels: label columns to keep; None keeps those that `read_manifest` would find.
 
     Returns:
         The manifest, and every row that did not reach it.
@@ -143,7 +125,7 @@ def prepare_manifest(
     dropped: list[Dropped] = []
     volumes = _listed_volumes(tables, dropped)
 
-    labels, label_names = _labels_by_scan(tables.labels, target_labels)
+    labels, label_names = _labels_by_scan(tables.labels)
     volumes = _join(volumes, labels, "labels", "its scan has no labels", dropped)
     columns: dict[str, Mapping[str, Mapping[str, str]]] = dict.fromkeys(label_names, labels)
     joins: list[tuple[Step, Path | None, tuple[str, ...]]] = [
@@ -264,9 +246,7 @@ def _listed_volumes(tables: Tables, dropped: list[Dropped]) -> list[str]:
     return list(volumes)
 
 
-def _labels_by_scan(
-    path: Path, target_labels: tuple[str, ...] | None
-) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+def _labels_by_scan(path: Path) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
     """Return the labels of every scan as "0" and "1", and their names.
 
     Raises:
@@ -275,9 +255,8 @@ def _labels_by_scan(
     labels: dict[str, dict[str, str]] = {}
     rows, table = read_rows(path), read_table(path)
     columns = ColumnsConfig(volume="VolumeName")
-    names = label_columns(table.header, columns, target_labels)
-    if target_labels is None:
-        names += unused_labels(table.cells, columns, names)
+    names = label_columns(table.header, columns, None)
+    names += unused_labels(table.cells, columns, names)
     names = tuple(name for name in names if name != "volumename")
     for row in rows:
         volume = _volume(row, path)

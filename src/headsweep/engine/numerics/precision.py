@@ -56,7 +56,12 @@ def to_bf16(x: Tensor) -> Tensor:
 
 
 def to_tf32(x: Tensor) -> Tensor:
-    """Return float32 numbers rounded to 11 significant bits, ties away from zero."""
+    """Return float32 numbers rounded to 11 significant bits, ties away from zero.
+
+    Numbers of double precision, with which normalizers are fitted, are not rounded.
+    """
+    if x.dtype == torch.float64:
+        return x
     bits = (x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF
     return torch.where(x.isfinite(), bits.view(torch.float32), x)
 

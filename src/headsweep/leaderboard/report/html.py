@@ -13,7 +13,7 @@ from headsweep.evaluation.paired_tests import SIGNIFICANCE
 from headsweep.leaderboard.cohorts import HEADER, cells
 from headsweep.leaderboard.ensembles.rows import Ensembles
 from headsweep.leaderboard.feature_health import health_table
-from headsweep.leaderboard.formatting import interval, number, spread
+from headsweep.leaderboard.formatting import interval, listed, number, spread
 from headsweep.leaderboard.provenance import search_of
 from headsweep.leaderboard.references.rows import ComparedReferences
 from headsweep.leaderboard.report.ensembles import ensemble_table
@@ -100,10 +100,10 @@ def _headline(provenance: Mapping[str, Any]) -> str:
     text = (
         f"{provenance['n_trials_searched']} trials searched, "
         f"{len(provenance['finalists'])} finalists confirmed with {len(provenance['seeds'])} "
-        f"seeds; test opened {first['when']} for trials {_listed(first['trials'])}"
+        f"seeds; test opened {first['when']} for trials {listed(first['trials'])}"
     )
     for again in openings[1:]:
-        text += f"; opened again {again['when']} for {_listed(again['trials'])}: {again['why']}"
+        text += f"; opened again {again['when']} for {listed(again['trials'])}: {again['why']}"
     for split, count in provenance.get("rows_left_out", {}).items():
         text += f"; {count} rows were left out of {split} (data.shared_content=drop)"
     search = search_of(provenance)
@@ -227,7 +227,3 @@ def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for split, prints in provenance["data"].items():
         features = ", ".join(f"{name} {value[:12]}" for name, value in prints["features"].items())
         yield f"data: {split}", f"manifest {prints['manifest'][:12]}, {features}"
-
-
-def _listed(trials: Sequence[int]) -> str:
-    return ", ".join(map(str, trials))

@@ -35,7 +35,6 @@ class GraphedStep:
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._warm = False
         self._replay: Replay | None = None
-        self.recordings = 0
 
     def forget(self, *, new_kernels: bool = False) -> None:
         """Discard the recording; kernels that never ran must run once before they are recorded."""
@@ -69,6 +68,5 @@ class GraphedStep:
             step()
         finally:
             graph.capture_end()
-        self.recordings += 1
         replay: Replay = graph.replay
         return replay
