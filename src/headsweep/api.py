@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from headsweep.arguments import (
     whole_number,
 )
 from headsweep.config.values import value_at
-from headsweep.errors import StudyError
+from headsweep.errors import HeadsweepWarning, StudyError
 from headsweep.launching import progress as study_progress
 from headsweep.launching.devices import default_workers
 from headsweep.launching.local import launch_local
@@ -27,10 +28,11 @@ from headsweep.preflight import (
     check_manifests,
     refuse_empty_path,
 )
-from headsweep.search.enqueued import complete_params
+from headsweep.search.enqueued import split_by_fit
 from headsweep.search.spec import StudySpec
 from headsweep.search.study_file import load_study_file, study_from_dict
 from headsweep.settings import EngineSettings, default_storage_url
+from headsweep.storage.urls import sqlite_url
 from headsweep.studies.references import with_references
 from headsweep.studies.study import StoredStudy
 from headsweep.studies.summary import Summary
@@ -105,8 +107,7 @@ class Study:
         folder = out_folder(spec, out)
         in_memory = data is not None and data.in_memory
         if storage is None:
-            file = f"sqlite:///{folder / 'study.db'}"
-            storage = file if in_memory else default_storage_url()
+            storage = sqlite_url(folder / "study.db") if in_memory else default_storage_url()
         if data is None:
             data = _configured_data(spec)
         check_board_folder(folder)
@@ -248,7 +249,7 @@ class Study:
     def enqueue_from(self, study: str, *, top: int = 10) -> list[int]:
         """Enqueue the best trials of another study in the same storage.
 
-        Trials whose params do not fit this space are left out.
+        Trials whose params do not fit this space are left out, with a warning.
 
         Args:
             study: name of the other study.
@@ -258,19 +259,21 @@ class Study:
             Numbers of the new trials.
 
         Raises:
-            StudyError: there is no such study, or it has no complete trial.
+            StudyError: there is no such study, or it has no complete trial, or none of them fits.
         """
         top = whole_number("top", top)
-        other = StoredStudy.open(study, self._stored.storage)
-        fitting = [t.params for t in other.best_trials(top) if self._fits(t.params)]
+        best = StoredStudy.open(study, self._stored.storage).best_trials(top)
+        fitting, misfits = split_by_fit({t.number: t.params for t in best}, self.spec)
+        if not fitting:
+            raise StudyError(f"no trial of study {study!r} fits the space: {misfits[0]}")
+        if misfits:
+            warnings.warn(
+                f"{len(misfits)} of {len(best)} trials of study {study!r} do not fit the space "
+                f"and are left out; the first: {misfits[0]}",
+                HeadsweepWarning,
+                stacklevel=2,
+            )
         return self._stored.enqueue(fitting, by=f"study {study}")
-
-    def _fits(self, params: Mapping[str, Any]) -> bool:
-        try:
-            complete_params(params, self.spec, where="params")
-        except StudyError:
-            return False
-        return True
 
     def finalize(
         self,
@@ -458,12 +461,14 @@ def _configured_data(spec: StudySpec) -> Dataset:
 def _check_data(spec: StudySpec, data: Dataset) -> None:
     """Load train and valid, and look at headers, names and feature paths of test."""
     from headsweep.data.manifest_headers import check_test_headers, check_test_rows
+    from headsweep.data.one_class import warn_of_one_class
     from headsweep.data.prompts import prompts_for
     from headsweep.studies.folds import folds_of
 
     inputs = with_references(spec, searched_inputs(spec))
     data.refuse_mixed_labels(spec.config)
     train, valid = data.search_splits(spec.config, inputs=inputs)
+    warn_of_one_class(train, valid)
     folds_of(spec.objective, spec.seed, train, valid)  # refuses more folds than patients
     if not data.in_memory:
         check_test_headers(spec.config, train.labels, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,8 +82,10 @@ def as_array(name: str, values: Any, error: type[InputError]) -> NDArray[Any]:
     A tensor may be on a GPU, require gradients or be of type bfloat16, which NumPy lacks.
 
     Raises:
-        InputError: it is no array, or one of complex numbers.
+        InputError: it is no array, one of complex numbers or dates, or one with masked entries.
     """
+    if np.ma.is_masked(values):
+        raise error(f"{name} must not have masked entries; fill them, or leave their rows out")
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
@@ -90,6 +93,47 @@ def as_array(name: str, values: Any, error: type[InputError]) -> NDArray[Any]:
         array = np.asarray(values)
     except (TypeError, ValueError) as problem:
         raise error(f"{name} must be an array of numbers: {problem}") from None
-    if array.dtype.kind == "c":
+    if array.dtype.kind in "cmM":
         raise error(f"{name} must be real numbers, found {array.dtype}")
     return array
+
+
+def finite_matrix(
+    name: str, values: Any, error: type[InputError], *, rows: str = "row"
+) -> NDArray[np.float32]:
+    """Return features that the caller gave, in float32; see `as_array`.
+
+    Args:
+        name: of the argument, for errors.
+        values: what the caller gave.
+        error: class of the error to raise.
+        rows: names the rows in errors, as in `row:17`.
+
+    Returns:
+        A matrix of finite numbers, which may share the caller's memory.
+
+    Raises:
+        InputError: they are not finite numbers of two axes; names the first entry that is not.
+    """
+    array = as_array(name, values, error)
+    if array.dtype.kind in "USV":
+        raise error(f"{name} must be numbers, found {array.dtype}")
+    if array.ndim != 2:
+        raise error(f"{name} must have shape (rows, width), found {array.shape}")
+    try:
+        with np.errstate(over="ignore"):
+            matrix = np.ascontiguousarray(array, dtype=np.float32)
+    except (TypeError, ValueError) as problem:
+        raise error(f"{name} must be numbers: {problem}") from None
+    if not (finite := np.isfinite(matrix)).all():
+        row, column = np.argwhere(~finite)[0]
+        raise error(
+            f"{rows}:{row}: features must be finite, found {matrix[row, column]} in "
+            f"{name}[{row}, {column}]"
+        )
+    return matrix
+
+
+def refuse_no_path(name: str, value: Any, error: type[InputError] = ConfigError) -> None:
+    """Refuse an argument that is no path; see `refuse_other_types`."""
+    refuse_other_types(name, value, (str, os.PathLike), "a path", error)

@@ -20,6 +20,7 @@ from headsweep.config.yaml_files import to_yaml
 from headsweep.data.dataset import Dataset, Split
 from headsweep.data.folds import Folds, divide
 from headsweep.data.manifest import read_manifest
+from headsweep.data.one_class import warn_of_one_class
 from headsweep.engine.checkpoints import Snapshot, load_snapshot, save_snapshot
 from headsweep.engine.engine import Engine, FoldedEngine
 from headsweep.engine.slots import EpochReport
@@ -72,6 +73,7 @@ def train(
     data = Dataset.from_config(config, progress=progress)
     data.refuse_mixed_labels()
     fit, valid = data.search_splits()
+    warn_of_one_class(fit, valid)
     folds = _folds_of(config, fit, valid)
     engine = Engine(fit, valid, settings) if folds is None else FoldedEngine(folds, settings)
     identity = _identity(config, fit, valid, engine.inputs.device, settings)

@@ -55,6 +55,28 @@ DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: arrays({"visual": X}, Y, "ab"), "labels must be a list of the names .* found 'ab'"),
     (lambda: arrays({"visual": X}, Y, None), "labels must be a list of the names .* found None"),
     (lambda: arrays({"visual": X}, [["a"], []] * 30), "targets must be an array of numbers"),
+    (lambda: arrays({"visual": X}, Y, {"a", "b"}), "labels must be a list of the names .* found {"),
+    (lambda: arrays({"visual": X}, Y[:, :0], []), "labels must name at least one column"),
+    (lambda: arrays({"visual": X}, Y, ["a", None]), "labels must be names .* found None"),
+    (lambda: arrays({"visual": X}, Y, ["a", " "]), "labels must be names .* found ' '"),
+    (lambda: arrays({"visual": X}, Y, ["a", "b\n"]), r"labels must be names .* found 'b\\n'"),
+    (lambda: arrays({3: X}), "features: an input's name must begin with a letter .* found 3"),
+    (lambda: arrays({"visual": X.astype(str)}), r"features\['visual'\] must be numbers, found <U"),
+    (lambda: arrays({"visual": X.astype("M8[s]")}), r"features\['visual'\] must be real numbers"),
+    (lambda: arrays({"visual": np.ma.array(X, mask=X > 0)}), "must not have masked entries"),
+    (lambda: arrays({"visual": X}, np.ma.array(Y, mask=Y > 0)), "targets must not have masked"),
+    (lambda: hs.Dataset.from_manifests(None, "m"), "data_root must be a path, found NoneType"),
+    (lambda: hs.Dataset.from_manifests("a", 4), "manifest_dir must be a path, found int"),
+    (
+        lambda: hs.Dataset.from_manifests("a", "b", overrides="seed=1"),
+        "overrides must be a list of key=value texts, found 'seed=1'",
+    ),
+    (
+        lambda: hs.Dataset.from_manifests("a", "b", overrides=[1]),
+        r"overrides must be a list of key=value texts, found \[1\]",
+    ),
+    (lambda: hs.Leaderboard(None), "folder must be a path, found NoneType"),
+    (lambda: hs.load_predictor(None), "path must be a path, found NoneType"),
     (lambda: frame({"v": X}), "frame must be a pandas DataFrame, found dict"),
     (lambda: frame(features="v"), "features must be a dict such as .*, found str"),
     (lambda: frame(labels="a"), "labels must be a list of the names .* found 'a'"),
@@ -77,6 +99,7 @@ STUDY: list[tuple[dict[str, Any], str]] = [
     ({"out": 3}, "out must be a folder, found int"),
     ({"overrides": "study.n_trials=3"}, "overrides must be a list of key=value texts, found str"),
     ({"study": None}, "study must be a study file, .* found NoneType"),
+    ({"study": {**DOCUMENT, 3: 1}}, "unknown key 3"),
     ({"study": [1]}, "study must be a study file, .* found list"),
 ]
 
@@ -105,6 +128,7 @@ CALLS: list[tuple[Callable[[hs.Study], object], str]] = [
         (lambda study, s=s: study.run(timeout_s=s), "timeout_s must be seconds, greater than 0")
         for s in (0, -1, float("nan"), float("inf"), "2h", True)
     ),
+    (lambda study: study.run(device=None), "--device must be auto, cpu or .* found None"),
     (lambda study: study.run(slots=0), "slots must be a whole number from 1"),
     (lambda study: study.run(slots=-1), "slots must be a whole number from 1"),
     (lambda study: study.run(0), "workers must be a whole number from 1"),

@@ -303,3 +303,13 @@ def test_study_on_arrays_of_two_encoders_searches_both_and_names_them(tmp_path) 
     assert head.predict_proba(arrays).shape == (160, 2)
     with pytest.raises(FeatureError, match=r"reads second features, .* Did you mean 'secnd'\?"):
         head.predict_proba({"first": first, "secnd": second})
+
+
+@pytest.mark.parametrize("name", ["a?b", "?mode=ro", "a%20b", "a#b", "a&b=c", "a:b@c", "'a' \"ü\""])
+def test_create_on_arrays_stores_the_study_in_a_folder_of_any_name(
+    empty: Path, arrays: hs.Dataset, name: str
+) -> None:
+    """Before the fix, `?` and `%20` were read as parts of a URL: the file was in another folder."""
+    hs.Study.create(definition(), data=arrays, out=name).close()
+    assert {path.name for path in empty.iterdir()} == {name}
+    assert (empty / name / "study.db").is_file()

@@ -132,7 +132,7 @@ FAULTS = {
         {"features": {"visual": with_value(FEATURES, (7, 2), np.nan)}},
         r"^arrays:7: features must be finite, found nan in features\['visual'\]\[7, 2\]",
     ),
-    "text values": ({"features": {"visual": [["a"]] * N}}, "must be numbers: could not convert"),
+    "text values": ({"features": {"visual": [["a"]] * N}}, "must be numbers, found <U1"),
     "rows differ": (
         {"features": {"visual": FEATURES, "text": FEATURES[1:]}},
         r"equally many rows, found {'visual': 60, 'text': 59}",

@@ -169,9 +169,11 @@ TEXT = VIEWS["text"].numpy()
         (X.numpy(), "features must be a dict such as {'visual': array}, found ndarray"),
         ({"visual": X[0].numpy()}, "features['visual'] must have shape (rows, width), found ("),
         ({"visual": X.numpy() + 1j}, "features['visual'] must be real numbers, found complex64"),
-        ({"visual": [["a"] * X.shape[1]]}, "features['visual'] must be numbers: "),
+        ({"visual": [["a"] * X.shape[1]]}, "features['visual'] must be numbers, found <U1"),
+        ({"visual": X.numpy() * np.nan}, "row:0: features must be finite, found nan in features['"),
+        ({"visual": X.double().numpy() * 1e300}, "row:0: features must be finite, found "),
     ],
-    ids=["array", "vector", "complex", "text"],
+    ids=["array", "vector", "complex", "text", "nan", "overflow"],
 )
 def test_predict_proba_of_other_types_raises_one_line(features: Any, message: str) -> None:
     given = {"text": TEXT} | features if isinstance(features, dict) else features

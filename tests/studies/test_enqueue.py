@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +76,16 @@ def test_complete_params_with_bad_params_is_refused(
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, 2.5])
+def test_complete_params_with_no_whole_number_for_one_is_refused(
+    tmp_path: Path, value: float
+) -> None:
+    """Before the fix, NaN and infinity raised ValueError and OverflowError."""
+    space = DOCUMENT["space"] | {"training.max_epochs": {"type": "int", "low": 1, "high": 3}}
+    with pytest.raises(StudyError, match=r"max_epochs must be between 1 and 3, found"):
+        complete_params({"training.max_epochs": value}, make_spec(tmp_path, space=space), where="a")
+
+
 def test_create_with_enqueued_params_runs_each_of_them_once(
     tmp_path: Path, storage: BatchedStorage, url: str
 ) -> None:
@@ -138,8 +150,28 @@ def test_enqueue_from_study_takes_its_best_trials_that_fit(
     section = {"name": "narrow", "n_trials": 12}
     new = StoredStudy.create(make_spec(tmp_path, study=section, space=narrow), storage)
     command = ("enqueue", "narrow", "--from-study", "probe", "--top", 6, "--storage", url)
-    assert headsweep(*command).code == 0
+    warnings.simplefilter("default")  # pytest restores its filters
+    done = headsweep(*command)
+    assert done.code == 0
     fitting = [t.params for t in old.best_trials(6) if t.params[SIZE] == 64]
     assert [t.system_attrs["fixed_params"] for t in new.trials()] == fitting
+    assert done.err.count("\n") == 1
+    assert f"{6 - len(fitting)} of 6 trials of study 'probe' do not fit the space" in done.err
     search(url, "narrow")
     assert [t.params for t in new.trials()[: len(fitting)]] == fitting
+
+
+def test_enqueue_from_study_when_no_trial_fits_is_refused_with_the_reason(
+    headsweep, tmp_path: Path, storage: BatchedStorage, url: str
+) -> None:
+    """Before the fix, the command printed `enqueued: trials none` and exited with 0."""
+    StoredStudy.create(make_spec(tmp_path), storage)
+    search(url)
+    other = {"training.max_epochs": {"type": "int", "low": 1, "high": 3}}
+    section = {"name": "other", "n_trials": 2}
+    new = StoredStudy.create(make_spec(tmp_path, study=section, space=other), storage)
+    done = headsweep("enqueue", "other", "--from-study", "probe", "--storage", url)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "no trial of study 'probe' fits the space: trial " in done.err
+    assert "unknown key 'training." in done.err
+    assert not new.trials()

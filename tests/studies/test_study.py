@@ -132,6 +132,7 @@ def test_open_storage_when_unreachable_hides_the_password(url: str) -> None:
     [
         ("mysql://user:s3cret@host/studies", "unsupported storage 'mysql'"),
         ("sqlite://", "unsupported storage 'sqlite'"),
+        ("sqlite:///a?b.db", r"sqlite:///a: a SQLite URL must not have options .* write %3F"),
         ("studies.db", "must read sqlite:///FILE"),
         ("postgresql://user:s3cret@host:port/x", "must read sqlite:///FILE"),
         ("sqlite:///nowhere/studies.db", "no such file"),

@@ -96,7 +96,7 @@ def check_name(name: str) -> None:
         raise ValueError(
             f"{name!r} is reserved: give the input another name than {', '.join(RESERVED)}"
         )
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             "an input's name must begin with a letter and go on with at most 63 letters, digits, "
             f"'_' and '-', found {name!r}"

@@ -107,8 +107,11 @@ def values_of(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a text has no `=`, or its value is not YAML.
     """
+    listed = [overrides] if isinstance(overrides, str) else list(overrides)
+    if listed and (isinstance(overrides, str) or not all(isinstance(x, str) for x in listed)):
+        raise ConfigError(f"overrides must be a list of key=value texts, found {overrides!r}")
     values = {}
-    for text in overrides:
+    for text in listed:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"an override must read key=value, found {text!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from headsweep.arguments import as_array, refuse_no_mapping
+from headsweep.arguments import as_array, finite_matrix, refuse_no_mapping
 from headsweep.config.data_sections import BlankLabels
 from headsweep.config.inputs import BUILT_IN, check_name
 from headsweep.data.ct_rate.names import groups_of
@@ -87,13 +88,19 @@ def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the names of labels as text.
 
     Raises:
-        ManifestError: they are one text, or no collection.
+        ManifestError: they are one text, no collection or one without an order, or one is empty.
     """
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
+    if isinstance(labels, str | AbstractSet) or not isinstance(labels, Iterable):
         raise ManifestError(
             f"labels must be a list of the names of the columns of targets, found {labels!r}"
         )
-    return tuple(map(str, labels))
+    given = list(labels)
+    if not given:
+        raise ManifestError("labels must name at least one column of targets, found none")
+    for name in given:
+        if pd.isna(name) or not str(name).strip() or not str(name).isprintable():
+            raise ManifestError(f"labels must be names of printable characters, found {name!r}")
+    return tuple(map(str, given))
 
 
 def _checked_features(
@@ -109,22 +116,10 @@ def _checked_features(
                 check_name(one)
             except ValueError as error:
                 raise FeatureError(f"features: {error}") from None
-        try:
-            with np.errstate(over="ignore"):
-                matrix = np.ascontiguousarray(
-                    as_array(f"features[{one!r}]", given, FeatureError), dtype=np.float32
-                )
-        except (TypeError, ValueError) as error:
-            raise FeatureError(f"features[{one!r}] must be numbers: {error}") from None
-        if matrix.ndim != 2 or 0 in matrix.shape:
+        matrix = finite_matrix(f"features[{one!r}]", given, FeatureError, rows=str(ARRAYS))
+        if 0 in matrix.shape:
             raise FeatureError(
                 f"features[{one!r}] must have shape (rows, width), found {matrix.shape}"
-            )
-        if not (finite := np.isfinite(matrix)).all():
-            row, index = np.argwhere(~finite)[0]
-            raise FeatureError(
-                f"{ARRAYS}:{row}: features must be finite, found {matrix[row, index]} in "
-                f"features[{one!r}][{row}, {index}]"
             )
         matrices[one] = matrix
     rows = {one: len(matrix) for one, matrix in matrices.items()}

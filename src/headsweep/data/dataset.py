@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from headsweep.arguments import refuse_no_path
 from headsweep.config.data_sections import BlankLabels, SharedContent
 from headsweep.config.inputs import Modality
 from headsweep.config.schema import Config
@@ -88,6 +89,8 @@ class Dataset:
         Raises:
             ConfigError: an override has an unknown key or a value that is not allowed.
         """
+        refuse_no_path("data_root", data_root)
+        refuse_no_path("manifest_dir", manifest_dir)
         values = {"paths.data_root": str(data_root), "paths.manifest_dir": str(manifest_dir)}
         given = overrides if isinstance(overrides, Mapping) else values_of(overrides)
         config = with_values(Config(), values | dict(given), where="Dataset.from_manifests")

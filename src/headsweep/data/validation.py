@@ -21,10 +21,10 @@ from headsweep.data.features import LEADS_OUTSIDE, outside, read_feature
 from headsweep.data.health import health_warnings
 from headsweep.data.label_maps import inspect_mapped, map_of
 from headsweep.data.manifest import Manifest, inspect_manifest, mixed_labels
+from headsweep.data.one_class import one_class_labels
 from headsweep.data.overlaps import REPORT, overlap, shared_patients
 from headsweep.data.packing import THREADS
 from headsweep.errors import FeatureError, ManifestError
-from headsweep.metrics.masking import labelled_counts, positive_counts
 from headsweep.progress import progress_bar
 
 
@@ -193,7 +193,6 @@ def _missing_columns(manifest: Manifest, required: Sequence[str], config: Config
 
 
 def _empty_labels(manifest: Manifest) -> list[Fault]:
-    counts = positive_counts(manifest.targets), labelled_counts(manifest.targets)
     return [
         Fault(
             manifest.path,
@@ -202,8 +201,8 @@ def _empty_labels(manifest: Manifest) -> list[Fault]:
             f"{rows} rows for {label!r}: its AUPRC and AUROC are undefined",
             severity="warning",
         )
-        for label, positives, rows in zip(manifest.labels, *counts, strict=True)
-        if positives in (0, rows) and not (rows == 0 and manifest.label_map is not None)
+        for label, positives, rows in one_class_labels(manifest.labels, manifest.targets)
+        if not (rows == 0 and manifest.label_map is not None)
     ]
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headsweep.arguments import as_array, refuse_no_mapping
+from headsweep.arguments import finite_matrix, refuse_no_mapping, refuse_no_path
 from headsweep.atomic_files import write_bytes
 from headsweep.config.data_sections import Normalization
 from headsweep.config.fingerprints import without_added_defaults
@@ -76,7 +76,7 @@ class Predictor(nn.Module):
         """Return normalised features `(n, d)` of raw features `(n, d)`, by name of the input.
 
         Raises:
-            FeatureError: an input is missing, or has another width than in training.
+            FeatureError: an input is missing, is not finite, or has another width than in training.
         """
         views: dict[str, Tensor] = {}
         for name, width in self.spec.shape.widths.items():
@@ -103,15 +103,8 @@ class Predictor(nn.Module):
         tensors = {}
         for name in self.inputs:
             self._refuse_missing(name, features)
-            array = as_array(f"features[{name!r}]", features[name], FeatureError)
-            if array.ndim != 2:
-                raise FeatureError(
-                    f"features[{name!r}] must have shape (rows, width), found {array.shape}"
-                )
-            try:
-                tensors[name] = torch.from_numpy(np.array(array, dtype=np.float32))
-            except (TypeError, ValueError) as error:
-                raise FeatureError(f"features[{name!r}] must be numbers: {error}") from None
+            matrix = finite_matrix(f"features[{name!r}]", features[name], FeatureError)
+            tensors[name] = torch.from_numpy(matrix.copy())  # the caller's may be read-only
         return tensors
 
     @property
@@ -141,7 +134,7 @@ class Predictor(nn.Module):
             Probabilities `(n, c)`, columns in the order of `labels`.
 
         Raises:
-            FeatureError: an input is missing, or has another width than in training.
+            FeatureError: an input is missing, is not finite, or has another width than in training.
         """
         return self.probabilities_of(self._tensors(features))
 
@@ -171,7 +164,7 @@ class Predictor(nn.Module):
             Logits `(n, c)`; None for a retrieval head, whose scores are probabilities already.
 
         Raises:
-            FeatureError: an input is missing, or has another width than in training.
+            FeatureError: an input is missing, is not finite, or has another width than in training.
         """
         logits = self.head.logits(self.views(self._tensors(features)))
         return None if logits is None else np.asarray(logits.cpu().numpy(), dtype=np.float32)
@@ -242,6 +235,7 @@ def load_predictor(path: Path | str) -> Predictor:
     Raises:
         FeatureError: the file is no predictor of headsweep.
     """
+    refuse_no_path("path", path, FeatureError)
     path = Path(path)
     if path.is_dir():
         path = path / MODEL

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headsweep.arguments import refuse_no_path, refuse_other_types
 from headsweep.errors import OutputError, VerificationError
 from headsweep.json_text import parse_json
 from headsweep.leaderboard.merge import Merged, frame_of, merge, read_board
@@ -48,6 +49,7 @@ class Leaderboard:
             OutputError: the folder holds no leaderboard.
             VerificationError: the folder holds a link out of it.
         """
+        refuse_no_path("folder", folder, OutputError)
         self.folder = Path(folder)
         """Folder of the leaderboard."""
         self._rows = {int(row["rank"]): row for row in read_board(self.folder)}
@@ -271,8 +273,11 @@ class Leaderboard:
             from headsweep.leaderboard.verification.recompute import recompute as from_predictions
 
             return from_predictions(self.folder)
+        from headsweep.data.dataset import Dataset
         from headsweep.leaderboard.verification.verify import verify
 
+        expected = (Dataset, type(None))
+        refuse_other_types("data", data, expected, "a headsweep.Dataset")
         return verify(self.folder, moved, data=data)
 
     def label_noise(self, file: str | os.PathLike[str]) -> LabelNoise:

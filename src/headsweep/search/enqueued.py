@@ -63,6 +63,29 @@ def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -
     return complete
 
 
+def split_by_fit(
+    trials: Mapping[int, Mapping[str, Any]], spec: StudySpec
+) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Tell params that fit a study's space from those that do not.
+
+    Args:
+        trials: params of another study's trials by their numbers.
+        spec: the study's definition.
+
+    Returns:
+        The params that fit, and for each of the others why it does not.
+    """
+    fitting, misfits = [], []
+    for number, params in trials.items():
+        try:
+            complete_params(params, spec, where=f"trial {number}")
+        except StudyError as error:
+            misfits.append(str(error))
+        else:
+            fitting.append(params)
+    return fitting, misfits
+
+
 def _stored(value: Any, allowed: BaseDistribution, where: str | None) -> Any:
     """Return a value as Optuna stores it; None if it is outside of its range and `where` is None.
 
@@ -84,7 +107,8 @@ def _stored(value: Any, allowed: BaseDistribution, where: str | None) -> Any:
             expected = f"one of {', '.join(map(repr, choices))}"
         case FloatDistribution() | IntDistribution():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            whole = number and (isinstance(allowed, FloatDistribution) or value == int(value))
+            inside = number and allowed.low <= value <= allowed.high  # so it is finite
+            whole = inside and (isinstance(allowed, FloatDistribution) or value == int(value))
             if whole and allowed._contains(float(value)):
                 return float(value) if isinstance(allowed, FloatDistribution) else int(value)
             step = f" in steps of {allowed.step}" if allowed.step not in (None, 1) else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -15,6 +17,11 @@ def shown_url(url: URL | str) -> str:
     except (ArgumentError, ValueError):
         return "the storage URL"
     return parsed.set(query={}).render_as_string(hide_password=True)
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of a SQLite file, in which `%`, `?` and the like of its path are quoted."""
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def parse_url(url: str) -> URL:
@@ -44,7 +51,12 @@ def parse_url(url: str) -> URL:
         given = query.pop("password", parsed.password)
         password = given if isinstance(given, str) or given is None else given[-1]
         return parsed.set(drivername="postgresql+psycopg", query=query, password=password)
-    in_a_file = parsed.database not in (None, "", ":memory:") and not parsed.query
+    if parsed.get_backend_name() == "sqlite" and "?" in url:  # SQLAlchemy drops some
+        raise StorageError(
+            f"{shown_url(parsed)}: a SQLite URL must not have options after `?`; write %3F for a "
+            "`?` of the file's name"
+        )
+    in_a_file = parsed.database not in (None, "", ":memory:")
     if parsed.drivername in ("sqlite", "sqlite+pysqlite") and in_a_file:
         return parsed
     raise StorageError(

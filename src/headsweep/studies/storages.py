@@ -12,6 +12,7 @@ from headsweep.errors import StudyError
 from headsweep.preflight import check_output
 from headsweep.storage.batched_storage import BatchedStorage
 from headsweep.storage.connections import open_database
+from headsweep.storage.urls import parse_url
 from headsweep.studies.definition import DEFINITION
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -52,8 +53,9 @@ def open_storage_after(check: Callable[[], None], url: str) -> BatchedStorage:
     Raises:
         StorageError: the storage cannot be opened or created.
     """
-    file = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not file.exists():
+    parsed = parse_url(url)
+    file = Path(str(parsed.database))
+    if parsed.get_backend_name() == "sqlite" and not file.exists():
         check_output(file.parent, what="the folder of the storage")
         check()
         return open_storage(url, create=True)

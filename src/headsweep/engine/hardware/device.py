@@ -39,7 +39,7 @@ def prepare_device(settings: EngineSettings) -> torch.device:
     try:
         device = torch.device(settings.device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, TypeError):
         raise refusal from None
     if device.type not in ("cpu", "cuda"):
         raise refusal
