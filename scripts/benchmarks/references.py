@@ -26,7 +26,11 @@ from headsweep.leaderboard.finalists import Finalist, ranked
 from headsweep.leaderboard.finalize import confirm_with_progress, write_board
 from headsweep.leaderboard.provenance import StudyFacts
 from headsweep.leaderboard.references.files import write_references
-from headsweep.leaderboard.references.rows import add_references, load_references
+from headsweep.leaderboard.references.rows import (
+    add_references,
+    load_references,
+    score_references,
+)
 from headsweep.settings import EngineSettings
 
 
@@ -113,7 +117,9 @@ def main() -> None:
         )
 
         def add() -> None:
-            rows = add_references(references, results[0], train, (valid, *tests), none, facts.rules)
+            config = results[0].finalist.config
+            scores = score_references(references, config, train, (valid, *tests))
+            rows = add_references(scores, results[0], (valid, *tests), none, facts.rules)
             write_references(rows, board)
 
         _, references_s = timed(add)

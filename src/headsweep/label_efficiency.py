@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from headsweep.config.section import PositiveInt, Section, Seed
 from headsweep.config.values import with_values
 from headsweep.config.yaml_files import read_document
 from headsweep.data.dataset import Dataset, Split
+from headsweep.data.folds import take
 from headsweep.data.splitting import group_folds, linked_groups, split_by_group
 from headsweep.data.tables import write_table
 from headsweep.engine.train_configs import train_to_end
@@ -131,9 +132,9 @@ def run_scaling(
     out.mkdir(parents=True, exist_ok=True)
     cells = []
     for fold in range(study.folds):
-        test = _take(reference, np.array([fold_of[p] == fold for p in reference.patients]))
+        test = take(reference, _rows(fold_of[p] == fold for p in reference.patients))
         for source, split in splits.items():
-            pool = _take(split, np.array([fold_of.get(p) != fold for p in split.patients]))
+            pool = take(split, _rows(fold_of.get(p) != fold for p in split.patients))
             for seed in study.seeds:
                 for budget, part in _budgets(pool, study.budgets, seed):
                     cells.append(
@@ -261,24 +262,14 @@ def _budgets(pool: Split, budgets: Sequence[int], seed: int) -> list[tuple[int, 
     for budget in sorted(set(budgets), reverse=True):
         if budget < len(pool.volumes):
             share = budget / len(pool.volumes)
-            pool = _take(pool, split_by_group(pool.patients, pool.targets, share, seed))
+            pool = take(pool, _rows(split_by_group(pool.patients, pool.targets, share, seed)))
         parts.append((budget, pool))
     return parts
 
 
-def _take(split: Split, mask: NDArray[np.bool_]) -> Split:
-    def pick(values: Sequence[str]) -> tuple[str, ...]:
-        return tuple(itertools.compress(values, mask))
-
-    return replace(
-        split,
-        volumes=pick(split.volumes),
-        patients=pick(split.patients),
-        scans=pick(split.scans),
-        targets=split.targets[mask],
-        features={name: matrix[mask] for name, matrix in split.features.items()},
-        reports=None if split.reports is None else pick(split.reports),
-    )
+def _rows(mask: Iterable[bool]) -> NDArray[np.int64]:
+    """Return the indices of the rows where a mask is true."""
+    return np.flatnonzero([*mask])
 
 
 def _train_cell(

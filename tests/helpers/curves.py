@@ -119,7 +119,7 @@ def work_through(session: WorkerSession, engine: CurveEngine, settings: WorkerSe
 
 
 def work_as_process(study: str, url: str, options: Mapping[str, float]) -> None:
-    """One worker, whatever is told of it by signals."""
+    """Run one worker in this process, which handles signals as `headsweep worker` does."""
     settings = WorkerSettings(
         lease_s=options.get("lease_s", 60.0),
         poll_s=0.05,

@@ -84,7 +84,7 @@ def styblinski_tang(x: Floats) -> float:
 
 
 def rotated_ellipsoid(x: Floats) -> float:
-    """A bowl whose axes differ a thousandfold in curvature and lie askew to the params."""
+    """A bowl whose axes differ a thousandfold in curvature and are rotated against the params."""
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(len(x), len(x))))[0]
     curvatures = 1000.0 ** (np.arange(len(x)) / (len(x) - 1))
     return float((curvatures * (rotation @ (x - 1.0)) ** 2).sum())
@@ -117,7 +117,7 @@ INTERACTING: Mapping[str, Objective] = {
     "rotated ellipsoid 5": _function(rotated_ellipsoid, *[(-5, 5)] * 5),
     "valley 6": _function(valley, *[(0, 1)] * 6),
 }
-"""Functions whose good region lies askew to the params: no param can be chosen by itself."""
+"""Functions whose good region is rotated against the params: no param can be chosen by itself."""
 
 
 def table_path(study: str) -> Path:

@@ -175,16 +175,17 @@ def bring(name: str, folder: Path, version: int) -> None:
 
 
 def write_with_fault(name: str, folder: Path, at: int, error: int | None) -> None:
-    """Writes version 2; at its `at`-th touch of the file system dies, or is told `error`.
+    """Write version 2, and fail at the `at`-th change of the file system.
 
-    Dying is `os._exit`, as of a kill: no buffer is flushed, no `finally` runs.
+    Without an `error` the process ends by `os._exit`, as if it were killed: no buffer is flushed,
+    no `finally` runs. Otherwise the change raises an `OSError` with this number.
     """
-    touches = 0
+    changes = 0
 
-    def touch(path: Any) -> None:
-        nonlocal touches
-        touches += 1
-        if touches != at:
+    def change(path: Any) -> None:
+        nonlocal changes
+        changes += 1
+        if changes != at:
             return
         if error is None:
             os._exit(KILLED)
@@ -195,14 +196,14 @@ def write_with_fault(name: str, folder: Path, at: int, error: int | None) -> Non
             path, _, flags = arguments
             below = isinstance(path, str) and Path(path).absolute().is_relative_to(folder)
             if below and flags & (os.O_WRONLY | os.O_RDWR):
-                touch(path)
+                change(path)
         elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
-            touch(arguments[0])
+            change(arguments[0])
 
     sync = os.fsync
 
     def fsync(handle: int) -> None:
-        touch("fsync")
+        change("fsync")
         sync(handle)
 
     os.fsync = fsync

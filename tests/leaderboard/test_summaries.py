@@ -10,12 +10,14 @@ from headsweep.evaluation.rules import RULES
 from headsweep.evaluation.split_metrics import report_of, retrieval_report
 from headsweep.evaluation.summaries import (
     choose_thresholds,
+    mean_patients,
     measure,
     summarize,
     summarize_labels,
 )
 from headsweep.leaderboard.results import plain_thresholds
 from headsweep.metrics.bootstrap import bound_of_perfect, intervals, logit_intervals
+from headsweep.metrics.ranking import macro
 from headsweep.metrics.score_intervals import auprc_intervals, auroc_intervals
 
 
@@ -246,3 +248,22 @@ def test_summarize_labels_equals_numpy_on_each_label_exactly():
     summaries = summarize_labels(values, None, np.full(5, 20.0))
     assert [one["mean"] for one in summaries] == [column.mean() for column in values.T]
     assert [one["std"] for one in summaries] == [column.std(ddof=1) for column in values.T]
+
+
+@pytest.mark.parametrize("version", RULES)
+def test_report_of_all_metrics_together_equals_the_summary_of_each_alone(version):
+    rules, by_seed = RULES[version], [predictions(seed, empty_label=True) for seed in (1, 2, 3)]
+    measured = measure(by_seed, [choose_thresholds(p, rules) for p in by_seed], n_resamples=200)
+    report, n = report_of(measured, rules), 0
+    for name, draws in measured.draws.items():
+        if name in ("auroc", "auprc"):  # have intervals of their own
+            continue
+        values, patients = measured.values[name], measured.patients_of(name, rules)
+        alone = summarize_labels(values, draws, patients, rules)
+        of_macro = summarize(
+            macro(values), measured.macro_draws[name], mean_patients(patients), rules
+        )
+        assert report[f"{name}_macro"] == of_macro
+        assert [report["per_label"][label][name] for label in "abc"] == alone
+        n += of_macro["ci_low"] is not None
+    assert n == 10

@@ -54,6 +54,12 @@ def test_delong_with_one_row_per_patient_equals_definition(seed):
         assert p == pytest.approx(by_definition(positive, scores, student=few), abs=1e-12)
 
 
+def test_components_of_several_seeds_equal_the_mean_of_those_of_each():
+    positive, scores = problem()
+    alone = np.mean([components(positive, score[None]).of_row for score in scores], axis=0)
+    np.testing.assert_array_equal(components(positive, scores).of_row, alone)
+
+
 def test_components_area_equals_mean_auroc_over_seeds():
     positive, scores = problem()
     expected = np.mean([roc_auc_score(positive, score) for score in scores])

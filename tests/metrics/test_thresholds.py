@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_curve
 
+from headsweep.metrics.masking import BLANK
 from headsweep.metrics.thresholds import (
     at_thresholds,
     f1_optimal,
+    operating_curve,
     sensitivity_at_specificity,
     youden_optimal,
 )
@@ -68,6 +70,31 @@ def test_sensitivity_at_specificity_equals_roc_curve(problem, asked):
     false_rate, true_rate, _ = roc_curve(targets[:, 0], scores[:, 0], drop_intermediate=False)
     expected = true_rate[1 - false_rate >= asked].max()
     assert sensitivity_at_specificity(targets, scores, asked)[0] == pytest.approx(expected)
+
+
+def test_thresholds_of_all_slots_and_labels_equal_those_of_each_label_on_its_known_rows():
+    rng = np.random.default_rng(0)
+    targets = rng.choice(np.array([0, 1, BLANK], np.uint8), (40, 4), p=[0.5, 0.3, 0.2])
+    targets[:, 2], targets[targets[:, 3] == 1, 3] = BLANK, 0
+    scores = np.round(rng.normal(size=(3, 40, 4)), 1).astype(np.float32)
+    together = sensitivity_at_specificity(targets, scores, 0.8)
+    for slot, own in zip(scores, together, strict=True):
+        for j in range(4):
+            known = targets[:, j] != BLANK
+            y, s = targets[known, j : j + 1], slot[known, j : j + 1]
+            if not known.any():
+                assert np.isnan([own[j], f1_optimal(targets, slot)[j]]).all()
+                assert operating_curve(targets[:, j], slot[:, j])[0].size == 0
+                continue
+            assert own[j : j + 1] == pytest.approx(
+                sensitivity_at_specificity(y, s, 0.8), abs=0, nan_ok=True
+            )
+            for optimal in (f1_optimal, youden_optimal):
+                np.testing.assert_array_equal(optimal(targets, slot)[j : j + 1], optimal(y, s))
+            thresholds, curve = operating_curve(targets[:, j], slot[:, j])
+            np.testing.assert_array_equal(thresholds, np.unique(s)[::-1])
+            called = y[:, 0][:, None] * (s >= thresholds)
+            np.testing.assert_array_equal(curve.true_positives, called.sum(axis=0))
 
 
 def test_threshold_metrics_without_both_classes_are_nan():

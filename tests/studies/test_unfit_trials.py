@@ -50,7 +50,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=list(UNFIT))
 def study(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> Iterator[StoredStudy]:
-    """A study in which another program has told an unfit trial, number 0, with a high value."""
+    """A study with a trial of another program, number 0, that does not fit and has a high value."""
     section = DOCUMENT["study"] | {"patience": 2}
     with StoredStudy.create(make_spec(tmp_path, study=section), url) as study:
         params, distributions = UNFIT[request.param]

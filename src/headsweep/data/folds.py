@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import warnings
 from collections import Counter
@@ -23,6 +22,9 @@ OUT_OF_FOLD = "out_of_fold"
 on it."""
 
 T = TypeVar("T", bound=np.generic)
+
+BY_ROW = ("volumes", "patients", "scans", "targets", "reports")
+"""Fields of a split that have an entry for each row; features aside."""
 
 SHOWN = 3
 """Labels that a warning names."""
@@ -157,14 +159,9 @@ class _Taken(Mapping[str, NDArray[np.float32]]):
 
 
 def _by_row(split: Split) -> dict[str, Any]:
-    """Return the fields of a split that have an entry for each row; features aside."""
-    n = len(split.volumes)
-    values = {field.name: getattr(split, field.name) for field in dataclasses.fields(split)}
-    return {
-        name: value
-        for name, value in values.items()
-        if name != "labels" and isinstance(value, tuple | np.ndarray) and len(value) == n
-    }
+    """Return the fields `BY_ROW` of a split, without reports if it has none."""
+    values = {name: getattr(split, name) for name in BY_ROW}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _taken(value: Any, rows: NDArray[np.int64]) -> Any:

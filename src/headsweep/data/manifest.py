@@ -70,7 +70,7 @@ class Manifest:
         return self.path.stem
 
     def location(self, index: int) -> str:
-        """Return where the row at an index stands, as `file:row`."""
+        """Return file and number of the row at an index, as `file:row`."""
         return f"{self.path}:{self.rows[index]}"
 
     def take(self, indices: Iterable[int]) -> Manifest:

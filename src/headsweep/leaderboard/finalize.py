@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ from headsweep.leaderboard.references.rows import (
     ComparedReferences,
     add_references,
     load_references,
+    score_references,
 )
 from headsweep.leaderboard.report.drawing_process import Figures, figures_drawn_aside
 from headsweep.leaderboard.report.html import write_report
@@ -304,9 +306,12 @@ def write_board(
         The results, their paired comparisons, and the references and ensembles.
     """
     folds = None if facts.cross_validation is None else facts.cross_validation.folds
-    measured = valid if folds is None else folds.rows
-    results = evaluate(confirmed, measured, tests, subgroups, facts.rules)
-    on_measured(results)
+    splits = (valid if folds is None else folds.rows, *tests)
+    with ThreadPoolExecutor(1) as second:  # scores the references while finalists are measured
+        config = confirmed[0].finalist.config
+        scores = second.submit(score_references, facts.references, config, train, splits, folds)
+        results = evaluate(confirmed, splits[0], tests, subgroups, facts.rules)
+        on_measured(results)
     if folds is not None:
         write_folds(folds, folder / FOLDS_FILE)
     if any(subgroups.values()):
@@ -323,10 +328,7 @@ def write_board(
         facts.rules,
     )
     write_json(folder / COMPARISONS, compared)
-    splits = (measured, *tests)
-    references = add_references(
-        *(facts.references, results[0], train, splits, subgroups, facts.rules), folds=folds
-    )
+    references = add_references(scores.result(), results[0], splits, subgroups, facts.rules)
     write_references(references, folder)
     best = (results[0].metrics, results[0].draws)
     ensembles = build_ensembles(
@@ -336,7 +338,7 @@ def write_board(
     write_ensemble_predictor(ensembles, results, folder, study=facts.name)
     names = [test.name for test in tests]
     write_tables(
-        [leaderboard_row(result, facts, measured.name, data) for result in results],
+        [leaderboard_row(result, facts, splits[0].name, data) for result in results],
         folder,
         facts.rules,
         note=facts.note,

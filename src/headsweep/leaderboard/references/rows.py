@@ -91,40 +91,28 @@ def load_references(names: Sequence[str], config: Config, train: Split) -> Refer
 
 
 def add_references(
-    references: References,
+    scores: Mapping[str, Sequence[Probabilities]],
     best: FinalistResult,
-    train: Split,
     splits: Sequence[Split],
     subgroups: Mapping[str, Attributes],
     rules: Rules,
-    *,
-    folds: Folds | None = None,
 ) -> ComparedReferences:
-    """Score and measure the references, and compare the best finalist with each.
+    """Measure the references, and compare the best finalist with each.
 
     Args:
-        references: which ones.
+        scores: of each reference on each split, as `score_references` returns them.
         best: the best finalist on valid, whose input they read.
-        train: training split.
-        splits: the others, valid first.
+        splits: valid, then the tests.
         subgroups: of the rows, by split; references are measured on unseen content alone.
         rules: of the board.
-        folds: of a study that has any; valid is then the rows of all of them, out-of-fold.
 
     Returns:
         The rows; none without references.
     """
-    if not references.names:
-        return ComparedReferences()
     config = best.finalist.config
-    scores = (
-        score_references(references, config, train, splits)
-        if folds is None
-        else _scored_out_of_fold(references, config, folds, splits[1:])
-    )
     content = {name: content_alone(attributes) for name, attributes in subgroups.items()}
     rows = []
-    with progress_bar("measuring references", len(scores)) as bar:
+    with progress_bar("measuring references", len(scores), visible=bool(scores)) as bar:
         for name, by_split in scores.items():
             predictions = {
                 split.name: predictions_on(split, values)
@@ -153,9 +141,44 @@ def measured(
 
 
 def score_references(
+    references: References,
+    best: Config,
+    train: Split,
+    splits: Sequence[Split],
+    folds: Folds | None = None,
+) -> dict[str, list[Probabilities]]:
+    """Score valid and tests with the references.
+
+    Args:
+        references: which ones.
+        best: config of the best finalist on valid, whose input they read.
+        train: training split.
+        splits: the others, valid first.
+        folds: of a study that has any; valid is then the rows of all of them, which are scored
+            out-of-fold, and tests are scored by references that are fitted on all of them.
+
+    Returns:
+        The scores of each reference on each split.
+    """
+    if not references.names:
+        return {}
+    if folds is None:
+        return _scores(references, best, train, splits)
+    on_tests = _scores(references, best, folds.rows, splits[1:])
+    by_fold = [
+        _scores(references, best, folds.training(k), [folds.held_out(k)])
+        for k in range(folds.count)
+    ]
+    return {
+        name: [folds.pooled([fold[name][0] for fold in by_fold]), *scores]
+        for name, scores in on_tests.items()
+    }
+
+
+def _scores(
     references: References, best: Config, train: Split, splits: Sequence[Split]
 ) -> dict[str, list[Probabilities]]:
-    """Return the scores of each reference on each split."""
+    """Return the scores of each reference, fitted on train, on each split."""
     names, targets = references.names, train.targets
     matrices = [_joined(split, best) for split in splits]
     scores: dict[str, list[Probabilities]] = {}
@@ -176,24 +199,6 @@ def score_references(
         views = [split.features[best.data.zero_shot_input] for split in splits]
         scores["zero_shot"] = [zero_shot_scores(view, prompts) for view in views]
     return scores
-
-
-def _scored_out_of_fold(
-    references: References, best: Config, folds: Folds, tests: Sequence[Split]
-) -> dict[str, list[Probabilities]]:
-    """Return the scores of each reference: first on the rows that each fold leaves out.
-
-    On test, references are fitted on the rows of all folds.
-    """
-    on_tests = score_references(references, best, folds.rows, tests)
-    by_fold = [
-        score_references(references, best, folds.training(k), [folds.held_out(k)])
-        for k in range(folds.count)
-    ]
-    return {
-        name: [folds.pooled([fold[name][0] for fold in by_fold]), *scores]
-        for name, scores in on_tests.items()
-    }
 
 
 def row_names(names: Sequence[str]) -> list[str]:

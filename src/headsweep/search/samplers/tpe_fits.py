@@ -107,7 +107,7 @@ class History:
 
 
 class Fits:
-    """Densities fitted to a study as it stands: for each set of params, when it is first needed."""
+    """Densities fitted to the present trials of a study; for each set of params when needed."""
 
     def __init__(self, history: History, running: Sequence[FrozenTrial], *, group: bool) -> None:
         self.n_finished = history.n_finished
