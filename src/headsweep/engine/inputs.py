@@ -14,6 +14,7 @@ from headsweep.config.data_sections import Normalization
 from headsweep.config.inputs import BUILT_IN, input_names
 from headsweep.config.schema import Config
 from headsweep.data.dataset import Split, required_inputs
+from headsweep.engine.numerics.precision import exact_products
 from headsweep.errors import ConfigError, ManifestError
 from headsweep.heads.base import HeadShape
 from headsweep.heads.normalization import Normalizer, fit_normalizer
@@ -117,7 +118,8 @@ class Inputs:
         key = (name, normalization)
         if key not in self._normalizers:
             raw = torch.from_numpy(np.array(self.train.features[name]))
-            self._normalizers[key] = fit_normalizer(normalization, raw)
+            with exact_products():
+                self._normalizers[key] = fit_normalizer(normalization, raw)
         return self._normalizers[key]
 
     def view(self, name: str, normalization: Normalization, *, valid: bool) -> Tensor:
@@ -127,7 +129,8 @@ class Inputs:
             split = self.valid if valid else self.train
             raw = torch.from_numpy(np.array(split.features[name])).to(self.device)
             normalizer = copy.deepcopy(self.normalizer(name, normalization)).to(self.device)
-            self._views[key] = normalizer(raw)
+            with exact_products():
+                self._views[key] = normalizer(raw)
         return self._views[key]
 
     def matrix(self, variant: Variant, *, valid: bool) -> Tensor:

@@ -50,24 +50,33 @@ def rounded_products(precision: Precision, device: torch.device) -> Iterator[Non
             yield
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Round no factors in the context, even inside `rounded_products`."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32, _Rounding.paused
+    matmul.allow_tf32, _Rounding.paused = False, True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, _Rounding.paused = before
+
+
 def to_bf16(x: Tensor) -> Tensor:
     """Return float32 numbers rounded to 8 significant bits, ties to even."""
     return x.bfloat16().float()
 
 
 def to_tf32(x: Tensor) -> Tensor:
-    """Return float32 numbers rounded to 11 significant bits, ties away from zero.
-
-    Numbers of double precision, with which normalizers are fitted, are not rounded.
-    """
-    if x.dtype == torch.float64:
-        return x
+    """Return float32 numbers rounded to 11 significant bits, ties away from zero."""
     bits = (x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF
     return torch.where(x.isfinite(), bits.view(torch.float32), x)
 
 
 class _Rounding(TorchDispatchMode):
-    """Rounds the factors of every product."""
+    """Rounds the factors of every product, except while it is paused."""
+
+    paused = False
 
     def __init__(self, rounded: Callable[[Tensor], Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -76,7 +85,7 @@ class _Rounding(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in FIRST_FACTOR:
+        if func in FIRST_FACTOR and not _Rounding.paused:
             i = FIRST_FACTOR[func]
             factors = [self.rounded(factor) for factor in args[i : i + 2]]
             args = (*args[:i], *factors, *args[i + 2 :])
