@@ -92,6 +92,11 @@ def test_show_with_ensemble_of_boards_on_different_data_is_refused_in_one_line(
     assert refused.code == 2
     assert "an ensemble needs leaderboards on the same data" in refused.err
     assert refused.err.count("\n") == 1
+    apart = headsweep("leaderboard", "show", finished, on_other_labels)
+    assert apart.code == 0, apart.err
+    assert apart.out.count(": not to be compared with the other tables") == 2
+    for name in ("linear ", "labels "):  # before the fix, both were called `trial N`
+        assert f"1     {name}" in apart.out
     shown = headsweep("leaderboard", "show", finished, on_text, "--ensemble")
     assert shown.code == 0, shown.err
     assert "mean of 3 seeds, finalist text/1" in shown.out

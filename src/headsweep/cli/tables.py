@@ -56,9 +56,15 @@ def print_leaderboard(folder: Path) -> None:
 def print_boards(boards: Sequence[Board]) -> None:
     """Print every board as a table of its own, a line for each finalist and split."""
     from headsweep.leaderboard.board_order import OBJECTIVE_COLUMNS
+    from headsweep.leaderboard.table import FINGERPRINT_SHOWN
 
+    several = len({row["study"] for board in boards for row in board.rows}) > 1
     for board in boards:
-        several = len({row["study"] for row in board.rows}) > 1
+        if len(boards) > 1:
+            console().print(
+                f"Data {board.data_fingerprint[:FINGERPRINT_SHOWN]}: "
+                "not to be compared with the other tables"
+            )
         metric = "/auprc_macro"
         splits = [n.removesuffix(metric) for n in board.rows[0] if n.endswith(metric)]
         lines = [line for row in board.rows for line in _finalist_lines(row, splits, named=several)]
