@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +81,7 @@ from headsweep.leaderboard.report.sections import (
 )
 from headsweep.leaderboard.results import FinalistResult, evaluate, write_result
 from headsweep.leaderboard.search_facts import SearchFacts
+from headsweep.leaderboard.side_thread import start_aside
 from headsweep.leaderboard.staging import PROVENANCE, staging
 from headsweep.leaderboard.table import FINGERPRINT_SHOWN, leaderboard_row, write_tables
 from headsweep.leaderboard.unblinding import (
@@ -307,11 +307,12 @@ def write_board(
     """
     folds = None if facts.cross_validation is None else facts.cross_validation.folds
     splits = (valid if folds is None else folds.rows, *tests)
-    with ThreadPoolExecutor(1) as second:  # scores the references while finalists are measured
-        config = confirmed[0].finalist.config
-        scores = second.submit(score_references, facts.references, config, train, splits, folds)
-        results = evaluate(confirmed, splits[0], tests, subgroups, facts.rules)
-        on_measured(results)
+    best_config = confirmed[0].finalist.config
+    scores = start_aside(
+        lambda: score_references(facts.references, best_config, train, splits, folds)
+    )
+    results = evaluate(confirmed, splits[0], tests, subgroups, facts.rules)
+    on_measured(results)
     if folds is not None:
         write_folds(folds, folder / FOLDS_FILE)
     if any(subgroups.values()):
