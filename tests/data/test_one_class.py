@@ -30,9 +30,9 @@ def test_one_class_labels_counts_rows_that_are_not_blank():
 def test_warn_of_one_class_with_many_labels_names_the_first():
     split = make_split("valid", 9, seed=0, n_labels=9)
     split = replace(split, targets=np.zeros((9, 9), np.uint8))
-    with pytest.warns(HeadsweepWarning, match=r"9 of 9 labels .* and 4 more$") as told:
+    with pytest.warns(HeadsweepWarning, match=r"9 of 9 labels .* and 4 more$") as caught:
         warn_of_one_class(split)
-    assert len(told) == 1
+    assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_one_class(replace(split, targets=np.eye(9, dtype=np.uint8)))
@@ -41,7 +41,7 @@ def test_warn_of_one_class_with_many_labels_names_the_first():
 def test_train_and_study_with_a_label_of_one_class_warn_in_one_line(
     tmp_path, monkeypatch, headsweep
 ):
-    """Before the fix, only `data check` told of it."""
+    """`headsweep run` warns as `headsweep data check` does."""
     write_dataset(tmp_path)
     monkeypatch.chdir(tmp_path)
     valid = tmp_path / "manifests" / "valid.csv"
@@ -55,9 +55,9 @@ def test_train_and_study_with_a_label_of_one_class_warn_in_one_line(
         "valid: 1 of 2 labels do not have both positives and negatives, so their AUPRC and AUROC "
         f"are undefined there; positives: {label!r} (0 of {len(rows)} rows)"
     )
-    with pytest.warns(HeadsweepWarning) as told:  # as `headsweep run` does
+    with pytest.warns(HeadsweepWarning) as caught:  # as `headsweep run` does
         Study.create("s.yaml", overrides=paths).close()
-    assert [str(one.message) for one in told].count(expected) == 1
+    assert [str(one.message) for one in caught].count(expected) == 1
     warnings.simplefilter("default")  # pytest restores its filters
     ended = headsweep("train", "training.max_epochs=1", "features=visual", *paths)
     assert ended.code == 0, ended.err

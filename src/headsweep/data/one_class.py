@@ -1,4 +1,4 @@
-"""Labels of which a split has one class only: their AUPRC and AUROC are undefined there."""
+"""Labels with one class only in a split, where their AUPRC and AUROC are undefined."""
 
 from __future__ import annotations
 

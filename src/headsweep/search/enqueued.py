@@ -66,7 +66,7 @@ def complete_params(params: Mapping[str, Any], spec: StudySpec, *, where: str) -
 def split_by_fit(
     trials: Mapping[int, Mapping[str, Any]], spec: StudySpec
 ) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Tell params that fit a study's space from those that do not.
+    """Separate params that fit a study's space from those that do not.
 
     Args:
         trials: params of another study's trials by their numbers.

@@ -4,22 +4,22 @@
 import triton
 import triton.language as tl
 
-from headsweep.engine.programs.grouped import records
 from headsweep.engine.programs.grouped.elementary_functions import sigmoids, tanh
-
-UNITS_OUT = tl.constexpr(records.UNITS_OUT)
-WIDTH_OUT = tl.constexpr(records.WIDTH_OUT)
-LINEAR = tl.constexpr(records.LINEAR)
-OUTPUT = tl.constexpr(records.OUTPUT)
-ERROR = tl.constexpr(records.ERROR)
-NORMED = tl.constexpr(records.NORMED)
-RECIPROCAL = tl.constexpr(records.RECIPROCAL)
-SCALE = tl.constexpr(records.SCALE)
-SHIFT = tl.constexpr(records.SHIFT)
-ACTIVATION = tl.constexpr(records.ACTIVATION)
-LAYER = tl.constexpr(records.LAYER)
-SLOT = tl.constexpr(records.SLOT)
-LENGTH = tl.constexpr(records.LENGTH)
+from headsweep.engine.programs.grouped.record_fields import (
+    ACTIVATION,
+    ERROR,
+    LAYER,
+    LENGTH,
+    LINEAR,
+    NORMED,
+    OUTPUT,
+    RECIPROCAL,
+    SCALE,
+    SHIFT,
+    SLOT,
+    UNITS_OUT,
+    WIDTH_OUT,
+)
 
 
 @triton.jit

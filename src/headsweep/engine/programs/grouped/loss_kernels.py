@@ -4,15 +4,15 @@
 import triton
 import triton.language as tl
 
-from headsweep.engine.programs.grouped import records
 from headsweep.engine.programs.grouped.elementary_functions import log1p, power, sigmoids
-
-UNITS_OUT = tl.constexpr(records.UNITS_OUT)
-WIDTH_OUT = tl.constexpr(records.WIDTH_OUT)
-LINEAR = tl.constexpr(records.LINEAR)
-ERROR = tl.constexpr(records.ERROR)
-SLOT = tl.constexpr(records.SLOT)
-LENGTH = tl.constexpr(records.LENGTH)
+from headsweep.engine.programs.grouped.record_fields import (
+    ERROR,
+    LENGTH,
+    LINEAR,
+    SLOT,
+    UNITS_OUT,
+    WIDTH_OUT,
+)
 
 
 @triton.jit

@@ -9,20 +9,20 @@ true width hold zeros in weights, activations and errors, so only rows need exac
 import triton
 import triton.language as tl
 
-from headsweep.engine.programs.grouped import records
-
-WEIGHT = tl.constexpr(records.WEIGHT)
-BIAS = tl.constexpr(records.BIAS)
-WIDTH_IN = tl.constexpr(records.WIDTH_IN)
-UNITS_OUT = tl.constexpr(records.UNITS_OUT)
-WIDTH_OUT = tl.constexpr(records.WIDTH_OUT)
-INPUT = tl.constexpr(records.INPUT)
-LINEAR = tl.constexpr(records.LINEAR)
-ERROR = tl.constexpr(records.ERROR)
-INPUT_ERROR = tl.constexpr(records.INPUT_ERROR)
-SLOT = tl.constexpr(records.SLOT)
-PARTIAL = tl.constexpr(records.PARTIAL)
-LENGTH = tl.constexpr(records.LENGTH)
+from headsweep.engine.programs.grouped.record_fields import (
+    BIAS,
+    ERROR,
+    INPUT,
+    INPUT_ERROR,
+    LENGTH,
+    LINEAR,
+    PARTIAL,
+    SLOT,
+    UNITS_OUT,
+    WEIGHT,
+    WIDTH_IN,
+    WIDTH_OUT,
+)
 
 
 @triton.jit
@@ -188,7 +188,7 @@ def _weight_gradient(
 
 
 @triton.jit
-def _updated(p, m, v, g, hyper, rate, sgd):
+def optimizer_step(p, m, v, g, hyper, rate, sgd):
     """Return parameters `p` and moments `m`, `v` after a step of PyTorch's AdamW or SGD."""
     if sgd:
         momentum = tl.load(hyper + 4)
@@ -288,7 +288,7 @@ def update_kernel(
     m = tl.load(firsts + start + at, mask=there, other=0.0)
     v = tl.load(seconds + start + at, mask=there, other=0.0)
     rate = rates + (tl.load(clock).to(tl.int32) * slots + slot) * 4
-    p, m, v = _updated(p, m, v, g, hypers + slot * 16, rate, sgd)
+    p, m, v = optimizer_step(p, m, v, g, hypers + slot * 16, rate, sgd)
     tl.store(weights + start + at, p, mask=there)
     tl.store(firsts + start + at, m, mask=there)
     tl.store(seconds + start + at, v, mask=there)

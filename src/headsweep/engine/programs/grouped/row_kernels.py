@@ -4,13 +4,13 @@
 import triton
 import triton.language as tl
 
-from headsweep.engine.programs.grouped import records
-
-UNITS_OUT = tl.constexpr(records.UNITS_OUT)
-WIDTH_OUT = tl.constexpr(records.WIDTH_OUT)
-LINEAR = tl.constexpr(records.LINEAR)
-SLOT = tl.constexpr(records.SLOT)
-LENGTH = tl.constexpr(records.LENGTH)
+from headsweep.engine.programs.grouped.record_fields import (
+    LENGTH,
+    LINEAR,
+    SLOT,
+    UNITS_OUT,
+    WIDTH_OUT,
+)
 
 
 @triton.jit(do_not_specialize=["rows"])

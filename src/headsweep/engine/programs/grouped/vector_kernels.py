@@ -4,21 +4,21 @@
 import triton
 import triton.language as tl
 
-from headsweep.engine.programs.grouped import records
-from headsweep.engine.programs.grouped.product_kernels import _updated
-
-BIAS = tl.constexpr(records.BIAS)
-UNITS_OUT = tl.constexpr(records.UNITS_OUT)
-WIDTH_OUT = tl.constexpr(records.WIDTH_OUT)
-LINEAR = tl.constexpr(records.LINEAR)
-ERROR = tl.constexpr(records.ERROR)
-NORMED = tl.constexpr(records.NORMED)
-VECTOR_GRADIENT = tl.constexpr(records.VECTOR_GRADIENT)
-SCALE = tl.constexpr(records.SCALE)
-SHIFT = tl.constexpr(records.SHIFT)
-SLOT = tl.constexpr(records.SLOT)
-VECTOR_PARTIAL = tl.constexpr(records.VECTOR_PARTIAL)
-LENGTH = tl.constexpr(records.LENGTH)
+from headsweep.engine.programs.grouped.product_kernels import optimizer_step
+from headsweep.engine.programs.grouped.record_fields import (
+    BIAS,
+    ERROR,
+    LENGTH,
+    LINEAR,
+    NORMED,
+    SCALE,
+    SHIFT,
+    SLOT,
+    UNITS_OUT,
+    VECTOR_GRADIENT,
+    VECTOR_PARTIAL,
+    WIDTH_OUT,
+)
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def _update_vector(p_at, m_at, v_at, mask, g, hyper, rate, sgd):
     p = tl.load(p_at, mask=mask, other=0.0)
     m = tl.load(m_at, mask=mask, other=0.0)
     v = tl.load(v_at, mask=mask, other=0.0)
-    p, m, v = _updated(p, m, v, g, hyper, rate, sgd)
+    p, m, v = optimizer_step(p, m, v, g, hyper, rate, sgd)
     tl.store(p_at, p, mask=mask)
     tl.store(m_at, m, mask=mask)
     tl.store(v_at, v, mask=mask)
